@@ -1,0 +1,1 @@
+//! Protocol version window, contract digests and the schema change classifier of PrexorCloud

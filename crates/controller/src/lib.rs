@@ -1,0 +1,1 @@
+//! The PrexorCloud controller as a library: node sessions, stores, services

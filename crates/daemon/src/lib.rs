@@ -1,0 +1,1 @@
+//! The PrexorCloud node daemon as a library: preparation, supervision, console

@@ -1,0 +1,1 @@
+//! Virtual clock, faulty link and two-peer simulation for PrexorCloud protocol tests

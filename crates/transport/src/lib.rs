@@ -1,0 +1,1 @@
+//! The async driver of PrexorCloud sessions: mTLS server, reconnecting client, envelope codec
