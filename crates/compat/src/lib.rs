@@ -1,1 +1,36 @@
-//! Protocol version window, contract digests and the schema change classifier of PrexorCloud
+//! What two sides of the PrexorCloud protocol must settle before they talk: versions, contract, schema changes
+//!
+//! - [`negotiate`] judges the version window that a peer announces in its `Handshake`, [`judge_ack`] the answer that a
+//!   controller gives in its `HandshakeAck`. Both say in one sentence who has to upgrade when it cannot work.
+//! - [`contract`] holds the digests of the `.proto` files that this build was made from.
+//! - `schema` (feature `schema`) tells whether one schema may replace another:
+//!   identical, additive or breaking.
+//!
+//! The crate decides and nothing else: it reads no files, knows no clock, no async runtime and no gRPC.
+//!
+//! ```
+//! use prexorcloud_compat::{Announcement, Verdict, negotiate};
+//!
+//! // A Java daemon announces version 1 and no lower bound.
+//! match negotiate(Announcement::new(1, 0)) {
+//!     Verdict::Compatible(agreement) => assert_eq!(agreement.version, 1),
+//!     Verdict::UpgradeRequired(reason) => panic!("{reason}"),
+//! }
+//!
+//! let Verdict::UpgradeRequired(reason) = negotiate(Announcement::new(7, 7)) else { panic!() };
+//! assert_eq!(
+//!     reason.sentence("this controller", "daemon node-1"),
+//!     "upgrade required: daemon node-1 speaks protocol version 7, this controller speaks version 1; \
+//!      upgrade this controller",
+//! );
+//! ```
+#![warn(missing_docs)]
+
+mod negotiation;
+
+pub mod contract;
+
+pub use negotiation::{
+    Agreement, Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, Party,
+    Verdict, Window, judge_ack, negotiate,
+};
