@@ -1,1 +1,4 @@
 //! The PrexorCloud controller as a library: node sessions, stores, services
+#![warn(missing_docs)]
+
+pub mod store;

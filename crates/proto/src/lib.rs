@@ -30,7 +30,13 @@
     )
 )]
 
-#[allow(clippy::all, missing_docs, unused_qualifications, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    missing_docs,
+    unused_qualifications,
+    reason = "generated code"
+)]
 mod generated {
     include!("gen/me.prexorjustin.prexorcloud.protocol.rs");
 }
