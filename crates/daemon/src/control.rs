@@ -1,0 +1,324 @@
+//! The control folder of one start of an instance: what daemon and shim tell each other, on disk
+//!
+//! ```text
+//! run/<instance id>/
+//!   instance.json   what was asked for, written by the daemon before the shim starts
+//!   launch.json     program, arguments, environment; holds secrets, deleted by the shim once the child runs
+//!   shim.lock       locked by the shim for as long as it lives
+//!   stdin           FIFO that is the instance's standard input
+//!   console.log     the instance's standard output and error, append-only
+//!   cursor          how far the console was handed over
+//!   state.json      who shim and child are, written by the shim after the spawn
+//!   exit.json       how the child ended, written by the shim
+//! ```
+//!
+//! The folder is closed to other users. A record is complete or absent ([`crate::durable`]); what is absent says how far
+//! things came, so a daemon that was killed at any point can tell.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::durable;
+use crate::process::Identity;
+
+/// The largest record that is read back; ours are far smaller
+const MAX_RECORD: u64 = 8 * 1024 * 1024;
+
+/// The folder through which the daemon and one shim talk
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlDir {
+    path: PathBuf,
+}
+
+impl ControlDir {
+    /// Names the folder; nothing is touched
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The folder itself
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The FIFO that is the instance's standard input
+    #[must_use]
+    pub fn stdin(&self) -> PathBuf {
+        self.path.join("stdin")
+    }
+
+    /// The append-only file that takes standard output and error
+    #[must_use]
+    pub fn console_log(&self) -> PathBuf {
+        self.path.join("console.log")
+    }
+
+    /// The position up to which the console was handed over
+    #[must_use]
+    pub fn cursor(&self) -> PathBuf {
+        self.path.join("cursor")
+    }
+
+    /// The file that the shim keeps locked while it lives
+    #[must_use]
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("shim.lock")
+    }
+
+    /// What was asked for
+    #[must_use]
+    pub fn instance(&self) -> PathBuf {
+        self.path.join("instance.json")
+    }
+
+    fn launch(&self) -> PathBuf {
+        self.path.join("launch.json")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path.join("state.json")
+    }
+
+    fn exit(&self) -> PathBuf {
+        self.path.join("exit.json")
+    }
+
+    /// Writes the order for the shim
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn write_launch(&self, launch: &LaunchSpec) -> io::Result<()> {
+        write_record(&self.launch(), launch)
+    }
+
+    /// The order for the shim, or `None` once it was carried out or withdrawn
+    ///
+    /// # Errors
+    /// Failures of the file system, or a file that is not such a record.
+    pub fn read_launch(&self) -> io::Result<Option<LaunchSpec>> {
+        read_record(&self.launch())
+    }
+
+    /// Deletes the order, and the secrets in it
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn remove_launch(&self) -> io::Result<()> {
+        durable::remove(&self.launch())
+    }
+
+    /// Records that the child runs
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn write_state(&self, state: &RunningRecord) -> io::Result<()> {
+        write_record(&self.state(), state)
+    }
+
+    /// Who runs, or `None` if nothing was started yet
+    ///
+    /// # Errors
+    /// Failures of the file system, or a file that is not such a record.
+    pub fn read_state(&self) -> io::Result<Option<RunningRecord>> {
+        read_record(&self.state())
+    }
+
+    /// Records how the child ended
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn write_exit(&self, exit: &ExitRecord) -> io::Result<()> {
+        write_record(&self.exit(), exit)
+    }
+
+    /// How the child ended, or `None` while it runs
+    ///
+    /// # Errors
+    /// Failures of the file system, or a file that is not such a record.
+    pub fn read_exit(&self) -> io::Result<Option<ExitRecord>> {
+        read_record(&self.exit())
+    }
+
+    /// Takes the shim's lock, or returns `None` if a living shim holds it
+    ///
+    /// It is released when the returned file is closed.
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn try_lock(&self) -> io::Result<Option<File>> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .mode(durable::PRIVATE_FILE)
+            .open(self.lock())?;
+        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What the shim is to start
+///
+/// `Debug` shows the names of environment variables and hides their values: they may be secrets.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchSpec {
+    /// The program, an absolute path or a name to be found on `PATH`
+    pub program: PathBuf,
+    /// Its arguments
+    pub arguments: Vec<String>,
+    /// Its whole environment: nothing is inherited
+    pub environment: BTreeMap<String, String>,
+    /// Its working folder
+    pub working_folder: PathBuf,
+}
+
+impl std::fmt::Debug for LaunchSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LaunchSpec")
+            .field("program", &self.program)
+            .field("arguments", &self.arguments)
+            .field("environment", &self.environment.keys())
+            .field("working_folder", &self.working_folder)
+            .finish()
+    }
+}
+
+/// Who runs
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningRecord {
+    /// The shim
+    pub shim: Identity,
+    /// The instance's main process, leader of a process group of its own
+    pub main: Identity,
+    /// When it was started, milliseconds since the Unix epoch
+    pub started_at_ms: i64,
+}
+
+/// How the main process ended
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// What happened
+    pub cause: ExitCause,
+    /// When, milliseconds since the Unix epoch
+    pub exited_at_ms: i64,
+}
+
+/// What ended a main process
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExitCause {
+    /// It ended itself with this code
+    Exited(i32),
+    /// This signal ended it
+    Signalled(i32),
+    /// It never ran
+    SpawnFailed {
+        /// Whether the program file was not found
+        not_found: bool,
+        /// The system's words
+        message: String,
+    },
+    /// It ended while nobody was there to see how: its shim had been killed
+    Unobserved,
+}
+
+impl ExitCause {
+    /// The exit code as shells and Java report it: signals are 128 + n
+    ///
+    /// A process that never ran is 127 as in a shell; one whose end nobody saw counts as killed, 137.
+    #[must_use]
+    pub fn code(&self) -> i32 {
+        match self {
+            Self::Exited(code) => *code,
+            Self::Signalled(signal) => 128_i32.saturating_add(*signal),
+            Self::SpawnFailed { .. } => 127,
+            Self::Unobserved => 137,
+        }
+    }
+}
+
+/// Writes `record` as JSON, durably
+pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    durable::replace(path, &serde_json::to_vec(record)?)
+}
+
+/// Reads a record back; `None` if there is none
+pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let length = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if length > MAX_RECORD {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is {length} bytes, more than any record", path.display()),
+        ));
+    }
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn records_come_back_and_absent_ones_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let control = ControlDir::new(folder.path());
+        assert_eq!(control.read_exit().unwrap(), None);
+        let exit = ExitRecord {
+            cause: ExitCause::Signalled(9),
+            exited_at_ms: 5,
+        };
+        control.write_exit(&exit).unwrap();
+        assert_eq!(control.read_exit().unwrap(), Some(exit));
+        fs::write(control.exit(), "{\"cause\":").unwrap();
+        assert!(control.read_exit().is_err(), "a torn record is not absent");
+    }
+
+    #[test]
+    fn signals_map_to_128_and_n() {
+        assert_eq!(ExitCause::Signalled(9).code(), 137);
+        assert_eq!(ExitCause::Signalled(15).code(), 143);
+        assert_eq!(ExitCause::Exited(3).code(), 3);
+    }
+
+    #[test]
+    fn the_lock_is_held_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let control = ControlDir::new(folder.path());
+        let held = control.try_lock().unwrap();
+        assert!(held.is_some());
+        assert!(control.try_lock().unwrap().is_none());
+        drop(held);
+        assert!(control.try_lock().unwrap().is_some());
+    }
+
+    #[test]
+    fn debug_of_a_launch_hides_values_of_the_environment() {
+        let launch = LaunchSpec {
+            program: "java".into(),
+            arguments: vec![],
+            environment: [("CLOUD_PLUGIN_TOKEN".to_owned(), "s3cret".to_owned())].into(),
+            working_folder: "/".into(),
+        };
+        let text = format!("{launch:?}");
+        assert!(text.contains("CLOUD_PLUGIN_TOKEN") && !text.contains("s3cret"));
+    }
+}

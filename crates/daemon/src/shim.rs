@@ -1,0 +1,194 @@
+//! The process that stands between the daemon and one instance, so that the instance outlives the daemon
+//!
+//! ```text
+//! daemon ──spawn──> shim (own session, subreaper) ──spawn──> java (own process group)
+//!    │                │ waits, records the exit               │ stdin: FIFO, opened read-write
+//!    └── records on disk <──────────────────────────────────  └ stdout, stderr: straight into console.log
+//! ```
+//!
+//! Only a parent learns an exit code, and a parent must live as long as its child: that is the whole reason for this
+//! process. It copies no data, talks to nobody, and uses nothing but `std` and plain system calls, so it costs about a
+//! hundred kilobytes and cannot fail in many ways. It runs from a hidden subcommand before any runtime or TLS library
+//! starts.
+//!
+//! What it is to start comes from a file in the control folder ([`crate::control`]), never from its arguments: arguments
+//! are public on a machine, and the environment of an instance holds its plugin token.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+
+use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchSpec, RunningRecord};
+use crate::durable;
+use crate::process::{Identity, children};
+
+/// What the shim writes to its standard output once the instance runs
+pub(crate) const RUNNING: &str = "running\n";
+
+/// What the shim writes to its standard output if the instance could not be started; the exit record says why
+pub(crate) const FAILED: &str = "failed\n";
+
+/// Runs the shim for the control folder that is the only argument, and returns when the instance has ended
+///
+/// Standard output must be a pipe to the daemon or closed: one word goes there. The exit code is 0 once
+/// the exit is on record, 1 if something kept the shim from its work (said in one line on standard error), 2 for wrong
+/// arguments.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut arguments = arguments.into_iter();
+    let (Some(folder), None) = (arguments.next(), arguments.next()) else {
+        complain("expected one argument, the control folder");
+        return ExitCode::from(2);
+    };
+    match supervise(&ControlDir::new(PathBuf::from(folder))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(message: &str) {
+    // Nobody may be listening any more; there is nowhere else to say it.
+    let _ = writeln!(io::stderr(), "prexorcloud shim: {message}");
+}
+
+fn supervise(control: &ControlDir) -> io::Result<()> {
+    // Fails only for a process group leader, which is in nobody's way.
+    let _ = rustix::process::setsid();
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    let Some(_lock) = control.try_lock()? else {
+        return Err(io::Error::other("another shim holds the control folder"));
+    };
+    if control.read_state()?.is_some() || control.read_exit()?.is_some() {
+        return Err(io::Error::other("the control folder was used before"));
+    }
+    let Some(launch) = control.read_launch()? else {
+        return Err(io::Error::other("there is no launch order, or it was withdrawn"));
+    };
+    let started = spawn(control, &launch);
+    drop(launch);
+    let child = match started {
+        Ok(child) => child,
+        Err(error) => {
+            control.write_exit(&ExitRecord {
+                cause: ExitCause::SpawnFailed {
+                    not_found: error.kind() == io::ErrorKind::NotFound,
+                    message: error.to_string(),
+                },
+                exited_at_ms: now_ms(),
+            })?;
+            control.remove_launch()?;
+            tell_daemon(FAILED);
+            return Ok(());
+        }
+    };
+    // From here on the child must be waited for, whatever the disk says.
+    let recorded = record_start(control, child);
+    tell_daemon(if recorded.is_ok() { RUNNING } else { FAILED });
+    if let Err(error) = &recorded {
+        complain(&format!("cannot record the start, ending the instance: {error}"));
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+    }
+    let cause = wait_for(child)?;
+    let written = control.write_exit(&ExitRecord {
+        cause,
+        exited_at_ms: now_ms(),
+    });
+    end_descendants()?;
+    recorded.and(written)
+}
+
+fn spawn(control: &ControlDir, launch: &LaunchSpec) -> io::Result<Pid> {
+    // Read and write: the instance sees no end of file when the daemon goes away, and a writer always finds a reader.
+    let stdin = File::options().read(true).write(true).open(control.stdin())?;
+    let stdout = File::options()
+        .append(true)
+        .create(true)
+        .mode(durable::PRIVATE_FILE)
+        .open(control.console_log())?;
+    let stderr = stdout.try_clone()?;
+    let child = Command::new(&launch.program)
+        .args(&launch.arguments)
+        .env_clear()
+        .envs(&launch.environment)
+        .current_dir(&launch.working_folder)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .process_group(0)
+        .spawn()?;
+    Ok(Pid::from_child(&child))
+}
+
+fn record_start(control: &ControlDir, child: Pid) -> io::Result<()> {
+    control.write_state(&RunningRecord {
+        shim: Identity::of(rustix::process::getpid())?,
+        main: Identity::of(child)?,
+        started_at_ms: now_ms(),
+    })?;
+    control.remove_launch()
+}
+
+/// Says one word to the daemon
+fn tell_daemon(word: &str) {
+    let mut stdout = io::stdout();
+    // The daemon may have been killed meanwhile; it will read the records instead.
+    let _ = stdout.write_all(word.as_bytes());
+    let _ = stdout.flush();
+}
+
+/// Reaps whatever ends until `child` does
+fn wait_for(child: Pid) -> io::Result<ExitCause> {
+    loop {
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(Some((pid, status))) if pid == child => {
+                if let Some(cause) = ended(status) {
+                    return Ok(cause);
+                }
+            }
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn ended(status: WaitStatus) -> Option<ExitCause> {
+    status
+        .exit_status()
+        .map(ExitCause::Exited)
+        .or_else(|| status.terminating_signal().map(ExitCause::Signalled))
+}
+
+/// Kills and reaps everything that the instance left behind
+///
+/// Whoever loses its parent becomes a child of this process, so killing direct children until there are none reaches
+/// all of them. A direct child's id cannot be reused before it is reaped here.
+fn end_descendants() -> io::Result<()> {
+    let me = rustix::process::getpid();
+    loop {
+        for child in children(me)? {
+            let _ = rustix::process::kill_process(child, Signal::KILL);
+        }
+        match rustix::process::wait(WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::CHILD) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
+        .unwrap_or(0)
+}
