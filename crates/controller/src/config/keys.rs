@@ -1,0 +1,184 @@
+//! Every key once: its name, its default as an operator would write it, and what it means
+
+/// One key of the configuration
+pub(super) struct Key {
+    /// With its section, for instance `grpc.listen`
+    pub(super) path: &'static str,
+    /// How an environment variable's text becomes a value
+    pub(super) kind: Kind,
+    default: &'static str,
+    meaning: &'static str,
+}
+
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Integer,
+    /// Comma separated in an environment variable
+    TextList,
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Key {
+    Key {
+        path,
+        kind,
+        default,
+        meaning,
+    }
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key(
+        "data_dir",
+        Kind::Text,
+        "\"/var/lib/prexorcloud/controller\"",
+        "Store, certificate authority and admin token. One controller per folder, on a local disk.",
+    ),
+    key(
+        "grpc.listen",
+        Kind::Text,
+        "\"0.0.0.0:9090\"",
+        "Where daemons connect (mutual TLS).",
+    ),
+    key(
+        "grpc.names",
+        Kind::TextList,
+        "[]",
+        "Further host names or IP addresses of this controller, for its certificate and for daemons.",
+    ),
+    key(
+        "http.listen",
+        Kind::Text,
+        "\"127.0.0.1:8080\"",
+        "Where prexorctl connects (plain HTTP: keep it on loopback).",
+    ),
+    key(
+        "http.max_body_bytes",
+        Kind::Integer,
+        "1048576",
+        "Largest request body.",
+    ),
+    key(
+        "http.request_timeout_seconds",
+        Kind::Integer,
+        "30",
+        "Longest request that is not a stream.",
+    ),
+    key(
+        "heartbeat.interval_ms",
+        Kind::Integer,
+        "30000",
+        "Between two Pings, at least 1000.",
+    ),
+    key(
+        "heartbeat.missed_limit",
+        Kind::Integer,
+        "3",
+        "Unanswered Pings until a node is UNREACHABLE.",
+    ),
+    key(
+        "tokens.default_ttl_seconds",
+        Kind::Integer,
+        "3600",
+        "Lifetime of a join token that asks for none.",
+    ),
+    key(
+        "tokens.max_ttl_seconds",
+        Kind::Integer,
+        "2592000",
+        "Longest lifetime of a join token, at most 30 days.",
+    ),
+    key(
+        "enrolment.failures_per_minute",
+        Kind::Integer,
+        "60",
+        "Failed token exchanges forgiven per minute and peer address.",
+    ),
+    key(
+        "enrolment.failure_burst",
+        Kind::Integer,
+        "128",
+        "Failed token exchanges at once before an address must wait.",
+    ),
+    key(
+        "instances.port_range_start",
+        Kind::Integer,
+        "30000",
+        "First port for instances that ask for none.",
+    ),
+    key(
+        "instances.port_range_end",
+        Kind::Integer,
+        "30100",
+        "Last port for instances that ask for none.",
+    ),
+    key(
+        "instances.startup_timeout_seconds",
+        Kind::Integer,
+        "120",
+        "Time to reach RUNNING, unless a start says otherwise.",
+    ),
+    key(
+        "instances.shutdown_grace_seconds",
+        Kind::Integer,
+        "30",
+        "Time to stop by itself, unless a start says otherwise.",
+    ),
+    key(
+        "instances.console_lines",
+        Kind::Integer,
+        "500",
+        "Console lines kept in memory per instance.",
+    ),
+    key(
+        "crashes.keep",
+        Kind::Integer,
+        "500",
+        "Crash records kept; the oldest go first.",
+    ),
+    key(
+        "log.filter",
+        Kind::Text,
+        "\"info\"",
+        "Log filter, for instance \"info,prexorcloud_controller=debug\".",
+    ),
+    key("log.format", Kind::Text, "\"text\"", "\"text\" or \"json\"."),
+];
+
+/// The environment variables that override keys begin with this
+pub(super) const VARIABLE_PREFIX: &str = "PREXORCLOUD_CONTROLLER_";
+
+impl Key {
+    /// The environment variable that overrides this key
+    pub(super) fn variable(&self) -> String {
+        format!("{VARIABLE_PREFIX}{}", self.path.replace('.', "_").to_uppercase())
+    }
+}
+
+/// A complete configuration file: every key with its meaning and its default
+#[must_use]
+pub fn example() -> String {
+    let mut text = String::from(
+        "# PrexorCloud controller. Every key with its default; an environment variable overrides each,\n\
+         # for instance PREXORCLOUD_CONTROLLER_GRPC_LISTEN for grpc.listen.\n",
+    );
+    let mut section = "";
+    for key in KEYS {
+        let (of, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
+        if of != section {
+            text.push_str(&format!("\n[{of}]\n"));
+            section = of;
+        }
+        text.push_str(&format!("# {}\n{name} = {}\n", key.meaning, key.default));
+    }
+    text
+}
+
+/// The candidate that resembles `written` most, if it resembles it enough to be what was meant
+pub(super) fn nearest<'a>(written: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    candidates
+        .map(|candidate| (strsim::jaro_winkler(written, candidate), candidate))
+        .filter(|(likeness, _)| *likeness >= 0.8)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}
