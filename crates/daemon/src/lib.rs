@@ -8,3 +8,4 @@ pub mod durable;
 pub mod process;
 mod readable;
 pub mod shim;
+pub mod standin;
