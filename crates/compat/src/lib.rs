@@ -3,7 +3,7 @@
 //! - [`negotiate`] judges the version window that a peer announces in its `Handshake`, [`judge_ack`] the answer that a
 //!   controller gives in its `HandshakeAck`. Both say in one sentence who has to upgrade when it cannot work.
 //! - [`contract`] holds the digests of the `.proto` files that this build was made from.
-//! - `schema` (feature `schema`) tells whether one schema may replace another:
+//! - The module `schema` (feature `schema`) tells whether one schema may replace another:
 //!   identical, additive or breaking.
 //!
 //! The crate decides and nothing else: it reads no files, knows no clock, no async runtime and no gRPC.
@@ -29,6 +29,8 @@
 mod negotiation;
 
 pub mod contract;
+#[cfg(feature = "schema")]
+pub mod schema;
 
 pub use negotiation::{
     Agreement, Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, Party,

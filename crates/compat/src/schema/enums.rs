@@ -1,0 +1,110 @@
+//! Compares enums and their values
+
+use std::collections::BTreeSet;
+
+use super::model::{Enum, Schema, Syntax};
+use super::report::Report;
+use super::reserved::{Reservations, compare_reserved};
+use super::rule::Rule;
+use super::same_options;
+use super::types::{compare_origin, is_inside};
+
+pub(super) fn compare_enums(report: &mut Report, old: &Schema, new: &Schema) {
+    for (name, declared) in &old.enums {
+        match new.enums.get(name) {
+            Some(kept) => compare_enum(report, name, declared, kept),
+            None => {
+                if !is_inside(&declared.origin, |parent| !new.messages.contains_key(parent)) {
+                    report.add(Rule::EnumRemoved, name, "the enum is gone");
+                }
+            }
+        }
+    }
+    for (name, declared) in &new.enums {
+        if !old.enums.contains_key(name)
+            && !is_inside(&declared.origin, |parent| !old.messages.contains_key(parent))
+        {
+            report.add(Rule::EnumAdded, name, "the enum is new");
+        }
+    }
+}
+
+fn compare_enum(report: &mut Report, name: &str, old: &Enum, new: &Enum) {
+    compare_origin(report, name, &old.origin, &new.origin);
+    let mut successors = BTreeSet::new();
+    for (label, value) in &old.values {
+        let element = format!("{name}.{label}");
+        let number = value.number;
+        if let Some(kept) = new.values.get(label) {
+            if kept.number != number {
+                report.add(
+                    Rule::EnumValueRenumbered,
+                    &element,
+                    format!("number {number} became {}", kept.number),
+                );
+            }
+            if !same_options(&value.options, &kept.options) {
+                report.add(Rule::OptionChanged, element, "an option of the value changed");
+            }
+            continue;
+        }
+        // With aliases several names may go and come; each newcomer succeeds one.
+        let successor = new.values.iter().find(|(other, candidate)| {
+            candidate.number == number && !old.values.contains_key(*other) && !successors.contains(*other)
+        });
+        match successor {
+            Some((other, _)) => {
+                successors.insert(other.clone());
+                let text = format!("value {number} is now called {other}");
+                report.add(Rule::EnumValueRenamed, element, text);
+            }
+            None => report.add(Rule::EnumValueRemoved, element, format!("value {number} is gone")),
+        }
+    }
+    for (label, value) in &new.values {
+        if old.values.contains_key(label) || successors.contains(label) {
+            continue;
+        }
+        let element = format!("{name}.{label}");
+        let number = value.number;
+        let former = old.values.iter().find(|(_, former)| former.number == number);
+        match former {
+            _ if old.reserved.contains(number.into()) || old.reserved_names.contains(label) => {}
+            None => report.add(Rule::EnumValueAdded, &element, format!("value {number} is new")),
+            Some((former, _)) => {
+                let stays = old.values.iter().any(|(other, value)| {
+                    value.number == number && new.values.get(other).is_some_and(|kept| kept.number == number)
+                });
+                if stays {
+                    let text = format!("it is another name for {former}, number {number}");
+                    report.add(Rule::EnumAliasAdded, &element, text);
+                } else {
+                    let text = format!("number {number} belonged to {former}");
+                    report.add(Rule::NumberReused, &element, text);
+                }
+            }
+        }
+    }
+    // In proto3 the first value is always 0.
+    if old.origin.syntax == Syntax::Proto2 && new.origin.syntax == Syntax::Proto2 && old.first != new.first {
+        let shown = |first: Option<i32>| first.map_or_else(|| "none".to_owned(), |number| number.to_string());
+        report.add(
+            Rule::EnumDefaultChanged,
+            name,
+            format!(
+                "the first value was {}, now {}",
+                shown(old.first),
+                shown(new.first)
+            ),
+        );
+    }
+    compare_reserved(
+        report,
+        name,
+        &Reservations::of_enum(old),
+        &Reservations::of_enum(new),
+    );
+    if !same_options(&old.options, &new.options) {
+        report.add(Rule::OptionChanged, name, "an option of the enum changed");
+    }
+}

@@ -1,0 +1,91 @@
+//! Tells whether one protobuf schema may replace another
+//!
+//! [`classify`] compares two sets of file descriptors, element by element over all files, by full name. It knows proto2
+//! and proto3, and judges what a peer could notice, on the wire, in JSON or through generated names:
+//!
+//! - **identical**: the same after dropping comments, order and formatting;
+//! - **additive**: new elements, reserved numbers, `packed`, a gained `optional`, a type moved to another file, and
+//!   options that no peer can see;
+//! - **breaking**: anything else, also where the encoding would happen to fit (`int32` to `int64`), and also when what
+//!   was removed is reserved.
+//!
+//! [`Rule`] lists every kind of change with its class. Some decisions that the table does not show:
+//!
+//! - A rename of a message, enum, service or rpc is a removal and an addition; a field or enum value is followed by its
+//!   number, a oneof by its variants.
+//! - What is nested in an added or removed message is not listed again.
+//! - Map entries are no messages: `map<K, V>` is a field type, and a change of `K`, `V` or of the whole to a repeated
+//!   message is a `field-type-changed`. A oneof that stands for `optional` is no oneof.
+//! - `optional` is judged as written, also on message fields, where it changes nothing.
+//! - A change between proto2 and proto3 is breaking even if every field survives it: absent fields, unknown values of
+//!   enums and invalid UTF-8 are treated differently. Editions are not understood, and that is a breaking finding, never
+//!   a guess.
+//! - The order of enum values is formatting, except that the first value of a proto2 enum is its default.
+//! - Options other than `packed`, `json_name`, `default` and `message_set_wire_format` are not on the wire: a change is
+//!   additive. Custom options do not survive in `prost_types` and are not seen.
+//! - A set that no compiler would produce (missing or duplicate names, dangling indices) yields `invalid-schema`
+//!   findings, on both sides of an otherwise identical pair too.
+//!
+//! ```
+//! use prexorcloud_compat::schema::{Verdict, classify};
+//! use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
+//!
+//! let old = FileDescriptorSet {
+//!     file: vec![FileDescriptorProto {
+//!         name: Some("a.proto".into()),
+//!         message_type: vec![DescriptorProto { name: Some("Ping".into()), ..Default::default() }],
+//!         ..Default::default()
+//!     }],
+//! };
+//! let mut new = old.clone();
+//! new.file[0].message_type.clear();
+//!
+//! let report = classify(&old, &new);
+//! assert_eq!(report.verdict(), Verdict::Breaking);
+//! assert_eq!(report.findings()[0].to_string(), "breaking message-removed Ping: the message is gone");
+//! ```
+
+mod canonical;
+mod enums;
+mod fields;
+mod model;
+mod numbers;
+mod read;
+mod report;
+mod reserved;
+mod rule;
+mod types;
+
+use std::fmt::Debug;
+
+use prost_types::FileDescriptorSet;
+
+pub use self::canonical::{Vanished, canonical_text, vanished_numbers};
+pub use self::report::{Finding, Report, Verdict};
+pub use self::rule::{Class, Rule};
+
+use self::model::Schema;
+
+/// Compares two schemas and reports every difference
+///
+/// Accepts any descriptors, also such as no compiler would produce. Source positions and comments in them are ignored.
+#[must_use]
+pub fn classify(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Report {
+    let (old, new) = (Schema::read(old), Schema::read(new));
+    let mut report = Report::default();
+    types::compare_files(&mut report, &old.files, &new.files);
+    types::compare_messages(&mut report, &old, &new);
+    enums::compare_enums(&mut report, &old, &new);
+    types::compare_services(&mut report, &old.services, &new.services);
+    fields::compare_extensions(&mut report, &old, &new);
+    for (element, reason) in old.invalid.iter().chain(&new.invalid) {
+        report.add(Rule::InvalidSchema, element, reason);
+    }
+    report.sort();
+    report
+}
+
+/// Compared as printed, so that a float in an option equals itself even if it is no number.
+fn same_options<T: Debug + PartialEq>(old: &T, new: &T) -> bool {
+    old == new || format!("{old:?}") == format!("{new:?}")
+}

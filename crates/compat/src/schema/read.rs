@@ -1,0 +1,501 @@
+//! Reads a `FileDescriptorSet` into a [`Schema`]
+//!
+//! Nothing is trusted: a missing name, a duplicate or an index out of range becomes an entry of `invalid`, never a panic
+//! and never a silent omission. Nested types are walked with a list, not by recursion, so depth costs no stack.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FieldOptions, FileDescriptorProto,
+    FileDescriptorSet, MessageOptions, ServiceDescriptorProto,
+};
+
+use super::model::{
+    Cardinality, Enum, Extension, Field, File, Message, Origin, Rpc, Schema, Service, Syntax, Value,
+};
+use super::numbers::Numbers;
+
+impl Schema {
+    pub(super) fn read(set: &FileDescriptorSet) -> Self {
+        let mut reader = Reader {
+            schema: Self::default(),
+            symbols: BTreeSet::new(),
+            map_entries: map_entries(set),
+        };
+        for file in &set.file {
+            reader.file(file);
+        }
+        for (name, entry) in &reader.map_entries {
+            if !entry.used {
+                reader.schema.invalid.push((
+                    name.clone(),
+                    "is marked as a map entry and belongs to no map field".into(),
+                ));
+            }
+        }
+        reader.schema.invalid.sort();
+        reader.schema.invalid.dedup();
+        reader.schema
+    }
+}
+
+/// Stands in findings for a name that is missing.
+const UNNAMED: &str = "(unnamed)";
+
+/// A nested message that stands for `map<K, V>`.
+struct MapEntry {
+    kind: String,
+    used: bool,
+}
+
+struct Reader {
+    schema: Schema,
+    symbols: BTreeSet<String>,
+    map_entries: HashMap<String, MapEntry>,
+}
+
+fn qualified(scope: &str, name: &str) -> String {
+    if scope.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{scope}.{name}")
+    }
+}
+
+/// The full name without the leading dot that marks it as resolved.
+fn resolved(type_name: &str) -> String {
+    type_name.strip_prefix('.').unwrap_or(type_name).to_owned()
+}
+
+fn is_map_entry(message: &DescriptorProto) -> bool {
+    message.options.as_ref().is_some_and(MessageOptions::map_entry)
+}
+
+/// Every well-formed map entry by full name, found before the fields that refer to them.
+fn map_entries(set: &FileDescriptorSet) -> HashMap<String, MapEntry> {
+    let mut entries = HashMap::new();
+    for file in &set.file {
+        let mut pending: Vec<_> = file
+            .message_type
+            .iter()
+            .map(|message| (qualified(file.package(), message.name()), message))
+            .collect();
+        while let Some((name, message)) = pending.pop() {
+            pending.extend(
+                message
+                    .nested_type
+                    .iter()
+                    .map(|nested| (qualified(&name, nested.name()), nested)),
+            );
+            if !is_map_entry(message) {
+                continue;
+            }
+            if let [key, value] = message.field.as_slice()
+                && key.number() == 1
+                && value.number() == 2
+                && let (Some(key), Some(value)) = (bare_kind(key), bare_kind(value))
+            {
+                let kind = format!("map<{key}, {value}>");
+                entries.insert(name, MapEntry { kind, used: false });
+            }
+        }
+    }
+    entries
+}
+
+/// The type of a field without its label; `None` if the descriptor does not say.
+fn bare_kind(field: &FieldDescriptorProto) -> Option<String> {
+    let kind = Type::try_from(field.r#type?).ok()?;
+    let named = |word: &str| {
+        let name = field.type_name.as_deref()?;
+        Some(format!("{word} {}", resolved(name)))
+    };
+    match kind {
+        Type::Message => named("message"),
+        Type::Enum => named("enum"),
+        Type::Group => named("group"),
+        scalar => Some(scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase()),
+    }
+}
+
+/// The JSON name that the compiler derives: `log_tail` becomes `logTail`.
+fn derived_json_name(name: &str) -> String {
+    let mut json = String::with_capacity(name.len());
+    let mut capital = false;
+    for c in name.chars() {
+        if c == '_' {
+            capital = true;
+        } else if capital {
+            json.push(c.to_ascii_uppercase());
+            capital = false;
+        } else {
+            json.push(c);
+        }
+    }
+    json
+}
+
+impl Reader {
+    fn invalid(&mut self, element: &str, reason: impl Into<String>) {
+        let element = if element.is_empty() { UNNAMED } else { element };
+        self.schema.invalid.push((element.to_owned(), reason.into()));
+    }
+
+    /// Claims a full name; `false` if it is missing or taken.
+    fn claim(&mut self, full_name: &str, name: &str) -> bool {
+        if name.is_empty() {
+            self.invalid(full_name, "contains an element without a name");
+            return false;
+        }
+        if self.symbols.insert(full_name.to_owned()) {
+            return true;
+        }
+        self.invalid(full_name, "is defined more than once");
+        false
+    }
+
+    fn file(&mut self, file: &FileDescriptorProto) {
+        let name = match file.name() {
+            "" => {
+                self.invalid("", "a file has no name");
+                UNNAMED
+            }
+            name => name,
+        };
+        let syntax = match file.syntax() {
+            "" | "proto2" => Syntax::Proto2,
+            "proto3" => Syntax::Proto3,
+            _ => Syntax::Unknown,
+        };
+        let is = |list: &[i32], index: usize| list.iter().any(|i| usize::try_from(*i) == Ok(index));
+        let imports = file
+            .dependency
+            .iter()
+            .enumerate()
+            .map(|(index, import)| {
+                let public = if is(&file.public_dependency, index) {
+                    "public "
+                } else {
+                    ""
+                };
+                let weak = if is(&file.weak_dependency, index) {
+                    "weak "
+                } else {
+                    ""
+                };
+                format!("{public}{weak}{import}")
+            })
+            .collect();
+        let entry = File {
+            package: file.package().to_owned(),
+            syntax,
+            imports,
+            options: file.options.clone().unwrap_or_default(),
+        };
+        if self.schema.files.insert(name.to_owned(), entry).is_some() {
+            self.invalid(name, "the file appears more than once");
+        }
+
+        let origin = Origin {
+            file: name.to_owned(),
+            syntax,
+            parent: None,
+        };
+        let package = file.package();
+        for declared in &file.enum_type {
+            self.enumeration(&origin, package, declared);
+        }
+        for service in &file.service {
+            self.service(&origin, package, service);
+        }
+        for extension in &file.extension {
+            self.extension(&origin, package, extension);
+        }
+        let mut pending: Vec<_> = file
+            .message_type
+            .iter()
+            .map(|message| (package.to_owned(), origin.clone(), message))
+            .collect();
+        while let Some((scope, origin, message)) = pending.pop() {
+            let full_name = qualified(&scope, message.name());
+            if is_map_entry(message) {
+                if !self.map_entries.contains_key(&full_name) {
+                    self.invalid(&full_name, "is marked as a map entry and is none");
+                }
+                continue;
+            }
+            let inside = Origin {
+                parent: Some(full_name.clone()),
+                ..origin.clone()
+            };
+            self.message(origin, &full_name, message);
+            for declared in &message.enum_type {
+                self.enumeration(&inside, &full_name, declared);
+            }
+            for extension in &message.extension {
+                self.extension(&inside, &full_name, extension);
+            }
+            for nested in &message.nested_type {
+                pending.push((full_name.clone(), inside.clone(), nested));
+            }
+        }
+    }
+
+    fn message(&mut self, origin: Origin, full_name: &str, message: &DescriptorProto) {
+        if !self.claim(full_name, message.name()) {
+            return;
+        }
+        // A oneof whose members all carry `optional` is how descriptors spell that keyword.
+        let is_synthetic = |index: usize| {
+            let mut members = message
+                .field
+                .iter()
+                .filter(|field| field.oneof_index.and_then(|i| usize::try_from(i).ok()) == Some(index))
+                .peekable();
+            members.peek().is_some() && members.all(FieldDescriptorProto::proto3_optional)
+        };
+        let mut oneofs = BTreeMap::new();
+        let mut oneof_names = Vec::new();
+        for (index, oneof) in message.oneof_decl.iter().enumerate() {
+            let name = (!is_synthetic(index)).then(|| oneof.name().to_owned());
+            if let Some(name) = &name {
+                if name.is_empty() {
+                    self.invalid(full_name, "has a oneof without a name");
+                }
+                let options = oneof.options.clone().unwrap_or_default();
+                if oneofs.insert(name.clone(), options).is_some() {
+                    self.invalid(full_name, format!("has two oneofs named {name}"));
+                }
+            }
+            oneof_names.push(name);
+        }
+
+        let mut fields = BTreeMap::new();
+        let mut names = BTreeSet::new();
+        for declared in &message.field {
+            let Some(mut field) = self.field(origin.syntax, full_name, declared) else {
+                continue;
+            };
+            if let Some(index) = declared.oneof_index {
+                match usize::try_from(index)
+                    .ok()
+                    .and_then(|index| oneof_names.get(index))
+                {
+                    Some(name) => field.oneof.clone_from(name),
+                    None => self.invalid(
+                        full_name,
+                        format!(
+                            "field {} belongs to oneof {index}, which is not declared",
+                            field.name
+                        ),
+                    ),
+                }
+            }
+            field.optional &= field.oneof.is_none();
+            if !names.insert(field.name.clone()) {
+                self.invalid(full_name, format!("has two fields named {}", field.name));
+                continue;
+            }
+            match fields.entry(field.number) {
+                Entry::Vacant(entry) => {
+                    entry.insert(field);
+                }
+                Entry::Occupied(entry) => self.invalid(
+                    full_name,
+                    format!(
+                        "uses number {} for {} and {}",
+                        field.number,
+                        entry.get().name,
+                        field.name
+                    ),
+                ),
+            }
+        }
+
+        let mut ranges = Vec::new();
+        for range in &message.reserved_range {
+            ranges.push((i64::from(range.start()), i64::from(range.end())));
+        }
+        let reserved = self.ranges(full_name, "reserved", &ranges);
+        ranges.clear();
+        for range in &message.extension_range {
+            ranges.push((i64::from(range.start()), i64::from(range.end())));
+        }
+        let extension_ranges = self.ranges(full_name, "extension", &ranges);
+
+        let mut options = message.options.clone().unwrap_or_default();
+        options.map_entry = None;
+        let message_set = options.message_set_wire_format.take().unwrap_or(false);
+        self.schema.messages.insert(
+            full_name.to_owned(),
+            Message {
+                origin,
+                fields,
+                oneofs,
+                reserved,
+                reserved_names: message.reserved_name.iter().cloned().collect(),
+                extension_ranges,
+                message_set,
+                options,
+            },
+        );
+    }
+
+    /// Half-open ranges as a set, with a complaint about each that holds no number.
+    fn ranges(&mut self, full_name: &str, what: &str, ranges: &[(i64, i64)]) -> Numbers {
+        for (start, end) in ranges {
+            if start >= end {
+                self.invalid(
+                    full_name,
+                    format!("has an empty {what} range from {start} to {end}"),
+                );
+            }
+        }
+        Numbers::from_ranges(ranges.iter().copied())
+    }
+
+    fn field(&mut self, syntax: Syntax, scope: &str, field: &FieldDescriptorProto) -> Option<Field> {
+        let name = field.name();
+        if name.is_empty() {
+            self.invalid(scope, "has a field without a name");
+            return None;
+        }
+        let element = qualified(scope, name);
+        let number = field.number();
+        if number < 1 {
+            self.invalid(&element, "has no valid number");
+        }
+        let cardinality = match field.label.map(Label::try_from) {
+            Some(Ok(Label::Repeated)) => Cardinality::Repeated,
+            Some(Ok(Label::Required)) => Cardinality::Required,
+            Some(Ok(Label::Optional)) | None => Cardinality::Singular,
+            Some(Err(_)) => {
+                self.invalid(&element, "has an unknown label");
+                Cardinality::Singular
+            }
+        };
+        let mut kind = bare_kind(field).unwrap_or_else(|| {
+            self.invalid(&element, "has no valid type");
+            String::new()
+        });
+        if let Some(entry) = field
+            .type_name
+            .as_deref()
+            .and_then(|name| self.map_entries.get_mut(&resolved(name)))
+            && cardinality == Cardinality::Repeated
+        {
+            entry.used = true;
+            kind.clone_from(&entry.kind);
+        }
+        let optional = match syntax {
+            Syntax::Proto2 => cardinality == Cardinality::Singular,
+            Syntax::Proto3 | Syntax::Unknown => field.proto3_optional(),
+        };
+        let mut options: FieldOptions = field.options.clone().unwrap_or_default();
+        let packed = options.packed.take();
+        Some(Field {
+            name: name.to_owned(),
+            number,
+            kind,
+            cardinality,
+            optional,
+            oneof: None,
+            json_name: field.json_name.clone().unwrap_or_else(|| derived_json_name(name)),
+            default: field.default_value.clone(),
+            packed,
+            options,
+        })
+    }
+
+    fn extension(&mut self, origin: &Origin, scope: &str, declared: &FieldDescriptorProto) {
+        let Some(field) = self.field(origin.syntax, scope, declared) else {
+            return;
+        };
+        let full_name = qualified(scope, &field.name);
+        if declared.extendee().is_empty() {
+            self.invalid(&full_name, "extends nothing");
+        }
+        if self.claim(&full_name, &field.name) {
+            let extendee = resolved(declared.extendee());
+            self.schema.extensions.insert(
+                full_name,
+                Extension {
+                    origin: origin.clone(),
+                    extendee,
+                    field,
+                },
+            );
+        }
+    }
+
+    fn enumeration(&mut self, origin: &Origin, scope: &str, declared: &EnumDescriptorProto) {
+        let full_name = qualified(scope, declared.name());
+        if !self.claim(&full_name, declared.name()) {
+            return;
+        }
+        let mut values = BTreeMap::new();
+        for value in &declared.value {
+            if value.name().is_empty() || value.number.is_none() {
+                self.invalid(&full_name, "has a value without a name or number");
+            }
+            let entry = Value {
+                number: value.number(),
+                options: value.options.clone().unwrap_or_default(),
+            };
+            if values.insert(value.name().to_owned(), entry).is_some() {
+                self.invalid(&full_name, format!("has two values named {}", value.name()));
+            }
+        }
+        // Unlike in messages, the end of an enum's range belongs to it.
+        let ranges: Vec<_> = declared
+            .reserved_range
+            .iter()
+            .map(|range| (i64::from(range.start()), i64::from(range.end()) + 1))
+            .collect();
+        let reserved = self.ranges(&full_name, "reserved", &ranges);
+        self.schema.enums.insert(
+            full_name,
+            Enum {
+                origin: origin.clone(),
+                first: declared.value.first().map(|value| value.number()),
+                values,
+                reserved,
+                reserved_names: declared.reserved_name.iter().cloned().collect(),
+                options: declared.options.clone().unwrap_or_default(),
+            },
+        );
+    }
+
+    fn service(&mut self, origin: &Origin, scope: &str, declared: &ServiceDescriptorProto) {
+        let full_name = qualified(scope, declared.name());
+        if !self.claim(&full_name, declared.name()) {
+            return;
+        }
+        let mut rpcs = BTreeMap::new();
+        for method in &declared.method {
+            if method.name().is_empty() || method.input_type().is_empty() || method.output_type().is_empty() {
+                self.invalid(&full_name, "has an rpc without a name, request or response");
+            }
+            let rpc = Rpc {
+                request: resolved(method.input_type()),
+                response: resolved(method.output_type()),
+                client_streaming: method.client_streaming(),
+                server_streaming: method.server_streaming(),
+                options: method.options.clone().unwrap_or_default(),
+            };
+            if rpcs.insert(method.name().to_owned(), rpc).is_some() {
+                self.invalid(&full_name, format!("has two rpcs named {}", method.name()));
+            }
+        }
+        self.schema.services.insert(
+            full_name,
+            Service {
+                origin: origin.clone(),
+                rpcs,
+                options: declared.options.clone().unwrap_or_default(),
+            },
+        );
+    }
+}
