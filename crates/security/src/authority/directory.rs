@@ -1,0 +1,93 @@
+//! The authority's two files: `ca.pem` for everyone, `ca.key` for nobody else
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{Authority, AuthorityError, AuthorityPolicy, IssueError};
+use crate::files::{self, FileError};
+
+const CERTIFICATE_FILE: &str = "ca.pem";
+const KEY_FILE: &str = "ca.key";
+const MAX_FILE_LEN: u64 = 64 * 1024;
+
+/// Where an authority came from
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Made just now, because the directory had none
+    Created,
+    /// Read from the directory
+    Loaded,
+}
+
+/// Why no authority could be loaded or created
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// A file could not be read or written
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The files do not make an authority
+    #[error("{}: {source}", .directory.display())]
+    Authority {
+        /// Where the files are
+        directory: PathBuf,
+        /// What is wrong with them
+        source: AuthorityError,
+    },
+    /// The certificate is there, its key is not
+    #[error("{} exists but {} does not; restore the key from a backup, or remove both to start a new cluster", .certificate.display(), .key.display())]
+    KeyMissing {
+        /// The certificate that is there
+        certificate: PathBuf,
+        /// The key that is not
+        key: PathBuf,
+    },
+    /// A new authority could not be made
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+}
+
+impl Authority {
+    /// Loads the authority of `directory` (`ca.pem`, `ca.key`), or creates one there
+    ///
+    /// Nothing is overwritten: a directory that holds only the certificate is an error, because replacing the authority cuts off every
+    /// node. The key is on disk before the certificate, so a crash in between leaves a key that the next start replaces.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file and what to do.
+    pub fn load_or_create(
+        directory: &Path,
+        policy: &AuthorityPolicy,
+        now: SystemTime,
+    ) -> Result<(Self, Origin), LoadError> {
+        files::ensure_private_dir(directory)?;
+        let certificate_path = directory.join(CERTIFICATE_FILE);
+        let key_path = directory.join(KEY_FILE);
+        let certificate = match files::read_text(&certificate_path, MAX_FILE_LEN) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() => {
+                let authority = Self::create(policy, now)?;
+                files::write_secret(&key_path, authority.key_pem().as_bytes())?;
+                files::write_public(&certificate_path, authority.certificate().to_pem().as_bytes())?;
+                return Ok((authority, Origin::Created));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let key = match files::read_secret_text(&key_path, MAX_FILE_LEN) {
+            Ok(text) => text,
+            Err(error) if error.is_not_found() => {
+                return Err(LoadError::KeyMissing {
+                    certificate: certificate_path,
+                    key: key_path,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let authority =
+            Self::from_pem(&certificate, &key, policy).map_err(|source| LoadError::Authority {
+                directory: directory.to_owned(),
+                source,
+            })?;
+        Ok((authority, Origin::Loaded))
+    }
+}
