@@ -9,3 +9,4 @@ pub mod process;
 mod readable;
 pub mod shim;
 pub mod standin;
+pub mod supervisor;

@@ -5,7 +5,7 @@
 //! SIGTERM ends it at once, without the lines about saving.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead as _, Write};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -77,7 +77,7 @@ fn obey(console: &mut impl io::BufRead, out: &mut impl Write) -> io::Result<Exit
             "spam" => spam(rest.trim(), out)?,
             "hang" => {
                 info(out, "The console is not read any more")?;
-                return wait_for_ever();
+                wait_for_ever();
             }
             "crash" => {
                 let cause = "java.lang.IllegalStateException: crash was asked for on the console";

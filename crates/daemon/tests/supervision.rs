@@ -1,1 +1,50 @@
-fn main() {}
+//! The supervisor with real processes: the built-in stand-in, a JVM, shell scripts
+//!
+//! This executable is also the shim, the stand-in server and a small daemon to be killed, chosen by its first argument,
+//! so that the tests need no other binary.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod supervision {
+    pub mod daemon_role;
+    pub mod endings;
+    pub mod restarts;
+    pub mod stage;
+    pub mod starts;
+}
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    match arguments.next().as_ref().and_then(|role| role.to_str()) {
+        Some("role-shim") => return prexorcloud_daemon::shim::run(arguments),
+        Some("role-standin") => return prexorcloud_daemon::standin::run(arguments),
+        Some("role-daemon") => return supervision::daemon_role::run(arguments),
+        _ => {}
+    }
+    let trials = [
+        supervision::starts::trials(),
+        supervision::endings::trials(),
+        supervision::restarts::trials(),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
+}
+
+/// A test that is an async function
+fn trial<F: Future<Output = ()>>(name: &str, test: fn() -> F) -> Trial
+where
+    F: 'static,
+{
+    Trial::test(name, move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(test());
+        runtime.shutdown_background();
+        Ok(())
+    })
+}

@@ -1,0 +1,430 @@
+//! The life of one instance after its process was started
+//!
+//! ```text
+//!            ready                 stop, or too old
+//! Starting ─────────> Running ───────────────────────> Stopping ──> (exit)
+//!     │ not ready in time, or stop                        ▲  stop word, grace, SIGTERM, kill timeout, SIGKILL
+//!     └───────────────────────────────────────────────────┘
+//! ```
+//!
+//! From every state the process may end by itself. Deadlines are wall-clock times counted from the records on disk, so
+//! that a daemon that starts again goes on with them.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Signal, pidfd_send_signal};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::feed::{Feed, now_ms};
+use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
+use super::stdin::write_command;
+use super::{Event, Exit, Inner, readiness};
+use crate::console::{MAX_TAIL_LINES, tail};
+use crate::control::{ControlDir, ExitCause, ExitRecord, RunningRecord};
+use crate::process::kill_tree;
+use crate::readable::readable;
+
+/// How long the exit record may take after the process has ended: the shim syncs one file
+const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the end of an instance is held back so that its last lines go out first
+const DRAIN_BEFORE_EXIT: Duration = Duration::from_millis(500);
+
+/// How often SIGKILL is repeated for a process that does not go
+const KILL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the task of an instance is told
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Stop {
+        force: bool,
+    },
+    /// The end was taken over by the application
+    Settled,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Starting { until: Instant },
+    Running,
+    Stopping { reason: StopReason, step: Step },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The stop word was written
+    Grace { until: Instant },
+    /// SIGTERM was sent
+    Terminated { until: Instant },
+    /// SIGKILL was sent
+    Killed { again: Instant },
+}
+
+/// Why the watch over a process is over
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    /// The process is gone; why it was stopped, if it was
+    Gone(Option<StopReason>),
+    /// The supervisor is gone: instances outlive it
+    Detached,
+}
+
+/// Where in its life an instance is found after a restart of the daemon
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is not known to be ready
+    Starting,
+    /// It was ready
+    Running,
+    /// It was told to stop
+    Stopping,
+}
+
+pub(super) struct Instance {
+    pub(super) inner: Arc<Inner>,
+    pub(super) facts: InstanceFacts,
+    pub(super) control: ControlDir,
+    pub(super) running: RunningRecord,
+    pub(super) orders: mpsc::Receiver<Order>,
+}
+
+impl Instance {
+    /// Runs from the start, or from where a former daemon left off, until everything about the instance is done
+    pub(super) async fn run(mut self) {
+        let (ended, is_ended) = watch::channel(false);
+        let mut feed = tokio::spawn(
+            Feed {
+                control: self.control.clone(),
+                instance: self.facts.instance,
+                incarnation: self.facts.incarnation,
+                watcher: self.inner.watcher.clone(),
+                flow: self.inner.flow.subscribe(),
+                ended: is_ended,
+                batches: self.inner.batches.clone(),
+                retention: self.inner.settings.retention,
+                settle: self.inner.settings.settle,
+            }
+            .run(),
+        );
+        let stopped_for = match self.until_exit().await {
+            Ended::Gone(stopped_for) => stopped_for,
+            Ended::Detached => {
+                feed.abort();
+                return;
+            }
+        };
+        let exit = self.exit_record().await;
+        ended.send_replace(true);
+        let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, &mut feed).await;
+        if !matches!(Mark::Settled.is_set(&self.control), Ok(true)) {
+            self.report(exit, stopped_for).await;
+            loop {
+                match self.orders.recv().await {
+                    Some(Order::Settled) => break,
+                    Some(Order::Stop { .. }) => {}
+                    None => {
+                        feed.abort();
+                        return;
+                    }
+                }
+            }
+            if let Err(error) = Mark::Settled.set(&self.control) {
+                let instance = self.facts.instance;
+                tracing::warn!(%instance, %error, "cannot note that the end was reported");
+            }
+        }
+        self.inner.retire(&self.facts, &self.control);
+        if !feed.is_finished() {
+            let _ = feed.await;
+        }
+        self.inner.clean_up(&self.facts, &self.control).await;
+    }
+
+    /// Waits until the process is gone, carrying out orders and deadlines; returns why it was stopped, if it was
+    async fn until_exit(&mut self) -> Ended {
+        let pidfd = match self
+            .running
+            .main
+            .open()
+            .and_then(|pidfd| pidfd.map(readable).transpose())
+        {
+            Ok(Some(pidfd)) => pidfd,
+            Ok(None) => return Ended::Gone(self.recorded_stop().map(|stop| stop.reason)),
+            Err(error) => {
+                let instance = self.facts.instance;
+                tracing::error!(%instance, %error, "cannot watch the process; looking at it every second");
+                return self.until_exit_by_looking().await;
+            }
+        };
+        let mut phase = self.resume(&pidfd);
+        loop {
+            let deadline = self.deadline(phase);
+            let starting = matches!(phase, Phase::Starting { .. });
+            tokio::select! {
+                // An end that is there already comes before everything else.
+                biased;
+                _ = pidfd.readable() => break,
+                order = self.orders.recv() => {
+                    if let Some(Order::Stop { force }) = order {
+                        phase = self.stop(phase, StopReason::Requested, force, &pidfd).await;
+                    } else if order.is_none() {
+                        return Ended::Detached;
+                    }
+                }
+                () = readiness::ready(&self.facts, &self.control, self.inner.watcher.as_ref()), if starting => {
+                    phase = Phase::Running;
+                    if let Err(error) = Mark::Ready.set(&self.control) {
+                        let instance = self.facts.instance;
+                        tracing::warn!(%instance, %error, "cannot note that the instance was ready");
+                    }
+                    self.inner.tell(Event::Ready {
+                        instance: self.facts.instance,
+                        incarnation: self.facts.incarnation,
+                    }).await;
+                }
+                () = sleep_until(deadline) => phase = self.overdue(phase, &pidfd).await,
+            }
+        }
+        Ended::Gone(match phase {
+            Phase::Stopping { reason, .. } => Some(reason),
+            Phase::Starting { .. } | Phase::Running => None,
+        })
+    }
+
+    /// Without a pidfd there is no precise waiting and no safe signal but the one that checks first
+    async fn until_exit_by_looking(&mut self) -> Ended {
+        let mut reason = None;
+        while self.running.main.is_running().unwrap_or(true) {
+            tokio::select! {
+                order = self.orders.recv() => match order {
+                    Some(Order::Stop { .. }) => {
+                        reason = Some(StopReason::Requested);
+                        let _ = kill_tree(&self.running.main, true);
+                    }
+                    Some(Order::Settled) => {}
+                    None => return Ended::Detached,
+                },
+                () = sleep(Duration::from_secs(1)) => {}
+            }
+        }
+        Ended::Gone(reason)
+    }
+
+    fn recorded_stop(&self) -> Option<StopRecord> {
+        StopRecord::read(&self.control).unwrap_or_else(|error| {
+            let instance = self.facts.instance;
+            tracing::warn!(%instance, %error, "cannot read the stop record");
+            None
+        })
+    }
+
+    /// The phase that the records tell
+    fn resume(&self, pidfd: &AsyncFd<OwnedFd>) -> Phase {
+        if let Some(stop) = self.recorded_stop() {
+            let step = if stop.force {
+                self.kill(pidfd)
+            } else {
+                Step::Grace {
+                    until: after(stop.at_ms, self.facts.grace),
+                }
+            };
+            return Phase::Stopping {
+                reason: stop.reason,
+                step,
+            };
+        }
+        if matches!(Mark::Ready.is_set(&self.control), Ok(true)) {
+            return Phase::Running;
+        }
+        Phase::Starting {
+            until: after(self.running.started_at_ms, self.facts.startup_timeout),
+        }
+    }
+
+    fn deadline(&self, phase: Phase) -> Instant {
+        let lifetime = || match self.facts.max_lifetime {
+            Some(lifetime) => after(self.running.started_at_ms, lifetime),
+            None => Instant::now() + Duration::from_secs(86_400),
+        };
+        match phase {
+            Phase::Starting { until } => until.min(lifetime()),
+            Phase::Running => lifetime(),
+            Phase::Stopping { step, .. } => match step {
+                Step::Grace { until } | Step::Terminated { until } => until,
+                Step::Killed { again } => again,
+            },
+        }
+    }
+
+    async fn overdue(&self, phase: Phase, pidfd: &AsyncFd<OwnedFd>) -> Phase {
+        match phase {
+            Phase::Starting { until } if until <= Instant::now() => {
+                self.stop(phase, StopReason::StartupTimeout, false, pidfd).await
+            }
+            Phase::Starting { .. } | Phase::Running => {
+                let Some(lifetime) = self.facts.max_lifetime else {
+                    return phase;
+                };
+                if after(self.running.started_at_ms, lifetime) > Instant::now() {
+                    return phase;
+                }
+                self.stop(phase, StopReason::LifetimeOver, false, pidfd).await
+            }
+            Phase::Stopping { reason, step } => Phase::Stopping {
+                reason,
+                step: match step {
+                    Step::Grace { .. } => self.terminate(pidfd),
+                    Step::Terminated { .. } | Step::Killed { .. } => self.kill(pidfd),
+                },
+            },
+        }
+    }
+
+    async fn stop(&self, phase: Phase, reason: StopReason, force: bool, pidfd: &AsyncFd<OwnedFd>) -> Phase {
+        let reason = match phase {
+            // The first reason decides whether the end is a crash.
+            Phase::Stopping { reason, step } if !force || matches!(step, Step::Killed { .. }) => {
+                return Phase::Stopping { reason, step };
+            }
+            Phase::Stopping { reason, .. } => reason,
+            Phase::Starting { .. } | Phase::Running => reason,
+        };
+        let record = StopRecord {
+            reason,
+            force,
+            at_ms: now_ms(),
+        };
+        if let Err(error) = record.write(&self.control) {
+            let instance = self.facts.instance;
+            tracing::warn!(%instance, %error, "cannot note that the instance is being stopped");
+        }
+        if !matches!(phase, Phase::Stopping { .. }) {
+            self.inner
+                .tell(Event::Stopping {
+                    instance: self.facts.instance,
+                    incarnation: self.facts.incarnation,
+                    reason,
+                })
+                .await;
+        }
+        let step = if force {
+            self.kill(pidfd)
+        } else {
+            match write_command(&self.control, &self.facts.stop_command) {
+                Ok(()) => Step::Grace {
+                    until: Instant::now() + self.facts.grace,
+                },
+                Err(error) => {
+                    let instance = self.facts.instance;
+                    tracing::warn!(%instance, %error, "cannot ask the instance to stop, terminating it");
+                    self.terminate(pidfd)
+                }
+            }
+        };
+        Phase::Stopping { reason, step }
+    }
+
+    fn terminate(&self, pidfd: &AsyncFd<OwnedFd>) -> Step {
+        let instance = self.facts.instance;
+        tracing::info!(%instance, "sending SIGTERM");
+        if let Err(error) = pidfd_send_signal(pidfd.get_ref(), Signal::TERM) {
+            tracing::warn!(%instance, %error, "SIGTERM failed");
+        }
+        Step::Terminated {
+            until: Instant::now() + self.inner.settings.kill_timeout,
+        }
+    }
+
+    /// Kills the process and everything that it started; the shim does the same once the process is gone
+    fn kill(&self, pidfd: &AsyncFd<OwnedFd>) -> Step {
+        let instance = self.facts.instance;
+        tracing::info!(%instance, "sending SIGKILL");
+        if let Err(error) = kill_tree(&self.running.main, true) {
+            tracing::warn!(%instance, %error, "the process tree cannot be listed, killing the main process");
+            if let Err(error) = pidfd_send_signal(pidfd.get_ref(), Signal::KILL) {
+                tracing::warn!(%instance, %error, "SIGKILL failed");
+            }
+        }
+        Step::Killed {
+            again: Instant::now() + KILL_INTERVAL,
+        }
+    }
+
+    /// What the shim saw; if there is no shim any more, that nobody saw it
+    async fn exit_record(&self) -> ExitRecord {
+        let deadline = Instant::now() + EXIT_RECORD_TIMEOUT;
+        let mut pause = Duration::from_millis(1);
+        loop {
+            // Asked first: a shim that is gone has written all that it ever will.
+            let shim_lives = !matches!(self.control.try_lock(), Ok(Some(_)));
+            match self.control.read_exit() {
+                Ok(Some(exit)) => return exit,
+                Ok(None) => {}
+                Err(error) => {
+                    let instance = self.facts.instance;
+                    tracing::warn!(%instance, %error, "cannot read the exit record");
+                }
+            }
+            if !shim_lives || Instant::now() > deadline {
+                let exit = ExitRecord {
+                    cause: ExitCause::Unobserved,
+                    exited_at_ms: now_ms(),
+                };
+                if let Err(error) = self.control.write_exit(&exit) {
+                    let instance = self.facts.instance;
+                    tracing::warn!(%instance, %error, "cannot write the exit record");
+                }
+                return exit;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    async fn report(&self, exit: ExitRecord, stopped_for: Option<StopReason>) {
+        let lines = match tail(&self.control.console_log(), MAX_TAIL_LINES) {
+            Ok(lines) => lines,
+            Err(error) => vec![format!("[prexorcloud] the console log cannot be read: {error}")],
+        };
+        let uptime_ms = exit.exited_at_ms.saturating_sub(self.running.started_at_ms);
+        self.inner
+            .tell(Event::Exited(Box::new(Exit {
+                instance: self.facts.instance,
+                group: self.facts.group,
+                incarnation: self.facts.incarnation,
+                port: self.facts.port,
+                cause: exit.cause,
+                stopped_for,
+                uptime: Duration::from_millis(u64::try_from(uptime_ms).unwrap_or(0)),
+                exited_at_ms: exit.exited_at_ms,
+                log_tail: lines,
+            })))
+            .await;
+    }
+}
+
+/// The moment that is `duration` after the wall-clock time `from_ms`; now, if that has passed
+fn after(from_ms: i64, duration: Duration) -> Instant {
+    let elapsed = now_ms().saturating_sub(from_ms);
+    // A clock that went back must not make a deadline later than it was meant.
+    let elapsed = Duration::from_millis(u64::try_from(elapsed).unwrap_or(0));
+    Instant::now() + duration.saturating_sub(elapsed)
+}
+
+impl Instance {
+    pub(super) fn found(control: &ControlDir) -> io::Result<Found> {
+        if StopRecord::read(control)?.is_some() {
+            return Ok(Found::Stopping);
+        }
+        Ok(if Mark::Ready.is_set(control)? {
+            Found::Running
+        } else {
+            Found::Starting
+        })
+    }
+}

@@ -1,0 +1,445 @@
+//! Instances as processes: start, watch, command, stop, find again
+//!
+//! A [`Supervisor`] starts each instance under a [shim](crate::shim), so that it lives on when the daemon ends, and finds
+//! it again by the records in its [control folder](crate::control). It tells what it sees as [`Event`]s, hands consoles
+//! over as [`ConsoleBatch`]es, and knows nothing of controllers, downloads or protocol states.
+//!
+//! Dropping the supervisor stops nothing but watching.
+
+mod adoption;
+mod ephemeral;
+mod feed;
+mod instance;
+mod readiness;
+mod record;
+mod spawn;
+mod stdin;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prexorcloud_protocol::{GroupName, Incarnation, InstanceId};
+use tokio::sync::{mpsc, watch};
+
+use crate::console::{Retention, Watcher};
+use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
+use crate::durable;
+
+use feed::Flow;
+use instance::{Instance, Order};
+
+pub use adoption::Adopted;
+pub use ephemeral::EphemeralFolder;
+pub use feed::{ConsoleBatch, ConsoleStart};
+pub use instance::Found;
+pub use record::{InstanceFacts, StopReason};
+pub use spawn::{ShimCommand, StartError};
+pub use stdin::{CommandError, MAX_COMMAND_UNITS};
+
+/// Events that may wait for the application; tasks of instances wait when they are full
+const EVENT_CAPACITY: usize = 256;
+
+/// How a supervisor works
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The folder that holds one control folder per start of an instance
+    pub run_folder: PathBuf,
+    /// How shims are started
+    pub shim: ShimCommand,
+    /// How long an instance has between SIGTERM and SIGKILL
+    pub kill_timeout: Duration,
+    /// How much of a console stays on disk
+    pub retention: Retention,
+    /// After this long, an accepted console line counts as arrived
+    pub settle: Duration,
+    /// How long the workspace of a crashed instance stays to be looked at, if it is not kept anyway
+    pub keep_crashed: Duration,
+}
+
+impl Settings {
+    /// The usual settings: 10 s between SIGTERM and SIGKILL, 2 s to settle, 30 s for a crashed workspace
+    #[must_use]
+    pub fn new(run_folder: impl Into<PathBuf>, shim: ShimCommand) -> Self {
+        Self {
+            run_folder: run_folder.into(),
+            shim,
+            kill_timeout: Duration::from_secs(10),
+            retention: Retention::default(),
+            settle: Duration::from_secs(2),
+            keep_crashed: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What a supervisor sees
+#[derive(Debug)]
+pub enum Event {
+    /// An instance became ready; at most once per start
+    Ready {
+        /// The instance
+        instance: InstanceId,
+        /// Which start of it
+        incarnation: Incarnation,
+    },
+    /// An instance is being stopped; at most once per start
+    Stopping {
+        /// The instance
+        instance: InstanceId,
+        /// Which start of it
+        incarnation: Incarnation,
+        /// Why
+        reason: StopReason,
+    },
+    /// An instance has ended; told again after a restart of the daemon until [`Supervisor::settle`] was called
+    Exited(Box<Exit>),
+}
+
+/// How an instance ended
+#[derive(Clone, Debug)]
+pub struct Exit {
+    /// The instance
+    pub instance: InstanceId,
+    /// Its group
+    pub group: GroupName,
+    /// Which start of it
+    pub incarnation: Incarnation,
+    /// The port it had
+    pub port: u16,
+    /// What ended it
+    pub cause: ExitCause,
+    /// Why it was being stopped, if it was
+    pub stopped_for: Option<StopReason>,
+    /// How long it lived
+    pub uptime: Duration,
+    /// When it ended, milliseconds since the Unix epoch
+    pub exited_at_ms: i64,
+    /// Its last lines, at most 500, each at most 8192 UTF-16 units
+    pub log_tail: Vec<String>,
+}
+
+impl Exit {
+    /// Whether the end is a crash: nobody asked for it, and the exit code is not 0
+    ///
+    /// An instance that was not ready in time crashed, however it ended.
+    #[must_use]
+    pub fn is_crash(&self) -> bool {
+        match self.stopped_for {
+            Some(StopReason::Requested | StopReason::LifetimeOver) => false,
+            Some(StopReason::StartupTimeout) => true,
+            None => self.cause.code() != 0,
+        }
+    }
+}
+
+/// Starts instances and watches over them
+///
+/// Cheap to clone. Must be used inside a tokio runtime with I/O and time enabled.
+#[derive(Clone, Debug)]
+pub struct Supervisor {
+    inner: Arc<Inner>,
+}
+
+/// What a supervisor tells its application
+#[derive(Debug)]
+pub struct Reports {
+    /// What happens; must be read, or instances are no longer watched
+    pub events: mpsc::Receiver<Event>,
+    /// Console lines, while consoles are open
+    pub consoles: mpsc::Receiver<ConsoleBatch>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    watcher: Option<Watcher>,
+    events: mpsc::Sender<Event>,
+    batches: mpsc::Sender<ConsoleBatch>,
+    flow: watch::Sender<Flow>,
+    live: Mutex<HashMap<InstanceId, Handle>>,
+}
+
+/// An instance that runs, or whose end is not settled
+#[derive(Debug)]
+struct Handle {
+    incarnation: Incarnation,
+    control: ControlDir,
+    /// Absent while the shim is being started
+    orders: Option<mpsc::Sender<Order>>,
+}
+
+impl Supervisor {
+    /// A supervisor of the control folders below `settings.run_folder`, which is created if it is missing
+    ///
+    /// Consoles are closed at first. Call [`adopt`](Self::adopt) before the first start.
+    ///
+    /// # Errors
+    /// If the folder cannot be created.
+    pub fn new(settings: Settings) -> io::Result<(Self, Reports)> {
+        durable::private_folder(&settings.run_folder)?;
+        let watcher = Watcher::start()
+            .inspect_err(
+                |error| tracing::warn!(%error, "files cannot be watched; consoles are read at intervals"),
+            )
+            .ok();
+        let (events, event_receiver) = mpsc::channel(EVENT_CAPACITY);
+        // One batch at a time: the log on disk is the buffer.
+        let (batches, consoles) = mpsc::channel(1);
+        let (flow, _) = watch::channel(Flow {
+            open: None,
+            generation: 0,
+        });
+        let inner = Inner {
+            settings,
+            watcher,
+            events,
+            batches,
+            flow,
+            live: Mutex::default(),
+        };
+        let reports = Reports {
+            events: event_receiver,
+            consoles,
+        };
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            reports,
+        ))
+    }
+
+    /// Starts a process and watches over it from then on
+    ///
+    /// Returns once the process exists. What becomes of it is told by events.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(&self, facts: InstanceFacts, spec: LaunchSpec) -> Result<(), StartError> {
+        let control = self.reserve(&facts)?;
+        let mut reservation = Reservation {
+            inner: &self.inner,
+            facts: &facts,
+            control: &control,
+            is_taken: false,
+        };
+        facts.write(&control).map_err(|error| StartError::ControlFolder {
+            folder: control.path().to_path_buf(),
+            error,
+        })?;
+        let running = spawn::launch(&self.inner.settings.shim, &control, &spec).await?;
+        drop(spec);
+        reservation.is_taken = true;
+        drop(reservation);
+        let (instance, incarnation, pid) = (facts.instance, facts.incarnation.get(), running.main.pid);
+        tracing::info!(%instance, incarnation, pid, "process started");
+        self.watch(facts, control, running);
+        Ok(())
+    }
+
+    /// Writes one line to the console of an instance
+    ///
+    /// Never waits: an instance that does not read its console is an error.
+    ///
+    /// # Errors
+    /// [`CommandError`].
+    pub fn command(&self, instance: InstanceId, line: &str) -> Result<(), CommandError> {
+        let control = match self.inner.lock().get(&instance) {
+            Some(Handle {
+                orders: Some(_),
+                control,
+                ..
+            }) => control.clone(),
+            _ => return Err(CommandError::NotRunning),
+        };
+        stdin::write_command(&control, line)
+    }
+
+    /// Stops an instance: its stop word, then after the grace SIGTERM, then SIGKILL; or SIGKILL at once if `force`
+    ///
+    /// Returns whether there is such an instance. Stopping again changes nothing, except that force overtakes grace.
+    pub async fn stop(&self, instance: InstanceId, force: bool) -> bool {
+        let orders = match self.inner.lock().get(&instance) {
+            Some(Handle {
+                orders: Some(orders), ..
+            }) => orders.clone(),
+            _ => return false,
+        };
+        orders.send(Order::Stop { force }).await.is_ok()
+    }
+
+    /// The application has taken over the end that [`Event::Exited`] told: it will not be told again
+    ///
+    /// The id is free from now on; folders are cleaned up once the console was taken.
+    pub async fn settle(&self, instance: InstanceId, incarnation: Incarnation) {
+        let orders = match self.inner.lock().get(&instance) {
+            Some(Handle {
+                orders: Some(orders),
+                incarnation: current,
+                ..
+            }) if *current == incarnation => orders.clone(),
+            _ => return,
+        };
+        // A task that is gone has settled already.
+        let _ = orders.send(Order::Settled).await;
+    }
+
+    /// Hands consoles over from now on
+    pub fn open_consoles(&self, start: ConsoleStart) {
+        self.inner.flow.send_modify(|flow| {
+            flow.open = Some(start);
+            flow.generation += 1;
+        });
+    }
+
+    /// Hands no more consoles over; the lines wait on disk
+    pub fn close_consoles(&self) {
+        self.inner.flow.send_modify(|flow| {
+            flow.open = None;
+            flow.generation += 1;
+        });
+    }
+
+    /// How many instances run or await that their end is settled
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.inner.lock().len()
+    }
+
+    /// Takes the id and makes a control folder of its own for this start
+    fn reserve(&self, facts: &InstanceFacts) -> Result<ControlDir, StartError> {
+        let mut live = self.inner.lock();
+        if live.contains_key(&facts.instance) {
+            return Err(StartError::AlreadyRunning);
+        }
+        // Folders of former starts may still hold console lines that nobody took. `@` is in no safe name.
+        let stamp = feed::now_ms();
+        let run_folder = &self.inner.settings.run_folder;
+        let folder = (0..100)
+            .map(|attempt| run_folder.join(format!("{}@{stamp}-{attempt}", facts.instance)))
+            .find(|folder| !folder.exists())
+            .unwrap_or_else(|| run_folder.join(format!("{}@{stamp}", facts.instance)));
+        let control = ControlDir::new(folder);
+        durable::private_folder(control.path())
+            .and_then(|()| durable::sync_parent(control.path()))
+            .map_err(|error| StartError::ControlFolder {
+                folder: control.path().to_path_buf(),
+                error,
+            })?;
+        let handle = Handle {
+            incarnation: facts.incarnation,
+            control: control.clone(),
+            orders: None,
+        };
+        live.insert(facts.instance, handle);
+        Ok(control)
+    }
+
+    /// Stops watching; instances run on, and the next supervisor adopts them
+    ///
+    /// Orders that were given and not carried out yet may be lost.
+    pub fn detach(&self) {
+        self.close_consoles();
+        self.inner.lock().clear();
+    }
+
+    fn watch(&self, facts: InstanceFacts, control: ControlDir, running: RunningRecord) {
+        let (orders, receiver) = mpsc::channel(8);
+        self.inner.lock().insert(
+            facts.instance,
+            Handle {
+                incarnation: facts.incarnation,
+                control: control.clone(),
+                orders: Some(orders),
+            },
+        );
+        self.spawn(facts, control, running, receiver);
+    }
+
+    /// Finishes what is left to do for an instance whose id is free already
+    fn resume_unlisted(&self, facts: InstanceFacts, control: ControlDir, running: RunningRecord) {
+        let (_, orders) = mpsc::channel(1);
+        self.spawn(facts, control, running, orders);
+    }
+
+    fn spawn(
+        &self,
+        facts: InstanceFacts,
+        control: ControlDir,
+        running: RunningRecord,
+        orders: mpsc::Receiver<Order>,
+    ) {
+        let instance = Instance {
+            inner: Arc::clone(&self.inner),
+            facts,
+            control,
+            running,
+            orders,
+        };
+        tokio::spawn(instance.run());
+    }
+}
+
+/// Gives the id back if a start does not succeed
+struct Reservation<'a> {
+    inner: &'a Inner,
+    facts: &'a InstanceFacts,
+    control: &'a ControlDir,
+    is_taken: bool,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        if self.is_taken {
+            return;
+        }
+        self.inner.retire(self.facts, self.control);
+        remove_folder(self.control.path());
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Handle>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn tell(&self, event: Event) {
+        // Without an application there is nobody to tell; the records tell the next one.
+        let _ = self.events.send(event).await;
+    }
+
+    /// Frees the id, unless a later start has taken it
+    fn retire(&self, facts: &InstanceFacts, control: &ControlDir) {
+        let mut live = self.lock();
+        if live
+            .get(&facts.instance)
+            .is_some_and(|handle| handle.control == *control)
+        {
+            live.remove(&facts.instance);
+        }
+    }
+
+    /// Deletes what an ended instance leaves behind
+    async fn clean_up(&self, facts: &InstanceFacts, control: &ControlDir) {
+        let crashed = matches!(control.read_exit(), Ok(Some(exit)) if exit.cause.code() != 0);
+        if let Some(folder) = &facts.ephemeral_folder {
+            if crashed {
+                tokio::time::sleep(self.settings.keep_crashed).await;
+            }
+            folder.remove();
+        }
+        remove_folder(control.path());
+    }
+}
+
+fn remove_folder(folder: &Path) {
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "cannot delete a folder that is no longer needed");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Starting a shim, and hearing whether its instance runs
+
+use std::io;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
+use crate::process::kill_tree;
+use crate::shim;
+
+/// How long a shim may take to say whether the instance runs: a fork, an exec and two synced files
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How the shim is started: usually this very executable with a hidden subcommand
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShimCommand {
+    /// The executable
+    pub program: PathBuf,
+    /// What comes before the control folder
+    pub arguments: Vec<String>,
+}
+
+/// Why an instance did not start
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An instance of this id runs, or is about to
+    #[error("the instance is running already")]
+    AlreadyRunning,
+    /// The program could not be executed
+    #[error("cannot run {program}: {message}", program = program.display())]
+    Spawn {
+        /// The program
+        program: PathBuf,
+        /// There is no such file
+        not_found: bool,
+        /// The system's words
+        message: String,
+    },
+    /// The shim failed before it could start the program
+    #[error("the process supervisor of the instance failed: {message}")]
+    Shim {
+        /// What it said, or how it ended
+        message: String,
+    },
+    /// The control folder could not be prepared
+    #[error("cannot prepare the control folder {folder}: {error}", folder = folder.display())]
+    ControlFolder {
+        /// The folder
+        folder: PathBuf,
+        /// What failed
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Writes the order, starts the shim and waits for its word
+///
+/// On an error nothing runs, and the control folder may be deleted.
+pub(super) async fn launch(
+    shim: &ShimCommand,
+    control: &ControlDir,
+    spec: &LaunchSpec,
+) -> Result<RunningRecord, StartError> {
+    let prepare = |error| StartError::ControlFolder {
+        folder: control.path().to_path_buf(),
+        error,
+    };
+    let failed = |message: String| StartError::Shim { message };
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, control.stdin(), mode).map_err(|error| prepare(error.into()))?;
+    control.write_launch(spec).map_err(prepare)?;
+    let mut child = Command::new(&shim.program)
+        .args(&shim.arguments)
+        .arg(control.path())
+        .current_dir(control.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(format!("cannot run {}: {error}", shim.program.display())))?;
+    let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err(failed("its pipes are missing".into()));
+    };
+    let mut word = String::new();
+    let mut reader = BufReader::new(stdout).take(64);
+    let answer = timeout(ANSWER_TIMEOUT, reader.read_line(&mut word)).await;
+    if matches!(answer, Ok(Ok(_)))
+        && word == shim::RUNNING
+        && let Ok(Some(running)) = control.read_state()
+    {
+        // The shim is not waited for here: its life is the instance's. Tokio reaps it when it ends.
+        drop(child);
+        return Ok(running);
+    }
+    if matches!(answer, Ok(Ok(_)))
+        && word == shim::FAILED
+        && let Ok(Some(exit)) = control.read_exit()
+        && let ExitCause::SpawnFailed { not_found, message } = exit.cause
+    {
+        return Err(StartError::Spawn {
+            program: spec.program.clone(),
+            not_found,
+            message,
+        });
+    }
+    // Whatever happened, nothing may be left running that nobody knows of.
+    let _ = child.start_kill();
+    if let Ok(Some(running)) = control.read_state() {
+        let _ = kill_tree(&running.main, true);
+    }
+    let mut said = Vec::new();
+    let _ = timeout(
+        Duration::from_secs(1),
+        (&mut stderr).take(4096).read_to_end(&mut said),
+    )
+    .await;
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    Err(failed(match answer {
+        Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+        Ok(_) if said.is_empty() => "it ended without a word".into(),
+        Ok(_) => said,
+    }))
+}

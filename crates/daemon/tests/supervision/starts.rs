@@ -1,0 +1,225 @@
+//! Starting, the console, commands
+
+use libtest_mimic::Trial;
+use prexorcloud_daemon::control::ExitCause;
+use prexorcloud_daemon::supervisor::{CommandError, StartError};
+
+use super::stage::{Stage, demo_jar, facts, free_port, only_control, spec, until, until_gone};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "the_stand_in_gets_ready_answers_and_stops",
+            the_stand_in_gets_ready_answers_and_stops,
+        ),
+        trial(
+            "a_jvm_gets_ready_answers_and_stops",
+            a_jvm_gets_ready_answers_and_stops,
+        ),
+        trial(
+            "a_missing_program_is_a_clear_error",
+            a_missing_program_is_a_clear_error,
+        ),
+        trial("a_missing_shim_is_a_clear_error", a_missing_shim_is_a_clear_error),
+        trial("one_id_runs_once", one_id_runs_once),
+        trial(
+            "secrets_are_in_the_environment_only",
+            secrets_are_in_the_environment_only,
+        ),
+        trial("a_stuck_console_does_not_block", a_stuck_console_does_not_block),
+        trial(
+            "an_ended_instance_takes_no_commands",
+            an_ended_instance_takes_no_commands,
+        ),
+        trial("an_open_port_alone_means_ready", an_open_port_alone_means_ready),
+    ]
+}
+
+async fn tour(stage: &mut Stage) {
+    stage.ready().await;
+    let id = "lobby-1".parse().unwrap();
+    stage.line("Done (").await;
+    stage.supervisor.command(id, "say grüße").unwrap();
+    let answer = stage.line("grüße").await;
+    assert!(answer.ends_with("INFO]: [Server] grüße"), "{answer}");
+    stage.supervisor.command(id, "spam 3").unwrap();
+    stage.line("spam line 3 of 3").await;
+    assert!(stage.supervisor.stop(id, false).await);
+    let exit = stage.exit().await;
+    assert_eq!(exit.cause, ExitCause::Exited(0));
+    assert!(!exit.is_crash());
+    assert!(exit.log_tail.last().unwrap().contains("All dimensions are saved"));
+    let numbers: Vec<u64> = stage.console.iter().map(|(sequence, _)| *sequence).collect();
+    let count = numbers.len() as u64;
+    assert_eq!(numbers, (1..=count).collect::<Vec<_>>());
+    assert_eq!(
+        count as usize,
+        exit.log_tail.len(),
+        "the whole console was handed over"
+    );
+    let run = stage.folder.path().join("run");
+    until("an empty run folder", || {
+        std::fs::read_dir(&run).unwrap().next().is_none().then_some(())
+    })
+    .await;
+    assert_eq!(stage.supervisor.count(), 0);
+}
+
+async fn the_stand_in_gets_ready_answers_and_stops() {
+    let mut stage = Stage::new();
+    stage.open_consoles();
+    stage.start_standin(facts("lobby-1", free_port())).await;
+    tour(&mut stage).await;
+}
+
+async fn a_jvm_gets_ready_answers_and_stops() {
+    let mut stage = Stage::new();
+    stage.open_consoles();
+    let facts = facts("lobby-1", free_port());
+    let (jar, port) = (demo_jar(), facts.port.to_string());
+    let arguments = [
+        "-Xmx64m",
+        "-jar",
+        jar.to_str().unwrap(),
+        "--port",
+        &port,
+        "--nogui",
+    ];
+    let spec = spec("java", &arguments, &stage.workspace("lobby-1"));
+    stage.supervisor.start(facts, spec).await.unwrap();
+    tour(&mut stage).await;
+}
+
+async fn a_missing_program_is_a_clear_error() {
+    let stage = Stage::new();
+    let spec = spec("/no/such/java", &[], &stage.workspace("lobby-1"));
+    let error = stage
+        .supervisor
+        .start(facts("lobby-1", free_port()), spec)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, StartError::Spawn { not_found: true, .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("/no/such/java"));
+    assert_eq!(stage.supervisor.count(), 0);
+    let run = stage.folder.path().join("run");
+    assert_eq!(
+        std::fs::read_dir(run).unwrap().count(),
+        0,
+        "nothing is left behind"
+    );
+}
+
+async fn a_missing_shim_is_a_clear_error() {
+    let stage = Stage::with(|settings| settings.shim.program = "/no/such/shim".into());
+    let spec = spec("/bin/true", &[], &stage.workspace("lobby-1"));
+    let error = stage
+        .supervisor
+        .start(facts("lobby-1", free_port()), spec)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StartError::Shim { .. }), "{error}");
+    assert!(error.to_string().contains("/no/such/shim"));
+    assert_eq!(stage.supervisor.count(), 0);
+}
+
+async fn one_id_runs_once() {
+    let mut stage = Stage::new();
+    stage.start_standin(facts("lobby-1", free_port())).await;
+    let spec = spec("/bin/true", &[], &stage.workspace("lobby-1"));
+    let second = stage.supervisor.start(facts("lobby-1", free_port()), spec).await;
+    assert!(matches!(second, Err(StartError::AlreadyRunning)));
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.exit().await;
+}
+
+async fn secrets_are_in_the_environment_only() {
+    let mut stage = Stage::new();
+    let workspace = stage.workspace("lobby-1");
+    let mut spec = spec("/bin/sh", &["-c", "echo \"Done (1s)\"; read line"], &workspace);
+    spec.environment
+        .insert("CLOUD_PLUGIN_TOKEN".into(), "s3cret-token".into());
+    stage
+        .supervisor
+        .start(facts("lobby-1", free_port()), spec)
+        .await
+        .unwrap();
+    stage.ready().await;
+    let control = stage.control();
+    let running = control.read_state().unwrap().unwrap();
+    let environ = std::fs::read(format!("/proc/{}/environ", running.main.pid)).unwrap();
+    assert!(contains(&environ, b"s3cret-token"), "the instance has it");
+    for pid in [running.main.pid, running.shim.pid] {
+        let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(!contains(&arguments, b"s3cret-token"));
+    }
+    for entry in std::fs::read_dir(control.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap() != "stdin" {
+            assert!(
+                !contains(&std::fs::read(&path).unwrap(), b"s3cret-token"),
+                "{path:?}"
+            );
+        }
+    }
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.exit().await;
+    until_gone(&running.shim).await;
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+async fn a_stuck_console_does_not_block() {
+    let mut stage = Stage::new();
+    let mut facts = facts("lobby-1", free_port());
+    facts.grace = std::time::Duration::from_secs(3600);
+    stage.start_script(facts, "echo 'Done ('; exec sleep 3600").await;
+    stage.ready().await;
+    let id = "lobby-1".parse().unwrap();
+    let long = format!("say {}", "x".repeat(900));
+    let mut accepted = 0;
+    let error = loop {
+        match stage.supervisor.command(id, &long) {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+        assert!(accepted < 1000, "the pipe never fills");
+    };
+    assert!(matches!(error, CommandError::Stuck), "{error}");
+    // The stop word has no room either, so nothing is gained by waiting out the grace.
+    while stage.supervisor.command(id, "x").is_ok() {}
+    stage.supervisor.stop(id, false).await;
+    assert_eq!(stage.exit().await.cause, ExitCause::Signalled(15));
+}
+
+async fn an_ended_instance_takes_no_commands() {
+    let mut stage = Stage::new();
+    stage.start_script(facts("lobby-1", free_port()), "exit 0").await;
+    let id = "lobby-1".parse().unwrap();
+    until("the end", || {
+        matches!(
+            stage.supervisor.command(id, "list"),
+            Err(CommandError::NotRunning)
+        )
+        .then_some(())
+    })
+    .await;
+    assert_eq!(stage.exit().await.cause, ExitCause::Exited(0));
+    assert!(!stage.supervisor.stop("unknown".parse().unwrap(), false).await);
+}
+
+async fn an_open_port_alone_means_ready() {
+    let mut stage = Stage::new();
+    let mut facts = facts("lobby-1", free_port());
+    facts.ready_markers.clear();
+    stage.start_standin(facts).await;
+    stage.ready().await;
+    assert!(only_control(stage.folder.path()).path().join("ready").exists());
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.exit().await;
+}
