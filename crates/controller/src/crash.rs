@@ -1,0 +1,224 @@
+//! What a crash report says about its cause
+//!
+//! Known patterns in the log come first, then the exit code. The signature is equal for crashes that differ only in
+//! numbers, so that a tool can count them as one.
+
+use sha2::{Digest as _, Sha256};
+
+/// The cause of a crash as far as its output and exit code tell
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// One word: `OOM`, `STACK_OVERFLOW`, `CLASS_NOT_FOUND`, `PORT_BIND_FAILURE`, `CLEAN`, `GENERAL_ERROR`, `SIGINT`,
+    /// `SIGABRT`, `SIGKILL`, `SIGSEGV`, `SIGTERM` or `UNKNOWN`
+    pub classification: &'static str,
+    /// One sentence
+    pub cause: String,
+    /// 16 hex digits
+    pub signature: String,
+}
+
+/// What in a log names a cause, in the order of precedence
+const PATTERNS: [(&str, &str, &str); 7] = [
+    ("java.lang.OutOfMemoryError", "OOM", "The JVM ran out of memory"),
+    (
+        "There is insufficient memory",
+        "OOM",
+        "The machine had too little memory for the JVM",
+    ),
+    ("java.lang.StackOverflowError", "STACK_OVERFLOW", ""),
+    ("java.lang.ClassNotFoundException", "CLASS_NOT_FOUND", ""),
+    ("java.lang.NoClassDefFoundError", "CLASS_NOT_FOUND", ""),
+    (
+        "Failed to bind to port",
+        "PORT_BIND_FAILURE",
+        "The port is in use",
+    ),
+    (
+        "Address already in use",
+        "PORT_BIND_FAILURE",
+        "The port is in use",
+    ),
+];
+
+const MAX_CAUSE_CHARS: usize = 200;
+
+/// Judges a crash by the tail of its output and its exit code
+///
+/// ```
+/// let tail = ["[main] ERROR start".to_owned(), "java.lang.OutOfMemoryError: Java heap space".to_owned()];
+/// assert_eq!(prexorcloud_controller::crash::diagnose(&tail, 1).classification, "OOM");
+/// ```
+#[must_use]
+pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
+    let pattern = PATTERNS
+        .iter()
+        .find(|(text, _, _)| log_tail.iter().any(|line| line.contains(text)));
+    let exception = last_exception(log_tail);
+    let (classification, known_cause) = match pattern {
+        Some((_, classification, cause)) => (*classification, *cause),
+        None => (by_exit_code(exit_code), ""),
+    };
+    let cause = if !known_cause.is_empty() {
+        known_cause.to_owned()
+    } else if let Some(exception) = exception {
+        exception.chars().take(MAX_CAUSE_CHARS).collect()
+    } else {
+        exit_phrase(exit_code)
+    };
+    let frame = log_tail
+        .iter()
+        .rev()
+        .map(|line| line.trim())
+        .find(|line| line.starts_with("at "));
+    let signature = signature(classification, &cause, frame.unwrap_or_default());
+    Diagnosis {
+        classification,
+        cause,
+        signature,
+    }
+}
+
+fn by_exit_code(exit_code: i32) -> &'static str {
+    match exit_code {
+        0 => "CLEAN",
+        1 => "GENERAL_ERROR",
+        130 => "SIGINT",
+        134 => "SIGABRT",
+        137 => "SIGKILL",
+        139 => "SIGSEGV",
+        143 => "SIGTERM",
+        _ => "UNKNOWN",
+    }
+}
+
+fn exit_phrase(exit_code: i32) -> String {
+    match exit_code {
+        130 => "Interrupted (SIGINT)".to_owned(),
+        134 => "Aborted (SIGABRT)".to_owned(),
+        137 => "Killed (SIGKILL)".to_owned(),
+        139 => "Crashed in native code (SIGSEGV)".to_owned(),
+        143 => "Terminated (SIGTERM)".to_owned(),
+        code => format!("Exit code {code}"),
+    }
+}
+
+/// The last line that reads like `some.package.NameException: message`, perhaps after `Caused by:`
+fn last_exception(log_tail: &[String]) -> Option<&str> {
+    log_tail.iter().rev().map(|line| line.trim()).find(|line| {
+        let line = line.strip_prefix("Caused by: ").unwrap_or(line);
+        let name = line.split(':').next().unwrap_or_default();
+        let name = name.rsplit(' ').next().unwrap_or_default();
+        name.contains('.') && (name.ends_with("Exception") || name.ends_with("Error"))
+    })
+}
+
+fn signature(classification: &str, cause: &str, frame: &str) -> String {
+    let text = without_numbers(&format!("{classification}|{cause}|{frame}"));
+    let digest = Sha256::digest(text.as_bytes());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Every run of digits becomes one `N`
+fn without_numbers(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut in_number = false;
+    for character in text.chars() {
+        let digit = character.is_ascii_digit();
+        if !digit {
+            plain.push(character);
+        } else if !in_number {
+            plain.push('N');
+        }
+        in_number = digit;
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(lines: &[&str], exit_code: i32) -> Diagnosis {
+        diagnose(
+            &lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>(),
+            exit_code,
+        )
+    }
+
+    #[test]
+    fn patterns_come_before_exit_codes() {
+        let cases: [(&[&str], i32, &str, &str); 9] = [
+            (
+                &["x", "java.lang.OutOfMemoryError: Java heap space"],
+                1,
+                "OOM",
+                "The JVM ran out of memory",
+            ),
+            (
+                &["There is insufficient memory for the JRE"],
+                1,
+                "OOM",
+                "The machine had too little memory for the JVM",
+            ),
+            (
+                &["Exception in thread \"main\" java.lang.StackOverflowError"],
+                1,
+                "STACK_OVERFLOW",
+                "Exception in thread \"main\" java.lang.StackOverflowError",
+            ),
+            (
+                &["Caused by: java.lang.NoClassDefFoundError: a/B"],
+                1,
+                "CLASS_NOT_FOUND",
+                "Caused by: java.lang.NoClassDefFoundError: a/B",
+            ),
+            (
+                &["**** FAILED TO BIND", "Failed to bind to port 25565"],
+                1,
+                "PORT_BIND_FAILURE",
+                "The port is in use",
+            ),
+            (
+                &["java.io.IOException: disk", "\tat a.B.c(B.java:3)", "bye"],
+                1,
+                "GENERAL_ERROR",
+                "java.io.IOException: disk",
+            ),
+            (&["bye"], 137, "SIGKILL", "Killed (SIGKILL)"),
+            (&[], 0, "CLEAN", "Exit code 0"),
+            (&["bye"], 77, "UNKNOWN", "Exit code 77"),
+        ];
+        for (lines, exit_code, classification, cause) in cases {
+            let diagnosis = judge(lines, exit_code);
+            assert_eq!(
+                (diagnosis.classification, diagnosis.cause.as_str()),
+                (classification, cause)
+            );
+        }
+    }
+
+    #[test]
+    fn the_signature_ignores_numbers_and_nothing_else() {
+        let of = |line: &str, frame: &str| judge(&[line, frame], 1).signature;
+        let first = of("java.io.IOException: chunk 17 of 200", "  at a.B.c(B.java:31)");
+        assert_eq!(
+            first,
+            of("java.io.IOException: chunk 4 of 9", "  at a.B.c(B.java:7)")
+        );
+        assert_ne!(
+            first,
+            of("java.io.IOException: chunk 4 of 9", "  at a.B.d(B.java:7)")
+        );
+        assert_ne!(
+            first,
+            of("java.io.EOFException: chunk 4 of 9", "  at a.B.c(B.java:7)")
+        );
+        assert_eq!(first.len(), 16);
+    }
+
+    #[test]
+    fn a_long_message_is_cut() {
+        let message = format!("java.lang.IllegalStateException: {}", "\u{e9}".repeat(5000));
+        assert_eq!(judge(&[&message], 1).cause.chars().count(), MAX_CAUSE_CHARS);
+    }
+}

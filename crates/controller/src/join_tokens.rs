@@ -1,0 +1,355 @@
+//! One-time tokens that enrol nodes, over the store
+//!
+//! The rules are those of [`prexorcloud_security::token`]; this module adds that they hold for many callers at once. A
+//! redemption is one transaction that compares the token's record with what was judged, so of any number of callers
+//! exactly one wins, and what comes with it (the node, its certificate, the audit entry) is recorded or the token is
+//! still open.
+//!
+//! The reply to a redemption can be lost on its way. The token is consumed all the same: handing the key out a second
+//! time would serve whoever overheard the first. The operator mints another token, which is always allowed for a node
+//! that is known already.
+
+use std::{sync::Arc, time::Duration, time::SystemTime};
+
+use prexorcloud_security::token::{
+    self, CaPin, JoinToken, JoinTokenRecord, JoinTokenState, RecordError, RedeemError, Revocation, TokenHash,
+};
+
+use crate::{
+    audit,
+    config::TokenConfig,
+    records::{JoinTokenEntry, JoinTokenIndex},
+    store::{self, Record, Revision, Store, StoreError, Stored, Txn, TxnOutcome},
+    wall_clock::{from_millis, to_millis},
+};
+
+/// Tokens that are remembered; minting more is refused
+pub const MAX_TOKENS: usize = 10_000;
+
+/// How long a token that can no longer be used stays in lists
+pub const REMEMBERED_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Attempts to change a record that others change at the same time
+const ATTEMPTS: usize = 16;
+
+/// A fresh token; the only moment at which it can be read
+#[derive(Debug)]
+pub struct MintedToken {
+    /// By which it is listed and revoked
+    pub id: String,
+    /// The secret
+    pub token: JoinToken,
+    /// When it expires
+    pub expires_at: SystemTime,
+}
+
+/// Why no token was minted
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MintTokenError {
+    /// The node id or the lifetime is not acceptable
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The lifetime is longer than this controller allows
+    #[error("a join token may be valid for at most {} seconds here", max.as_secs())]
+    TooLong {
+        /// The configured limit
+        max: Duration,
+    },
+    /// Too many are remembered
+    #[error("{MAX_TOKENS} join tokens exist: revoke some, or wait until they are forgotten")]
+    TooMany,
+    /// No random bytes
+    #[error(transparent)]
+    NoRandomness(#[from] prexorcloud_security::NoRandomness),
+    /// It could not be recorded
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a token was not redeemed
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedemptionError {
+    /// The token's rules say no
+    #[error(transparent)]
+    Refused(#[from] RedeemError),
+    /// The storage failed; the token is as it was, unless the error says that this is unknown
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What revoking a token did
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum RevokeOutcome {
+    /// It can no longer be used
+    Revoked,
+    /// It could not be used any more before
+    AlreadyRevoked,
+    /// A node used it before
+    AlreadyConsumed,
+    /// There is no such token
+    Unknown,
+}
+
+/// What became of a token, for lists
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub enum TokenStatus {
+    /// Can be redeemed
+    Active,
+    /// Nobody redeemed it in time
+    Expired,
+    /// A node redeemed it
+    Consumed,
+    /// An operator withdrew it
+    Revoked,
+}
+
+/// A token that may be redeemed as far as it was when it was looked at
+#[derive(Debug)]
+pub struct Redeemable {
+    redeemed: JoinTokenRecord,
+    revision: Revision,
+}
+
+/// The join tokens of this controller
+#[derive(Clone)]
+pub struct JoinTokens {
+    store: Arc<dyn Store>,
+    pin: CaPin,
+    config: TokenConfig,
+}
+
+impl JoinTokens {
+    /// Over this store; tokens carry `pin`, by which a daemon recognises this cluster
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, pin: CaPin, config: TokenConfig) -> Self {
+        Self { store, pin, config }
+    }
+
+    /// Mints a token, for `node` or for any, valid for `ttl` or the configured time
+    ///
+    /// # Errors
+    /// [`MintTokenError`]; nothing is recorded then.
+    pub async fn mint(
+        &self,
+        actor: &str,
+        node: Option<&str>,
+        ttl: Option<Duration>,
+    ) -> Result<MintedToken, MintTokenError> {
+        let ttl = ttl.unwrap_or(self.config.default_ttl);
+        if ttl > self.config.max_ttl {
+            return Err(MintTokenError::TooLong {
+                max: self.config.max_ttl,
+            });
+        }
+        let token = JoinToken::generate(Some(self.pin))?;
+        let record = JoinTokenRecord::create(&token, node, SystemTime::now(), ttl)?;
+        if self.list().await?.len() >= MAX_TOKENS {
+            return Err(MintTokenError::TooMany);
+        }
+        let entry = to_entry(&record);
+        let index = JoinTokenIndex {
+            hash: entry.hash.clone(),
+            token_id: entry.token_id.clone(),
+        };
+        let audit = audit::entry(
+            actor,
+            "join-token.create",
+            &entry.token_id,
+            node.unwrap_or("any node"),
+        );
+        match self
+            .store
+            .txn(Txn::new().create(&entry).create(&index).put_record(&audit))
+            .await?
+        {
+            TxnOutcome::Committed { .. } => Ok(MintedToken {
+                id: entry.token_id,
+                token,
+                expires_at: record.expires_at,
+            }),
+            // Random ids and hashes do not repeat; an existing record must not be touched if they did.
+            TxnOutcome::Conflict { .. } => Err(StoreError::Io {
+                detail: "token collision".to_owned(),
+            }
+            .into()),
+        }
+    }
+
+    /// Every token that is remembered, by id
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn list(&self) -> Result<Vec<JoinTokenEntry>, StoreError> {
+        let (stored, _) = store::load_all::<JoinTokenEntry>(&*self.store).await?;
+        Ok(stored.into_iter().map(|stored| stored.record).collect())
+    }
+
+    /// Withdraws a token
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn revoke(&self, actor: &str, token_id: &str) -> Result<RevokeOutcome, StoreError> {
+        for _ in 0..ATTEMPTS {
+            let Some(found) = self.load(token_id).await? else {
+                return Ok(RevokeOutcome::Unknown);
+            };
+            let revoked = match from_entry(&found.record)?.revoke(SystemTime::now()) {
+                Revocation::Revoked(record) => record,
+                Revocation::AlreadyRevoked => return Ok(RevokeOutcome::AlreadyRevoked),
+                Revocation::AlreadyConsumed => return Ok(RevokeOutcome::AlreadyConsumed),
+            };
+            let audit = audit::entry(actor, "join-token.revoke", token_id, "");
+            let txn = Txn::new()
+                .replace(found.revision, &to_entry(&revoked))
+                .put_record(&audit);
+            if self.store.txn(txn).await?.committed().is_some() {
+                return Ok(RevokeOutcome::Revoked);
+            }
+        }
+        Err(contended(token_id))
+    }
+
+    /// Judges a presented token, without changing anything
+    ///
+    /// # Errors
+    /// [`RedemptionError::Refused`] with the reason, or what the store reported.
+    pub async fn judge(&self, presented: &str, node_id: &str) -> Result<Redeemable, RedemptionError> {
+        // A text that is no token at all is as unknown as a token that was never minted.
+        let Ok(presented) = JoinToken::parse(presented) else {
+            return Err(RedeemError::Unknown.into());
+        };
+        let hash = presented.hash();
+        let found = self.find(&hash).await?;
+        let record = found
+            .as_ref()
+            .map(|found| from_entry(&found.record))
+            .transpose()?;
+        let redeemed = token::redeem(record.as_ref(), &hash, SystemTime::now(), node_id)?;
+        let revision = found.map_or(Revision::ZERO, |found| found.revision);
+        Ok(Redeemable { redeemed, revision })
+    }
+
+    /// Redeems a judged token together with what `with` adds to the transaction
+    ///
+    /// `Ok(false)`: something changed since it was judged, so judge it again.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the token is open still, unless it is [`StoreError::Timeout`].
+    pub async fn redeem(&self, redeemable: &Redeemable, with: Txn) -> Result<bool, StoreError> {
+        let txn = with.replace(redeemable.revision, &to_entry(&redeemable.redeemed));
+        Ok(self.store.txn(txn).await?.committed().is_some())
+    }
+
+    /// Forgets tokens that could no longer be used for [`REMEMBERED_FOR`]; says how many
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn prune(&self, now: SystemTime) -> Result<usize, StoreError> {
+        let now = to_millis(now);
+        let kept_for = i64::try_from(REMEMBERED_FOR.as_millis()).unwrap_or(i64::MAX);
+        let mut pruned = 0;
+        for Stored { record, revision } in store::load_all::<JoinTokenEntry>(&*self.store).await?.0 {
+            let ended = [record.consumed_at_ms, record.revoked_at_ms]
+                .into_iter()
+                .find(|at| *at != 0)
+                .unwrap_or(record.expires_at_ms);
+            if now.saturating_sub(ended) <= kept_for {
+                continue;
+            }
+            let txn = Txn::new()
+                .expect(record.key(), store::Expect::At(revision))
+                .delete(record.key())
+                .delete(JoinTokenIndex::key_of(&record.hash));
+            pruned += usize::from(self.store.txn(txn).await?.committed().is_some());
+        }
+        Ok(pruned)
+    }
+
+    async fn find(&self, hash: &TokenHash) -> Result<Option<Stored<JoinTokenEntry>>, StoreError> {
+        match store::load::<JoinTokenIndex>(&*self.store, &hash.to_string()).await? {
+            Some(index) => self.load(&index.record.token_id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn load(&self, token_id: &str) -> Result<Option<Stored<JoinTokenEntry>>, StoreError> {
+        // What cannot be an id may not even be a key.
+        if token_id.parse::<token::TokenId>().is_err() {
+            return Ok(None);
+        }
+        store::load::<JoinTokenEntry>(&*self.store, token_id).await
+    }
+}
+
+/// What became of a token
+#[must_use]
+pub fn status(entry: &JoinTokenEntry, now: SystemTime) -> TokenStatus {
+    if entry.consumed_at_ms != 0 {
+        TokenStatus::Consumed
+    } else if entry.revoked_at_ms != 0 {
+        TokenStatus::Revoked
+    } else if to_millis(now) > entry.expires_at_ms {
+        TokenStatus::Expired
+    } else {
+        TokenStatus::Active
+    }
+}
+
+fn contended(token_id: &str) -> StoreError {
+    StoreError::Io {
+        detail: format!("{token_id} is changed by too many callers at once"),
+    }
+}
+
+fn to_entry(record: &JoinTokenRecord) -> JoinTokenEntry {
+    let (consumed_at_ms, consumed_by, revoked_at_ms) = match &record.state {
+        JoinTokenState::Open => (0, String::new(), 0),
+        JoinTokenState::Consumed { at, node_id } => (to_millis(*at), node_id.clone(), 0),
+        JoinTokenState::Revoked { at } => (0, String::new(), to_millis(*at)),
+    };
+    JoinTokenEntry {
+        token_id: record.id.to_string(),
+        hash: record.hash.to_string(),
+        node_id: record.node_id.clone().unwrap_or_default(),
+        created_at_ms: to_millis(record.created_at),
+        expires_at_ms: to_millis(record.expires_at),
+        consumed_at_ms,
+        consumed_by,
+        revoked_at_ms,
+    }
+}
+
+fn from_entry(entry: &JoinTokenEntry) -> Result<JoinTokenRecord, StoreError> {
+    let undecodable = |detail: String| StoreError::Undecodable {
+        key: entry.key(),
+        detail,
+    };
+    let state = if entry.consumed_at_ms != 0 {
+        JoinTokenState::Consumed {
+            at: from_millis(entry.consumed_at_ms),
+            node_id: entry.consumed_by.clone(),
+        }
+    } else if entry.revoked_at_ms != 0 {
+        JoinTokenState::Revoked {
+            at: from_millis(entry.revoked_at_ms),
+        }
+    } else {
+        JoinTokenState::Open
+    };
+    Ok(JoinTokenRecord {
+        id: entry
+            .token_id
+            .parse()
+            .map_err(|error: token::TokenIdParseError| undecodable(error.to_string()))?,
+        hash: entry
+            .hash
+            .parse()
+            .map_err(|error: token::TokenHashParseError| undecodable(error.to_string()))?,
+        node_id: Some(entry.node_id.clone()).filter(|node_id| !node_id.is_empty()),
+        created_at: from_millis(entry.created_at_ms),
+        expires_at: from_millis(entry.expires_at_ms),
+        state,
+    })
+}

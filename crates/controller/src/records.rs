@@ -1,0 +1,404 @@
+//! What the controller remembers: one prost message per kind of record
+//!
+//! Field numbers are permanent: a store outlives the release that wrote it. New facts get new numbers, and absent
+//! fields mean what they meant before the field existed. Times are milliseconds since 1970, UTC.
+
+use std::collections::HashMap;
+
+use prexorcloud_proto::{HostInfo, InstanceState, StartInstance};
+
+use crate::store::Record;
+
+/// The controller itself; there is one
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ControllerRecord {
+    /// Random name of this cluster, made at the first start
+    #[prost(string, tag = "1")]
+    pub cluster_id: String,
+    /// How many times a controller started on this store; daemons refuse commands of a lower one
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// When the store was made
+    #[prost(int64, tag = "3")]
+    pub created_at_ms: i64,
+}
+
+impl Record for ControllerRecord {
+    const PREFIX: &'static str = "controller/";
+
+    fn id(&self) -> String {
+        Self::ONLY.to_owned()
+    }
+}
+
+impl ControllerRecord {
+    /// The id of the only one
+    pub const ONLY: &'static str = "self";
+}
+
+/// A node that enrolled or connected at least once
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct NodeRecord {
+    /// The node id
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    /// When its first token was exchanged, or its first handshake came
+    #[prost(int64, tag = "2")]
+    pub first_seen_ms: i64,
+    /// When it last connected or disconnected
+    #[prost(int64, tag = "3")]
+    pub last_seen_ms: i64,
+    /// The operator wants no new instances here
+    #[prost(bool, tag = "4")]
+    pub cordoned: bool,
+    /// The operator wants it empty; absent when not draining
+    #[prost(message, optional, tag = "5")]
+    pub drain: Option<DrainRecord>,
+    /// The daemon's release, from its last handshake
+    #[prost(string, tag = "6")]
+    pub version: String,
+    /// Where it says it can be reached, else the address that it connected from
+    #[prost(string, tag = "7")]
+    pub address: String,
+    /// Memory of the machine in MiB
+    #[prost(int64, tag = "8")]
+    pub total_memory_mb: i64,
+    /// Processors
+    #[prost(int32, tag = "9")]
+    pub available_cpus: i32,
+    /// Labels from its configuration
+    #[prost(map = "string, string", tag = "10")]
+    pub labels: HashMap<String, String>,
+    /// About the machine
+    #[prost(message, optional, tag = "11")]
+    pub host_info: Option<HostInfo>,
+}
+
+impl Record for NodeRecord {
+    const PREFIX: &'static str = "nodes/";
+
+    fn id(&self) -> String {
+        self.node_id.clone()
+    }
+}
+
+/// A drain that an operator asked for and that is not finished
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct DrainRecord {
+    /// When it was asked for
+    #[prost(int64, tag = "1")]
+    pub requested_at_ms: i64,
+    /// When what still runs is stopped by force
+    #[prost(int64, tag = "2")]
+    pub deadline_ms: i64,
+    /// Whether the daemon is shut down once the node is empty
+    #[prost(bool, tag = "3")]
+    pub shutdown: bool,
+}
+
+/// A certificate that this controller issued to a node
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CertificateRecord {
+    /// Serial number in lower-case hex
+    #[prost(string, tag = "1")]
+    pub serial: String,
+    /// Whose it is
+    #[prost(string, tag = "2")]
+    pub node_id: String,
+    /// When it was issued
+    #[prost(int64, tag = "3")]
+    pub issued_at_ms: i64,
+    /// When it expires
+    #[prost(int64, tag = "4")]
+    pub expires_at_ms: i64,
+    /// When it was revoked; 0 = it was not
+    #[prost(int64, tag = "5")]
+    pub revoked_at_ms: i64,
+}
+
+impl Record for CertificateRecord {
+    const PREFIX: &'static str = "certificates/";
+
+    fn id(&self) -> String {
+        self.serial.clone()
+    }
+}
+
+/// All certificates of a node that were issued before a moment are revoked
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NodeRevocationRecord {
+    /// Whose
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    /// Certificates issued up to now are revoked, later ones are not
+    #[prost(int64, tag = "2")]
+    pub issued_before_ms: i64,
+}
+
+impl Record for NodeRevocationRecord {
+    const PREFIX: &'static str = "node-revocations/";
+
+    fn id(&self) -> String {
+        self.node_id.clone()
+    }
+}
+
+/// A one-time token that enrols a node; the token itself is stored nowhere
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct JoinTokenEntry {
+    /// `tok_<uuid>`, by which it is listed and revoked
+    #[prost(string, tag = "1")]
+    pub token_id: String,
+    /// SHA-256 of the token in hex
+    #[prost(string, tag = "2")]
+    pub hash: String,
+    /// The only node that may use it; empty = any
+    #[prost(string, tag = "3")]
+    pub node_id: String,
+    /// When it was minted
+    #[prost(int64, tag = "4")]
+    pub created_at_ms: i64,
+    /// When it expires
+    #[prost(int64, tag = "5")]
+    pub expires_at_ms: i64,
+    /// When it was used; 0 = it was not
+    #[prost(int64, tag = "6")]
+    pub consumed_at_ms: i64,
+    /// Who used it
+    #[prost(string, tag = "7")]
+    pub consumed_by: String,
+    /// When it was revoked; 0 = it was not
+    #[prost(int64, tag = "8")]
+    pub revoked_at_ms: i64,
+}
+
+impl Record for JoinTokenEntry {
+    const PREFIX: &'static str = "join-tokens/";
+
+    fn id(&self) -> String {
+        self.token_id.clone()
+    }
+}
+
+/// Finds a join token by its hash
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct JoinTokenIndex {
+    /// SHA-256 of the token in hex
+    #[prost(string, tag = "1")]
+    pub hash: String,
+    /// The token's id
+    #[prost(string, tag = "2")]
+    pub token_id: String,
+}
+
+impl Record for JoinTokenIndex {
+    const PREFIX: &'static str = "join-token-hashes/";
+
+    fn id(&self) -> String {
+        self.hash.clone()
+    }
+}
+
+/// A bearer token of a person or a tool; the token itself is stored nowhere
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AccessTokenRecord {
+    /// SHA-256 of the token in hex
+    #[prost(string, tag = "1")]
+    pub hash: String,
+    /// Who it stands for, in the audit log
+    #[prost(string, tag = "2")]
+    pub name: String,
+    /// Names of permissions; `*` = all
+    #[prost(string, repeated, tag = "3")]
+    pub permissions: Vec<String>,
+    /// When it was minted
+    #[prost(int64, tag = "4")]
+    pub created_at_ms: i64,
+    /// When it expires; 0 = never
+    #[prost(int64, tag = "5")]
+    pub expires_at_ms: i64,
+    /// When it was revoked; 0 = it was not
+    #[prost(int64, tag = "6")]
+    pub revoked_at_ms: i64,
+}
+
+impl Record for AccessTokenRecord {
+    const PREFIX: &'static str = "access-tokens/";
+
+    fn id(&self) -> String {
+        self.hash.clone()
+    }
+}
+
+/// What somebody did, or tried to do
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct AuditRecord {
+    /// Time-ordered
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// When
+    #[prost(int64, tag = "2")]
+    pub at_ms: i64,
+    /// Who: `admin:<name>`, `token:<name>`, `node:<id>`, or the peer's address
+    #[prost(string, tag = "3")]
+    pub actor: String,
+    /// What, for instance `join-token.create`
+    #[prost(string, tag = "4")]
+    pub action: String,
+    /// On what
+    #[prost(string, tag = "5")]
+    pub target: String,
+    /// More about it; never a secret
+    #[prost(string, tag = "6")]
+    pub detail: String,
+}
+
+impl Record for AuditRecord {
+    const PREFIX: &'static str = "audit/";
+
+    fn id(&self) -> String {
+        self.id.clone()
+    }
+}
+
+/// What is wanted of an instance
+#[derive(Copy, Clone, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub enum Wanted {
+    /// It should run
+    Run = 0,
+    /// It should stop by itself
+    Stop = 1,
+    /// It should be killed
+    ForceStop = 2,
+}
+
+/// An instance: what was asked for and what was last seen
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct InstanceRecord {
+    /// The instance id
+    #[prost(string, tag = "1")]
+    pub instance_id: String,
+    /// Where it runs
+    #[prost(string, tag = "2")]
+    pub node_id: String,
+    /// The command that started it, with its incarnation; sent again when a daemon must be told again
+    #[prost(message, optional, tag = "3")]
+    pub start: Option<StartInstance>,
+    /// What is wanted
+    #[prost(enumeration = "Wanted", tag = "4")]
+    pub wanted: i32,
+    /// What was last seen
+    #[prost(enumeration = "InstanceState", tag = "5")]
+    pub state: i32,
+    /// When it was first asked for
+    #[prost(int64, tag = "6")]
+    pub created_at_ms: i64,
+    /// When this incarnation reached RUNNING; 0 = it has not
+    #[prost(int64, tag = "7")]
+    pub running_since_ms: i64,
+    /// When this record last changed
+    #[prost(int64, tag = "8")]
+    pub updated_at_ms: i64,
+    /// What went wrong last; empty = nothing
+    #[prost(string, tag = "9")]
+    pub last_error: String,
+}
+
+impl Record for InstanceRecord {
+    const PREFIX: &'static str = "instances/";
+
+    fn id(&self) -> String {
+        self.instance_id.clone()
+    }
+}
+
+/// The last incarnation that an instance id had; kept after the instance is deleted, so that no number returns
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct IncarnationRecord {
+    /// The instance id
+    #[prost(string, tag = "1")]
+    pub instance_id: String,
+    /// The highest number given out
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+}
+
+impl Record for IncarnationRecord {
+    const PREFIX: &'static str = "incarnations/";
+
+    fn id(&self) -> String {
+        self.instance_id.clone()
+    }
+}
+
+/// An instance that ended unexpectedly
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CrashRecord {
+    /// `crash-<time-ordered uuid>`
+    #[prost(string, tag = "1")]
+    pub crash_id: String,
+    /// The instance
+    #[prost(string, tag = "2")]
+    pub instance_id: String,
+    /// Its group
+    #[prost(string, tag = "3")]
+    pub group: String,
+    /// Where it ran
+    #[prost(string, tag = "4")]
+    pub node_id: String,
+    /// Which start of it; 0 = the daemon did not say
+    #[prost(uint64, tag = "5")]
+    pub incarnation: u64,
+    /// Exit code; 128 + n for signal n
+    #[prost(int32, tag = "6")]
+    pub exit_code: i32,
+    /// Why, in one word, for instance `OOM`
+    #[prost(string, tag = "7")]
+    pub classification: String,
+    /// Why, in one sentence
+    #[prost(string, tag = "8")]
+    pub cause: String,
+    /// Equal for crashes that look alike
+    #[prost(string, tag = "9")]
+    pub signature: String,
+    /// The last lines of its output
+    #[prost(string, repeated, tag = "10")]
+    pub log_tail: Vec<String>,
+    /// How long it ran
+    #[prost(int64, tag = "11")]
+    pub uptime_ms: i64,
+    /// When the report was stored, by the controller's clock
+    #[prost(int64, tag = "12")]
+    pub crashed_at_ms: i64,
+    /// Key of the [`CrashReportIndex`] entry; empty = the daemon gave its report no id
+    #[prost(string, tag = "13")]
+    pub report_key: String,
+}
+
+impl Record for CrashRecord {
+    const PREFIX: &'static str = "crashes/";
+
+    fn id(&self) -> String {
+        self.crash_id.clone()
+    }
+}
+
+/// Recognises a crash report that is sent again
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CrashReportIndex {
+    /// SHA-256 over node id and report id, in hex: report ids come from the daemon and are not safe as keys
+    #[prost(string, tag = "1")]
+    pub report_key: String,
+    /// The stored crash
+    #[prost(string, tag = "2")]
+    pub crash_id: String,
+}
+
+impl Record for CrashReportIndex {
+    const PREFIX: &'static str = "crash-reports/";
+
+    fn id(&self) -> String {
+        self.report_key.clone()
+    }
+}
