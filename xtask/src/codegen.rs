@@ -89,21 +89,28 @@ pub fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     Ok(files)
 }
 
-/// Replaces the committed files by freshly generated ones.
-pub fn write(root: &Path) -> Result<()> {
+/// Replaces the committed files by freshly generated ones; returns what changed, as paths from the root.
+pub fn write(root: &Path) -> Result<Vec<String>> {
     let files = generate(root)?;
     let dir = root.join(GENERATED_DIR);
     std::fs::create_dir_all(&dir)?;
+    let mut changed = Vec::new();
     for entry in std::fs::read_dir(&dir)? {
         let entry = entry?;
-        if !files.contains_key(entry.file_name().to_string_lossy().as_ref()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !files.contains_key(&name) {
             std::fs::remove_file(entry.path())?;
+            changed.push(format!("{GENERATED_DIR}/{name} (removed)"));
         }
     }
     for (name, content) in files {
-        std::fs::write(dir.join(name), content)?;
+        let path = dir.join(&name);
+        if std::fs::read(&path).ok().as_ref() != Some(&content) {
+            std::fs::write(path, content)?;
+            changed.push(format!("{GENERATED_DIR}/{name}"));
+        }
     }
-    Ok(())
+    Ok(changed)
 }
 
 /// Fails unless the committed files are exactly the generated ones, by name and by byte.

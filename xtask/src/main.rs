@@ -1,11 +1,13 @@
 //! Build, contract and release tasks: `cargo xtask --help` lists them
 
-mod codegen;
-
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use xtask::contract::classify;
+use xtask::contract::tree::Unreadable;
+use xtask::{codegen, contract, demo_jar};
 
 #[derive(Parser)]
 #[command(about)]
@@ -22,13 +24,115 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Compile the demo server and commit its jar (needs a JDK)
+    DemoJar {
+        /// Change nothing; fail if the committed jar is stale
+        #[arg(long)]
+        check: bool,
+    },
+    /// Guard the wire contract
+    #[command(subcommand)]
+    Contract(Contract),
 }
 
-fn main() -> Result<()> {
-    let root = repository_root();
-    match Arguments::parse().task {
-        Task::Codegen { check: true } => codegen::check(&root),
-        Task::Codegen { check: false } => codegen::write(&root),
+#[derive(Subcommand)]
+enum Contract {
+    /// Fail unless proto/, its digests, the generated code and the protocol version fit together
+    Verify {
+        /// Another tree than this repository
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
+    /// Record proto/ as it is: digests, contracts/accepted and generated code
+    Accept {
+        /// Allow breaking changes of what was added since the released contract and no peer has seen
+        #[arg(long)]
+        unreleased: bool,
+        /// Another tree than this repository
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
+    },
+    /// Classify the change between two folders of .proto files
+    ///
+    /// Exit code: 0 identical, 10 additive, 20 breaking, 2 unreadable input.
+    Classify {
+        /// The folder before the change; imports in it are paths from there
+        old: PathBuf,
+        /// The folder after the change
+        new: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            match error.downcast_ref::<Unreadable>() {
+                Some(_) => ExitCode::from(classify::UNREADABLE),
+                None => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    let here = repository_root();
+    match task {
+        Task::Codegen { check: true } => codegen::check(&here)?,
+        Task::Codegen { check: false } => {
+            for path in codegen::write(&here)? {
+                println!("wrote {path}");
+            }
+        }
+        Task::DemoJar { check: true } => demo_jar::check(&here)?,
+        Task::DemoJar { check: false } => demo_jar::write(&here)?,
+        Task::Contract(Contract::Verify { root }) => {
+            let (good, bad) = contract::verify(&root.unwrap_or(here))?;
+            for line in &good {
+                println!("ok: {line}");
+            }
+            for paragraph in &bad {
+                eprintln!("FAILED: {paragraph}");
+            }
+            if !bad.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Task::Contract(Contract::Accept { unreleased, root }) => {
+            let written = contract::accept(&root.unwrap_or(here), unreleased)?;
+            if written.is_empty() {
+                println!("nothing to write: everything is current");
+            }
+            for path in written {
+                println!("wrote {path}");
+            }
+        }
+        Task::Contract(Contract::Classify { old, new, json }) => return Ok(classify(&old, &new, json)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn classify(old: &Path, new: &Path, json: bool) -> ExitCode {
+    match classify::compare(old, new) {
+        Ok(report) => {
+            if json {
+                println!("{:#}", classify::as_json(&report));
+            } else {
+                print!("{}", classify::as_text(&report));
+            }
+            classify::exit_code(report.verdict())
+        }
+        Err(unreadable) => {
+            if json {
+                println!("{:#}", classify::unreadable_as_json(&unreadable));
+            }
+            eprintln!("{unreadable}");
+            ExitCode::from(classify::UNREADABLE)
+        }
     }
 }
 

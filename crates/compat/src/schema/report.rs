@@ -105,3 +105,14 @@ impl Report {
         }
     }
 }
+
+/// A report over findings from several places, for instance a tool that also compares custom options
+impl FromIterator<Finding> for Report {
+    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> Self {
+        let mut report = Self {
+            findings: findings.into_iter().collect(),
+        };
+        report.sort();
+        report
+    }
+}

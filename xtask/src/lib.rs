@@ -1,0 +1,5 @@
+//! Build, contract and release tasks of the workspace, as functions that tests can call
+
+pub mod codegen;
+pub mod contract;
+pub mod demo_jar;
