@@ -1,0 +1,819 @@
+//! One incarnation of one instance
+//!
+//! A [`Lifecycle`] holds what was asked for, what was reported, and the deadlines that follow. It knows nothing of
+//! messages or retries: it says *that* a stop has to go out ([`Output::Stop`]), the [ledger](crate::ledger) sees to it
+//! that one does.
+//!
+//! | Timer | Runs | On expiry |
+//! |---|---|---|
+//! | [`Startup`](Timer::Startup) | in `PREPARING` and `STARTING`: `startup_timeout_seconds`, 0 = 60; in `SCHEDULED` once the daemon has accepted the start: [`SILENT_PREPARATION`] | [`Output::StartupTimedOut`] and a forced stop |
+//! | [`Stop`](Timer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`Output::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Lifetime`](Timer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`Output::LifetimeOver`] and a graceful stop |
+//!
+//! `Startup` and `Stop` wait for news, so they are suspended while there is no stream; what fell due meanwhile falls
+//! due at the next handshake, after its report has been heard. `Lifetime` is a plan of our own and goes on.
+//!
+//! A peer that never reports `RUNNING` (the Java daemon: there the server's plugin does) is given no startup deadline
+//! in `STARTING`, or every server on it would be killed. Its readiness comes in through
+//! [`handle_ready`](Lifecycle::handle_ready).
+//!
+//! # Invariants
+//! Checked after every step by `tests/lifecycle.rs`:
+//! - `terminal_is_final`: `STOPPED` and `CRASHED` are never left, and arm no timer;
+//! - `stale_news_changes_nothing`: an observation of another incarnation leaves the machine as it was;
+//! - `no_deadline_in_the_past_after_timeout`: after `handle_timeout(now)` every deadline is later than `now`;
+//! - `desired_stop_is_eventually_terminal`: with a stream, a wanted stop ends the instance within its deadlines, even
+//!   if the daemon never says another word;
+//! - `desired_never_relaxes`: a wanted stop is never taken back, and a forced one never becomes graceful;
+//! - `requested_drain_survives_reports`: a report of `RUNNING` does not end a drain that was asked for;
+//! - `timeouts_do_not_burst`: one late `handle_timeout` changes the state at most once;
+//! - `changes_are_chained`: each `Changed` begins where the one before it ended.
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_proto::StartInstance;
+
+use super::{Age, Input, Judgement, State, Transition, transition};
+use crate::id::{GroupName, Incarnation, InstanceId};
+use crate::time::Deadline;
+use crate::validate::{self, Invalid};
+use crate::verdict::{DeniedReason, StopMode, Verdict};
+
+/// How long `PREPARING` and `STARTING` may take together if the start does not say.
+pub const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
+/// How long a server may take to stop by itself if the start does not say.
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+/// How long a daemon waits between the polite signal and the kill.
+pub const KILL: Duration = Duration::from_secs(10);
+/// What is added to a daemon's own deadlines before the controller interferes.
+pub const MARGIN: Duration = Duration::from_secs(5);
+/// How long a daemon may prepare an accepted start without reporting anything, as Java daemons do.
+pub const SILENT_PREPARATION: Duration = Duration::from_secs(600);
+/// How long after a conclusive stop acknowledgement the last state may still arrive.
+pub const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What someone asked for
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Desired {
+    /// The instance is to run.
+    Run,
+    /// The instance is to stop, with time to save.
+    Stop,
+    /// The instance is to be killed.
+    ForceStop,
+}
+
+impl Desired {
+    /// How to stop, if stopping is what is wanted.
+    #[must_use]
+    pub const fn stop_mode(self) -> Option<StopMode> {
+        match self {
+            Self::Run => None,
+            Self::Stop => Some(StopMode::Graceful),
+            Self::ForceStop => Some(StopMode::Force),
+        }
+    }
+}
+
+impl From<StopMode> for Desired {
+    fn from(mode: StopMode) -> Self {
+        match mode {
+            StopMode::Graceful => Self::Stop,
+            StopMode::Force => Self::ForceStop,
+        }
+    }
+}
+
+/// Why a state changed
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The daemon reported it.
+    Reported,
+    /// The server said itself that it is ready.
+    Ready,
+    /// The start went out again.
+    Dispatched,
+    /// Someone asked for it.
+    Requested,
+    /// The start was stopped before it had left; nothing ever ran.
+    Withdrawn,
+    /// The daemon refused the start for good, or never answered.
+    StartFailed,
+    /// The start took too long.
+    StartupTimedOut,
+    /// The instance has lived as long as it was meant to.
+    LifetimeOver,
+    /// The daemon answered the stop, and had nothing more to say.
+    StopAcknowledged,
+    /// Even a forced stop had no effect in time; the instance is given up.
+    StopOverdue,
+    /// A crash report arrived.
+    CrashReported,
+    /// The handshake's list of instances says so.
+    Reconciled,
+    /// The application gave the instance up.
+    DeclaredLost,
+    /// A newer incarnation was found in its place.
+    Superseded,
+}
+
+/// The deadlines of an instance, from its start message
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How long `PREPARING` and `STARTING` may take together.
+    pub startup: Duration,
+    /// How long the server may take to stop by itself.
+    pub grace: Duration,
+    /// How long the instance may run; `None` for ever.
+    pub lifetime: Option<Duration>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            startup: DEFAULT_STARTUP,
+            grace: DEFAULT_GRACE,
+            lifetime: None,
+        }
+    }
+}
+
+impl Limits {
+    /// The limits that `start` asks for; zero and negative numbers mean the default.
+    #[must_use]
+    pub fn of(start: &StartInstance) -> Self {
+        let seconds = |wire: i32| {
+            u64::try_from(wire)
+                .ok()
+                .filter(|&s| s > 0)
+                .map(Duration::from_secs)
+        };
+        Self {
+            startup: seconds(start.startup_timeout_seconds).unwrap_or(DEFAULT_STARTUP),
+            grace: seconds(start.shutdown_grace_seconds).unwrap_or(DEFAULT_GRACE),
+            lifetime: seconds(start.max_lifetime_seconds),
+        }
+    }
+}
+
+/// Which instance, and what holds for it from the beginning
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Its group.
+    pub group: GroupName,
+    /// Which start of the id this is.
+    pub incarnation: Incarnation,
+    /// The port that it serves; 0 if unknown.
+    pub port: u16,
+    /// Its deadlines.
+    pub limits: Limits,
+}
+
+impl Spec {
+    /// What `start` asks for.
+    ///
+    /// # Errors
+    /// [`Invalid`] names the first field that breaks a rule of the contract.
+    pub fn of(start: &StartInstance) -> Result<Self, Invalid> {
+        validate::start_instance(start)?;
+        let name = |field, invalid| Invalid {
+            field,
+            fault: validate::Fault::Name(invalid),
+        };
+        Ok(Self {
+            instance: validate::instance_id(&start.instance_id)?,
+            group: GroupName::new(&start.group).map_err(|invalid| name("start_instance.group", invalid))?,
+            incarnation: Incarnation::new(start.incarnation),
+            port: u16::try_from(start.port).unwrap_or_default(),
+            limits: Limits::of(start),
+        })
+    }
+}
+
+/// What a daemon says about an instance
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The incarnation it speaks of.
+    pub incarnation: Incarnation,
+    /// The state it sees.
+    pub state: State,
+    /// The port, 0 if it does not say.
+    pub port: u16,
+    /// Players online.
+    pub player_count: i32,
+    /// How long the process has been running.
+    pub uptime: Duration,
+}
+
+impl Report {
+    /// A report of a state and nothing else, by a peer that names no incarnation.
+    #[must_use]
+    pub const fn of(state: State) -> Self {
+        Self {
+            incarnation: Incarnation::UNKNOWN,
+            state,
+            port: 0,
+            player_count: 0,
+            uptime: Duration::ZERO,
+        }
+    }
+}
+
+/// Whether a crash report is about the current incarnation
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[must_use]
+pub enum CrashVerdict {
+    /// It is; the instance is `CRASHED` now, unless it had ended already.
+    Current,
+    /// It is about an earlier one, or one that is not known here: worth keeping, but no instance is touched.
+    Stale,
+}
+
+/// What a lifecycle wants done, or wants known
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The state has changed.
+    Changed {
+        /// The state before.
+        from: State,
+        /// The state now.
+        to: State,
+        /// Why.
+        cause: Cause,
+    },
+    /// A stop has to reach the daemon.
+    Stop(StopMode),
+    /// The start took too long; a forced stop follows.
+    StartupTimedOut,
+    /// A stop took too long. After a graceful one a forced one follows, after a forced one the instance is given up.
+    StopOverdue(StopMode),
+    /// The instance has lived as long as it was meant to; a graceful stop follows.
+    LifetimeOver,
+}
+
+/// The timers of a lifecycle
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// The start has to be complete.
+    Startup,
+    /// The stop has to be complete.
+    Stop,
+    /// The instance has to be stopped.
+    Lifetime,
+}
+
+/// What the running stop is waiting for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StopStage {
+    Graceful,
+    Forced,
+    /// The daemon has concluded the stop; only its last status may still be on the way.
+    Acknowledged,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    Up,
+}
+
+/// News that nobody has polled yet; one of each kind, so it cannot grow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pending {
+    /// The state at the last poll, if it has changed since, and the reason of the last change.
+    changed: Option<(State, Cause)>,
+    stop: Option<StopMode>,
+    startup_timed_out: bool,
+    stop_overdue: Option<StopMode>,
+    lifetime_over: bool,
+}
+
+/// The life of one incarnation, as the controller knows it
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, Limits, Output, Report, Spec, State};
+/// use prexorcloud_protocol::{Incarnation, StopMode};
+/// # let now = Instant::now();
+/// let spec = Spec {
+///     instance: "lobby-1".parse().unwrap(),
+///     group: "lobby".parse().unwrap(),
+///     incarnation: Incarnation::new(1),
+///     port: 30_000,
+///     limits: Limits::default(),
+/// };
+/// let mut lobby = Lifecycle::new(now, spec);
+/// lobby.handle_connected(now, true);
+/// lobby.mark_dispatched();
+/// assert!(lobby.handle_report(now, Report { incarnation: Incarnation::new(1), ..Report::of(State::Starting) }).is_accepted());
+///
+/// // The server hangs. After a minute it is killed.
+/// let late = now + Duration::from_secs(60);
+/// lobby.handle_timeout(late);
+/// assert_eq!(lobby.desired(), Desired::ForceStop);
+/// let outputs: Vec<_> = std::iter::from_fn(|| lobby.poll_output()).collect();
+/// assert_eq!(outputs[0], Output::StartupTimedOut);
+/// assert_eq!(outputs[2], Output::Stop(StopMode::Force));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    spec: Spec,
+    desired: Desired,
+    state: State,
+    /// A drain has been asked for and not been taken back.
+    draining: bool,
+    /// The daemon may know of this incarnation.
+    dispatched: bool,
+    /// The peer reports when an instance is ready, and how many players it has.
+    reports_running: bool,
+    player_count: i32,
+    uptime: Duration,
+    since: Instant,
+    link: Link,
+    startup_due: Option<Instant>,
+    stop_due: Option<Instant>,
+    stop_stage: StopStage,
+    lifetime_due: Option<Instant>,
+    pending: Pending,
+}
+
+impl Lifecycle {
+    /// A start that has been decided and has not left yet.
+    #[must_use]
+    pub fn new(now: Instant, spec: Spec) -> Self {
+        Self {
+            spec,
+            desired: Desired::Run,
+            state: State::Scheduled,
+            draining: false,
+            dispatched: false,
+            reports_running: true,
+            player_count: 0,
+            uptime: Duration::ZERO,
+            since: now,
+            link: Link::Down,
+            startup_due: None,
+            stop_due: None,
+            stop_stage: StopStage::Graceful,
+            lifetime_due: None,
+            pending: Pending::default(),
+        }
+    }
+
+    /// An instance as it was recorded before this controller started; the daemon may know of it or not.
+    #[must_use]
+    pub fn restored(now: Instant, spec: Spec, state: State, desired: Desired) -> Self {
+        let mut lifecycle = Self {
+            state,
+            desired,
+            dispatched: true,
+            ..Self::new(now, spec)
+        };
+        // A controller that died between the wish and the transition finds its wish again.
+        if desired != Desired::Run && !state.is_terminal() {
+            lifecycle.state = State::Stopping;
+        }
+        lifecycle.draining = lifecycle.state == State::Draining;
+        lifecycle.arm(now, lifecycle.state);
+        lifecycle
+    }
+
+    /// An instance that only the daemon knew of.
+    #[must_use]
+    pub fn adopted(now: Instant, spec: Spec, state: State) -> Self {
+        Self::restored(now, spec, state, Desired::Run)
+    }
+
+    /// The instance.
+    #[must_use]
+    pub const fn instance(&self) -> InstanceId {
+        self.spec.instance
+    }
+
+    /// The group of the instance.
+    #[must_use]
+    pub const fn group(&self) -> GroupName {
+        self.spec.group
+    }
+
+    /// Which start of the id this is.
+    #[must_use]
+    pub const fn incarnation(&self) -> Incarnation {
+        self.spec.incarnation
+    }
+
+    /// The port that the instance serves; 0 if unknown.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.spec.port
+    }
+
+    /// The deadlines of the instance.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        self.spec.limits
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub const fn desired(&self) -> Desired {
+        self.desired
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        self.state
+    }
+
+    /// Players online, as last reported.
+    #[must_use]
+    pub const fn player_count(&self) -> i32 {
+        self.player_count
+    }
+
+    /// How long the process had been running at the last report.
+    #[must_use]
+    pub const fn uptime(&self) -> Duration {
+        self.uptime
+    }
+
+    /// When the state was entered.
+    #[must_use]
+    pub const fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether this incarnation is over.
+    #[must_use]
+    pub const fn is_terminal(&self) -> bool {
+        self.state.is_terminal()
+    }
+
+    /// Whether a drain has been asked for and not been taken back.
+    #[must_use]
+    pub const fn is_drain_requested(&self) -> bool {
+        self.draining
+    }
+
+    /// Whether the daemon may know of this incarnation.
+    #[must_use]
+    pub const fn is_dispatched(&self) -> bool {
+        self.dispatched
+    }
+
+    /// A stream to the daemon has been established.
+    ///
+    /// `reports_running` tells whether this peer reports `RUNNING` and player counts itself.
+    pub fn handle_connected(&mut self, now: Instant, reports_running: bool) {
+        self.link = Link::Up;
+        self.reports_running = reports_running;
+        match self.state {
+            State::Starting if !reports_running => self.startup_due = None,
+            State::Preparing | State::Starting if self.startup_due.is_none() => {
+                self.startup_due = now.checked_add(self.spec.limits.startup);
+            }
+            // A forced stop is given its time again: it has to travel over this stream first.
+            State::Stopping if self.stop_due.is_none() || self.stop_stage == StopStage::Forced => {
+                self.arm_stop(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// The stream is gone.
+    pub fn handle_disconnected(&mut self, _now: Instant) {
+        self.link = Link::Down;
+        if self.state == State::Scheduled {
+            self.startup_due = None;
+        }
+    }
+
+    /// From here on the daemon may know of this incarnation: the start is leaving, or a handshake listed the id.
+    pub fn mark_dispatched(&mut self) {
+        self.dispatched = true;
+    }
+
+    /// The start has to go out again; the daemon holds nothing of it any more.
+    pub fn handle_redispatch(&mut self, now: Instant) {
+        self.apply(now, Input::Dispatched, Cause::Dispatched);
+    }
+
+    /// The daemon has taken the start on.
+    pub fn handle_start_accepted(&mut self, now: Instant) {
+        if self.state == State::Scheduled && self.link == Link::Up && self.startup_due.is_none() {
+            self.startup_due = now.checked_add(SILENT_PREPARATION.max(self.spec.limits.startup));
+        }
+    }
+
+    /// The start has failed for good.
+    pub fn handle_start_failed(&mut self, now: Instant) {
+        self.apply(now, Input::StartRejected, Cause::StartFailed);
+    }
+
+    /// The daemon has reported.
+    pub fn handle_report(&mut self, now: Instant, report: Report) -> Judgement {
+        self.observe(now, report, Cause::Reported)
+    }
+
+    /// The daemon's list at the handshake has an entry for this instance.
+    pub fn handle_listed(&mut self, now: Instant, report: Report) -> Judgement {
+        self.observe(now, report, Cause::Reconciled)
+    }
+
+    fn observe(&mut self, now: Instant, report: Report, cause: Cause) -> Judgement {
+        let (given, current) = (report.incarnation, self.spec.incarnation);
+        match Age::of(given, current) {
+            Age::Older => return Judgement::Stale { given, current },
+            Age::Newer => return Judgement::Newer { given, current },
+            // Without incarnations, an instance that was never asked for can only be an earlier one of the same id.
+            Age::Unknown if !self.dispatched => return Judgement::Stale { given, current },
+            Age::Unknown | Age::Current => {}
+        }
+        let from = self.state;
+        let input = Input::Reported(self.heard(report.state));
+        let judgement = match self.apply(now, input, cause) {
+            Transition::To(to) => Judgement::Applied { from, to },
+            Transition::Same => Judgement::Duplicate,
+            Transition::Illegal => return Judgement::Illegal { state: from, input },
+        };
+        self.refresh(now, report);
+        judgement
+    }
+
+    /// What a report of `seen` means here: draining is our own wish, the daemon sees a running server.
+    #[must_use]
+    pub const fn heard(&self, seen: State) -> State {
+        match (self.state, seen) {
+            (State::Draining, State::Running) if self.draining => State::Draining,
+            _ => seen,
+        }
+    }
+
+    fn refresh(&mut self, now: Instant, report: Report) {
+        if report.port != 0 {
+            self.spec.port = report.port;
+        }
+        // Java daemons say 0 whatever the truth is.
+        if self.reports_running || report.player_count > 0 {
+            self.player_count = report.player_count.max(0);
+        }
+        if report.uptime.is_zero() {
+            return;
+        }
+        self.uptime = report.uptime;
+        if let (Some(due), Some(lifetime)) = (self.lifetime_due, self.spec.limits.lifetime) {
+            let left = lifetime.saturating_sub(report.uptime);
+            self.lifetime_due = Some(now.checked_add(left).map_or(due, |earlier| earlier.min(due)));
+        }
+    }
+
+    /// The server itself says that it is ready, past the daemon.
+    pub fn handle_ready(&mut self, now: Instant) -> Judgement {
+        let from = self.state;
+        let input = Input::Reported(self.heard(State::Running));
+        // A plugin repeats itself every few seconds; only the first time is news.
+        if matches!(from, State::Running | State::Draining) {
+            return Judgement::Duplicate;
+        }
+        match self.apply(now, input, Cause::Ready) {
+            Transition::To(to) => Judgement::Applied { from, to },
+            Transition::Same => Judgement::Duplicate,
+            Transition::Illegal => Judgement::Illegal { state: from, input },
+        }
+    }
+
+    /// A crash report has arrived.
+    pub fn handle_crash(&mut self, now: Instant, incarnation: Incarnation) -> CrashVerdict {
+        match Age::of(incarnation, self.spec.incarnation) {
+            Age::Older | Age::Newer => return CrashVerdict::Stale,
+            // A daemon reports PREPARING before anything can crash, so this one is of an earlier life.
+            Age::Unknown if self.state == State::Scheduled => return CrashVerdict::Stale,
+            Age::Unknown | Age::Current => {}
+        }
+        self.apply(now, Input::Reported(State::Crashed), Cause::CrashReported);
+        CrashVerdict::Current
+    }
+
+    /// The daemon has acknowledged a stop
+    ///
+    /// `conclusive` if it does so after the process is gone (the Java daemon), rather than when it begins. If no last
+    /// state follows such an acknowledgement, there was nothing to stop.
+    pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
+        if self.state == State::Stopping && conclusive {
+            self.stop_stage = StopStage::Acknowledged;
+            let soon = now.checked_add(LAST_WORDS);
+            self.stop_due = match (self.stop_due, soon) {
+                (Some(due), Some(soon)) => Some(due.min(soon)),
+                (due, soon) => due.or(soon),
+            };
+        }
+    }
+
+    /// The daemon still has the instance running although it acknowledged the stop: the stop starts over.
+    pub fn handle_stop_missed(&mut self, now: Instant) {
+        if self.state == State::Stopping && self.stop_stage == StopStage::Acknowledged {
+            self.arm_stop(now);
+        }
+    }
+
+    /// The instance is known to be gone, unexpectedly, or is given up.
+    pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
+        self.apply(now, Input::Lost, cause);
+    }
+
+    /// The instance is known to be gone, as it was meant to be.
+    pub fn handle_gone(&mut self, now: Instant, cause: Cause) {
+        self.apply(now, Input::Reported(State::Stopped), cause);
+    }
+
+    /// Someone wants the instance stopped.
+    pub fn request_stop(&mut self, now: Instant, mode: StopMode) -> Verdict {
+        self.stop(now, mode, Cause::Requested)
+    }
+
+    fn stop(&mut self, now: Instant, mode: StopMode, cause: Cause) -> Verdict {
+        if self.state.is_terminal() || self.desired >= Desired::from(mode) {
+            return Verdict::AlreadyInEffect;
+        }
+        self.desired = mode.into();
+        if self.apply(now, Input::StopRequested, cause) == Transition::Same {
+            // Stopping already, but with less determination.
+            self.arm_stop(now);
+        }
+        self.pending.stop = Some(mode);
+        Verdict::Accepted
+    }
+
+    /// Someone wants the instance to empty itself.
+    pub fn request_drain(&mut self, now: Instant) -> Verdict {
+        self.drain(now, Input::DrainRequested)
+    }
+
+    /// Someone takes a drain back.
+    pub fn cancel_drain(&mut self, now: Instant) -> Verdict {
+        self.drain(now, Input::DrainCancelled)
+    }
+
+    fn drain(&mut self, now: Instant, input: Input) -> Verdict {
+        match self.apply(now, input, Cause::Requested) {
+            Transition::Illegal if self.state.is_terminal() => Verdict::Denied(DeniedReason::AlreadyEnded),
+            Transition::Illegal => Verdict::Denied(DeniedReason::WrongState { state: self.state }),
+            // The daemon may have begun the drain itself; from now on it is ours.
+            Transition::Same if self.draining == (input == Input::DrainRequested) => Verdict::AlreadyInEffect,
+            Transition::To(_) | Transition::Same => {
+                self.draining = input == Input::DrainRequested;
+                Verdict::Accepted
+            }
+        }
+    }
+
+    /// Lets expired timers take effect; early and repeated calls are harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let expired = |due: Option<Instant>| due.is_some_and(|at| at <= now);
+        if expired(self.lifetime_due) {
+            self.lifetime_due = None;
+            self.pending.lifetime_over = true;
+            let _ = self.stop(now, StopMode::Graceful, Cause::LifetimeOver);
+        }
+        if self.link == Link::Down {
+            return;
+        }
+        if expired(self.startup_due) {
+            self.startup_due = None;
+            self.pending.startup_timed_out = true;
+            let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
+        }
+        if expired(self.stop_due) {
+            self.stop_due = None;
+            match self.stop_stage {
+                StopStage::Graceful => {
+                    self.pending.stop_overdue = Some(StopMode::Graceful);
+                    self.desired = Desired::ForceStop;
+                    self.pending.stop = Some(StopMode::Force);
+                    self.arm_stop(now);
+                }
+                StopStage::Forced => {
+                    self.pending.stop_overdue = Some(StopMode::Force);
+                    self.apply(now, Input::Lost, Cause::StopOverdue);
+                }
+                StopStage::Acknowledged => {
+                    self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
+                }
+            }
+        }
+    }
+
+    /// The earliest armed timer.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+        let deadline = |timer, due: Option<Instant>| due.map(|at| Deadline { at, timer });
+        let lifetime = deadline(Timer::Lifetime, self.lifetime_due);
+        if self.link == Link::Down {
+            return lifetime;
+        }
+        let waiting = Deadline::earlier(
+            deadline(Timer::Startup, self.startup_due),
+            deadline(Timer::Stop, self.stop_due),
+        );
+        Deadline::earlier(lifetime, waiting)
+    }
+
+    /// The next piece of work or news
+    ///
+    /// Drain it after every call. Changes that nobody polled are reported as one, from the first state to the last.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        let pending = &mut self.pending;
+        if std::mem::take(&mut pending.startup_timed_out) {
+            return Some(Output::StartupTimedOut);
+        }
+        if let Some(mode) = pending.stop_overdue.take() {
+            return Some(Output::StopOverdue(mode));
+        }
+        if std::mem::take(&mut pending.lifetime_over) {
+            return Some(Output::LifetimeOver);
+        }
+        if let Some((from, cause)) = pending.changed.take()
+            && from != self.state
+        {
+            return Some(Output::Changed {
+                from,
+                to: self.state,
+                cause,
+            });
+        }
+        pending
+            .stop
+            .take()
+            .filter(|_| !self.state.is_terminal())
+            .map(Output::Stop)
+    }
+
+    fn apply(&mut self, now: Instant, input: Input, cause: Cause) -> Transition {
+        let transition = transition(self.state, input);
+        if let Transition::To(to) = transition {
+            let from = std::mem::replace(&mut self.state, to);
+            self.since = now;
+            self.pending.changed = Some((self.pending.changed.map_or(from, |(first, _)| first), cause));
+            self.arm(now, from);
+        }
+        transition
+    }
+
+    /// Arms and disarms the timers of the state that was just entered.
+    fn arm(&mut self, now: Instant, from: State) {
+        match self.state {
+            State::Scheduled => self.startup_due = None,
+            State::Preparing | State::Starting => {
+                if self.state == State::Starting && !self.reports_running {
+                    self.startup_due = None;
+                } else if from == State::Scheduled && self.link == Link::Up {
+                    self.startup_due = now.checked_add(self.spec.limits.startup);
+                }
+            }
+            State::Running | State::Draining => {
+                self.startup_due = None;
+                if self.state == State::Running && from != State::Draining {
+                    self.draining = false;
+                }
+                if self.lifetime_due.is_none() {
+                    self.lifetime_due = self
+                        .spec
+                        .limits
+                        .lifetime
+                        .and_then(|lifetime| now.checked_add(lifetime));
+                }
+            }
+            State::Stopping => {
+                self.startup_due = None;
+                self.lifetime_due = None;
+                self.draining = false;
+                self.stop_due = None;
+                if self.link == Link::Up {
+                    self.arm_stop(now);
+                }
+            }
+            State::Stopped | State::Crashed => {
+                self.startup_due = None;
+                self.stop_due = None;
+                self.lifetime_due = None;
+                self.draining = false;
+            }
+        }
+    }
+
+    fn arm_stop(&mut self, now: Instant) {
+        let wait = KILL + MARGIN;
+        (self.stop_stage, self.stop_due) = if self.desired == Desired::ForceStop {
+            (StopStage::Forced, now.checked_add(wait))
+        } else {
+            (
+                StopStage::Graceful,
+                now.checked_add(self.spec.limits.grace.saturating_add(wait)),
+            )
+        };
+    }
+}

@@ -1,0 +1,13 @@
+//! The life of one instance, seen from the controller
+//!
+//! Three vocabularies are kept apart: what someone asked for ([`Desired`]), what the daemon has reported
+//! ([`Input::Reported`], tagged with an [`Incarnation`](crate::Incarnation)) and the [`State`] that follows from both.
+//! [`transition`] is the one function that joins them, [`Lifecycle`] adds incarnations, deadlines and events.
+
+pub mod lifecycle;
+mod state;
+pub mod transition;
+
+pub use lifecycle::{Cause, CrashVerdict, Desired, Lifecycle, Limits, Output, Report, Spec, Timer};
+pub use state::{State, UnknownState};
+pub use transition::{Age, Input, Judgement, Transition, transition};
