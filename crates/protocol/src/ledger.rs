@@ -1,0 +1,564 @@
+//! Whether a command is sent, sent again, or given up
+//!
+//! A [`Ledger`] holds the command that is in force for one incarnation of one instance: a start, or a stop that has
+//! superseded it. It is a command, not a message: it is sent as often as it takes, and at most one attempt is on its
+//! way at any time.
+//!
+//! ```text
+//!                       ┌──────────────── disconnected ──────────────┐
+//!                       v                                            │
+//!   issue ─────────> Parked ── connected ──> InFlight ── answered ──> Settled ── withdrawn, superseded ──> (none)
+//!                       ^                      │  ^   ^                 │
+//!                       │                      │  │   └─ issued again ──┘
+//!          due while disconnected     rejected │  │ due
+//!                       │           unanswered v  │
+//!                       └─────────────────── Waiting ── no attempt left, or rejected for good ──> failed
+//! ```
+//!
+//! A start is answered by an acknowledgement, or by a report that shows it took effect. `INSTANCE_ALREADY_STARTING`
+//! and `INSTANCE_ALREADY_RUNNING` are rejections on the wire and successes here: a repeated start is normal.
+//!
+//! An attempt that the stream took with it does not count; [`RETRIES`] bounds those that a connected daemon rejected as
+//! transient or did not answer. While disconnected nothing runs: whether to wait for a node is the application's
+//! decision.
+//!
+//! # Invariants
+//! Checked after every step by `tests/ledger.rs`:
+//! - `at_most_one_live_attempt`: an attempt begins only after the one before it was answered, given up or lost;
+//! - `nothing_leaves_while_disconnected`: `poll_dispatch` gives nothing out without a stream;
+//! - `retries_are_bounded`: at most `1 + RETRIES` attempts are given out between two (re)connections;
+//! - `connected_commands_always_have_a_deadline`: a command that is in flight or waiting has a timer, and a mute daemon
+//!   settles or fails it within its deadlines;
+//! - `permanent_is_never_retried`;
+//! - `stale_acks_change_nothing`: an acknowledgement of another incarnation, or of nothing, leaves the ledger as it was;
+//! - `no_deadline_in_the_past_after_timeout`;
+//! - `stop_supersedes_start`: once a stop is issued, no start leaves any more.
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_proto::{StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck};
+
+use crate::id::{Incarnation, InstanceId};
+use crate::instance::Age;
+use crate::time::Deadline;
+use crate::verdict::{DeniedReason, StopMode, Verdict};
+
+/// How often a command is repeated after the first attempt.
+pub const RETRIES: u32 = 3;
+/// How long a daemon may take to answer a start.
+pub const START_ANSWER: Duration = Duration::from_secs(30);
+/// How long a daemon may take to answer a stop, by acknowledging it or by reporting `STOPPING`.
+pub const STOP_ANSWER: Duration = Duration::from_secs(10);
+/// The shortest wait before a rejected command is repeated.
+pub const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The longest wait that a daemon can ask for.
+pub const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
+
+/// The rejection that says the instance is being prepared already.
+pub const ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
+/// The rejection that says the instance runs already.
+pub const ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
+/// The error code of a start that the daemon never answered.
+pub const UNANSWERED: &str = "START_UNANSWERED";
+
+/// What a command wants
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// The instance is to start.
+    Start,
+    /// The instance is to stop.
+    Stop(StopMode),
+}
+
+/// Start or stop
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A start.
+    Start,
+    /// A stop, of either mode.
+    Stop,
+}
+
+/// What tells one command from another
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Which start of the id the command is about.
+    pub incarnation: Incarnation,
+    /// Start or stop.
+    pub kind: Kind,
+}
+
+/// Whether a start that failed is worth another attempt
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Disposition {
+    /// Trying again will not help.
+    Permanent,
+    /// Trying again may help; what a daemon that does not say is taken to mean.
+    Transient,
+}
+
+impl From<i32> for Disposition {
+    fn from(wire: i32) -> Self {
+        match StartFailureDisposition::try_from(wire) {
+            Ok(StartFailureDisposition::Permanent) => Self::Permanent,
+            Ok(StartFailureDisposition::Transient | StartFailureDisposition::Unspecified) | Err(_) => {
+                Self::Transient
+            }
+        }
+    }
+}
+
+/// Why a start failed
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartFailure {
+    /// The stage of the preparation that failed; `Unspecified` if unknown.
+    pub stage: StartPreparationStage,
+    /// What failed, for programs, for instance `RUNTIME_PROVISION_FAILED`.
+    pub error_code: String,
+    /// What failed, for people.
+    pub message: String,
+    /// Whether another attempt may help.
+    pub disposition: Disposition,
+    /// How long to wait before it.
+    pub retry_after: Duration,
+    /// The composition plan that was tried; empty if unknown.
+    pub plan_hash: String,
+}
+
+impl StartFailure {
+    /// The failure that a daemon reports.
+    #[must_use]
+    pub fn of(ack: &StartInstanceAck) -> Self {
+        Self {
+            stage: StartPreparationStage::try_from(ack.stage).unwrap_or(StartPreparationStage::Unspecified),
+            error_code: ack.error_code.clone(),
+            message: ack.error_message.clone(),
+            disposition: ack.failure_disposition.into(),
+            retry_after: Duration::from_secs(u64::try_from(ack.retry_after_seconds).unwrap_or_default()),
+            plan_hash: ack.plan_hash.clone(),
+        }
+    }
+
+    /// The failure of a start that was never answered.
+    #[must_use]
+    pub fn unanswered() -> Self {
+        Self {
+            stage: StartPreparationStage::Unspecified,
+            error_code: UNANSWERED.to_owned(),
+            message: format!("the daemon did not answer within {} s", START_ANSWER.as_secs()),
+            disposition: Disposition::Transient,
+            retry_after: Duration::ZERO,
+            plan_hash: String::new(),
+        }
+    }
+}
+
+/// What an acknowledgement did
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Answer {
+    /// The command is answered: the daemon has it.
+    Settled,
+    /// The command was answered before. Nothing has changed.
+    Repeated,
+    /// The attempt was rejected; another one follows.
+    Retrying {
+        /// The number of the attempt to come; the first one was 1.
+        attempt: u32,
+        /// When it follows.
+        after: Duration,
+    },
+    /// The command has failed for good.
+    Failed,
+    /// No such command is in force. Nothing has changed.
+    Unexpected,
+    /// About an incarnation that is over. Nothing has changed.
+    Stale,
+    /// About an incarnation that is newer than this one. Nothing has changed.
+    Newer,
+}
+
+/// What became of an attempt that the daemon did not answer
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    /// The command goes out again at once.
+    Retrying {
+        /// What it wants.
+        order: Order,
+        /// The number of the attempt; the first one was 1.
+        attempt: u32,
+    },
+    /// The command has failed for good.
+    Failed {
+        /// What it wanted.
+        order: Order,
+    },
+}
+
+/// The timers of a ledger
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Timer {
+    /// The daemon has to answer.
+    Answer,
+    /// A rejected command is to be repeated.
+    Retry,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Wanted, and without a stream or held back.
+    Parked,
+    /// An attempt is on its way.
+    InFlight { due: Instant },
+    /// Rejected, and to be repeated later.
+    Waiting { due: Instant },
+    /// Answered.
+    Settled,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Command {
+    order: Order,
+    phase: Phase,
+    /// How many attempts have begun, not counting those that a stream took with it.
+    attempts: u32,
+    /// The attempt on its way has not been taken by `poll_dispatch` yet.
+    unsent: bool,
+    /// The daemon has acknowledged the command; a report may have settled it before.
+    acknowledged: bool,
+}
+
+impl Command {
+    /// Never sent, and not found with the daemon: an answer is about an earlier use of the same id.
+    fn is_unknown_to_daemon(&self) -> bool {
+        self.attempts == 0 && self.phase != Phase::Settled
+    }
+}
+
+/// The command in force for one incarnation of one instance
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use prexorcloud_protocol::ledger::{Answer, Ledger, Order};
+/// use prexorcloud_protocol::{Incarnation, Verdict, proto::StartInstanceAck};
+/// # let now = Instant::now();
+/// let mut ledger = Ledger::new("lobby-1".parse().unwrap(), Incarnation::new(1));
+/// assert_eq!(ledger.issue(now, Order::Start), Verdict::Accepted);
+/// assert_eq!(ledger.poll_dispatch(), None);
+///
+/// ledger.handle_connected(now);
+/// assert_eq!(ledger.poll_dispatch(), Some(Order::Start));
+/// let busy = StartInstanceAck { error_code: "START_FAILED".into(), retry_after_seconds: 5, ..Default::default() };
+/// let five = Duration::from_secs(5);
+/// assert_eq!(ledger.handle_start_ack(now, &busy), Answer::Retrying { attempt: 2, after: five });
+///
+/// assert_eq!(ledger.handle_timeout(now + five), None);
+/// assert_eq!(ledger.poll_dispatch(), Some(Order::Start));
+/// ```
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    instance: InstanceId,
+    incarnation: Incarnation,
+    connected: bool,
+    /// Commands wait although there is a stream.
+    held: bool,
+    command: Option<Command>,
+}
+
+impl Ledger {
+    /// An empty ledger, without a stream.
+    #[must_use]
+    pub const fn new(instance: InstanceId, incarnation: Incarnation) -> Self {
+        Self {
+            instance,
+            incarnation,
+            connected: false,
+            held: false,
+            command: None,
+        }
+    }
+
+    /// The command in force.
+    #[must_use]
+    pub fn command(&self) -> Option<CommandId> {
+        let kind = match self.order()? {
+            Order::Start => Kind::Start,
+            Order::Stop(_) => Kind::Stop,
+        };
+        Some(CommandId {
+            instance: self.instance,
+            incarnation: self.incarnation,
+            kind,
+        })
+    }
+
+    /// What the command in force wants.
+    #[must_use]
+    pub fn order(&self) -> Option<Order> {
+        self.command.map(|command| command.order)
+    }
+
+    /// Whether the command in force has been answered.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.command
+            .is_some_and(|command| command.phase == Phase::Settled)
+    }
+
+    /// Whether an attempt is on its way, taken by `poll_dispatch` and not answered.
+    #[must_use]
+    pub fn is_in_flight(&self) -> bool {
+        self.command
+            .is_some_and(|command| matches!(command.phase, Phase::InFlight { .. }) && !command.unsent)
+    }
+
+    /// Puts a command in force; a stop supersedes a start, and a forced stop a graceful one.
+    pub fn issue(&mut self, now: Instant, order: Order) -> Verdict {
+        match (self.order(), order) {
+            (Some(current), order) if current == order => return Verdict::AlreadyInEffect,
+            (Some(Order::Stop(StopMode::Force)), Order::Stop(StopMode::Graceful)) => {
+                return Verdict::AlreadyInEffect;
+            }
+            (Some(Order::Stop(_)), Order::Start) => {
+                return Verdict::Denied(DeniedReason::WrongState {
+                    state: crate::instance::State::Stopping,
+                });
+            }
+            _ => {}
+        }
+        self.begin(now, order);
+        Verdict::Accepted
+    }
+
+    /// Sends the command in force once more, with all its attempts, if it had been answered.
+    pub fn reissue(&mut self, now: Instant) {
+        if let Some(Command {
+            order,
+            phase: Phase::Settled,
+            ..
+        }) = self.command
+        {
+            self.begin(now, order);
+        }
+    }
+
+    /// Nothing is wanted any more.
+    pub fn withdraw(&mut self) {
+        self.command = None;
+    }
+
+    /// Keeps commands back although there is a stream, or lets them go.
+    pub fn hold(&mut self, now: Instant, held: bool) {
+        self.held = held;
+        self.resume(now);
+    }
+
+    fn begin(&mut self, now: Instant, order: Order) {
+        self.command = Some(Command {
+            order,
+            phase: Phase::Parked,
+            attempts: 0,
+            unsent: false,
+            acknowledged: false,
+        });
+        self.resume(now);
+    }
+
+    /// Begins an attempt of a parked command, if it may leave.
+    fn resume(&mut self, now: Instant) {
+        if !self.connected || self.held {
+            return;
+        }
+        if let Some(command) = &mut self.command
+            && command.phase == Phase::Parked
+        {
+            Self::attempt(command, now);
+        }
+    }
+
+    fn attempt(command: &mut Command, now: Instant) {
+        let wait = match command.order {
+            Order::Start => START_ANSWER,
+            Order::Stop(_) => STOP_ANSWER,
+        };
+        command.attempts = command.attempts.saturating_add(1);
+        command.unsent = true;
+        command.phase = Phase::InFlight {
+            due: now.checked_add(wait).unwrap_or(now),
+        };
+    }
+
+    /// A stream has been established, and what is wanted may leave.
+    pub fn handle_connected(&mut self, now: Instant) {
+        self.connected = true;
+        self.resume(now);
+    }
+
+    /// The stream is gone, and with it the attempt that was on its way.
+    pub fn handle_disconnected(&mut self) {
+        self.connected = false;
+        self.held = false;
+        if let Some(command) = &mut self.command
+            && matches!(command.phase, Phase::InFlight { .. })
+        {
+            command.phase = Phase::Parked;
+            command.unsent = false;
+            command.attempts = command.attempts.saturating_sub(1);
+        }
+    }
+
+    /// A report, or the handshake's list, shows that the daemon has the command.
+    pub fn handle_evidence(&mut self) {
+        if let Some(command) = &mut self.command {
+            command.phase = Phase::Settled;
+            command.unsent = false;
+        }
+    }
+
+    /// The daemon has answered a start.
+    pub fn handle_start_ack(&mut self, now: Instant, ack: &StartInstanceAck) -> Answer {
+        if let Some(answer) = self.other_incarnation(Incarnation::new(ack.incarnation)) {
+            return answer;
+        }
+        let Some(command) = self
+            .command
+            .as_mut()
+            .filter(|command| command.order == Order::Start)
+        else {
+            return Answer::Unexpected;
+        };
+        if command.attempts == 0 {
+            // Never sent: this answers an earlier start of the same id.
+            return Answer::Unexpected;
+        }
+        if ack.accepted || matches!(ack.error_code.as_str(), ALREADY_STARTING | ALREADY_RUNNING) {
+            return Self::settle(command);
+        }
+        let asked = Duration::from_secs(u64::try_from(ack.retry_after_seconds).unwrap_or_default());
+        self.reject(now, ack.failure_disposition.into(), asked)
+    }
+
+    /// The daemon has answered a stop.
+    pub fn handle_stop_ack(&mut self, now: Instant, ack: &StopInstanceAck) -> Answer {
+        if let Some(answer) = self.other_incarnation(Incarnation::new(ack.incarnation)) {
+            return answer;
+        }
+        let stop = |command: &&mut Command| {
+            matches!(command.order, Order::Stop(_)) && !command.is_unknown_to_daemon()
+        };
+        let Some(command) = self.command.as_mut().filter(stop) else {
+            return Answer::Unexpected;
+        };
+        if ack.accepted {
+            return Self::settle(command);
+        }
+        // The contract gives a failed stop no disposition.
+        self.reject(now, Disposition::Transient, Duration::ZERO)
+    }
+
+    fn other_incarnation(&self, given: Incarnation) -> Option<Answer> {
+        match Age::of(given, self.incarnation) {
+            Age::Older => Some(Answer::Stale),
+            Age::Newer => Some(Answer::Newer),
+            Age::Current | Age::Unknown => None,
+        }
+    }
+
+    fn settle(command: &mut Command) -> Answer {
+        if std::mem::replace(&mut command.acknowledged, true) && command.phase == Phase::Settled {
+            return Answer::Repeated;
+        }
+        command.phase = Phase::Settled;
+        command.unsent = false;
+        Answer::Settled
+    }
+
+    /// Also for a command that was settled: a daemon may say "already starting" and fail afterwards.
+    fn reject(&mut self, now: Instant, disposition: Disposition, asked: Duration) -> Answer {
+        let Some(command) = &mut self.command else {
+            return Answer::Unexpected;
+        };
+        if matches!(command.phase, Phase::Waiting { .. }) {
+            return Answer::Repeated;
+        }
+        let after = asked.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
+        match now.checked_add(after) {
+            Some(due) if disposition == Disposition::Transient && command.attempts <= RETRIES => {
+                command.phase = Phase::Waiting { due };
+                command.unsent = false;
+                command.acknowledged = false;
+                Answer::Retrying {
+                    attempt: command.attempts.saturating_add(1),
+                    after,
+                }
+            }
+            _ => {
+                self.command = None;
+                Answer::Failed
+            }
+        }
+    }
+
+    /// Lets an expired timer take effect; early and repeated calls are harmless.
+    ///
+    /// The answer is news only if the daemon let an attempt expire.
+    pub fn handle_timeout(&mut self, now: Instant) -> Option<Expired> {
+        let may_leave = self.connected && !self.held;
+        let command = self.command.as_mut()?;
+        match command.phase {
+            Phase::Waiting { due } if due <= now => {
+                if may_leave {
+                    Self::attempt(command, now);
+                } else {
+                    command.phase = Phase::Parked;
+                }
+                None
+            }
+            Phase::InFlight { due } if due <= now => {
+                let order = command.order;
+                if command.attempts <= RETRIES {
+                    Self::attempt(command, now);
+                    Some(Expired::Retrying {
+                        order,
+                        attempt: command.attempts,
+                    })
+                } else {
+                    self.command = None;
+                    Some(Expired::Failed { order })
+                }
+            }
+            Phase::Parked | Phase::InFlight { .. } | Phase::Waiting { .. } | Phase::Settled => None,
+        }
+    }
+
+    /// The armed timer.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+        match self.command?.phase {
+            Phase::InFlight { due } => Some(Deadline {
+                at: due,
+                timer: Timer::Answer,
+            }),
+            Phase::Waiting { due } => Some(Deadline {
+                at: due,
+                timer: Timer::Retry,
+            }),
+            Phase::Parked | Phase::Settled => None,
+        }
+    }
+
+    /// The command that has to leave now, once per attempt.
+    pub fn poll_dispatch(&mut self) -> Option<Order> {
+        let command = self.command.as_mut().filter(|command| command.unsent)?;
+        command.unsent = false;
+        Some(command.order)
+    }
+
+    /// Whether [`poll_dispatch`](Self::poll_dispatch) has something to give.
+    #[must_use]
+    pub fn has_dispatch(&self) -> bool {
+        self.command.is_some_and(|command| command.unsent)
+    }
+}

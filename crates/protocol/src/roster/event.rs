@@ -1,0 +1,170 @@
+//! What the roster tells the application, and what it wants on the wire
+
+use std::time::Duration;
+
+use prexorcloud_proto::{StartInstance, StopInstance};
+
+use crate::id::{GroupName, Incarnation, InstanceId};
+use crate::instance::{self, Cause, Desired, State};
+use crate::ledger::{self, StartFailure};
+use crate::reconcile::OrphanReason;
+use crate::verdict::StopMode;
+
+/// What has happened to an instance
+///
+/// Events of one instance come in the order in which things happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstanceEvent {
+    /// The state has changed.
+    Changed {
+        /// The instance.
+        instance: InstanceId,
+        /// Its group.
+        group: GroupName,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// The state before.
+        from: State,
+        /// The state now.
+        to: State,
+        /// Why.
+        cause: Cause,
+        /// Its port; 0 if unknown.
+        port: u16,
+        /// Players online.
+        player_count: i32,
+        /// How long the process had been running at the last report.
+        uptime: Duration,
+    },
+    /// The daemon has taken a start on.
+    StartAccepted {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// The composition plan that the daemon works by; empty if it does not say.
+        plan_hash: String,
+    },
+    /// A start was rejected, or not answered, and goes out again.
+    StartRetrying {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// The number of the attempt to come; the first one was 1.
+        attempt: u32,
+        /// When it follows.
+        after: Duration,
+        /// What was wrong with the last one.
+        failure: StartFailure,
+    },
+    /// A start has failed for good; the instance is `CRASHED`.
+    StartFailed {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// What was wrong with the last attempt.
+        failure: StartFailure,
+    },
+    /// The daemon could not stop the instance, or did not answer. A forced stop follows when the stop is overdue.
+    StopFailed {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// What went wrong.
+        message: String,
+    },
+    /// The daemon runs an instance that was not known here. It is now, and has to be recorded.
+    Adopted {
+        /// The instance.
+        instance: InstanceId,
+        /// Its group.
+        group: GroupName,
+        /// Which start of the id it is; unknown for a Java daemon.
+        incarnation: Incarnation,
+        /// Its state.
+        state: State,
+        /// Its port; 0 if unknown.
+        port: u16,
+    },
+    /// The daemon runs an instance that is not wanted there; it is being stopped.
+    OrphanStopped {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// Why it is not wanted.
+        reason: OrphanReason,
+    },
+    /// The start took too long; the instance is being killed.
+    StartupTimedOut {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// How long it was given.
+        limit: Duration,
+    },
+    /// A stop took too long. After a graceful one the instance is being killed, after a forced one it is given up.
+    StopOverdue {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// The stop that had no effect in time.
+        mode: StopMode,
+    },
+    /// The instance has lived as long as it was meant to, and is being stopped.
+    LifetimeOver {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+    },
+    /// Events were lost because nobody polled them. Read the whole roster again: it is right.
+    Lagged {
+        /// How many were lost.
+        dropped: u64,
+    },
+}
+
+/// What has to go out to the daemon
+#[derive(Clone, Debug, PartialEq)]
+pub enum Dispatch {
+    /// Start an instance.
+    Start(Box<StartInstance>),
+    /// Stop an instance.
+    Stop(StopInstance),
+}
+
+/// An instance as it was recorded before the controller was restarted
+#[derive(Clone, Debug, PartialEq)]
+pub struct RosterEntry {
+    /// The start as it was asked for; of an adopted instance, one with its id, group, port and incarnation.
+    pub start: Box<StartInstance>,
+    /// The last state.
+    pub state: State,
+    /// What was asked for.
+    pub desired: Desired,
+}
+
+/// What a roster is waiting for
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RosterTimer {
+    /// The instance that the timer belongs to.
+    pub instance: InstanceId,
+    /// What is due.
+    pub due: Due,
+}
+
+/// What falls due with a timer of the roster
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Due {
+    /// A state has to be left.
+    Lifecycle(instance::Timer),
+    /// A command has to be answered, or repeated.
+    Command(ledger::Timer),
+}

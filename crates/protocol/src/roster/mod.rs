@@ -1,0 +1,570 @@
+//! What the controller knows about the instances of one node
+//!
+//! A [`Roster`] outlives the streams to its node. Each instance has a [`Lifecycle`] and a [ledger](crate::ledger);
+//! at every handshake the [reconciliation plan](crate::reconcile) brings belief and report together. While a session is
+//! established the session drives the roster; at other times the application does, and starts and stops are kept until
+//! the next handshake.
+//!
+//! # An instance that is in the way
+//! A daemon may run an incarnation that nobody wants: of an unknown group, of an id that has been started elsewhere, or
+//! one that counts as ended here. Such an *orphan* is stopped, gracefully first, with deadlines like any other
+//! instance. A start of the same id waits until the orphan is gone. Orphans are not among the [`entries`](Roster::entries).
+//!
+//! # What is bounded
+//! - Entries: [`limits::INSTANCES_PER_NODE`]; a start beyond that is denied, and so are orphans beyond that ignored.
+//! - Dispatches: at most one per instance is waiting, in the ledger of the instance.
+//! - Events: [`EVENTS_KEPT`]. A step adds at most a handful per instance, so an application that polls never sees the
+//!   bound. One that does not loses the later events, and is told so by [`InstanceEvent::Lagged`]; the entries are right
+//!   in any case.
+//!
+//! # A node that stays away
+//! Timers that wait for the daemon rest while there is no stream, because neither a late start nor a lost stop can be
+//! told from a broken cable. How long to believe in a silent node is the application's decision; it ends the wait with
+//! [`declare_lost`](Roster::declare_lost). If the node comes back after all, what runs there is an orphan.
+//!
+//! # Invariants
+//! Checked after every step by `tests/roster.rs`:
+//! - `at_most_one_live_attempt` per instance, and `nothing_leaves_while_disconnected`;
+//! - `terminal_is_final`, per incarnation;
+//! - `incarnations_only_rise`: the entry of an id never goes back to an earlier incarnation;
+//! - `stale_news_changes_nothing`: news of an earlier incarnation leaves the entry as it was;
+//! - `no_deadline_in_the_past_after_timeout`;
+//! - `earliest_deadline_is_exact`: `poll_timeout` is the minimum over all instances;
+//! - `events_tell_the_whole_story`: following the events from the beginning gives exactly the entries;
+//! - `nothing_waits_for_ever`: with a mute daemon, every wanted stop ends and every start fails within its deadlines.
+
+mod deadlines;
+mod event;
+mod handshake;
+mod messages;
+mod slots;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use prexorcloud_proto::{StartInstance, StopInstance};
+
+pub use event::{Dispatch, Due, InstanceEvent, RosterEntry, RosterTimer};
+use slots::{Place, Role, Slot, Slots};
+
+pub use crate::instance::CrashVerdict;
+
+use crate::id::{InstanceId, NodeId};
+use crate::instance::{Cause, Judgement, Lifecycle, Output, Spec, State};
+use crate::ledger::{Expired, Order, StartFailure};
+use crate::limits;
+use crate::time::Deadline;
+use crate::validate::{Fault, Invalid};
+use crate::verdict::{DeniedReason, StopMode, Verdict};
+
+/// How many events are kept for an application that does not poll.
+pub const EVENTS_KEPT: usize = 4 * limits::INSTANCES_PER_NODE;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Link {
+    Down,
+    Up { reports_running: bool },
+}
+
+/// The instances of one node
+///
+/// ```
+/// use std::time::Instant;
+/// use prexorcloud_protocol::instance::State;
+/// use prexorcloud_protocol::proto::{InstanceStatusUpdate, StartInstance};
+/// use prexorcloud_protocol::reconcile::ReconcilePolicy;
+/// use prexorcloud_protocol::roster::{Dispatch, Roster};
+/// use prexorcloud_protocol::{NodeId, Verdict};
+/// # let now = Instant::now();
+/// let mut roster = Roster::new(NodeId::new("node-1").unwrap());
+/// let start = StartInstance {
+///     instance_id: "lobby-1".into(),
+///     group: "lobby".into(),
+///     port: 30_000,
+///     incarnation: 1,
+///     ..Default::default()
+/// };
+/// assert_eq!(roster.start(now, Box::new(start)), Verdict::Accepted);
+/// assert_eq!(roster.poll_dispatch(), None, "there is no stream yet");
+///
+/// let policy = ReconcilePolicy { reports_preparing: true, incarnations: true, ..Default::default() };
+/// roster.handle_handshake(now, &[], &policy);
+/// assert!(matches!(roster.poll_dispatch(), Some(Dispatch::Start(_))));
+///
+/// let id = "lobby-1".parse().unwrap();
+/// let running = InstanceStatusUpdate {
+///     instance_id: "lobby-1".into(),
+///     state: State::Running.to_wire(),
+///     incarnation: 1,
+///     ..Default::default()
+/// };
+/// assert!(roster.handle_status(now, &running).is_accepted());
+/// assert_eq!(roster.get(id).unwrap().state(), State::Running);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Roster {
+    node: NodeId,
+    slots: Slots,
+    link: Link,
+    events: VecDeque<InstanceEvent>,
+    dropped: u64,
+}
+
+impl Roster {
+    /// The roster of a node about which nothing is known.
+    #[must_use]
+    pub fn new(node: NodeId) -> Self {
+        Self {
+            node,
+            slots: Slots::default(),
+            link: Link::Down,
+            events: VecDeque::new(),
+            dropped: 0,
+        }
+    }
+
+    /// The node.
+    #[must_use]
+    pub const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether a session is established.
+    #[must_use]
+    pub const fn is_connected(&self) -> bool {
+        matches!(self.link, Link::Up { .. })
+    }
+
+    /// Everything that is known, in the order of the ids, instances that have ended included.
+    pub fn entries(&self) -> impl Iterator<Item = &Lifecycle> {
+        self.slots
+            .places()
+            .filter_map(|place| Some(&self.slots.get(place.entry?)?.lifecycle))
+    }
+
+    /// What is known of one instance.
+    #[must_use]
+    pub fn get(&self, instance: InstanceId) -> Option<&Lifecycle> {
+        self.slots.entry(instance).map(|slot| &slot.lifecycle)
+    }
+
+    /// Instances that the daemon runs although nobody wants them, and that are being stopped.
+    pub fn orphans(&self) -> impl Iterator<Item = &Lifecycle> {
+        self.slots
+            .places()
+            .filter_map(|place| Some(&self.slots.get(place.orphan?)?.lifecycle))
+    }
+
+    /// Puts recorded instances back after a restart of the controller
+    ///
+    /// Those that could not be put back are returned with the reason: their record breaks the contract, or there are
+    /// more than [`limits::INSTANCES_PER_NODE`].
+    #[must_use = "an instance that is not restored is an orphan at the next handshake"]
+    pub fn restore(
+        &mut self,
+        now: Instant,
+        entries: impl IntoIterator<Item = RosterEntry>,
+    ) -> Vec<(RosterEntry, DeniedReason)> {
+        let mut refused = Vec::new();
+        for entry in entries {
+            let spec = match Spec::of(&entry.start) {
+                Ok(spec) if self.is_full(spec.instance) => {
+                    refused.push((entry, Self::too_many()));
+                    continue;
+                }
+                Ok(spec) => spec,
+                Err(invalid) => {
+                    refused.push((entry, DeniedReason::Invalid(invalid)));
+                    continue;
+                }
+            };
+            let lifecycle = Lifecycle::restored(now, spec, entry.state, entry.desired);
+            let start = lifecycle.state().is_coming_up().then_some(entry.start);
+            let slot = self.slots.insert(Slot::new(Role::Entry, lifecycle, start));
+            self.join(now, slot);
+            self.pump(now, slot);
+        }
+        refused
+    }
+
+    /// Starts an instance, as soon as there is a stream. Its record must be stored already.
+    ///
+    /// A start with a higher incarnation replaces an instance of the same id that has ended.
+    pub fn start(&mut self, now: Instant, start: Box<StartInstance>) -> Verdict {
+        let spec = match Spec::of(&start) {
+            Ok(spec) => spec,
+            Err(invalid) => return Verdict::Denied(DeniedReason::Invalid(invalid)),
+        };
+        if !spec.incarnation.is_known() {
+            let invalid = Invalid {
+                field: "start_instance.incarnation",
+                fault: Fault::OutOfRange,
+            };
+            return Verdict::Denied(DeniedReason::Invalid(invalid));
+        }
+        if let Some(known) = self.get(spec.instance) {
+            let (given, current) = (spec.incarnation, known.incarnation());
+            match (given.cmp(&current), known.is_terminal()) {
+                (std::cmp::Ordering::Greater, true) => {}
+                (std::cmp::Ordering::Greater, false) => {
+                    return Verdict::Denied(DeniedReason::StillAlive { current });
+                }
+                (std::cmp::Ordering::Equal, false) if known.desired().stop_mode().is_none() => {
+                    return Verdict::AlreadyInEffect;
+                }
+                (std::cmp::Ordering::Equal, false) => {
+                    return Verdict::Denied(DeniedReason::WrongState { state: known.state() });
+                }
+                (std::cmp::Ordering::Equal, true) | (std::cmp::Ordering::Less, _) => {
+                    return Verdict::Denied(DeniedReason::StaleIncarnation { given, current });
+                }
+            }
+        } else if self.is_full(spec.instance) {
+            return Verdict::Denied(Self::too_many());
+        }
+        let slot = self
+            .slots
+            .insert(Slot::new(Role::Entry, Lifecycle::new(now, spec), Some(start)));
+        self.join(now, slot);
+        if let Some(slot) = self.slots.get_mut(slot) {
+            // A new ledger takes every order.
+            let _ = slot.ledger.issue(now, Order::Start);
+        }
+        self.pump(now, slot);
+        Verdict::Accepted
+    }
+
+    /// Stops an instance. The wish must be stored already.
+    pub fn stop(&mut self, now: Instant, instance: InstanceId, mode: StopMode) -> Verdict {
+        self.command(now, instance, |lifecycle| lifecycle.request_stop(now, mode))
+    }
+
+    /// Lets a running instance run empty.
+    pub fn drain(&mut self, now: Instant, instance: InstanceId) -> Verdict {
+        self.command(now, instance, |lifecycle| lifecycle.request_drain(now))
+    }
+
+    /// Takes back a [`drain`](Self::drain).
+    pub fn undrain(&mut self, now: Instant, instance: InstanceId) -> Verdict {
+        self.command(now, instance, |lifecycle| lifecycle.cancel_drain(now))
+    }
+
+    /// Gives an instance up, because its node has stayed away for too long.
+    pub fn declare_lost(&mut self, now: Instant, instance: InstanceId) -> Verdict {
+        self.command(now, instance, |lifecycle| {
+            if lifecycle.is_terminal() {
+                return Verdict::AlreadyInEffect;
+            }
+            lifecycle.handle_lost(now, Cause::DeclaredLost);
+            Verdict::Accepted
+        })
+    }
+
+    fn command(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        act: impl FnOnce(&mut Lifecycle) -> Verdict,
+    ) -> Verdict {
+        let entry = self.slots.place(instance).entry;
+        let Some((index, slot)) = entry.and_then(|index| Some((index, self.slots.get_mut(index)?))) else {
+            return Verdict::Denied(DeniedReason::UnknownInstance);
+        };
+        let verdict = act(&mut slot.lifecycle);
+        self.pump(now, index);
+        verdict
+    }
+
+    /// Removes an instance that has ended.
+    pub fn forget(&mut self, instance: InstanceId) -> Verdict {
+        match self.get(instance) {
+            None => Verdict::AlreadyInEffect,
+            Some(known) if !known.is_terminal() => Verdict::Denied(DeniedReason::StillAlive {
+                current: known.incarnation(),
+            }),
+            Some(_) => {
+                self.slots.remove(instance, Role::Entry);
+                Verdict::Accepted
+            }
+        }
+    }
+
+    /// The server itself says that it is ready, past the daemon.
+    pub fn ready(&mut self, now: Instant, instance: InstanceId) -> Judgement {
+        let entry = self.slots.place(instance).entry;
+        let Some((index, slot)) = entry.and_then(|index| Some((index, self.slots.get_mut(index)?))) else {
+            return Judgement::UnknownInstance;
+        };
+        let judgement = slot.lifecycle.handle_ready(now);
+        if judgement.is_accepted() && slot.ledger.order() == Some(Order::Start) {
+            slot.ledger.handle_evidence();
+        }
+        self.pump(now, index);
+        judgement
+    }
+
+    /// The stream is gone. What was on its way is sent again after the next handshake, if it is still wanted.
+    pub fn handle_disconnected(&mut self, now: Instant) {
+        if self.link == Link::Down {
+            return;
+        }
+        self.link = Link::Down;
+        for Place { entry, orphan } in self.slots.places().collect::<Vec<_>>() {
+            if let Some(slot) = orphan.and_then(|index| self.slots.get(index)) {
+                // The next handshake tells whether it is still there.
+                let instance = slot.lifecycle.instance();
+                self.slots.remove(instance, Role::Orphan);
+            }
+            let Some(index) = entry else { continue };
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.lifecycle.handle_disconnected(now);
+                slot.ledger.handle_disconnected();
+            }
+            self.slots.refresh(index);
+        }
+    }
+
+    /// Lets expired timers take effect; early and repeated calls are harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((index, _)) = self.slots.earliest().filter(|&(_, at)| at <= now) {
+            let Some(slot) = self.slots.get_mut(index) else {
+                return;
+            };
+            slot.lifecycle.handle_timeout(now);
+            let (instance, incarnation) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
+            let news = match slot.ledger.handle_timeout(now) {
+                None
+                | Some(Expired::Retrying {
+                    order: Order::Stop(_),
+                    ..
+                }) => None,
+                Some(Expired::Retrying {
+                    order: Order::Start,
+                    attempt,
+                }) => {
+                    slot.lifecycle.handle_redispatch(now);
+                    let (after, failure) = (std::time::Duration::ZERO, StartFailure::unanswered());
+                    Some(InstanceEvent::StartRetrying {
+                        instance,
+                        incarnation,
+                        attempt,
+                        after,
+                        failure,
+                    })
+                }
+                Some(Expired::Failed { order: Order::Start }) => {
+                    slot.lifecycle.handle_start_failed(now);
+                    let failure = StartFailure::unanswered();
+                    Some(InstanceEvent::StartFailed {
+                        instance,
+                        incarnation,
+                        failure,
+                    })
+                }
+                Some(Expired::Failed {
+                    order: Order::Stop(_),
+                }) => {
+                    let message = "the daemon did not answer the stop".to_owned();
+                    Some(InstanceEvent::StopFailed {
+                        instance,
+                        incarnation,
+                        message,
+                    })
+                }
+            };
+            let is_entry = slot.role == Role::Entry;
+            if let Some(news) = news.filter(|_| is_entry) {
+                self.tell(news);
+            }
+            self.pump(now, index);
+        }
+    }
+
+    /// The earliest armed timer of all instances.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline<RosterTimer>> {
+        let (index, _) = self.slots.earliest()?;
+        let slot = self.slots.get(index)?;
+        let instance = slot.lifecycle.instance();
+        slot.deadline()
+            .map(|deadline| deadline.map(|due| RosterTimer { instance, due }))
+    }
+
+    /// The next command that has to go out; `None` without a stream.
+    pub fn poll_dispatch(&mut self) -> Option<Dispatch> {
+        while self.slots.has_to_send() {
+            let Some(slot) = self.slots.next_to_send() else {
+                continue;
+            };
+            match slot.ledger.poll_dispatch() {
+                Some(Order::Start) => {
+                    let Some(start) = slot.start.clone() else { continue };
+                    slot.lifecycle.mark_dispatched();
+                    return Some(Dispatch::Start(start));
+                }
+                Some(Order::Stop(mode)) => {
+                    return Some(Dispatch::Stop(StopInstance {
+                        instance_id: slot.lifecycle.instance().into(),
+                        force: mode == StopMode::Force,
+                        incarnation: slot.lifecycle.incarnation().get(),
+                    }));
+                }
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// The next piece of news.
+    pub fn poll_event(&mut self) -> Option<InstanceEvent> {
+        self.events.pop_front().or_else(|| {
+            let dropped = std::mem::take(&mut self.dropped);
+            (dropped > 0).then_some(InstanceEvent::Lagged { dropped })
+        })
+    }
+
+    fn is_full(&self, instance: InstanceId) -> bool {
+        self.slots.entries() >= limits::INSTANCES_PER_NODE && self.slots.place(instance).entry.is_none()
+    }
+
+    fn too_many() -> DeniedReason {
+        DeniedReason::TooMany {
+            limit: limits::INSTANCES_PER_NODE,
+        }
+    }
+
+    fn tell(&mut self, event: InstanceEvent) {
+        // Once one is lost, later ones have to wait behind the notice.
+        if self.dropped > 0 || self.events.len() >= EVENTS_KEPT {
+            self.dropped = self.dropped.saturating_add(1);
+        } else {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Connects a new slot to the stream, if there is one.
+    fn join(&mut self, now: Instant, index: usize) {
+        let Link::Up { reports_running } = self.link else {
+            return;
+        };
+        let Some(slot) = self.slots.get_mut(index) else {
+            return;
+        };
+        let (instance, role) = (slot.lifecycle.instance(), slot.role);
+        slot.lifecycle.handle_connected(now, reports_running);
+        slot.ledger.handle_connected(now);
+        if role == Role::Entry && self.slots.place(instance).orphan.is_some() {
+            self.hold(now, instance, true);
+        }
+    }
+
+    /// Keeps the entry of an id back while there is an orphan of it.
+    fn hold(&mut self, now: Instant, instance: InstanceId, held: bool) {
+        let Some(index) = self.slots.place(instance).entry else {
+            return;
+        };
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.ledger.hold(now, held);
+        }
+        self.slots.refresh(index);
+    }
+
+    /// Begins to stop an incarnation that nobody wants.
+    fn stop_orphan(
+        &mut self,
+        now: Instant,
+        spec: Spec,
+        state: State,
+        reason: crate::reconcile::OrphanReason,
+    ) {
+        let instance = spec.instance;
+        if self.slots.place(instance).orphan.is_some() || self.slots.orphans() >= limits::INSTANCES_PER_NODE {
+            return;
+        }
+        let index = self.slots.insert(Slot::new(
+            Role::Orphan,
+            Lifecycle::adopted(now, spec, state),
+            None,
+        ));
+        self.tell(InstanceEvent::OrphanStopped {
+            instance,
+            incarnation: spec.incarnation,
+            reason,
+        });
+        self.join(now, index);
+        self.hold(now, instance, true);
+        if let Some(slot) = self.slots.get_mut(index) {
+            let _ = slot.lifecycle.request_stop(now, StopMode::Graceful);
+        }
+        self.pump(now, index);
+    }
+
+    /// Carries out what a lifecycle wants, until it wants nothing more.
+    fn pump(&mut self, now: Instant, index: usize) {
+        while let Some(slot) = self.slots.get_mut(index) {
+            let lifecycle = &mut slot.lifecycle;
+            let Some(output) = lifecycle.poll_output() else {
+                break;
+            };
+            let (instance, incarnation) = (lifecycle.instance(), lifecycle.incarnation());
+            let event = match output {
+                Output::Changed { from, to, cause } => {
+                    if to.is_terminal() {
+                        slot.ledger.withdraw();
+                    }
+                    if !to.is_coming_up() {
+                        // It carries secrets, and cannot be needed any more.
+                        slot.start = None;
+                    }
+                    InstanceEvent::Changed {
+                        instance,
+                        group: lifecycle.group(),
+                        incarnation,
+                        from,
+                        to,
+                        cause,
+                        port: lifecycle.port(),
+                        player_count: lifecycle.player_count(),
+                        uptime: lifecycle.uptime(),
+                    }
+                }
+                Output::Stop(mode) => {
+                    if lifecycle.is_dispatched() {
+                        let _ = slot.ledger.issue(now, Order::Stop(mode));
+                    } else {
+                        lifecycle.handle_gone(now, Cause::Withdrawn);
+                    }
+                    continue;
+                }
+                Output::StartupTimedOut => {
+                    let limit = lifecycle.limits().startup;
+                    InstanceEvent::StartupTimedOut {
+                        instance,
+                        incarnation,
+                        limit,
+                    }
+                }
+                Output::StopOverdue(mode) => InstanceEvent::StopOverdue {
+                    instance,
+                    incarnation,
+                    mode,
+                },
+                Output::LifetimeOver => InstanceEvent::LifetimeOver {
+                    instance,
+                    incarnation,
+                },
+            };
+            if slot.role == Role::Entry {
+                self.tell(event);
+            }
+        }
+        let Some(slot) = self.slots.get(index) else { return };
+        if slot.role == Role::Orphan && slot.lifecycle.is_terminal() {
+            let instance = slot.lifecycle.instance();
+            self.slots.remove(instance, Role::Orphan);
+            self.hold(now, instance, false);
+        } else {
+            self.slots.refresh(index);
+        }
+    }
+}
