@@ -1,0 +1,78 @@
+//! Who is at the other end of a connection
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Notify;
+
+/// The other end of an accepted connection
+///
+/// Every request carries one in its extensions. Clones are the same connection.
+#[derive(Clone)]
+pub struct Peer(Arc<Inner>);
+
+struct Inner {
+    connection_id: u64,
+    address: SocketAddr,
+    certificates: Vec<CertificateDer<'static>>,
+    closed: Arc<Notify>,
+}
+
+impl Peer {
+    pub(super) fn new(
+        connection_id: u64,
+        address: SocketAddr,
+        certificates: Vec<CertificateDer<'static>>,
+        closed: Arc<Notify>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            connection_id,
+            address,
+            certificates,
+            closed,
+        }))
+    }
+
+    /// Numbers the connections of one server from 1.
+    #[must_use]
+    pub fn connection_id(&self) -> u64 {
+        self.0.connection_id
+    }
+
+    /// The address that the connection came from.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// The certificate that the client proved to have, as DER; `None` if it presented none
+    ///
+    /// It was verified as the server's TLS configuration says, at the time of the handshake.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.0.certificates.first().map(AsRef::as_ref)
+    }
+
+    /// The whole chain as the client sent it, its own certificate first.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.0.certificates
+    }
+
+    /// Cuts the connection at once; every stream on it ends.
+    pub fn close(&self) {
+        self.0.closed.notify_one();
+    }
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer")
+            .field("connection_id", &self.0.connection_id)
+            .field("address", &self.0.address)
+            .field("certificates", &self.0.certificates.len())
+            .finish()
+    }
+}
