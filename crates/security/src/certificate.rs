@@ -1,7 +1,8 @@
 //! An X.509 certificate, parsed once, with the facts that the rest of the crate decides on
 //!
-//! Reading is strict about what matters here (one encoding, bounded size, dates that exist) and judges nothing else: whether a
-//! certificate may be *used* is the business of [`crate::identity`], [`crate::trust`] and the TLS verifiers.
+//! Reading is strict about what matters here (one encoding, bounded size, dates that exist) and judges
+//! nothing else: whether a certificate may be *used* is the business of [`crate::identity`], [`crate::trust`]
+//! and the TLS verifiers.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -82,7 +83,8 @@ impl Certificate {
     /// Parses one certificate
     ///
     /// # Errors
-    /// [`CertificateError`] when the bytes are too many, not exactly one DER certificate, or carry a damaged extension.
+    /// [`CertificateError`] when the bytes are too many, not exactly one DER certificate, or carry a damaged
+    /// extension.
     pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
         if der.len() > MAX_CERTIFICATE_LEN {
             return Err(CertificateError::TooLarge { len: der.len() });
@@ -220,8 +222,8 @@ impl Certificate {
 
     /// When the authority signed it, in milliseconds
     ///
-    /// Our authority writes this down, because `notBefore` is backdated for clocks that run late. Certificates of a Java controller are
-    /// not backdated, so for them it is [`Certificate::not_before`].
+    /// Our authority writes this down, because `notBefore` is backdated for clocks that run late.
+    /// Certificates of a Java controller are not backdated, so for them it is [`Certificate::not_before`].
     #[must_use]
     pub fn issued_at(&self) -> SystemTime {
         self.0

@@ -16,8 +16,8 @@ pub const MAX_CHAIN_LEN: usize = 4;
 
 /// A private key and the chain that vouches for it, leaf first
 ///
-/// Whoever holds one has checked that the key belongs to the leaf and that every certificate is signed by the next. The key is
-/// wiped from memory when the credential is dropped, and never printed.
+/// Whoever holds one has checked that the key belongs to the leaf and that every certificate is signed by the
+/// next. The key is wiped from memory when the credential is dropped, and never printed.
 #[derive(Clone)]
 pub struct Credential {
     leaf: Certificate,

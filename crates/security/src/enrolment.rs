@@ -2,12 +2,15 @@
 //!
 //! Two ways, never mixed:
 //!
-//! - [`EnrolmentTls::pinned`]: the join token names the authority. The server must send that authority in its chain and hold a certificate signed by it, for
-//!   the dialled name and for now. This is settled inside the handshake, so nothing (above all not the token) reaches anyone else.
-//! - [`EnrolmentTls::trust_on_first_use`]: for tokens of a Java controller, which carry no pin. Whoever answers is believed; someone on the path can take the token.
-//!   Name, dates and purpose are still checked, because a certificate that fails them would fail every later connection, after the token is spent.
+//! - [`EnrolmentTls::pinned`]: the join token names the authority. The server must send that authority in its
+//!   chain and hold a certificate signed by it, for the dialled name and for now. This is settled inside the
+//!   handshake, so nothing (above all not the token) reaches anyone else.
+//! - [`EnrolmentTls::trust_on_first_use`]: for tokens of a Java controller, which carry no pin. Whoever
+//!   answers is believed; someone on the path can take the token. Name, dates and purpose are still checked,
+//!   because a certificate that fails them would fail every later connection, after the token is spent.
 //!
-//! [`ObservedServer::accept`] then compares what the server *said* in its reply with what it *showed* in the handshake.
+//! [`ObservedServer::accept`] then compares what the server *said* in its reply with what it *showed* in the
+//! handshake.
 
 use std::fmt;
 use std::sync::Arc;
@@ -125,7 +128,8 @@ impl EnrolmentTls {
         Self::with_clock(None, Arc::new(DefaultTimeProvider))
     }
 
-    /// As [`EnrolmentTls::pinned`], or without a pin as [`EnrolmentTls::trust_on_first_use`], by another clock than the system's
+    /// As [`EnrolmentTls::pinned`], or without a pin as [`EnrolmentTls::trust_on_first_use`], by another
+    /// clock than the system's
     ///
     /// # Errors
     /// [`TlsError::Configuration`], never in practice.
@@ -150,7 +154,8 @@ impl EnrolmentTls {
         })
     }
 
-    /// The configuration for the connection; use it for one server only, or [`EnrolmentTls::observed`] cannot tell them apart
+    /// The configuration for the connection; use it for one server only, or [`EnrolmentTls::observed`] cannot
+    /// tell them apart
     #[must_use]
     pub fn client_config(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.config)
@@ -166,11 +171,13 @@ impl EnrolmentTls {
 }
 
 impl ObservedServer {
-    /// Opens the server's reply and checks that it fits: to write down only what every later connection will accept
+    /// Opens the server's reply and checks that it fits: to write down only what every later connection will
+    /// accept
     ///
-    /// The reply's authorities must include the pinned one (or, on first use, the one that signed the server's certificate), the keystore must open, its
-    /// key must belong to its certificate, that certificate must come from the reply's authorities and must be for `node_id`. Dates are not judged: a wrong clock
-    /// can be put right later, a spent token cannot.
+    /// The reply's authorities must include the pinned one (or, on first use, the one that signed the
+    /// server's certificate), the keystore must open, its key must belong to its certificate, that
+    /// certificate must come from the reply's authorities and must be for `node_id`. Dates are not judged: a
+    /// wrong clock can be put right later, a spent token cannot.
     ///
     /// # Errors
     /// [`EnrolmentError`], saying which part does not fit.

@@ -1,7 +1,7 @@
 //! Who a certificate speaks for
 //!
-//! Every certificate of the cluster speaks for exactly one party. The common name says which; certificates that we issue repeat it in
-//! a URI, which a Java authority never writes:
+//! Every certificate of the cluster speaks for exactly one party. The common name says which; certificates
+//! that we issue repeat it in a URI, which a Java authority never writes:
 //!
 //! | Party | Common name | URI |
 //! |---|---|---|
@@ -9,8 +9,9 @@
 //! | administrator | `admin:<name>` | `prexorcloud://admin/<name>?issued=<ms>` |
 //! | controller | `prexorcloud-controller`, server purpose only | none |
 //!
-//! Node ids never contain a colon, so no node certificate reads as an administrator's. And because a Java controller signs whatever a token
-//! holder asks to be called, `admin:` alone is not enough either: an administrator needs the URI.
+//! Node ids never contain a colon, so no node certificate reads as an administrator's. And because a Java
+//! controller signs whatever a token holder asks to be called, `admin:` alone is not enough either: an
+//! administrator needs the URI.
 //!
 //! Reading an identity is no proof of it: pass only certificates that a TLS verifier has accepted.
 

@@ -1,17 +1,20 @@
 //! Certificates, keystores, join tokens and trust of a PrexorCloud cluster
 //!
-//! The crate decides who is who: it makes and reads certificates, opens and writes the files that carry them, and builds the rustls configurations that
-//! enforce them. It does no networking and keeps no clock: sockets belong to the transport, and every function that depends on the time takes it as an argument
-//! (TLS verifiers take a [`tls::TimeProvider`]).
+//! The crate decides who is who: it makes and reads certificates, opens and writes the files that carry them,
+//! and builds the rustls configurations that enforce them. It does no networking and keeps no clock: sockets
+//! belong to the transport, and every function that depends on the time takes it as an argument (TLS
+//! verifiers take a [`tls::TimeProvider`]).
 //!
 //! How a node joins, and where each part is:
 //!
-//! 1. The controller creates or loads its [`authority`], writes it down with [`files`], and serves with a certificate from it ([`tls::ServerTls`]).
+//! 1. The controller creates or loads its [`authority`], writes it down with [`files`], and serves with a
+//!    certificate from it ([`tls::ServerTls`]).
 //! 2. An operator creates a [`token`]: a one-time secret with the fingerprint of the authority.
 //! 3. The new daemon connects by [`enrolment`], which proves the authority before the token is sent.
-//! 4. The controller redeems the token, issues a certificate and sends it as a [`keystore`] that Java and OpenSSL can open as well.
-//! 5. From then on both sides know each other by certificate ([`tls::ClientTls`], [`identity`]), until one expires, is renewed, or is put on the list of
-//!    [`revocation`].
+//! 4. The controller redeems the token, issues a certificate and sends it as a [`keystore`] that Java and
+//!    OpenSSL can open as well.
+//! 5. From then on both sides know each other by certificate ([`tls::ClientTls`], [`identity`]), until one
+//!    expires, is renewed, or is put on the list of [`revocation`].
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};

@@ -1,7 +1,7 @@
 //! Which strings may name a node, an administrator or a host
 //!
-//! Identities end up in certificates, file names and log lines, so they are checked once, here, against a rule that leaves
-//! no room for separators, path steps or a second relative distinguished name.
+//! Identities end up in certificates, file names and log lines, so they are checked once, here, against a
+//! rule that leaves no room for separators, path steps or a second relative distinguished name.
 
 /// Longest node or administrator name, in bytes
 pub const MAX_NAME_LEN: usize = 64;
@@ -31,10 +31,11 @@ pub fn is_safe_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Whether a certificate may carry `name` as a `dNSName`: letter-digit-hyphen labels, the last one not a number
+/// Whether a certificate may carry `name` as a `dNSName`: letter-digit-hyphen labels, the last one not a
+/// number
 ///
-/// Narrower than what resolvers accept: TLS libraries differ in what they do with underscores, empty labels and
-/// trailing dots, and some refuse the whole certificate.
+/// Narrower than what resolvers accept: TLS libraries differ in what they do with underscores, empty labels
+/// and trailing dots, and some refuse the whole certificate.
 #[must_use]
 pub fn is_host_name(name: &str) -> bool {
     let label_ok = |label: &str| {

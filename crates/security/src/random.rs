@@ -16,7 +16,8 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], NoRandomness> {
 
 /// `len` characters, each drawn uniformly from `alphabet` (1 to 256 ASCII characters)
 pub(crate) fn text(alphabet: &[u8], len: usize) -> Result<Zeroizing<String>, NoRandomness> {
-    // Bytes at or above the largest multiple of the alphabet's size would favour its first characters: draw again.
+    // Bytes at or above the largest multiple of the alphabet's size would favour its first characters: draw
+    // again.
     let fair = 256 - 256 % alphabet.len().max(1);
     let mut out = Zeroizing::new(String::with_capacity(len));
     while out.len() < len {

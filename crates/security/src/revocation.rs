@@ -1,10 +1,11 @@
 //! Which certificates no longer count, although they have not expired
 //!
-//! A certificate is revoked by its serial number. A node is revoked as a whole by a moment: everything issued to it up to then stops counting, and a
-//! certificate that it gets afterwards does count, so a node that enrols again is not locked out.
+//! A certificate is revoked by its serial number. A node is revoked as a whole by a moment: everything issued
+//! to it up to then stops counting, and a certificate that it gets afterwards does count, so a node that
+//! enrols again is not locked out.
 //!
-//! The TLS verifier of [`crate::tls`] reads the shared list at each handshake. Connections that are open already are the controller's part: it asks
-//! [`RevocationList::is_revoked`] for each and closes those.
+//! The TLS verifier of [`crate::tls`] reads the shared list at each handshake. Connections that are open
+//! already are the controller's part: it asks [`RevocationList::is_revoked`] for each and closes those.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

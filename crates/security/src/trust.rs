@@ -1,7 +1,7 @@
 //! The authorities that this process believes
 //!
-//! Usually one. During the rotation of an authority there are two: certificates of either are accepted until every node has a
-//! certificate of the new one.
+//! Usually one. During the rotation of an authority there are two: certificates of either are accepted until
+//! every node has a certificate of the new one.
 
 use std::sync::Arc;
 

@@ -50,8 +50,9 @@ pub enum LoadError {
 impl Authority {
     /// Loads the authority of `directory` (`ca.pem`, `ca.key`), or creates one there
     ///
-    /// Nothing is overwritten: a directory that holds only the certificate is an error, because replacing the authority cuts off every
-    /// node. The key is on disk before the certificate, so a crash in between leaves a key that the next start replaces.
+    /// Nothing is overwritten: a directory that holds only the certificate is an error, because replacing the
+    /// authority cuts off every node. The key is on disk before the certificate, so a crash in between leaves
+    /// a key that the next start replaces.
     ///
     /// # Errors
     /// [`LoadError`], naming the file and what to do.

@@ -1,7 +1,8 @@
 //! The cluster's certificate authority
 //!
-//! One EC P-256 key signs everything: the controller's server certificate, one client certificate per node, one per administrator, and
-//! revocation lists. The authority decides what a certificate says; who may have one is decided before, by a join token or an operator.
+//! One EC P-256 key signs everything: the controller's server certificate, one client certificate per node,
+//! one per administrator, and revocation lists. The authority decides what a certificate says; who may have
+//! one is decided before, by a join token or an operator.
 //!
 //! ```
 //! use std::time::SystemTime;
@@ -59,7 +60,8 @@ pub struct AuthorityPolicy {
     pub admin_lifetime: Duration,
     /// Lifetime of the controller's server certificate; default 365 days
     pub server_lifetime: Duration,
-    /// How far before the issue a certificate starts to count, for peers whose clock runs late; default 1 hour
+    /// How far before the issue a certificate starts to count, for peers whose clock runs late; default 1
+    /// hour
     pub backdate: Duration,
     /// How long a revocation list counts before its successor must be fetched; default 7 days
     pub crl_lifetime: Duration,
@@ -166,7 +168,8 @@ enum Purpose<'a> {
 impl Authority {
     /// Creates an authority with a fresh key, valid from `now` (backdated)
     ///
-    /// Its name ends in random digits: readers link certificates by name, and two authorities of one name would be confused during a rotation.
+    /// Its name ends in random digits: readers link certificates by name, and two authorities of one name
+    /// would be confused during a rotation.
     ///
     /// # Errors
     /// [`IssueError`] when randomness is missing or the dates cannot be expressed.
@@ -281,11 +284,12 @@ impl Authority {
 
     /// Signs a node's own key, so that the private key never leaves the node
     ///
-    /// Only the key is taken from the request. What the certificate says comes from `node_id`, whatever the request asks for.
-    /// Returns the chain: leaf, then this authority.
+    /// Only the key is taken from the request. What the certificate says comes from `node_id`, whatever the
+    /// request asks for. Returns the chain: leaf, then this authority.
     ///
     /// # Errors
-    /// [`IssueError::BadRequest`] or [`IssueError::UnsupportedKey`] for the request, otherwise as [`Authority::issue_node`].
+    /// [`IssueError::BadRequest`] or [`IssueError::UnsupportedKey`] for the request, otherwise as
+    /// [`Authority::issue_node`].
     pub fn sign_node_request(
         &self,
         csr_der: &[u8],
@@ -308,8 +312,8 @@ impl Authority {
 
     /// Signs the serial numbers of `list` as an X.509 revocation list, for programs that read those
     ///
-    /// `number` must grow with every list. Revocations of whole nodes have no serial number and cannot be expressed: our own
-    /// TLS verifier reads the [`RevocationList`] itself.
+    /// `number` must grow with every list. Revocations of whole nodes have no serial number and cannot be
+    /// expressed: our own TLS verifier reads the [`RevocationList`] itself.
     ///
     /// # Errors
     /// [`IssueError`] when the dates cannot be expressed or the provider fails.

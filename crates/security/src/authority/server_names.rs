@@ -8,11 +8,12 @@ use crate::certificate::Certificate;
 use crate::name::{excerpt, is_host_name};
 
 /// Most names and addresses in one certificate
-pub const MAX_SERVER_NAMES: usize = 200;
+pub(crate) const MAX_SERVER_NAMES: usize = 200;
 
 /// The names and addresses that daemons may dial
 ///
-/// Peers compare what they dialled with the certificate, and many dial an address, so addresses belong here as much as names.
+/// Peers compare what they dialled with the certificate, and many dial an address, so addresses belong here
+/// as much as names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerNames {
     hosts: BTreeSet<String>,
@@ -35,7 +36,7 @@ pub enum InvalidServerName {
         /// The address
         name: String,
     },
-    /// More than [`MAX_SERVER_NAMES`]
+    /// More than 200
     #[error("more than {MAX_SERVER_NAMES} names for one server certificate")]
     TooMany,
 }
@@ -50,7 +51,8 @@ impl ServerNames {
         }
     }
 
-    /// The loopback names, this machine's host name, and every address of an interface that is up, except link-local ones
+    /// The loopback names, this machine's host name, and every address of an interface that is up, except
+    /// link-local ones
     ///
     /// # Errors
     /// When the operating system does not list its interfaces.

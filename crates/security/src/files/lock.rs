@@ -12,9 +12,11 @@ use super::{FileError, ensure_private_dir};
 
 const LOCK_FILE: &str = "lock";
 
-/// Holds a data directory until dropped; the operating system lets go of it when the process ends, however it ends
+/// Holds a data directory until dropped; the operating system lets go of it when the process ends, however it
+/// ends
 ///
-/// The lock is the `flock` on the file `lock`, not the file's existence, so a leftover after a crash locks nobody out.
+/// The lock is the `flock` on the file `lock`, not the file's existence, so a leftover after a crash locks
+/// nobody out.
 #[derive(Debug)]
 pub struct DataDirLock {
     file: File,
@@ -50,7 +52,8 @@ pub enum LockError {
 impl DataDirLock {
     /// Takes the data directory for this process, creating it with mode 0700 if needed
     ///
-    /// `role` (such as `controller`) and the process id are written into the lock file for whoever comes second.
+    /// `role` (such as `controller`) and the process id are written into the lock file for whoever comes
+    /// second.
     ///
     /// # Errors
     /// [`LockError::Held`] at once, without waiting, when another process has it.
@@ -103,8 +106,8 @@ impl DataDirLock {
 
 impl Drop for DataDirLock {
     fn drop(&mut self) {
-        // Emptied, so that nobody reads about a process that is gone. The file stays: removing it would let two processes lock two
-        // files of one name.
+        // Emptied, so that nobody reads about a process that is gone. The file stays: removing it would let
+        // two processes lock two files of one name.
         let _ = self.file.set_len(0);
     }
 }

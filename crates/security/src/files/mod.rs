@@ -1,8 +1,8 @@
 //! Files that hold secrets or must survive a power cut
 //!
-//! Everything is written beside its destination, flushed, renamed over it, and the directory is flushed: a reader sees the old bytes or
-//! the new ones, never a part, and after a return the new ones are on the disk. Secrets are created with mode 0600 and never exist with
-//! another one.
+//! Everything is written beside its destination, flushed, renamed over it, and the directory is flushed: a
+//! reader sees the old bytes or the new ones, never a part, and after a return the new ones are on the disk.
+//! Secrets are created with mode 0600 and never exist with another one.
 
 mod lock;
 
@@ -92,11 +92,13 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileEr
 
 /// Creates `path` and its missing parents with mode 0700
 ///
-/// An existing directory is taken as it is, unless others may write into it: they could replace the files. An empty one is
-/// restricted to 0700; one that holds files already is left alone, because restricting a directory such as `/etc` breaks a machine.
+/// An existing directory is taken as it is, unless others may write into it: they could replace the files. An
+/// empty one is restricted to 0700; one that holds files already is left alone, because restricting a
+/// directory such as `/etc` breaks a machine.
 ///
 /// # Errors
-/// [`FileError::SharedDirectory`] when others may write into it, [`FileError::Io`] when it cannot be created or read.
+/// [`FileError::SharedDirectory`] when others may write into it, [`FileError::Io`] when it cannot be created
+/// or read.
 pub fn ensure_private_dir(path: &Path) -> Result<(), FileError> {
     DirBuilder::new()
         .recursive(true)
@@ -253,7 +255,8 @@ fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
-    // A leftover of a process that was killed may have had other contents or a link behind it: start from nothing.
+    // A leftover of a process that was killed may have had other contents or a link behind it: start from
+    // nothing.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("remove", path)(error)),
         _ => {}

@@ -1,7 +1,8 @@
 //! A first look at a PKCS#12 file, before any key is derived from it
 //!
 //! ```text
-//! PFX ::= SEQUENCE { version INTEGER, authSafe SEQUENCE, macData SEQUENCE { mac SEQUENCE, salt OCTET STRING, iterations INTEGER } }
+//! PFX     ::= SEQUENCE { version INTEGER, authSafe SEQUENCE, macData MacData }
+//! MacData ::= SEQUENCE { mac SEQUENCE, salt OCTET STRING, iterations INTEGER }
 //! ```
 
 use super::{KeystoreError, MAX_KEYSTORE_LEN};
@@ -15,7 +16,8 @@ const MAX_ITERATIONS: u64 = 600_000;
 
 /// Refuses what is too large, incomplete, followed by more, without a MAC, or too expensive to check
 ///
-/// Everything behind the MAC is decrypted only if the MAC fits the password, so a file that someone else made up costs one derivation.
+/// Everything behind the MAC is decrypted only if the MAC fits the password, so a file that someone else made
+/// up costs one derivation.
 pub(super) fn check(bytes: &[u8]) -> Result<(), KeystoreError> {
     if bytes.is_empty() {
         return Err(KeystoreError::Empty);

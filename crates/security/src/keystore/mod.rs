@@ -1,10 +1,12 @@
 //! PKCS#12 files, as Java's `KeyStore` and OpenSSL write and read them
 //!
-//! Written: PBES2 with AES-256-CBC and PBKDF2-HMAC-SHA256, an HMAC-SHA256 over everything, 10 000 iterations each, one key entry named
-//! `cert`, chain leaf first, one password for the file and the key. That is what Java 17 writes, so each side opens the other's files.
+//! Written: PBES2 with AES-256-CBC and PBKDF2-HMAC-SHA256, an HMAC-SHA256 over everything, 10 000 iterations
+//! each, one key entry named `cert`, chain leaf first, one password for the file and the key. That is what
+//! Java 17 writes, so each side opens the other's files.
 //!
-//! Read: those, and the older RC2/3DES files of both programs. A file must have a MAC, exactly one private key and its certificate; the chain is put together by
-//! signatures, not by the order or the names in the file.
+//! Read: those, and the older RC2/3DES files of both programs. A file must have a MAC, exactly one private
+//! key and its certificate; the chain is put together by signatures, not by the order or the names in the
+//! file.
 //!
 //! ```
 //! use std::time::SystemTime;
@@ -19,7 +21,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Deriving keys from passwords is slow on purpose (milliseconds): keep both functions off threads that must not wait.
+//! Deriving keys from passwords is slow on purpose (milliseconds): keep both functions off threads that must
+//! not wait.
 
 mod envelope;
 mod password;
@@ -100,7 +103,8 @@ pub enum KeystoreError {
 /// Writes a credential as PKCS#12
 ///
 /// # Errors
-/// [`KeystoreError::Credential`] when the key cannot be encoded, [`KeystoreError::Unsupported`] when the key is of another kind.
+/// [`KeystoreError::Credential`] when the key cannot be encoded, [`KeystoreError::Unsupported`] when the key
+/// is of another kind.
 pub fn write(credential: &Credential, password: &KeystorePassword) -> Result<Vec<u8>, KeystoreError> {
     let unusable = |_| KeystoreError::Credential(CredentialError::BadKey);
     let key = PrivateKey::from_der(credential.key_pkcs8()).map_err(unusable)?;
@@ -134,8 +138,9 @@ pub fn write(credential: &Credential, password: &KeystorePassword) -> Result<Vec
 
 /// Reads the one credential of a PKCS#12 file
 ///
-/// The key must belong to a certificate of the file, and every certificate of the chain must be signed by the next. Whether the chain ends in
-/// an authority that is *trusted* is for the caller: [`Credential::check_trusted`].
+/// The key must belong to a certificate of the file, and every certificate of the chain must be signed by the
+/// next. Whether the chain ends in an authority that is *trusted* is for the caller:
+/// [`Credential::check_trusted`].
 ///
 /// # Errors
 /// [`KeystoreError`], which tells a wrong password from a damaged file from contents that cannot be used.

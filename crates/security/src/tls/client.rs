@@ -13,7 +13,8 @@ use crate::trust::TrustAnchors;
 
 /// Builds the TLS configuration of a daemon or a tool
 ///
-/// The controller's certificate must chain to an anchor, be in date, be meant for servers, and be valid for the name or address that was dialled.
+/// The controller's certificate must chain to an anchor, be in date, be meant for servers, and be valid for
+/// the name or address that was dialled.
 #[derive(Debug)]
 pub struct ClientTls<'a> {
     anchors: &'a TrustAnchors,

@@ -1,6 +1,7 @@
 //! What went wrong in a handshake, in words that lead somewhere
 //!
-//! By the time a failed handshake reaches an operator it is wrapped in the errors of several libraries. [`diagnose`] finds the certificate's part in it.
+//! By the time a failed handshake reaches an operator it is wrapped in the errors of several libraries.
+//! [`diagnose`] finds the certificate's part in it.
 
 use std::error::Error;
 use std::fmt;
@@ -107,7 +108,8 @@ impl fmt::Display for HandshakeFailure {
 
 /// Finds out whether a certificate made a connection fail, and which
 ///
-/// Give it the outermost error; everything that it wraps is looked at. `None` means that the failure has another cause, such as a closed port.
+/// Give it the outermost error; everything that it wraps is looked at. `None` means that the failure has
+/// another cause, such as a closed port.
 #[must_use]
 pub fn diagnose(error: &(dyn Error + 'static)) -> Option<HandshakeFailure> {
     /// More wrappers than any library stacks; a loop of errors ends here

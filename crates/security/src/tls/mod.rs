@@ -1,12 +1,15 @@
 //! rustls configurations of the cluster
 //!
-//! One port serves nodes with a certificate, administrators with one, and newcomers without. So TLS asks for a client certificate but does not insist;
-//! one that is presented must hold, or the handshake fails. Which service needs one is decided above TLS.
+//! One port serves nodes with a certificate, administrators with one, and newcomers without. So TLS asks for
+//! a client certificate but does not insist; one that is presented must hold, or the handshake fails. Which
+//! service needs one is decided above TLS.
 //!
-//! **No resumption.** A resumed session does not look at certificates again: it would outlive a revocation and an expiry. Neither side keeps
-//! sessions or tickets, and early data is off. A handshake costs a node one millisecond per connection, and connections live for weeks.
+//! **No resumption.** A resumed session does not look at certificates again: it would outlive a revocation
+//! and an expiry. Neither side keeps sessions or tickets, and early data is off. A handshake costs a node one
+//! millisecond per connection, and connections live for weeks.
 //!
-//! The cryptographic provider is always passed explicitly; nothing here depends on, or installs, a process-wide default.
+//! The cryptographic provider is always passed explicitly; nothing here depends on, or installs, a
+//! process-wide default.
 
 mod client;
 mod diagnosis;
@@ -55,7 +58,8 @@ pub enum TlsError {
     },
 }
 
-/// The cryptographic provider of the whole project: aws-lc-rs, which also reads the private keys that Java writes
+/// The cryptographic provider of the whole project: aws-lc-rs, which also reads the private keys that Java
+/// writes
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();

@@ -19,8 +19,8 @@ use crate::trust::TrustAnchors;
 
 /// Builds the controller's TLS configuration
 ///
-/// A client without a certificate is let in. A certificate that is presented must chain to an anchor, be in date, be meant for clients, speak
-/// for a node or an administrator, and not be revoked.
+/// A client without a certificate is let in. A certificate that is presented must chain to an anchor, be in
+/// date, be meant for clients, speak for a node or an administrator, and not be revoked.
 ///
 /// ```
 /// use std::time::SystemTime;

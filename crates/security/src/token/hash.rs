@@ -10,8 +10,8 @@ use crate::certificate::decode_hex;
 
 /// SHA-256 of a whole token, shown as lower-case hexadecimal, as a Java controller stores it
 ///
-/// Unsalted on purpose: tokens carry at least 160 random bits, so there is no dictionary to try, and a hash can be looked up by
-/// equality. Comparing takes the same time wherever two hashes differ.
+/// Unsalted on purpose: tokens carry at least 160 random bits, so there is no dictionary to try, and a hash
+/// can be looked up by equality. Comparing takes the same time wherever two hashes differ.
 #[derive(Clone, Copy)]
 pub struct TokenHash([u8; 32]);
 

@@ -1,7 +1,8 @@
 //! Secrets that are shown once and stored only as a hash
 //!
-//! A [`JoinToken`] lets one daemon enrol once. An [`ApiToken`] lets a person or a program call the controller's interfaces. Both are random
-//! texts that are given out once; the controller keeps their SHA-256 and nothing else.
+//! A [`JoinToken`] lets one daemon enrol once. An [`ApiToken`] lets a person or a program call the
+//! controller's interfaces. Both are random texts that are given out once; the controller keeps their SHA-256
+//! and nothing else.
 //!
 //! ```
 //! use std::time::{Duration, SystemTime};
@@ -26,5 +27,6 @@ pub use self::hash::{TokenHash, TokenHashParseError};
 pub use self::join::{JoinToken, JoinTokenParseError};
 pub use self::pin::{CaPin, CaPinParseError};
 pub use self::record::{
-    JoinTokenRecord, JoinTokenState, RecordError, RedeemError, Revocation, TokenId, TokenIdParseError, redeem,
+    JoinTokenRecord, JoinTokenState, MAX_JOIN_TOKEN_LIFETIME, RecordError, RedeemError, Revocation, TokenId,
+    TokenIdParseError, redeem,
 };

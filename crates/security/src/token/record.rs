@@ -9,8 +9,8 @@
 //!   Revoked
 //! ```
 //!
-//! Everything here is a pure function from the old record to the new one. That exactly one of many callers wins is the store's part: it
-//! writes the new record only if the old one is still there (compare and swap).
+//! Everything here is a pure function from the old record to the new one. That exactly one of many callers
+//! wins is the store's part: it writes the new record only if the old one is still there (compare and swap).
 
 use std::fmt;
 use std::str::FromStr;
@@ -135,7 +135,7 @@ pub enum RecordError {
         /// The start of the id
         node_id: String,
     },
-    /// Zero, or longer than [`MAX_JOIN_TOKEN_LIFETIME`]
+    /// Under a second, or longer than 30 days
     #[error("a join token is valid for 1 second to 30 days")]
     InvalidLifetime,
     /// No random bytes for the id
@@ -225,7 +225,8 @@ impl JoinTokenRecord {
     /// Redeems the token for a node: the record to store in place of this one
     ///
     /// # Errors
-    /// [`RedeemError`]; nothing changes then. A token that is bound elsewhere stays open for the node that it is bound to.
+    /// [`RedeemError`]; nothing changes then. A token that is bound elsewhere stays open for the node that it
+    /// is bound to.
     pub fn redeem(&self, now: SystemTime, node_id: &str) -> Result<Self, RedeemError> {
         if !may_enrol(node_id) {
             return Err(RedeemError::InvalidNodeId);
@@ -267,11 +268,12 @@ impl JoinTokenRecord {
 
 /// Redeems the token with `presented` as its hash, given what the store found for it
 ///
-/// The hash is compared again here, in constant time, so that a lookup by prefix or with a case-folding index cannot redeem a wrong token.
+/// The hash is compared again here, in constant time, so that a lookup by prefix or with a case-folding index
+/// cannot redeem a wrong token.
 ///
 /// # Errors
-/// [`RedeemError::InvalidNodeId`] before anything else, [`RedeemError::Unknown`] when nothing was found, otherwise as
-/// [`JoinTokenRecord::redeem`].
+/// [`RedeemError::InvalidNodeId`] before anything else, [`RedeemError::Unknown`] when nothing was found,
+/// otherwise as [`JoinTokenRecord::redeem`].
 pub fn redeem(
     found: Option<&JoinTokenRecord>,
     presented: &TokenHash,
