@@ -22,6 +22,7 @@
 //! An enum field is an `i32`. Convert it with `try_from`, which reports a value that this build does not know; the
 //! accessor methods that prost generates turn such a value into the default, and would make an unknown
 //! [`ConfigPatchOp`] a `SET`.
+#![warn(missing_docs)]
 #![cfg_attr(
     not(all(feature = "client", feature = "server", feature = "descriptor")),
     allow(
@@ -33,7 +34,6 @@
 #[allow(
     clippy::all,
     clippy::allow_attributes_without_reason,
-    missing_docs,
     unused_qualifications,
     reason = "generated code"
 )]

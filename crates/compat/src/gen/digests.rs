@@ -9,18 +9,18 @@ pub const WIRE_DIGEST: &str = "24afaaf4c1ae0c38bd00cf772a7eb73c8e996e0627edb1f26
 pub const FILES: &[(&str, &str)] = &[
     (
         "proto/prexorcloud/admin_service.proto",
-        "0bded5c77881284b221f23a0b77a5292c1632daef04340ab8058af47661c9533",
+        "60d24861ad7802032f41d4a1365e1db99e6223e3f3cc331243fe720561b1068e",
     ),
     (
         "proto/prexorcloud/artifact_service.proto",
-        "164d0886eee615a5ce47e0a59d9d85c82f8fff5c394f6c73c5d7273196c41be0",
+        "c710d14642763cb1c830bcac63d0db3674eae5265439647870334b03f5d86457",
     ),
     (
         "proto/prexorcloud/bootstrap_service.proto",
-        "70cbf839a6179518ba07ecd42e6f5b21ced4e161cbc6d470adcff688235cc861",
+        "2a8063b73be3cff1ccbe30005654697a4948504cfa4409e866b662df0fd6fd30",
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "4a49263e06d5262d5cd23f431dfb065b3f0bc1318d41c510445f1f4abec73810",
+        "2f4eb70b4314f98eb6a7420488dbc50947fab4228c95cb1859fd84d8988b7873",
     ),
 ];
