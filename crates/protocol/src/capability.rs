@@ -1,0 +1,89 @@
+//! What a peer can do beyond protocol version 1
+//!
+//! Both sides list capabilities in the handshake; a feature is used only where both announced it. A peer that sends no
+//! list is the Java implementation, or an older build, and gets the behaviour of the seed documents.
+
+use std::fmt;
+
+/// A set of capabilities; names that this build does not know are ignored
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Capabilities(u32);
+
+/// The names on the wire, in the order of the bits.
+const NAMES: [&str; 5] = [
+    "incarnations/1",
+    "preparing-reported/1",
+    "crash-ack/1",
+    "console-sequence/1",
+    "artifacts/1",
+];
+
+impl Capabilities {
+    /// No capability: the peer of the seed documents.
+    pub const NONE: Self = Self(0);
+    /// `incarnations/1`: tags instance messages with [`Incarnation`](crate::Incarnation).
+    pub const INCARNATIONS: Self = Self(1);
+    /// `preparing-reported/1`: lists instances in preparation among the running ones of a handshake.
+    pub const PREPARING_REPORTED: Self = Self(1 << 1);
+    /// `crash-ack/1`: crash reports carry a `report_id` and are kept until `CrashReportAck`.
+    pub const CRASH_ACK: Self = Self(1 << 2);
+    /// `console-sequence/1`: console lines are numbered per incarnation, so a gap is visible.
+    pub const CONSOLE_SEQUENCE: Self = Self(1 << 3);
+    /// `artifacts/1`: templates and modules may be fetched through `ArtifactService`.
+    pub const ARTIFACTS: Self = Self(1 << 4);
+
+    /// Everything that the machines of this crate handle by themselves.
+    ///
+    /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has.
+    pub const SESSION: Self = Self(
+        Self::INCARNATIONS.0 | Self::PREPARING_REPORTED.0 | Self::CRASH_ACK.0 | Self::CONSOLE_SEQUENCE.0,
+    );
+
+    /// The set that a handshake's list stands for.
+    pub fn from_wire<S: AsRef<str>>(names: &[S]) -> Self {
+        names.iter().fold(Self::NONE, |set, name| {
+            match NAMES.iter().position(|known| *known == name.as_ref()) {
+                Some(bit) => Self(set.0 | 1 << bit),
+                None => set,
+            }
+        })
+    }
+
+    /// The list for a handshake.
+    #[must_use]
+    pub fn to_wire(self) -> Vec<String> {
+        self.names().map(str::to_owned).collect()
+    }
+
+    /// Whether every capability of `other` is in this set.
+    #[must_use]
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// The capabilities in either set.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The capabilities in both sets: what two peers may use with each other.
+    #[must_use]
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    fn names(self) -> impl Iterator<Item = &'static str> {
+        NAMES
+            .iter()
+            .enumerate()
+            .filter(move |(bit, _)| self.0 & 1 << bit != 0)
+            .map(|(_, name)| *name)
+    }
+}
+
+impl fmt::Debug for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}

@@ -1,0 +1,164 @@
+//! The daemon's side of the handshake
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_compat as compat;
+use prexorcloud_proto::{ControllerMessage, HandshakeAck};
+
+use super::{HELD_MESSAGES, Held};
+use crate::capability::Capabilities;
+use crate::fence::{Admitted, EpochFence, StaleEpoch};
+use crate::heartbeat;
+use crate::id::Epoch;
+use crate::time::{Deadline, after};
+
+/// What the controller's acknowledgement said
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connected {
+    /// The controller's name for this session; for logs.
+    pub session_id: String,
+    /// How often the controller pings, and how often `NodeStatus` is due.
+    pub heartbeat_interval: Duration,
+    /// The controller's HTTP port; 0 if it has none.
+    pub controller_api_port: u16,
+    /// The controller's epoch; [`Epoch::UNFENCED`] if it does not fence.
+    pub epoch: Epoch,
+    /// The addresses (`host:port`) of all controllers, for later reconnects; may be empty.
+    pub controllers: Vec<String>,
+    /// What both sides can do beyond protocol version 1.
+    pub capabilities: Capabilities,
+}
+
+/// Why the handshake did not lead to a session
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeFailure {
+    /// One of the two must be upgraded. Nobody misbehaved: tell the operator, and try another controller later.
+    #[error(transparent)]
+    UpgradeRequired(#[from] compat::Incompatible),
+    /// This controller is not the leader. Dial `to` next.
+    #[error("this controller is not the leader; redirected to {to}")]
+    Redirected {
+        /// The leader's address, as `host:port`.
+        to: String,
+        /// All controllers that this one knows.
+        controllers: Vec<String>,
+    },
+    /// No acknowledgement came in time. Try the next controller.
+    #[error("no handshake acknowledgement within {} s", waited.as_secs())]
+    AckTimedOut {
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The controller has been superseded. Try the next controller.
+    #[error(transparent)]
+    Stale(#[from] StaleEpoch),
+    /// The controller sent more before its acknowledgement than is held.
+    #[error("the controller sent more than {HELD_MESSAGES} messages before its acknowledgement")]
+    TooEarly,
+}
+
+/// The daemon's side of one handshake
+#[derive(Clone, Debug)]
+pub struct DaemonHandshake {
+    timeout: Duration,
+    deadline: Instant,
+    held: Held<ControllerMessage>,
+}
+
+impl DaemonHandshake {
+    /// The handshake has been queued; the acknowledgement must arrive within `timeout`.
+    #[must_use]
+    pub fn new(now: Instant, timeout: Duration) -> Self {
+        Self {
+            timeout,
+            deadline: after(now, timeout),
+            held: Held::new(),
+        }
+    }
+
+    /// Keeps a message that arrived before the acknowledgement.
+    ///
+    /// # Errors
+    /// [`HandshakeFailure::TooEarly`] if too much is held already.
+    pub fn hold(&mut self, message: ControllerMessage) -> Result<(), HandshakeFailure> {
+        if self.held.push(message) {
+            Ok(())
+        } else {
+            Err(HandshakeFailure::TooEarly)
+        }
+    }
+
+    /// Judges the acknowledgement; on success the fence is raised and the held messages are due.
+    ///
+    /// The epoch of an acknowledgement stands in the acknowledgement (Java) or on its envelope; the higher one counts.
+    ///
+    /// # Errors
+    /// [`HandshakeFailure`] says what ends this stream.
+    pub fn handle_ack(
+        &mut self,
+        ack: HandshakeAck,
+        envelope_epoch: Epoch,
+        ours: Capabilities,
+        fence: &mut EpochFence,
+    ) -> Result<Acknowledged, HandshakeFailure> {
+        let epoch = envelope_epoch.max(Epoch::new(ack.epoch));
+        let admitted = fence.admit(epoch)?;
+        if let compat::Verdict::UpgradeRequired(incompatible) =
+            compat::judge_ack(ack.protocol_version, ack.protocol_compatible)
+        {
+            return Err(incompatible.into());
+        }
+        if !ack.leader_grpc_addr.trim().is_empty() {
+            return Err(HandshakeFailure::Redirected {
+                to: ack.leader_grpc_addr,
+                controllers: ack.controller_grpc_addrs,
+            });
+        }
+        let connected = Connected {
+            session_id: ack.session_id,
+            heartbeat_interval: heartbeat::interval_from_wire(ack.heartbeat_interval_ms),
+            controller_api_port: u16::try_from(ack.controller_api_port).unwrap_or(0),
+            epoch,
+            controllers: ack.controller_grpc_addrs,
+            capabilities: ours.intersection(Capabilities::from_wire(&ack.capabilities)),
+        };
+        Ok(Acknowledged {
+            connected,
+            raised: admitted == Admitted::Raised,
+            held: self.held.take(),
+        })
+    }
+
+    /// Whether the acknowledgement is overdue.
+    ///
+    /// # Errors
+    /// [`HandshakeFailure::AckTimedOut`] if it is.
+    pub fn handle_timeout(&self, now: Instant) -> Result<(), HandshakeFailure> {
+        if now >= self.deadline {
+            Err(HandshakeFailure::AckTimedOut { waited: self.timeout })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// When the acknowledgement is overdue.
+    #[must_use]
+    pub const fn poll_timeout(&self) -> Deadline<()> {
+        Deadline {
+            at: self.deadline,
+            timer: (),
+        }
+    }
+}
+
+/// A handshake that led to a session
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    /// What the acknowledgement said.
+    pub connected: Connected,
+    /// Whether the fence was raised, so that the new epoch must be persisted.
+    pub raised: bool,
+    /// The messages that arrived early, in order; they are due now.
+    pub held: Vec<ControllerMessage>,
+}

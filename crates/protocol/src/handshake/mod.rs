@@ -1,0 +1,61 @@
+//! Decides whether a stream may carry anything at all
+//!
+//! ```text
+//!  daemon                                              controller
+//!  ------                                              ----------
+//!  AwaitingAck  ── Handshake ───────────────────────▶  AwaitingHandshake ── 10 s ──▶ DEADLINE_EXCEEDED
+//!      │                                                   │ valid, compatible
+//!      │                                                   ▼
+//!      │                                               AwaitingAdmission (the application decides)
+//!      │            ◀─────────────── HandshakeAck ─────────┤
+//!      │                                                   ▼
+//!      ├─ compatible, no leader named ──▶ Established   Established
+//!      ├─ leader named ─────────────────▶ Redirected
+//!      ├─ incompatible ─────────────────▶ UpgradeRequired (both versions are said)
+//!      ├─ stale epoch ──────────────────▶ StaleController
+//!      └─ 10 s ─────────────────────────▶ AckTimedOut
+//! ```
+//!
+//! What arrives before its time is held, not lost: a Java leader sends commands before its acknowledgement, and a
+//! daemon may speak before it is admitted. [`HELD_MESSAGES`] bounds both.
+
+pub mod controller;
+pub mod daemon;
+
+use crate::limits::MAX_MESSAGE_BYTES;
+
+/// The most messages that either side holds until the handshake is complete; together they may have
+/// [`MAX_MESSAGE_BYTES`].
+pub const HELD_MESSAGES: usize = 256;
+
+/// Messages that arrived before their time
+#[derive(Clone, Debug)]
+struct Held<M> {
+    messages: Vec<M>,
+    bytes: usize,
+}
+
+impl<M: prost::Message> Held<M> {
+    const fn new() -> Self {
+        Self {
+            messages: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Keeps a message; says whether it could.
+    #[must_use]
+    fn push(&mut self, message: M) -> bool {
+        self.bytes = self.bytes.saturating_add(message.encoded_len());
+        let fits = self.messages.len() < HELD_MESSAGES && self.bytes <= MAX_MESSAGE_BYTES;
+        if fits {
+            self.messages.push(message);
+        }
+        fits
+    }
+
+    fn take(&mut self) -> Vec<M> {
+        self.bytes = 0;
+        std::mem::take(&mut self.messages)
+    }
+}

@@ -1,0 +1,387 @@
+//! The controller's whole session with one daemon, over one stream
+//!
+//! ```text
+//!  AwaitingHandshake ─ Hello ─▶ AwaitingAdmission ─ accept ─▶ Established ─▶ Closing
+//!         │                          │      └──── redirect ─────────────────────▲
+//!         └──────── refused ─────────┴──────────────────────────────────────────┘
+//! ```
+//!
+//! Nothing is registered before the verdict: the application hears of the node through
+//! [`ControllerEvent::Hello`], decides, and hands over the node's [`Roster`] with [`accept`](ControllerSession::accept).
+//! The acknowledgement is the first message out; what reconciliation decides follows it.
+//!
+//! The session knows whether the node answers. Whether an operator has cordoned or is draining it is another fact,
+//! kept by the application, and nothing here changes it.
+
+mod admission;
+mod config;
+mod news;
+mod orders;
+mod reports;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use prexorcloud_compat as compat;
+use prexorcloud_proto::{
+    ControllerMessage, DaemonMessage, ErrorReport, HandshakeAck, Ping, controller_message,
+};
+
+use super::anomaly::AnomalyBudget;
+use super::{Anomaly, Close, Received, Session, UnknownVariants};
+use crate::capability::Capabilities;
+use crate::handshake::controller::{ControllerHandshake, HandshakeTimer, Refusal};
+use crate::heartbeat::{self, Prober};
+use crate::id::{Epoch, NodeId};
+use crate::limits;
+use crate::outbox::{Class, Outbox, Overflow};
+use crate::roster::{Dispatch, Roster, RosterTimer};
+use crate::session::Code;
+use crate::time::Deadline;
+use crate::trace::TraceParent;
+
+pub use config::ControllerConfig;
+pub use news::{Admission, CommandError, ControllerEvent, ControllerOutcome, CrashStanding};
+
+/// The timers of a controller's session
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ControllerTimer {
+    /// The handshake, or the decision on it, is overdue.
+    Handshake(HandshakeTimer),
+    /// A ping is due, or one went unanswered for too long.
+    Heartbeat,
+    /// A deadline of an instance or a command.
+    Roster(RosterTimer),
+}
+
+#[derive(Clone, Debug)]
+struct Live {
+    epoch: Epoch,
+    capabilities: Capabilities,
+    prober: Prober,
+    roster: Roster,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    Idle,
+    Handshaking(ControllerHandshake),
+    Established(Box<Live>),
+    Closing(Close),
+    Ended,
+}
+
+/// The controller's side of the protocol, for one stream
+#[derive(Clone, Debug)]
+pub struct ControllerSession {
+    config: ControllerConfig,
+    identity: NodeId,
+    link: Link,
+    released: Option<Roster>,
+    outbox: Outbox<ControllerMessage>,
+    events: VecDeque<ControllerEvent>,
+    unknown: UnknownVariants,
+    anomalies: Option<AnomalyBudget>,
+}
+
+impl ControllerSession {
+    /// A session for a stream whose client certificate names `identity`.
+    #[must_use]
+    pub fn new(config: ControllerConfig, identity: NodeId) -> Self {
+        let outbox = Outbox::new(config.bounds);
+        Self {
+            config,
+            identity,
+            link: Link::Idle,
+            released: None,
+            outbox,
+            events: VecDeque::new(),
+            unknown: UnknownVariants::default(),
+            anomalies: None,
+        }
+    }
+
+    /// The node, as its certificate names it.
+    #[must_use]
+    pub const fn identity(&self) -> NodeId {
+        self.identity
+    }
+
+    /// Whether the node is admitted and the stream open.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        matches!(self.link, Link::Established(_))
+    }
+
+    /// What both sides can do beyond protocol version 1, while the session is established.
+    #[must_use]
+    pub fn capabilities(&self) -> Option<Capabilities> {
+        match &self.link {
+            Link::Established(live) => Some(live.capabilities),
+            _ => None,
+        }
+    }
+
+    /// The node's instances, while the session is established.
+    #[must_use]
+    pub fn roster(&self) -> Option<&Roster> {
+        match &self.link {
+            Link::Established(live) => Some(&live.roster),
+            _ => None,
+        }
+    }
+
+    /// Takes the roster back after the session has ended.
+    pub fn take_roster(&mut self) -> Option<Roster> {
+        self.released.take()
+    }
+
+    /// Whether a message of this class and encoded length can be queued without shedding or an error.
+    #[must_use]
+    pub fn has_room(&self, class: Class, len: usize) -> bool {
+        self.outbox.has_room(class, len)
+    }
+
+    /// How many messages of unknown kinds have arrived.
+    #[must_use]
+    pub const fn unknown_variants(&self) -> u64 {
+        self.unknown.count()
+    }
+
+    /// How many mistakes the daemon made, reported or not.
+    #[must_use]
+    pub fn anomalies(&self) -> u64 {
+        self.anomalies.as_ref().map_or(0, AnomalyBudget::total)
+    }
+
+    fn push(&mut self, payload: controller_message::Payload) {
+        self.push_traced(payload, None);
+    }
+
+    fn push_traced(&mut self, payload: controller_message::Payload, trace: Option<TraceParent>) {
+        let epoch = match &self.link {
+            Link::Established(live) => live.epoch,
+            _ => Epoch::UNFENCED,
+        };
+        let traceparent = trace.map(|trace| trace.as_str().to_owned()).unwrap_or_default();
+        let message = ControllerMessage {
+            payload: Some(payload),
+            epoch: epoch.get(),
+            traceparent,
+        };
+        if let Err(overflow) = self.outbox.push(message) {
+            self.fail_slow(overflow);
+        }
+    }
+
+    fn fail_slow(&mut self, overflow: Overflow) {
+        self.begin_closing(
+            Close::new(Code::ResourceExhausted, overflow.to_string()),
+            overflow.into(),
+        );
+    }
+
+    fn refuse_stream(&mut self, refusal: Refusal) {
+        if let Refusal::Incompatible(incompatible) = &refusal {
+            // The daemon learns both versions from the acknowledgement, which precedes the status.
+            self.push(controller_message::Payload::HandshakeAck(Box::new(
+                HandshakeAck {
+                    protocol_version: compat::Verdict::UpgradeRequired(*incompatible).version_to_ack(),
+                    protocol_compatible: false,
+                    capabilities: self.config.capabilities.to_wire(),
+                    ..Default::default()
+                },
+            )));
+        }
+        self.begin_closing(Close::from(&refusal), refusal.into());
+    }
+
+    fn begin_closing(&mut self, close: Close, outcome: ControllerOutcome) {
+        match std::mem::replace(&mut self.link, Link::Closing(close)) {
+            Link::Established(live) => self.released = Some(live.roster),
+            Link::Idle | Link::Handshaking(_) => {}
+            ended @ (Link::Closing(_) | Link::Ended) => {
+                self.link = ended;
+                return;
+            }
+        }
+        self.events.push_back(ControllerEvent::Closed(outcome));
+    }
+
+    fn answer_error(&mut self, code: &str, message: String, context: &str) {
+        let mut report = ErrorReport {
+            error_code: code.to_owned(),
+            error_message: message,
+            context: context.to_owned(),
+            retry_after_seconds: 0,
+        };
+        limits::fit_error_report(&mut report);
+        self.push(controller_message::Payload::ErrorReport(Box::new(report)));
+    }
+
+    /// Tells the application, and with a code also the daemon, as far as the budget goes.
+    fn note(&mut self, now: Instant, anomaly: Anomaly, code: Option<&str>, context: &str) {
+        if !self
+            .anomalies
+            .get_or_insert_with(|| AnomalyBudget::new(now))
+            .spend(now)
+        {
+            return;
+        }
+        if let Some(code) = code {
+            self.answer_error(code, anomaly.to_string(), context);
+        }
+        self.events.push_back(ControllerEvent::Ignored(anomaly));
+    }
+
+    /// Moves what the machines have to say to the outbox and the events.
+    fn pump(&mut self) {
+        while let Link::Established(live) = &mut self.link {
+            if let Some(output) = live.prober.poll_output() {
+                match output {
+                    heartbeat::Output::SendPing { sequence } => {
+                        self.push(controller_message::Payload::Ping(Ping { sequence }));
+                    }
+                    heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
+                        self.events
+                            .push_back(ControllerEvent::Unreachable { missed, silent_for });
+                    }
+                    heartbeat::Output::News(heartbeat::News::Recovered { after }) => {
+                        self.events.push_back(ControllerEvent::Recovered { after });
+                    }
+                }
+            } else if let Some(dispatch) = live.roster.poll_dispatch() {
+                self.push(match dispatch {
+                    Dispatch::Start(start) => controller_message::Payload::StartInstance(start),
+                    Dispatch::Stop(stop) => controller_message::Payload::StopInstance(stop),
+                });
+            } else if let Some(event) = live.roster.poll_event() {
+                self.events.push_back(ControllerEvent::Instance(event));
+            } else {
+                return;
+            }
+        }
+    }
+}
+
+impl Session for ControllerSession {
+    type Incoming = DaemonMessage;
+    type Outgoing = ControllerMessage;
+    type Event = ControllerEvent;
+    type Timer = ControllerTimer;
+
+    fn handle_connected(&mut self, now: Instant) {
+        if matches!(self.link, Link::Idle) {
+            self.anomalies = Some(AnomalyBudget::new(now));
+            self.link = Link::Handshaking(ControllerHandshake::new(
+                now,
+                self.identity,
+                self.config.capabilities,
+                self.config.handshake_timeout,
+                self.config.admission_timeout,
+            ));
+        }
+    }
+
+    fn handle_message(&mut self, now: Instant, received: Received<DaemonMessage>) {
+        let Received {
+            message,
+            unknown_variant,
+        } = received;
+        match &mut self.link {
+            Link::Idle | Link::Closing(_) | Link::Ended => {}
+            Link::Handshaking(handshake) => match handshake.handle_message(now, message) {
+                Ok(Some(hello)) => self.events.push_back(ControllerEvent::Hello(Box::new(hello))),
+                Ok(None) => {}
+                Err(refusal) => self.refuse_stream(refusal),
+            },
+            Link::Established(_) => {
+                if message.payload.is_some() {
+                    return self.handle_established(now, message);
+                }
+                match unknown_variant {
+                    Some(tag) if self.unknown.note(tag) => {
+                        self.note(now, Anomaly::UnknownVariant { tag }, None, "");
+                    }
+                    Some(_) => {}
+                    None => self.note(now, Anomaly::EmptyEnvelope, None, ""),
+                }
+            }
+        }
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.link {
+            Link::Handshaking(handshake) => {
+                if let Err(refusal) = handshake.handle_timeout(now) {
+                    self.refuse_stream(refusal);
+                }
+            }
+            Link::Established(live) => {
+                live.prober.handle_timeout(now);
+                live.roster.handle_timeout(now);
+                self.pump();
+            }
+            Link::Idle | Link::Closing(_) | Link::Ended => {}
+        }
+    }
+
+    fn handle_disconnected(&mut self, now: Instant) {
+        match std::mem::replace(&mut self.link, Link::Ended) {
+            Link::Idle => return,
+            Link::Handshaking(_) => self
+                .events
+                .push_back(ControllerEvent::Closed(ControllerOutcome::StreamEnded)),
+            Link::Established(live) => {
+                self.released = Some(live.roster);
+                self.events
+                    .push_back(ControllerEvent::Closed(ControllerOutcome::StreamEnded));
+            }
+            Link::Closing(_) | Link::Ended => {}
+        }
+        if let Some(roster) = &mut self.released {
+            roster.handle_disconnected(now);
+        }
+        self.outbox.clear_stream();
+    }
+
+    fn poll_transmit(&mut self) -> Option<ControllerMessage> {
+        match self.link {
+            Link::Idle | Link::Ended => None,
+            Link::Handshaking(_) | Link::Established(_) | Link::Closing(_) => self.outbox.pop(),
+        }
+    }
+
+    fn poll_event(&mut self) -> Option<ControllerEvent> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Deadline<ControllerTimer>> {
+        match &self.link {
+            Link::Handshaking(handshake) => handshake
+                .poll_timeout()
+                .map(|deadline| deadline.map(ControllerTimer::Handshake)),
+            Link::Established(live) => Deadline::earlier(
+                live.prober
+                    .poll_timeout()
+                    .map(|deadline| deadline.map(|_| ControllerTimer::Heartbeat)),
+                live.roster
+                    .poll_timeout()
+                    .map(|deadline| deadline.map(ControllerTimer::Roster)),
+            ),
+            Link::Idle | Link::Closing(_) | Link::Ended => None,
+        }
+    }
+
+    fn close(&self) -> Option<&Close> {
+        match &self.link {
+            Link::Closing(close) => Some(close),
+            _ => None,
+        }
+    }
+
+    fn events_pending(&self) -> usize {
+        self.events.len()
+    }
+}

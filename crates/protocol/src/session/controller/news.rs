@@ -1,0 +1,148 @@
+//! What a controller's session tells its application, and is told by it
+
+use std::time::Duration;
+
+use prexorcloud_proto::{
+    CacheStatus, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe, EventUnsubscribe,
+    InstanceFileContent, InstanceFileTree, ModuleStateUpdate, NodeStatus, ShutdownNodeAck, TemplateRequest,
+};
+
+#[cfg(doc)]
+use super::ControllerSession;
+use crate::handshake::controller::{Hello, Refusal};
+use crate::id::{Epoch, InstanceId};
+use crate::outbox::Overflow;
+use crate::reconcile::GroupPolicy;
+use crate::roster::InstanceEvent;
+use crate::session::{Anomaly, Close};
+use crate::validate::Invalid;
+use crate::verdict::DeniedReason;
+
+/// The application's yes to a handshake
+#[derive(Clone, Debug, Default)]
+pub struct Admission {
+    /// A name for this session, for logs at both ends.
+    pub session_id: String,
+    /// The epoch of this controller's leadership; stamped on every message.
+    pub epoch: Epoch,
+    /// The HTTP port; 0 if there is none.
+    pub controller_api_port: u16,
+    /// The gRPC addresses (`host:port`) of all controllers, for the daemon's later reconnects.
+    pub controller_grpc_addrs: Vec<String>,
+    /// The instances that this controller knows to run on other nodes; a copy found here is stopped.
+    pub elsewhere: Vec<InstanceId>,
+    /// Which unknown instances are adopted.
+    pub groups: GroupPolicy,
+}
+
+/// How a crash report relates to what the controller knows
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashStanding {
+    /// It is about the present use of the instance id, which is crashed now.
+    Current,
+    /// It is about an earlier use, or an instance that is not known any more. Store it; it changes nothing else.
+    Past,
+}
+
+/// News for the controller's application
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ControllerEvent {
+    /// A valid, compatible handshake. Answer with [`accept`](ControllerSession::accept),
+    /// [`redirect`](ControllerSession::redirect) or [`refuse`](ControllerSession::refuse).
+    Hello(Box<Hello>),
+    /// The node is admitted, and its instances are reconciled.
+    Established,
+    /// Something happened to an instance.
+    Instance(InstanceEvent),
+    /// The node's load.
+    NodeStatus(NodeStatus),
+    /// A console line of an instance that is on this node.
+    Console(ConsoleOutput),
+    /// A crash. Once it is stored, say so with [`crash_stored`](ControllerSession::crash_stored).
+    Crash {
+        /// The report.
+        report: Box<CrashReport>,
+        /// What it is about.
+        standing: CrashStanding,
+    },
+    /// A log record of the daemon.
+    Log(Box<DaemonLogRecord>),
+    /// The daemon wants a template.
+    Template(TemplateRequest),
+    /// The daemon's caches.
+    Cache(Box<CacheStatus>),
+    /// The state of a module on the node.
+    Module(ModuleStateUpdate),
+    /// The daemon wants events.
+    EventSubscribe(EventSubscribe),
+    /// The daemon wants events no more.
+    EventUnsubscribe(EventUnsubscribe),
+    /// The answer to a walk through an instance's files.
+    FileTree(InstanceFileTree),
+    /// The answer to a read of an instance's file.
+    FileContent(InstanceFileContent),
+    /// The daemon reports an error that did not end the stream.
+    DaemonError(ErrorReport),
+    /// The daemon begins to shut down.
+    ShutdownAcknowledged(ShutdownNodeAck),
+    /// The node does not answer pings.
+    Unreachable {
+        /// How many pings in a row went unanswered.
+        missed: u32,
+        /// How long ago the first of them was sent.
+        silent_for: Duration,
+    },
+    /// The node answers again.
+    Recovered {
+        /// How long it had been unreachable.
+        after: Duration,
+    },
+    /// The daemon did something that was ignored; log it.
+    Ignored(Anomaly),
+    /// The stream ended, or must end. Comes exactly once; take the roster back with
+    /// [`take_roster`](ControllerSession::take_roster).
+    Closed(ControllerOutcome),
+}
+
+/// Why a controller's session ended
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerOutcome {
+    /// The daemon, or the network, ended the stream.
+    #[error("the stream ended")]
+    StreamEnded,
+    /// The stream never became a session.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The application refused the node, or ended the session.
+    #[error("this controller ended the session: {0}")]
+    Ended(Close),
+    /// The daemon was sent to another controller.
+    #[error("redirected to {to}")]
+    Redirected {
+        /// The leader's address.
+        to: String,
+    },
+    /// A newer stream of the same node took over.
+    #[error("a newer stream of the same node took over")]
+    Replaced,
+    /// The daemon reads too slowly.
+    #[error("the daemon reads too slowly: {0}")]
+    SlowPeer(#[from] Overflow),
+}
+
+/// Why a console command was not sent
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The node has no session now.
+    #[error("the node is not connected")]
+    NotConnected,
+    /// The instance cannot take a command.
+    #[error(transparent)]
+    Denied(#[from] DeniedReason),
+    /// The command itself is not acceptable.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}

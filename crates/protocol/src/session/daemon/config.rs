@@ -1,0 +1,54 @@
+//! What a daemon says about itself
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use prexorcloud_proto::HostInfo;
+
+use crate::capability::Capabilities;
+use crate::id::NodeId;
+use crate::outbox::Bounds;
+
+/// What a daemon says about itself
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DaemonConfig {
+    /// The node's name, as in its certificate.
+    pub node_id: NodeId,
+    /// The daemon's version, for operators; must not be blank.
+    pub version: String,
+    /// Memory that instances may use, in MiB.
+    pub total_memory_mb: i64,
+    /// Processors that instances may use.
+    pub available_cpus: i32,
+    /// Labels for placement.
+    pub labels: HashMap<String, String>,
+    /// The address that players and other nodes reach this host by; empty: the controller uses the peer's address.
+    pub advertise_address: String,
+    /// The host's hardware and software, for operators.
+    pub host_info: Option<HostInfo>,
+    /// What is announced beyond protocol version 1.
+    pub capabilities: Capabilities,
+    /// How long the acknowledgement may take.
+    pub ack_timeout: Duration,
+    /// The bounds of the outbox.
+    pub bounds: Bounds,
+}
+
+impl DaemonConfig {
+    /// A configuration with the defaults: [`Capabilities::SESSION`], 10 s for the acknowledgement.
+    pub fn new(node_id: NodeId, version: impl Into<String>) -> Self {
+        Self {
+            node_id,
+            version: version.into(),
+            total_memory_mb: 0,
+            available_cpus: 0,
+            labels: HashMap::new(),
+            advertise_address: String::new(),
+            host_info: None,
+            capabilities: Capabilities::SESSION,
+            ack_timeout: Duration::from_secs(10),
+            bounds: Bounds::default(),
+        }
+    }
+}

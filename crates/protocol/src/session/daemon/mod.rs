@@ -1,0 +1,472 @@
+//! The daemon's whole session
+//!
+//! ```text
+//!             handle_connected             HandshakeAck
+//!  Offline ───────────────────▶ AwaitingAck ──────────▶ Established
+//!     ▲                             │                        │
+//!     │ handle_disconnected         ▼                        ▼
+//!     └───────────────────────── Closing ◀───────────────────┘
+//! ```
+//!
+//! The session lives as long as the daemon. Between streams it keeps what must not be lost: the [`Hosted`] table, the
+//! epoch fence, crash reports that no controller has confirmed, and the newest console lines. Everything else that was
+//! waiting belonged to the stream that ended; the next handshake says what is true by then.
+
+mod commands;
+mod config;
+mod news;
+mod reports;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use prexorcloud_compat as compat;
+use prexorcloud_proto::{
+    ControllerMessage, CrashReport, DaemonMessage, ErrorReport, Handshake, ShutdownNodeAck,
+    controller_message, daemon_message,
+};
+
+use super::anomaly::AnomalyBudget;
+use super::{Anomaly, Close, Code, Received, Session, UnknownVariants, error_code};
+use crate::capability::Capabilities;
+use crate::fence::{Admitted, EpochFence};
+use crate::handshake::daemon::{Acknowledged, Connected, DaemonHandshake, HandshakeFailure};
+use crate::heartbeat::SilenceWatch;
+use crate::hosted::{Hosted, HostedInstance};
+use crate::id::Epoch;
+use crate::limits;
+use crate::outbox::{Class, Outbox, Overflow};
+use crate::time::{Deadline, after};
+
+pub use config::DaemonConfig;
+pub use news::{DaemonEvent, DaemonOutcome, StartOrder, StartRejection, StatusReport};
+
+/// The first `NodeStatus` is due this long after the acknowledgement, or after one interval if that is shorter.
+const FIRST_NODE_STATUS: Duration = Duration::from_secs(5);
+
+/// How many crash reports wait for a controller's confirmation; the application keeps further ones.
+pub const CRASHES_KEPT: usize = 64;
+
+/// The timers of a daemon's session
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DaemonTimer {
+    /// The handshake's acknowledgement is overdue.
+    HandshakeAck,
+    /// A `NodeStatus` is due.
+    NodeStatus,
+    /// The controller has been silent for too long.
+    ControllerSilent,
+}
+
+#[derive(Clone, Debug)]
+struct Live {
+    connected: Connected,
+    silence: SilenceWatch,
+    node_status_due: Instant,
+}
+
+#[derive(Clone, Debug)]
+enum Link {
+    Offline,
+    AwaitingAck(DaemonHandshake),
+    Established(Box<Live>),
+    /// `flush`: everything queued still leaves. Otherwise the peer is not ours to talk to, and only control does.
+    Closing {
+        close: Close,
+        outcome: DaemonOutcome,
+        flush: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct PendingCrash {
+    report: CrashReport,
+    queued: bool,
+}
+
+/// The daemon's side of the protocol, for the lifetime of the daemon
+#[derive(Clone, Debug)]
+pub struct DaemonSession {
+    config: DaemonConfig,
+    hosted: Hosted,
+    fence: EpochFence,
+    link: Link,
+    outbox: Outbox<DaemonMessage>,
+    events: VecDeque<DaemonEvent>,
+    crashes: VecDeque<PendingCrash>,
+    unknown: UnknownVariants,
+    anomalies: Option<AnomalyBudget>,
+    last_outcome: Option<DaemonOutcome>,
+}
+
+impl DaemonSession {
+    /// A session without a stream.
+    ///
+    /// `hosted` holds the instances found after a restart, `fence` the highest epoch persisted before it.
+    #[must_use]
+    pub fn new(config: DaemonConfig, hosted: Hosted, fence: EpochFence) -> Self {
+        let outbox = Outbox::new(config.bounds);
+        Self {
+            config,
+            hosted,
+            fence,
+            link: Link::Offline,
+            outbox,
+            events: VecDeque::new(),
+            crashes: VecDeque::new(),
+            unknown: UnknownVariants::default(),
+            anomalies: None,
+            last_outcome: None,
+        }
+    }
+
+    /// The instances of this daemon.
+    #[must_use]
+    pub const fn hosted(&self) -> &Hosted {
+        &self.hosted
+    }
+
+    /// The highest epoch that was obeyed.
+    #[must_use]
+    pub const fn fence(&self) -> EpochFence {
+        self.fence
+    }
+
+    /// What the controller's acknowledgement said, while a session is established.
+    #[must_use]
+    pub fn connected(&self) -> Option<&Connected> {
+        match &self.link {
+            Link::Established(live) => Some(&live.connected),
+            _ => None,
+        }
+    }
+
+    /// Why the last stream ended; `None` before the first one has.
+    #[must_use]
+    pub const fn last_outcome(&self) -> Option<&DaemonOutcome> {
+        self.last_outcome.as_ref()
+    }
+
+    /// Whether a session is established.
+    #[must_use]
+    pub const fn is_established(&self) -> bool {
+        matches!(self.link, Link::Established(_))
+    }
+
+    /// How many messages of unknown kinds have arrived since creation.
+    #[must_use]
+    pub const fn unknown_variants(&self) -> u64 {
+        self.unknown.count()
+    }
+
+    /// How many mistakes the controller made on the current or last stream, reported or not.
+    #[must_use]
+    pub fn anomalies(&self) -> u64 {
+        self.anomalies.as_ref().map_or(0, AnomalyBudget::total)
+    }
+
+    /// How many best-effort messages (console lines, log records) have been shed since creation.
+    #[must_use]
+    pub const fn shed(&self) -> u64 {
+        self.outbox.shed()
+    }
+
+    /// Whether a message of this class and encoded length can be queued without shedding or an error.
+    #[must_use]
+    pub fn has_room(&self, class: Class, len: usize) -> bool {
+        self.outbox.has_room(class, len)
+    }
+
+    /// Puts an instance into the table that this process did not start, as found after a restart.
+    pub fn adopt(&mut self, instance: HostedInstance) {
+        self.hosted.adopt(instance);
+    }
+
+    /// Acknowledges an order to shut the node down.
+    pub fn acknowledge_shutdown(&mut self, running_instances: u32, estimated_drain: Duration) {
+        self.queue_if_established(daemon_message::Payload::ShutdownNodeAck(ShutdownNodeAck {
+            running_instances: i32::try_from(running_instances).unwrap_or(i32::MAX),
+            estimated_drain_seconds: super::wire_seconds(estimated_drain),
+        }));
+    }
+
+    /// Ends the session as planned: what is queued still leaves, then the stream is closed.
+    pub fn shut_down(&mut self) {
+        self.begin_closing(
+            Close::new(Code::Ok, "the daemon is shutting down"),
+            DaemonOutcome::ShutDown,
+        );
+    }
+
+    fn queue(&mut self, mut payload: daemon_message::Payload) {
+        limits::fit_daemon(&mut payload);
+        if let Err(overflow) = self.outbox.push(DaemonMessage {
+            payload: Some(payload),
+        }) {
+            self.fail_slow(overflow);
+        }
+    }
+
+    fn queue_if_established(&mut self, payload: daemon_message::Payload) {
+        if self.is_established() {
+            self.queue(payload);
+        }
+    }
+
+    fn fail_slow(&mut self, overflow: Overflow) {
+        self.begin_closing(
+            Close::new(Code::ResourceExhausted, overflow.to_string()),
+            overflow.into(),
+        );
+    }
+
+    fn fail_handshake(&mut self, failure: HandshakeFailure) {
+        let code = match failure {
+            HandshakeFailure::UpgradeRequired(_) | HandshakeFailure::Stale(_) => Code::FailedPrecondition,
+            HandshakeFailure::Redirected { .. } => Code::Ok,
+            HandshakeFailure::AckTimedOut { .. } => Code::DeadlineExceeded,
+            HandshakeFailure::TooEarly => Code::ResourceExhausted,
+        };
+        self.begin_closing(Close::new(code, failure.to_string()), failure.into());
+    }
+
+    fn begin_closing(&mut self, close: Close, outcome: DaemonOutcome) {
+        let flush = match &self.link {
+            Link::AwaitingAck(_) => false,
+            Link::Established(_) => true,
+            Link::Offline | Link::Closing { .. } => return,
+        };
+        self.link = Link::Closing {
+            close,
+            outcome,
+            flush,
+        };
+    }
+
+    fn answer_error(&mut self, code: &str, message: String, context: &str) {
+        self.queue(daemon_message::Payload::ErrorReport(ErrorReport {
+            error_code: code.to_owned(),
+            error_message: message,
+            context: context.to_owned(),
+            retry_after_seconds: 0,
+        }));
+    }
+
+    /// Tells the application, and with a code also the peer, as far as the budget goes.
+    fn note(&mut self, now: Instant, anomaly: Anomaly, code: Option<&str>, context: &str) {
+        if !self
+            .anomalies
+            .get_or_insert_with(|| AnomalyBudget::new(now))
+            .spend(now)
+        {
+            return;
+        }
+        if let Some(code) = code {
+            self.answer_error(code, anomaly.to_string(), context);
+        }
+        self.events.push_back(DaemonEvent::Ignored(anomaly));
+    }
+
+    fn handle_ack(&mut self, now: Instant, ack: prexorcloud_proto::HandshakeAck, epoch: Epoch) {
+        let Link::AwaitingAck(handshake) = &mut self.link else {
+            let close = Close::new(
+                Code::FailedPrecondition,
+                DaemonOutcome::AcknowledgedTwice.to_string(),
+            );
+            self.begin_closing(close, DaemonOutcome::AcknowledgedTwice);
+            return;
+        };
+        let acknowledged = match handshake.handle_ack(ack, epoch, self.config.capabilities, &mut self.fence) {
+            Ok(acknowledged) => acknowledged,
+            Err(failure) => {
+                if let HandshakeFailure::Stale(stale) = &failure {
+                    self.answer_error(error_code::STALE_EPOCH, stale.to_string(), "HandshakeAck");
+                }
+                self.fail_handshake(failure);
+                return;
+            }
+        };
+        let Acknowledged {
+            connected,
+            raised,
+            held,
+        } = acknowledged;
+        let interval = connected.heartbeat_interval;
+        if raised {
+            self.events.push_back(DaemonEvent::FenceRaised(connected.epoch));
+        }
+        self.events.push_back(DaemonEvent::Connected(connected.clone()));
+        self.link = Link::Established(Box::new(Live {
+            connected,
+            silence: SilenceWatch::new(now, interval),
+            node_status_due: after(now, interval.min(FIRST_NODE_STATUS)),
+        }));
+        for changed in self.hosted.handshake_acknowledged() {
+            self.tell_current(changed.instance);
+        }
+        self.queue_crashes();
+        for message in held {
+            if self.is_established() {
+                self.handle_established(now, message);
+            }
+        }
+    }
+}
+
+impl Session for DaemonSession {
+    type Incoming = ControllerMessage;
+    type Outgoing = DaemonMessage;
+    type Event = DaemonEvent;
+    type Timer = DaemonTimer;
+
+    fn handle_connected(&mut self, now: Instant) {
+        self.handle_disconnected(now);
+        self.anomalies = Some(AnomalyBudget::new(now));
+        let handshake = Handshake {
+            node_id: self.config.node_id.into(),
+            version: self.config.version.clone(),
+            total_memory_mb: self.config.total_memory_mb,
+            available_cpus: self.config.available_cpus,
+            labels: self.config.labels.clone(),
+            running_instances: self.hosted.running_instances(),
+            advertise_address: self.config.advertise_address.clone(),
+            host_info: self.config.host_info.clone(),
+            protocol_version: compat::PROTOCOL_VERSION,
+            capabilities: self.config.capabilities.to_wire(),
+            min_protocol_version: compat::MIN_PROTOCOL_VERSION,
+        };
+        self.hosted.listed_in_handshake();
+        self.link = Link::AwaitingAck(DaemonHandshake::new(now, self.config.ack_timeout));
+        self.queue(daemon_message::Payload::Handshake(Box::new(handshake)));
+    }
+
+    fn handle_message(&mut self, now: Instant, received: Received<ControllerMessage>) {
+        let Received {
+            message,
+            unknown_variant,
+        } = received;
+        match &mut self.link {
+            Link::Offline | Link::Closing { .. } => return,
+            Link::Established(live) => live.silence.handle_message(now),
+            Link::AwaitingAck(_) => {}
+        }
+        if message.payload.is_none() {
+            match self.fence.admit(Epoch::new(message.epoch)) {
+                Ok(Admitted::Raised) => self
+                    .events
+                    .push_back(DaemonEvent::FenceRaised(self.fence.highest())),
+                Ok(Admitted::Current | Admitted::Unfenced) => {}
+                Err(stale) => return self.note(now, stale.into(), Some(error_code::STALE_EPOCH), "unknown"),
+            }
+            return match unknown_variant {
+                Some(tag) if self.unknown.note(tag) => {
+                    self.note(now, Anomaly::UnknownVariant { tag }, None, "")
+                }
+                Some(_) => {}
+                None => self.note(now, Anomaly::EmptyEnvelope, None, ""),
+            };
+        }
+        if let Some(controller_message::Payload::HandshakeAck(ack)) = message.payload {
+            return self.handle_ack(now, *ack, Epoch::new(message.epoch));
+        }
+        if let Link::AwaitingAck(handshake) = &mut self.link {
+            if let Err(failure) = handshake.hold(message) {
+                self.fail_handshake(failure);
+            }
+            return;
+        }
+        self.handle_established(now, message);
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        match &mut self.link {
+            Link::AwaitingAck(handshake) => {
+                if let Err(failure) = handshake.handle_timeout(now) {
+                    self.fail_handshake(failure);
+                }
+            }
+            Link::Established(live) => {
+                if let Some(silent_for) = live.silence.handle_timeout(now) {
+                    let outcome = DaemonOutcome::ControllerSilent { silent_for };
+                    self.begin_closing(Close::new(Code::DeadlineExceeded, outcome.to_string()), outcome);
+                } else if now >= live.node_status_due {
+                    live.node_status_due = after(now, live.connected.heartbeat_interval);
+                    // An application that does not keep up is asked again an interval later.
+                    if self.events.len() < super::EVENTS_HIGH_WATER {
+                        self.events.push_back(DaemonEvent::NodeStatusDue);
+                    }
+                }
+            }
+            Link::Offline | Link::Closing { .. } => {}
+        }
+    }
+
+    fn handle_disconnected(&mut self, _now: Instant) {
+        let outcome = match std::mem::replace(&mut self.link, Link::Offline) {
+            Link::Offline => return,
+            Link::AwaitingAck(_) => DaemonOutcome::StreamEnded { established: false },
+            Link::Established(_) => DaemonOutcome::StreamEnded { established: true },
+            Link::Closing { outcome, .. } => outcome,
+        };
+        self.outbox.clear_stream();
+        self.crashes.iter_mut().for_each(|pending| pending.queued = false);
+        self.last_outcome = Some(outcome.clone());
+        self.events.push_back(DaemonEvent::Disconnected(outcome));
+    }
+
+    fn poll_transmit(&mut self) -> Option<DaemonMessage> {
+        match &self.link {
+            Link::Offline => return None,
+            // Until the acknowledgement only the handshake leaves; a Java controller drops everything else.
+            Link::AwaitingAck(_) | Link::Closing { flush: false, .. }
+                if self.outbox.len(Class::Control) == 0 =>
+            {
+                return None;
+            }
+            Link::AwaitingAck(_) | Link::Established(_) | Link::Closing { .. } => {}
+        }
+        let message = self.outbox.pop()?;
+        if let Some(daemon_message::Payload::CrashReport(report)) = &message.payload
+            && let Some(connected) = self.connected()
+            && !connected.capabilities.contains(Capabilities::CRASH_ACK)
+        {
+            let report_id = report.report_id.clone();
+            self.crash_acknowledged(report_id);
+        }
+        Some(message)
+    }
+
+    fn poll_event(&mut self) -> Option<DaemonEvent> {
+        self.events.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Deadline<DaemonTimer>> {
+        match &self.link {
+            Link::AwaitingAck(handshake) => {
+                Some(handshake.poll_timeout().map(|()| DaemonTimer::HandshakeAck))
+            }
+            Link::Established(live) => Deadline::earlier(
+                Some(Deadline {
+                    at: live.node_status_due,
+                    timer: DaemonTimer::NodeStatus,
+                }),
+                live.silence
+                    .poll_timeout()
+                    .map(|deadline| deadline.map(|_| DaemonTimer::ControllerSilent)),
+            ),
+            Link::Offline | Link::Closing { .. } => None,
+        }
+    }
+
+    fn close(&self) -> Option<&Close> {
+        match &self.link {
+            Link::Closing { close, .. } => Some(close),
+            _ => None,
+        }
+    }
+
+    fn events_pending(&self) -> usize {
+        self.events.len()
+    }
+}

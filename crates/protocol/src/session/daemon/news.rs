@@ -1,0 +1,161 @@
+//! What a daemon's session tells its application, and is told by it
+
+use std::time::Duration;
+
+#[cfg(doc)]
+use super::DaemonSession;
+use crate::handshake::daemon::{Connected, HandshakeFailure};
+use crate::id::{Epoch, GroupName, Incarnation, InstanceId};
+use crate::instance::State;
+use crate::outbox::Overflow;
+use crate::session::Anomaly;
+#[cfg(doc)]
+use crate::session::Session;
+use crate::trace::TraceParent;
+use crate::verdict::StopMode;
+use prexorcloud_proto::{StartFailureDisposition, StartInstance, StartPreparationStage, controller_message};
+
+/// An order to start an instance: fenced, valid and not a repetition
+#[derive(Clone, Debug, PartialEq)]
+pub struct StartOrder {
+    /// The instance, entered in the table as scheduled.
+    pub instance: InstanceId,
+    /// Its group.
+    pub group: GroupName,
+    /// Which start of the id this is.
+    pub incarnation: Incarnation,
+    /// The whole message.
+    pub start: Box<StartInstance>,
+    /// The trace that the order belongs to.
+    pub trace: Option<TraceParent>,
+}
+
+/// News for the daemon's application
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum DaemonEvent {
+    /// A controller admitted the node.
+    Connected(Connected),
+    /// Start an instance. Answer with [`start_accepted`](DaemonSession::start_accepted) or
+    /// [`start_rejected`](DaemonSession::start_rejected), and report its states.
+    Start(StartOrder),
+    /// Stop an instance that is hosted and alive. Answer with
+    /// [`stop_acknowledged`](DaemonSession::stop_acknowledged), and report its states.
+    Stop {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// How.
+        mode: StopMode,
+        /// The trace that the order belongs to.
+        trace: Option<TraceParent>,
+    },
+    /// Write a line to an instance's console.
+    Command {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// The line, without a line break.
+        line: String,
+        /// The trace that the command belongs to.
+        trace: Option<TraceParent>,
+    },
+    /// Stop everything and exit. Answer with [`acknowledge_shutdown`](DaemonSession::acknowledge_shutdown).
+    Shutdown {
+        /// The operator's reason.
+        reason: String,
+    },
+    /// A crash report has been stored by the controller (or, by a Java controller, been put on the wire): forget it.
+    CrashReportAcknowledged {
+        /// The report.
+        report_id: String,
+    },
+    /// Any other request of the controller, valid by the contract's rules.
+    Request(controller_message::Payload),
+    /// A `NodeStatus` is due; [`send`](DaemonSession::send) one.
+    NodeStatusDue,
+    /// A newer controller is obeyed from now on: persist the epoch.
+    FenceRaised(Epoch),
+    /// The peer did something that was ignored; log it.
+    Ignored(Anomaly),
+    /// The stream ended. Comes exactly once for each call of [`handle_connected`](Session::handle_connected).
+    Disconnected(DaemonOutcome),
+}
+
+/// Why a stream ended, and so what to do next
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DaemonOutcome {
+    /// The stream ended without a reason of ours. Dial again.
+    #[error("the stream ended")]
+    StreamEnded {
+        /// Whether the session was established before.
+        established: bool,
+    },
+    /// The handshake did not lead to a session.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeFailure),
+    /// Nothing came from the controller for three intervals. Dial again.
+    #[error("the controller has been silent for {} s", silent_for.as_secs())]
+    ControllerSilent {
+        /// How long.
+        silent_for: Duration,
+    },
+    /// The controller reads too slowly. Dial again.
+    #[error("the controller reads too slowly: {0}")]
+    SlowPeer(#[from] Overflow),
+    /// The controller sent a second acknowledgement.
+    #[error("the controller acknowledged the handshake twice")]
+    AcknowledgedTwice,
+    /// This side ended the session as planned.
+    #[error("this daemon ended the session")]
+    ShutDown,
+}
+
+impl DaemonOutcome {
+    /// Whether a session had been established; resets the reconnect back-off.
+    #[must_use]
+    pub const fn reached_established(&self) -> bool {
+        match self {
+            Self::StreamEnded { established } => *established,
+            Self::Handshake(_) => false,
+            Self::ControllerSilent { .. } | Self::SlowPeer(_) | Self::AcknowledgedTwice | Self::ShutDown => {
+                true
+            }
+        }
+    }
+}
+
+/// What the supervisor saw of an instance
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusReport {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Which start of the id it is.
+    pub incarnation: Incarnation,
+    /// What is true of it now.
+    pub state: State,
+    /// The players on it; 0 if unknown.
+    pub player_count: u32,
+    /// How long its process has been running.
+    pub uptime: Duration,
+}
+
+/// Why an instance could not be started
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartRejection {
+    /// The stage that failed.
+    pub stage: StartPreparationStage,
+    /// A stable code, for instance `RUNTIME_PROVISION_FAILED`.
+    pub error_code: String,
+    /// A sentence with the root cause.
+    pub message: String,
+    /// Whether trying again can help.
+    pub disposition: StartFailureDisposition,
+    /// When to try again; zero if that cannot help.
+    pub retry_after: Duration,
+    /// The hash of the plan that was tried; may be empty.
+    pub plan_hash: String,
+}

@@ -1,0 +1,263 @@
+//! What the application reports, on its way to the controller
+
+use std::time::Duration;
+
+use prexorcloud_proto::{
+    ConsoleOutput, CrashReport, DaemonMessage, InstanceStatusUpdate, StartInstanceAck, StartPreparationStage,
+    StopInstanceAck, daemon_message,
+};
+use prost::Message as _;
+
+use super::{CRASHES_KEPT, DaemonSession, Link, PendingCrash, StartRejection, StatusReport};
+use crate::hosted::{HostedInstance, Observed};
+use crate::id::{Incarnation, InstanceId};
+use crate::limits;
+use crate::outbox::{Class, Overflow};
+use crate::session::{SendError, kind, wire_millis, wire_seconds};
+use crate::validate::{self, Fault, Invalid};
+
+impl DaemonSession {
+    /// Reports what the supervisor saw.
+    ///
+    /// While no session is established the table remembers it, and the next handshake tells it.
+    pub fn report(&mut self, report: &StatusReport) -> Observed {
+        let observed = self
+            .hosted
+            .observe(report.instance, report.incarnation, report.state);
+        if matches!(observed, Observed::Changed { .. } | Observed::Unchanged) && self.is_established() {
+            self.tell(report);
+        }
+        observed
+    }
+
+    fn tell(&mut self, report: &StatusReport) {
+        let Some(facts) = self.hosted.get(report.instance) else {
+            return;
+        };
+        self.queue(daemon_message::Payload::InstanceStatus(InstanceStatusUpdate {
+            instance_id: report.instance.into(),
+            state: report.state.to_wire(),
+            port: i32::from(facts.port),
+            player_count: i32::try_from(report.player_count).unwrap_or(i32::MAX),
+            uptime_ms: wire_millis(report.uptime),
+            incarnation: report.incarnation.get(),
+        }));
+        self.hosted.told(report.instance);
+    }
+
+    /// Tells what the table says of an instance, as the answer to a repeated command.
+    pub(super) fn tell_current(&mut self, instance: InstanceId) {
+        if let Some(HostedInstance {
+            incarnation, state, ..
+        }) = self.hosted.get(instance)
+        {
+            self.tell(&StatusReport {
+                instance,
+                incarnation,
+                state,
+                player_count: 0,
+                uptime: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Acknowledges a start: its process has been launched.
+    pub fn start_accepted(
+        &mut self,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        plan_hash: impl Into<String>,
+    ) {
+        self.queue_if_established(daemon_message::Payload::StartInstanceAck(Box::new(
+            StartInstanceAck {
+                instance_id: instance.into(),
+                accepted: true,
+                plan_hash: plan_hash.into(),
+                stage: StartPreparationStage::ProcessStart as i32,
+                incarnation: incarnation.get(),
+                ..Default::default()
+            },
+        )));
+    }
+
+    /// Acknowledges a start that failed.
+    ///
+    /// The table forgets it, so that a retry of the order is judged as a new start.
+    pub fn start_rejected(
+        &mut self,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        rejection: StartRejection,
+    ) {
+        self.hosted.withdraw(instance, incarnation);
+        self.reject_start(instance.as_str(), incarnation.get(), rejection);
+    }
+
+    pub(super) fn reject_start(&mut self, instance_id: &str, incarnation: u64, rejection: StartRejection) {
+        self.queue_if_established(daemon_message::Payload::StartInstanceAck(Box::new(
+            StartInstanceAck {
+                instance_id: instance_id.to_owned(),
+                accepted: false,
+                error_message: rejection.message,
+                plan_hash: rejection.plan_hash,
+                stage: rejection.stage as i32,
+                error_code: rejection.error_code,
+                failure_disposition: rejection.disposition as i32,
+                retry_after_seconds: wire_seconds(rejection.retry_after),
+                incarnation,
+            },
+        )));
+    }
+
+    /// Acknowledges a stop, or says why it could not be carried out.
+    pub fn stop_acknowledged(
+        &mut self,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        result: Result<(), String>,
+    ) {
+        self.acknowledge_stop(instance.as_str(), incarnation.get(), result);
+    }
+
+    pub(super) fn acknowledge_stop(
+        &mut self,
+        instance_id: &str,
+        incarnation: u64,
+        result: Result<(), String>,
+    ) {
+        self.queue_if_established(daemon_message::Payload::StopInstanceAck(StopInstanceAck {
+            instance_id: instance_id.to_owned(),
+            accepted: result.is_ok(),
+            error_message: result.err().unwrap_or_default(),
+            incarnation,
+        }));
+    }
+
+    /// Queues a console line, best effort, also while no session is established.
+    pub fn console(&mut self, mut output: ConsoleOutput) {
+        limits::shorten(&mut output.line, limits::CONSOLE_LINE);
+        let message = DaemonMessage {
+            payload: Some(daemon_message::Payload::ConsoleOutput(output)),
+        };
+        if let Err(overflow) = self.outbox.push(message) {
+            self.fail_slow(overflow);
+        }
+    }
+
+    /// Hands over a crash report. It is sent on this stream or a later one, until a controller has confirmed it.
+    ///
+    /// # Errors
+    /// [`SendError::Invalid`] without a `report_id`; [`SendError::Full`] while [`CRASHES_KEPT`] reports wait: keep it,
+    /// and hand it over again after a [`DaemonEvent::CrashReportAcknowledged`].
+    pub fn crash(&mut self, report: CrashReport) -> Result<(), SendError> {
+        let id = &report.report_id;
+        if id.is_empty() {
+            return Err(Invalid {
+                field: "crash_report.report_id",
+                fault: Fault::Blank,
+            }
+            .into());
+        }
+        if !limits::fits(id, limits::REPORT_ID) {
+            let fault = Fault::TooLong {
+                limit: limits::REPORT_ID,
+            };
+            return Err(Invalid {
+                field: "crash_report.report_id",
+                fault,
+            }
+            .into());
+        }
+        if self.crashes.iter().any(|pending| pending.report.report_id == *id) {
+            return Ok(());
+        }
+        if self.crashes.len() >= CRASHES_KEPT {
+            let bytes = self
+                .crashes
+                .iter()
+                .map(|pending| pending.report.encoded_len())
+                .sum();
+            return Err(Overflow {
+                class: Class::Report,
+                waiting: self.crashes.len(),
+                bytes,
+            }
+            .into());
+        }
+        let mut payload = daemon_message::Payload::CrashReport(Box::new(report));
+        limits::fit_daemon(&mut payload);
+        if let daemon_message::Payload::CrashReport(report) = payload {
+            self.crashes.push_back(PendingCrash {
+                report: *report,
+                queued: false,
+            });
+        }
+        self.queue_crashes();
+        Ok(())
+    }
+
+    /// Queues every crash report that this stream has not seen, as far as there is room.
+    pub(super) fn queue_crashes(&mut self) {
+        if !self.is_established() {
+            return;
+        }
+        for pending in self.crashes.iter_mut().filter(|pending| !pending.queued) {
+            let payload = daemon_message::Payload::CrashReport(Box::new(pending.report.clone()));
+            if self
+                .outbox
+                .push(DaemonMessage {
+                    payload: Some(payload),
+                })
+                .is_err()
+            {
+                return;
+            }
+            pending.queued = true;
+        }
+    }
+
+    /// Queues any other message. Over-long text is shortened to the contract's limits.
+    ///
+    /// # Errors
+    /// [`SendError`] says why it was not taken; nothing has been queued then.
+    pub fn send(&mut self, mut payload: daemon_message::Payload) -> Result<(), SendError> {
+        use daemon_message::Payload;
+        match payload {
+            Payload::Handshake(_)
+            | Payload::Pong(_)
+            | Payload::InstanceStatus(_)
+            | Payload::CrashReport(_) => {
+                return Err(SendError::Reserved(kind::of_daemon(&payload)));
+            }
+            Payload::ConsoleOutput(output) => {
+                self.console(output);
+                return Ok(());
+            }
+            _ => {}
+        }
+        match self.link {
+            Link::Established(_) => {}
+            Link::Closing { .. } => return Err(SendError::Closing),
+            Link::Offline | Link::AwaitingAck(_) => return Err(SendError::NotConnected),
+        }
+        limits::fit_daemon(&mut payload);
+        validate::daemon(&payload)?;
+        let class = Class::of_daemon(&payload);
+        let message = DaemonMessage {
+            payload: Some(payload),
+        };
+        let bytes = message.encoded_len();
+        if bytes > limits::MAX_MESSAGE_BYTES {
+            return Err(SendError::TooLarge {
+                bytes,
+                limit: limits::MAX_MESSAGE_BYTES,
+            });
+        }
+        self.outbox.push(message).map_err(|overflow| {
+            if class == Class::Control {
+                self.fail_slow(overflow);
+            }
+            SendError::Full(overflow)
+        })
+    }
+}

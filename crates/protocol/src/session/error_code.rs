@@ -1,0 +1,26 @@
+//! The codes that this crate puts into `ErrorReport.error_code`
+
+/// A message broke a rule of the contract; the context names the field.
+pub const INVALID_MESSAGE: &str = "INVALID_MESSAGE";
+/// A message was not allowed at this point of the session.
+pub const OUT_OF_PLACE: &str = "OUT_OF_PLACE";
+/// A command came from a controller that has been superseded.
+pub const STALE_EPOCH: &str = "STALE_EPOCH";
+/// A pong answered no outstanding ping.
+pub const UNSOLICITED_PONG: &str = "UNSOLICITED_PONG";
+/// A message was about an instance that the receiver does not have.
+pub const UNKNOWN_INSTANCE: &str = "UNKNOWN_INSTANCE";
+/// A message was about an earlier incarnation of an instance.
+pub const STALE_INCARNATION: &str = "STALE_INCARNATION";
+/// An observation contradicted the transition table.
+pub const ILLEGAL_TRANSITION: &str = "ILLEGAL_TRANSITION";
+/// A command could not be carried out in the state of the instance.
+pub const WRONG_STATE: &str = "WRONG_STATE";
+/// Commands arrived before the acknowledgement of the handshake, more than are held.
+pub const TOO_EARLY: &str = "TOO_EARLY";
+/// Forwarded events were shed.
+pub const EVENTS_LOST: &str = "EVENTS_LOST";
+/// `StartInstanceAck.error_code`: the instance is being started already (the Java daemon's code).
+pub const INSTANCE_ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
+/// `StartInstanceAck.error_code`: the instance is alive already (the Java daemon's code).
+pub const INSTANCE_ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";

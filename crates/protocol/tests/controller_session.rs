@@ -1,0 +1,628 @@
+//! The controller's session against a daemon played by hand
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "one real instant to count from")]
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_protocol::handshake::controller::Refusal;
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
+use prexorcloud_protocol::proto::*;
+use prexorcloud_protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_protocol::session::Anomaly;
+use prexorcloud_protocol::session::controller::{Admission, CommandError, ControllerOutcome, CrashStanding};
+use prexorcloud_protocol::{
+    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId,
+    NodeId, Received, SendError, Session, StopMode, Verdict,
+};
+
+struct Bench {
+    session: ControllerSession,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let mut session = ControllerSession::new(ControllerConfig::default(), node());
+        let now = Instant::now();
+        session.handle_connected(now);
+        Self { session, now }
+    }
+
+    fn established() -> Self {
+        let mut bench = Self::new();
+        bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+        bench.admit(Roster::new(node()));
+        assert!(matches!(bench.sent(), Some(FromController::HandshakeAck(_))));
+        assert!(matches!(bench.sent(), Some(FromController::Ping(_))));
+        assert_eq!(bench.event(), ControllerEvent::Established);
+        bench
+    }
+
+    fn admit(&mut self, roster: Roster) {
+        let ControllerEvent::Hello(hello) = self.event() else {
+            panic!("expected a hello")
+        };
+        let admission = Admission {
+            session_id: "s".into(),
+            epoch: Epoch::new(3),
+            ..Default::default()
+        };
+        self.session.accept(self.now, &hello, admission, roster).unwrap();
+    }
+
+    fn receive(&mut self, payload: FromDaemon) {
+        self.session.handle_message(
+            self.now,
+            DaemonMessage {
+                payload: Some(payload),
+            }
+            .into(),
+        );
+    }
+
+    fn sent(&mut self) -> Option<FromController> {
+        self.session
+            .poll_transmit()
+            .map(|message| message.payload.unwrap())
+    }
+
+    fn event(&mut self) -> ControllerEvent {
+        self.session.poll_event().expect("an event")
+    }
+
+    fn events(&mut self) -> Vec<ControllerEvent> {
+        std::iter::from_fn(|| self.session.poll_event()).collect()
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.session.handle_timeout(self.now);
+    }
+
+    fn close(&self) -> &Close {
+        self.session.close().expect("the session wants to close")
+    }
+
+    fn running(&mut self) {
+        let verdict = self.session.start(self.now, Box::new(start(1)));
+        assert_eq!(verdict, Some(Verdict::Accepted));
+        assert!(matches!(self.sent(), Some(FromController::StartInstance(_))));
+        for state in [State::Preparing, State::Starting, State::Running] {
+            self.receive(FromDaemon::InstanceStatus(status(1, state)));
+        }
+        self.events();
+    }
+}
+
+fn node() -> NodeId {
+    "node-1".parse().unwrap()
+}
+
+fn lobby() -> InstanceId {
+    "lobby-1".parse().unwrap()
+}
+
+fn handshake() -> Handshake {
+    Handshake {
+        node_id: "node-1".into(),
+        version: "1".into(),
+        protocol_version: 1,
+        capabilities: Capabilities::SESSION.to_wire(),
+        ..Default::default()
+    }
+}
+
+fn start(incarnation: u64) -> StartInstance {
+    StartInstance {
+        instance_id: "lobby-1".into(),
+        group: "lobby".into(),
+        port: 30_000,
+        incarnation,
+        ..Default::default()
+    }
+}
+
+fn status(incarnation: u64, state: State) -> InstanceStatusUpdate {
+    InstanceStatusUpdate {
+        instance_id: "lobby-1".into(),
+        state: state.to_wire(),
+        port: 30_000,
+        incarnation,
+        ..Default::default()
+    }
+}
+
+fn crash(incarnation: u64, report_id: &str) -> CrashReport {
+    CrashReport {
+        instance_id: "lobby-1".into(),
+        group: "lobby".into(),
+        exit_code: 1,
+        report_id: report_id.into(),
+        incarnation,
+        ..Default::default()
+    }
+}
+
+/// Sends one first message; gives the close and what left before it.
+fn refused(
+    payload: Option<FromDaemon>,
+    unknown_variant: Option<u32>,
+) -> (Close, Option<FromController>, Vec<ControllerEvent>) {
+    let mut bench = Bench::new();
+    bench.session.handle_message(
+        bench.now,
+        Received {
+            message: DaemonMessage { payload },
+            unknown_variant,
+        },
+    );
+    let (close, sent) = (bench.close().clone(), bench.sent());
+    bench.session.handle_disconnected(bench.now);
+    (close, sent, bench.events())
+}
+
+#[test]
+fn a_first_message_that_is_no_handshake_is_refused() {
+    let pong = Some(FromDaemon::Pong(Pong { sequence: 1 }));
+    for (payload, unknown) in [(pong, None), (None, None), (None, Some(77))] {
+        let (close, sent, events) = refused(payload, unknown);
+        assert_eq!((close.code, sent), (Code::FailedPrecondition, None));
+        assert!(matches!(
+            &events[..],
+            [ControllerEvent::Closed(ControllerOutcome::Refused(
+                Refusal::NotAHandshake { .. }
+            ))]
+        ));
+    }
+}
+
+#[test]
+fn a_node_may_only_be_what_its_certificate_says() {
+    let other = Handshake {
+        node_id: "node-2".into(),
+        ..handshake()
+    };
+    let (close, _, _) = refused(Some(FromDaemon::Handshake(Box::new(other))), None);
+    assert_eq!(close.code, Code::PermissionDenied);
+    assert!(close.message.contains("node-1") && close.message.contains("node-2"));
+}
+
+#[test]
+fn unsafe_ids_and_over_long_fields_are_named() {
+    let cases = [
+        (
+            "node_id",
+            Handshake {
+                node_id: "../x".into(),
+                ..handshake()
+            },
+        ),
+        (
+            "node_id",
+            Handshake {
+                node_id: String::new(),
+                ..handshake()
+            },
+        ),
+        (
+            "node_id",
+            Handshake {
+                node_id: "x".repeat(65),
+                ..handshake()
+            },
+        ),
+        (
+            "node_id",
+            Handshake {
+                node_id: "a,CN=b".into(),
+                ..handshake()
+            },
+        ),
+        (
+            "version",
+            Handshake {
+                version: " ".into(),
+                ..handshake()
+            },
+        ),
+        (
+            "version",
+            Handshake {
+                version: "v".repeat(65),
+                ..handshake()
+            },
+        ),
+        (
+            "advertise_address",
+            Handshake {
+                advertise_address: "a".repeat(256),
+                ..handshake()
+            },
+        ),
+        (
+            "labels",
+            Handshake {
+                labels: [("k".into(), "v".repeat(257))].into(),
+                ..handshake()
+            },
+        ),
+        (
+            "total_memory_mb",
+            Handshake {
+                total_memory_mb: -1,
+                ..handshake()
+            },
+        ),
+    ];
+    for (field, handshake) in cases {
+        let (close, sent, _) = refused(Some(FromDaemon::Handshake(Box::new(handshake))), None);
+        assert_eq!((close.code, sent), (Code::InvalidArgument, None), "{field}");
+        assert!(close.message.contains(field), "{close}");
+    }
+}
+
+#[test]
+fn incompatible_versions_get_an_acknowledgement_and_then_the_status() {
+    for version in [0, -1, 7, i32::MIN, i32::MAX] {
+        let min_protocol_version = version.max(0);
+        let handshake = Handshake {
+            protocol_version: version,
+            min_protocol_version,
+            ..handshake()
+        };
+        let (close, sent, _) = refused(Some(FromDaemon::Handshake(Box::new(handshake))), None);
+        let Some(FromController::HandshakeAck(ack)) = sent else {
+            panic!("no acknowledgement for {version}")
+        };
+        assert!(!ack.protocol_compatible && ack.protocol_version == 1);
+        assert_eq!(close.code, Code::FailedPrecondition);
+        assert!(close.message.contains("upgrade required"), "{close}");
+    }
+}
+
+#[test]
+fn nothing_is_registered_before_the_verdict() {
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    assert_eq!(bench.sent(), None);
+    assert!(!bench.session.is_established());
+    assert_eq!(bench.session.start(bench.now, Box::new(start(1))), None);
+    assert_eq!(
+        bench
+            .session
+            .send(FromController::RequestCacheStatus(RequestCacheStatus {})),
+        Err(SendError::NotConnected)
+    );
+}
+
+#[test]
+fn a_second_handshake_is_refused_at_any_time() {
+    let mut early = Bench::new();
+    early.receive(FromDaemon::Handshake(Box::new(handshake())));
+    early.receive(FromDaemon::Handshake(Box::new(handshake())));
+    assert_eq!(early.close().code, Code::FailedPrecondition);
+    let mut late = Bench::established();
+    late.receive(FromDaemon::Handshake(Box::new(handshake())));
+    assert_eq!(late.close().code, Code::FailedPrecondition);
+    assert!(late.session.take_roster().is_some());
+}
+
+#[test]
+fn an_accepted_stream_that_ended_meanwhile_gives_the_roster_back() {
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    let ControllerEvent::Hello(hello) = bench.event() else {
+        panic!()
+    };
+    bench.session.handle_disconnected(bench.now);
+    let back = bench
+        .session
+        .accept(bench.now, &hello, Admission::default(), Roster::new(node()));
+    assert!(back.is_err());
+    assert_eq!(
+        bench.events(),
+        [ControllerEvent::Closed(ControllerOutcome::StreamEnded)]
+    );
+}
+
+#[test]
+fn silence_before_the_handshake_and_before_the_decision_are_told_apart() {
+    let mut bench = Bench::new();
+    bench.advance(Duration::from_secs(10));
+    assert_eq!(bench.close().code, Code::DeadlineExceeded);
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    bench.advance(Duration::from_secs(10));
+    assert_eq!(bench.close().code, Code::Unavailable);
+}
+
+#[test]
+fn what_a_daemon_says_before_its_admission_is_heard_after_it() {
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    bench.receive(FromDaemon::NodeStatus(NodeStatus {
+        cpu_usage: 0.5,
+        ..Default::default()
+    }));
+    bench.admit(Roster::new(node()));
+    assert_eq!(bench.event(), ControllerEvent::Established);
+    assert!(matches!(bench.event(), ControllerEvent::NodeStatus(_)));
+}
+
+#[test]
+fn every_message_carries_the_epoch() {
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    bench.admit(Roster::new(node()));
+    let _ = bench.session.start(bench.now, Box::new(start(1)));
+    bench.session.shut_down_node("r").unwrap();
+    bench.receive(FromDaemon::ConsoleOutput(ConsoleOutput {
+        instance_id: "../x".into(),
+        ..Default::default()
+    }));
+    let epochs: Vec<_> = std::iter::from_fn(|| bench.session.poll_transmit())
+        .map(|message| message.epoch)
+        .collect();
+    assert_eq!(epochs, [3, 3, 3, 3, 3]);
+}
+
+#[test]
+fn three_unanswered_pings_make_a_node_unreachable_and_one_answer_brings_it_back() {
+    let mut bench = Bench::established();
+    for _ in 0..2 {
+        bench.advance(Duration::from_secs(30));
+        assert_eq!(bench.events(), []);
+    }
+    bench.advance(Duration::from_secs(30));
+    let silent_for = Duration::from_secs(90);
+    assert_eq!(
+        bench.events(),
+        [ControllerEvent::Unreachable {
+            missed: 3,
+            silent_for
+        }]
+    );
+    assert!(
+        bench.session.is_established(),
+        "the stream stays, the node may come back"
+    );
+    let last = std::iter::from_fn(|| bench.sent()).last();
+    let Some(FromController::Ping(ping)) = last else {
+        panic!("pings go on: {last:?}")
+    };
+    bench.advance(Duration::from_secs(1));
+    bench.receive(FromDaemon::Pong(Pong {
+        sequence: ping.sequence,
+    }));
+    assert_eq!(
+        bench.events(),
+        [ControllerEvent::Recovered {
+            after: Duration::from_secs(1)
+        }]
+    );
+}
+
+#[test]
+fn a_pong_to_no_ping_is_answered_with_an_error() {
+    let mut bench = Bench::established();
+    bench.receive(FromDaemon::Pong(Pong { sequence: 42 }));
+    assert!(
+        matches!(bench.sent(), Some(FromController::ErrorReport(report)) if report.error_code == "UNSOLICITED_PONG")
+    );
+    assert!(matches!(
+        bench.event(),
+        ControllerEvent::Ignored(Anomaly::Pong(_))
+    ));
+}
+
+#[test]
+fn errors_are_never_answered_with_errors() {
+    let mut bench = Bench::established();
+    let report = ErrorReport {
+        error_code: "c".repeat(65),
+        ..Default::default()
+    };
+    bench.receive(FromDaemon::ErrorReport(report));
+    assert!(matches!(
+        bench.event(),
+        ControllerEvent::Ignored(Anomaly::Invalid(_))
+    ));
+    assert_eq!(bench.sent(), None);
+}
+
+#[test]
+fn a_command_goes_only_to_a_process_that_is_there() {
+    let mut bench = Bench::established();
+    assert!(matches!(
+        bench.session.command(lobby(), "say hi", None),
+        Err(CommandError::Denied(_))
+    ));
+    bench.running();
+    assert!(matches!(
+        bench.session.command(lobby(), "say\nhi", None),
+        Err(CommandError::Invalid(_))
+    ));
+    bench.session.command(lobby(), "say hi", None).unwrap();
+    let Some(FromController::SendCommand(command)) = bench.sent() else {
+        panic!()
+    };
+    assert_eq!((command.command.as_str(), command.incarnation), ("say hi", 1));
+}
+
+#[test]
+fn lines_of_an_earlier_incarnation_are_not_taken_for_the_present_ones() {
+    let mut bench = Bench::established();
+    bench.running();
+    let line = |incarnation| ConsoleOutput {
+        instance_id: "lobby-1".into(),
+        incarnation,
+        ..Default::default()
+    };
+    bench.receive(FromDaemon::ConsoleOutput(line(1)));
+    assert!(matches!(bench.event(), ControllerEvent::Console(_)));
+    bench.receive(FromDaemon::ConsoleOutput(line(9)));
+    assert!(matches!(
+        bench.event(),
+        ControllerEvent::Ignored(Anomaly::StaleInstance { .. })
+    ));
+    let elsewhere = ConsoleOutput {
+        instance_id: "other".into(),
+        ..Default::default()
+    };
+    bench.receive(FromDaemon::ConsoleOutput(elsewhere));
+    assert!(matches!(
+        bench.event(),
+        ControllerEvent::Ignored(Anomaly::UnknownInstance { .. })
+    ));
+}
+
+#[test]
+fn a_crash_of_an_earlier_incarnation_is_stored_but_crashes_nothing() {
+    let mut bench = Bench::established();
+    bench.running();
+    bench.receive(FromDaemon::InstanceStatus(status(1, State::Stopped)));
+    bench.events();
+    assert_eq!(
+        bench.session.start(bench.now, Box::new(start(2))),
+        Some(Verdict::Accepted)
+    );
+    bench.events();
+    bench.receive(FromDaemon::CrashReport(Box::new(crash(1, "old"))));
+    let events = bench.events();
+    let past = |event: &ControllerEvent| {
+        matches!(
+            event,
+            ControllerEvent::Crash {
+                standing: CrashStanding::Past,
+                ..
+            }
+        )
+    };
+    assert!(events.iter().any(past), "{events:?}");
+    assert!(
+        !bench
+            .session
+            .roster()
+            .unwrap()
+            .get(lobby())
+            .unwrap()
+            .state()
+            .is_terminal()
+    );
+    while bench.sent().is_some() {}
+    bench.session.crash_stored("old");
+    assert_eq!(
+        bench.sent(),
+        Some(FromController::CrashReportAck(CrashReportAck {
+            report_id: "old".into()
+        }))
+    );
+}
+
+#[test]
+fn an_instance_event_is_told_for_each_change_and_none_for_a_repetition() {
+    let mut bench = Bench::established();
+    bench.running();
+    bench.receive(FromDaemon::InstanceStatus(status(1, State::Running)));
+    let changed = |events: &[ControllerEvent]| {
+        events
+            .iter()
+            .filter(|event| matches!(event, ControllerEvent::Instance(InstanceEvent::Changed { .. })))
+            .count()
+    };
+    assert_eq!(changed(&bench.events()), 0);
+    assert_eq!(
+        bench.session.stop(bench.now, lobby(), StopMode::Graceful),
+        Some(Verdict::Accepted)
+    );
+    assert_eq!(changed(&bench.events()), 1);
+    assert!(
+        matches!(bench.sent(), Some(FromController::StopInstance(stop)) if !stop.force && stop.incarnation == 1)
+    );
+    bench.receive(FromDaemon::InstanceStatus(status(1, State::Starting)));
+    assert!(matches!(
+        bench.event(),
+        ControllerEvent::Ignored(Anomaly::IllegalTransition { .. })
+    ));
+}
+
+#[test]
+fn a_newer_stream_takes_the_roster_over_and_the_old_one_is_deaf() {
+    let mut old = Bench::established();
+    old.running();
+    let roster = old.session.replace().expect("the roster");
+    assert_eq!(old.close().code, Code::Aborted);
+    assert_eq!(
+        old.events(),
+        [ControllerEvent::Closed(ControllerOutcome::Replaced)]
+    );
+    old.receive(FromDaemon::InstanceStatus(status(1, State::Crashed)));
+    assert_eq!(old.events(), []);
+    let mut new = Bench::new();
+    let running_instances = vec![RunningInstance {
+        instance_id: "lobby-1".into(),
+        group: "lobby".into(),
+        port: 30_000,
+        state: State::Running.to_wire(),
+        incarnation: 1,
+    }];
+    new.receive(FromDaemon::Handshake(Box::new(Handshake {
+        running_instances,
+        ..handshake()
+    })));
+    new.admit(roster);
+    assert_eq!(
+        new.session.roster().unwrap().get(lobby()).unwrap().state(),
+        State::Running
+    );
+    old.session.handle_disconnected(old.now);
+    assert_eq!(old.events(), []);
+    assert!(old.session.take_roster().is_none());
+}
+
+#[test]
+fn a_redirect_is_an_acknowledgement_that_names_the_leader() {
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    bench.session.redirect("10.0.0.7:9090".into(), vec![]);
+    let Some(FromController::HandshakeAck(ack)) = bench.sent() else {
+        panic!()
+    };
+    assert_eq!(
+        (ack.leader_grpc_addr.as_str(), ack.protocol_compatible),
+        ("10.0.0.7:9090", true)
+    );
+    assert_eq!(bench.close().code, Code::Unavailable);
+}
+
+#[test]
+fn the_roster_survives_the_stream() {
+    let mut bench = Bench::established();
+    bench.running();
+    bench.session.handle_disconnected(bench.now);
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(
+        bench.events(),
+        [ControllerEvent::Closed(ControllerOutcome::StreamEnded)]
+    );
+    let roster = bench.session.take_roster().expect("the roster");
+    assert_eq!(roster.get(lobby()).unwrap().state(), State::Running);
+}
+
+#[test]
+fn a_daemon_that_does_not_read_is_closed() {
+    let mut bench = Bench::established();
+    let mut taken = 0;
+    while bench
+        .session
+        .send(FromController::RequestCacheStatus(RequestCacheStatus {}))
+        .is_ok()
+    {
+        taken += 1;
+    }
+    assert_eq!(taken, 2_048);
+    assert_eq!(bench.close().code, Code::ResourceExhausted);
+    assert!(bench.session.take_roster().is_some());
+}

@@ -1,0 +1,167 @@
+//! The daemon's table: answers in three ways, and forgets neither too early nor never
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+use prexorcloud_protocol::hosted::{ENDED_KEPT, Hosted, HostedInstance, Observed};
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::{DeniedReason, GroupName, Incarnation, InstanceId, StopMode, Verdict};
+
+fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+fn group() -> GroupName {
+    "lobby".parse().unwrap()
+}
+
+fn start(hosted: &mut Hosted, instance: &str, incarnation: u64) -> Verdict {
+    hosted.start(id(instance), group(), Incarnation::new(incarnation), 25_565)
+}
+
+fn running(instance: &str, incarnation: u64) -> Hosted {
+    let mut hosted = Hosted::new();
+    assert_eq!(start(&mut hosted, instance, incarnation), Verdict::Accepted);
+    for state in [State::Preparing, State::Starting, State::Running] {
+        let seen = hosted.observe(id(instance), Incarnation::new(incarnation), state);
+        assert!(matches!(seen, Observed::Changed { .. }));
+    }
+    hosted
+}
+
+#[test]
+fn a_repeated_start_is_in_effect_already() {
+    let mut hosted = running("a", 3);
+    assert_eq!(start(&mut hosted, "a", 3), Verdict::AlreadyInEffect);
+    assert_eq!(hosted.get(id("a")).unwrap().state, State::Running);
+}
+
+#[test]
+fn a_start_of_an_earlier_incarnation_is_denied() {
+    let mut hosted = running("a", 3);
+    let (given, current) = (Incarnation::new(2), Incarnation::new(3));
+    assert_eq!(
+        start(&mut hosted, "a", 2),
+        Verdict::Denied(DeniedReason::StaleIncarnation { given, current })
+    );
+}
+
+#[test]
+fn a_start_of_a_later_incarnation_waits_for_the_end_of_the_present_one() {
+    let mut hosted = running("a", 3);
+    let current = Incarnation::new(3);
+    assert_eq!(
+        start(&mut hosted, "a", 4),
+        Verdict::Denied(DeniedReason::StillAlive { current })
+    );
+    hosted.observe(id("a"), current, State::Crashed);
+    assert_eq!(start(&mut hosted, "a", 4), Verdict::Accepted);
+    assert_eq!(hosted.get(id("a")).unwrap().state, State::Scheduled);
+}
+
+#[test]
+fn a_java_controller_may_use_an_id_again_after_its_end() {
+    let mut hosted = running("a", 0);
+    assert_eq!(start(&mut hosted, "a", 0), Verdict::AlreadyInEffect);
+    hosted.observe(id("a"), Incarnation::UNKNOWN, State::Stopped);
+    assert_eq!(start(&mut hosted, "a", 0), Verdict::Accepted);
+}
+
+#[test]
+fn force_may_follow_grace_and_nothing_follows_force() {
+    let mut hosted = running("a", 1);
+    let incarnation = Incarnation::new(1);
+    assert_eq!(
+        hosted.stop(id("a"), incarnation, StopMode::Graceful),
+        Verdict::Accepted
+    );
+    assert_eq!(
+        hosted.stop(id("a"), incarnation, StopMode::Graceful),
+        Verdict::AlreadyInEffect
+    );
+    assert_eq!(
+        hosted.stop(id("a"), incarnation, StopMode::Force),
+        Verdict::Accepted
+    );
+    assert_eq!(
+        hosted.stop(id("a"), incarnation, StopMode::Graceful),
+        Verdict::AlreadyInEffect
+    );
+    assert_eq!(
+        hosted.stop(id("a"), incarnation, StopMode::Force),
+        Verdict::AlreadyInEffect
+    );
+}
+
+#[test]
+fn a_stop_of_another_incarnation_never_touches_the_present_one() {
+    let mut hosted = running("a", 5);
+    let denied = hosted.stop(id("a"), Incarnation::new(4), StopMode::Force);
+    assert!(matches!(
+        denied,
+        Verdict::Denied(DeniedReason::StaleIncarnation { .. })
+    ));
+    let unknown = hosted.stop(id("a"), Incarnation::new(6), StopMode::Force);
+    assert_eq!(unknown, Verdict::Denied(DeniedReason::UnknownInstance));
+    assert_eq!(
+        hosted.stop(id("b"), Incarnation::new(1), StopMode::Force),
+        Verdict::Denied(DeniedReason::UnknownInstance)
+    );
+}
+
+#[test]
+fn a_command_needs_a_process() {
+    let mut hosted = Hosted::new();
+    assert_eq!(start(&mut hosted, "a", 1), Verdict::Accepted);
+    let state = State::Scheduled;
+    assert_eq!(
+        hosted.command(id("a"), Incarnation::new(1)),
+        Err(DeniedReason::WrongState { state })
+    );
+    assert_eq!(
+        running("a", 1).command(id("a"), Incarnation::UNKNOWN),
+        Ok(Incarnation::new(1))
+    );
+}
+
+#[test]
+fn observations_of_an_earlier_incarnation_change_nothing() {
+    let mut hosted = running("a", 2);
+    assert_eq!(
+        hosted.observe(id("a"), Incarnation::new(1), State::Crashed),
+        Observed::Stale
+    );
+    assert_eq!(
+        hosted.observe(id("a"), Incarnation::new(2), State::Starting),
+        Observed::Illegal {
+            state: State::Running
+        }
+    );
+    assert_eq!(hosted.get(id("a")).unwrap().state, State::Running);
+}
+
+#[test]
+fn ended_instances_are_forgotten_oldest_first_and_live_ones_never() {
+    let mut hosted = Hosted::new();
+    let facts = |n: usize, state| HostedInstance {
+        instance: id(&format!("i{n}")),
+        group: group(),
+        incarnation: Incarnation::new(1),
+        port: 1,
+        state,
+    };
+    hosted.adopt(facts(0, State::Running));
+    (1..=ENDED_KEPT + 10).for_each(|n| hosted.adopt(facts(n, State::Stopped)));
+    assert!(hosted.get(id("i0")).is_some());
+    assert!(hosted.get(id("i10")).is_none() && hosted.get(id("i11")).is_some());
+    assert_eq!(hosted.live().count(), 1);
+}
+
+#[test]
+fn an_id_in_use_again_is_not_forgotten_with_its_earlier_use() {
+    let mut hosted = Hosted::new();
+    for incarnation in 1..=(ENDED_KEPT as u64 + 5) {
+        assert_eq!(start(&mut hosted, "a", incarnation), Verdict::Accepted);
+        let _ = hosted.observe(id("a"), Incarnation::new(incarnation), State::Stopped);
+    }
+    assert_eq!(start(&mut hosted, "a", 9_999), Verdict::Accepted);
+    assert_eq!(hosted.get(id("a")).unwrap().state, State::Scheduled);
+}

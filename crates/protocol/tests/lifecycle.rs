@@ -1,0 +1,572 @@
+//! The lifecycle of one incarnation
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+#![allow(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_protocol::instance::lifecycle::{KILL, LAST_WORDS, MARGIN, SILENT_PREPARATION};
+use prexorcloud_protocol::instance::{
+    Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, Limits, Output, Report, Spec, State, Timer, Transition,
+    transition,
+};
+use prexorcloud_protocol::proto::StartInstance;
+use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode, Verdict};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+const CURRENT: Incarnation = Incarnation::new(5);
+const STARTUP: Duration = Duration::from_secs(60);
+const GRACE: Duration = Duration::from_secs(30);
+const LIFETIME: Duration = Duration::from_secs(3600);
+
+fn config() -> ProptestConfig {
+    ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/lifecycle.txt"))),
+        ..ProptestConfig::with_cases(1024)
+    }
+}
+
+fn spec(lifetime: Option<Duration>) -> Spec {
+    Spec {
+        instance: "lobby-1".parse().unwrap(),
+        group: "lobby".parse().unwrap(),
+        incarnation: CURRENT,
+        port: 30_000,
+        limits: Limits { lifetime, ..Limits::default() },
+    }
+}
+
+/// A lifecycle that got to `state` by reports, over a stream of a peer that reports everything.
+fn in_state(now: Instant, state: State) -> Lifecycle {
+    let mut lifecycle = Lifecycle::new(now, spec(Some(LIFETIME)));
+    lifecycle.handle_connected(now, true);
+    lifecycle.mark_dispatched();
+    if state == State::Draining {
+        let _ = lifecycle.handle_report(now, report(State::Running));
+    }
+    let _ = lifecycle.handle_report(now, report(state));
+    drain(&mut lifecycle);
+    assert_eq!(lifecycle.state(), state);
+    lifecycle
+}
+
+fn report(state: State) -> Report {
+    Report { incarnation: CURRENT, ..Report::of(state) }
+}
+
+fn drain(lifecycle: &mut Lifecycle) -> Vec<Output> {
+    std::iter::from_fn(|| lifecycle.poll_output()).collect()
+}
+
+fn changed(from: State, to: State, cause: Cause) -> Output {
+    Output::Changed { from, to, cause }
+}
+
+#[test]
+fn every_report_in_every_state_follows_the_table() {
+    let now = Instant::now();
+    for state in State::ALL {
+        for seen in State::ALL {
+            let mut lifecycle = in_state(now, state);
+            let judgement = lifecycle.handle_report(now, report(seen));
+            let input = Input::Reported(seen);
+            let expected = match transition(state, input) {
+                Transition::To(to) => Judgement::Applied { from: state, to },
+                Transition::Same => Judgement::Duplicate,
+                Transition::Illegal => Judgement::Illegal { state, input },
+            };
+            assert_eq!(judgement, expected, "{state} reported {seen}");
+        }
+    }
+}
+
+#[test]
+fn every_report_of_another_incarnation_changes_nothing() {
+    let now = Instant::now();
+    for state in State::ALL {
+        for seen in State::ALL {
+            let mut lifecycle = in_state(now, state);
+            let before = format!("{lifecycle:?}");
+            let older = Report { incarnation: Incarnation::new(4), player_count: 9, port: 1, ..Report::of(seen) };
+            let newer = Report { incarnation: Incarnation::new(6), ..older };
+            let stale = Judgement::Stale { given: older.incarnation, current: CURRENT };
+            assert_eq!(lifecycle.handle_report(now, older), stale);
+            let ahead = Judgement::Newer { given: newer.incarnation, current: CURRENT };
+            assert_eq!(lifecycle.handle_report(now, newer), ahead);
+            assert_eq!(lifecycle.handle_crash(now, older.incarnation), CrashVerdict::Stale);
+            assert_eq!(lifecycle.handle_crash(now, newer.incarnation), CrashVerdict::Stale);
+            assert_eq!(format!("{lifecycle:?}"), before, "{state} reported {seen}");
+        }
+    }
+}
+
+#[test]
+fn a_peer_without_incarnations_is_judged_by_state_once_it_may_know_the_instance() {
+    let now = Instant::now();
+    let mut lifecycle = Lifecycle::new(now, spec(None));
+    lifecycle.handle_connected(now, false);
+    let late = lifecycle.handle_report(now, Report::of(State::Stopped));
+    assert_eq!(late, Judgement::Stale { given: Incarnation::UNKNOWN, current: CURRENT }, "of an earlier life");
+    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Stale);
+
+    lifecycle.mark_dispatched();
+    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Stale, "not even prepared yet");
+    assert!(lifecycle.handle_report(now, Report::of(State::Starting)).is_accepted());
+    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Current);
+    assert_eq!(lifecycle.state(), State::Crashed);
+    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Current, "status first, report second");
+}
+
+#[test]
+fn a_hanging_start_is_killed() {
+    let now = Instant::now();
+    for state in [State::Preparing, State::Starting] {
+        let mut lifecycle = in_state(now, state);
+        let deadline = lifecycle.poll_timeout().unwrap();
+        assert_eq!((deadline.at, deadline.timer), (now + STARTUP, Timer::Startup));
+        lifecycle.handle_timeout(deadline.at - Duration::from_nanos(1));
+        assert_eq!(drain(&mut lifecycle), []);
+        lifecycle.handle_timeout(deadline.at);
+        assert_eq!(
+            drain(&mut lifecycle),
+            [
+                Output::StartupTimedOut,
+                changed(state, State::Stopping, Cause::StartupTimedOut),
+                Output::Stop(StopMode::Force)
+            ]
+        );
+        assert_eq!(lifecycle.desired(), Desired::ForceStop);
+    }
+}
+
+#[test]
+fn the_startup_deadline_covers_both_states_together() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Preparing);
+    let _ = lifecycle.handle_report(now + STARTUP / 2, report(State::Starting));
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + STARTUP);
+    let _ = lifecycle.handle_report(now + STARTUP / 2, report(State::Running));
+    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Lifetime);
+}
+
+#[test]
+fn a_start_that_is_accepted_and_never_heard_of_again_is_given_up() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Scheduled);
+    assert_eq!(lifecycle.poll_timeout(), None, "the ledger waits for the answer");
+    lifecycle.handle_start_accepted(now);
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + SILENT_PREPARATION);
+    let _ = lifecycle.handle_report(now + STARTUP, report(State::Preparing));
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + 2 * STARTUP, "now it talks");
+}
+
+#[test]
+fn a_peer_that_never_reports_running_is_not_killed_for_it() {
+    let now = Instant::now();
+    let mut lifecycle = Lifecycle::new(now, spec(None));
+    lifecycle.handle_connected(now, false);
+    lifecycle.mark_dispatched();
+    let _ = lifecycle.handle_report(now, Report::of(State::Preparing));
+    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Startup);
+    let _ = lifecycle.handle_report(now, Report::of(State::Starting));
+    assert_eq!(lifecycle.poll_timeout(), None);
+    assert!(lifecycle.handle_ready(now).is_accepted());
+    assert_eq!(lifecycle.state(), State::Running);
+    assert_eq!(lifecycle.handle_ready(now), Judgement::Duplicate);
+}
+
+#[test]
+fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::AlreadyInEffect);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [changed(State::Running, State::Stopping, Cause::Requested), Output::Stop(StopMode::Graceful)]
+    );
+
+    let overdue = now + GRACE + KILL + MARGIN;
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, overdue);
+    lifecycle.handle_timeout(overdue);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [Output::StopOverdue(StopMode::Graceful), Output::Stop(StopMode::Force)]
+    );
+
+    let given_up = overdue + KILL + MARGIN;
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, given_up);
+    lifecycle.handle_timeout(given_up);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [Output::StopOverdue(StopMode::Force), changed(State::Stopping, State::Crashed, Cause::StopOverdue)]
+    );
+    assert_eq!(lifecycle.poll_timeout(), None);
+    assert_eq!(lifecycle.request_stop(given_up, StopMode::Force), Verdict::AlreadyInEffect);
+}
+
+#[test]
+fn force_shortens_a_stop_and_grace_does_not_lengthen_it() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let _ = lifecycle.request_stop(now, StopMode::Graceful);
+    drain(&mut lifecycle);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Force), Verdict::Accepted);
+    assert_eq!(drain(&mut lifecycle), [Output::Stop(StopMode::Force)]);
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + KILL + MARGIN);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::AlreadyInEffect);
+    assert_eq!(lifecycle.desired(), Desired::ForceStop);
+}
+
+#[test]
+fn a_conclusive_acknowledgement_without_last_words_means_stopped() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let _ = lifecycle.request_stop(now, StopMode::Graceful);
+    drain(&mut lifecycle);
+    lifecycle.handle_stop_acknowledged(now, true);
+    let deadline = lifecycle.poll_timeout().unwrap();
+    assert_eq!(deadline.at, now + LAST_WORDS);
+    lifecycle.handle_timeout(deadline.at);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [changed(State::Stopping, State::Stopped, Cause::StopAcknowledged)]
+    );
+}
+
+#[test]
+fn a_full_life_ends_with_a_graceful_stop() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + LIFETIME);
+    let half = now + LIFETIME / 4;
+    let _ = lifecycle.handle_report(half, Report { uptime: LIFETIME / 2, ..report(State::Running) });
+    let end = half + LIFETIME / 2;
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, end, "counted from the start of the process");
+    lifecycle.handle_disconnected(end);
+    lifecycle.handle_timeout(end);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [
+            Output::LifetimeOver,
+            changed(State::Running, State::Stopping, Cause::LifetimeOver),
+            Output::Stop(StopMode::Graceful)
+        ],
+        "our own plan does not wait for the stream"
+    );
+    assert_eq!(lifecycle.poll_timeout(), None, "but the daemon's answer does");
+}
+
+#[test]
+fn a_drain_survives_reports_and_ends_when_it_is_taken_back() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
+    assert_eq!(lifecycle.request_drain(now), Verdict::AlreadyInEffect);
+    let players = Report { player_count: 3, ..report(State::Running) };
+    assert_eq!(lifecycle.handle_report(now, players), Judgement::Duplicate);
+    assert_eq!((lifecycle.state(), lifecycle.player_count()), (State::Draining, 3));
+    assert_eq!(lifecycle.cancel_drain(now), Verdict::Accepted);
+    assert_eq!(lifecycle.cancel_drain(now), Verdict::AlreadyInEffect);
+    assert_eq!(lifecycle.state(), State::Running);
+
+    let denied = Verdict::Denied(DeniedReason::WrongState { state: State::Starting });
+    assert_eq!(in_state(now, State::Starting).request_drain(now), denied);
+    let ended = Verdict::Denied(DeniedReason::AlreadyEnded);
+    assert_eq!(in_state(now, State::Stopped).request_drain(now), ended);
+}
+
+#[test]
+fn waiting_timers_rest_without_a_stream() {
+    let now = Instant::now();
+    let long = now + Duration::from_secs(7 * 24 * 3600);
+    let mut starting = in_state(now, State::Starting);
+    starting.handle_disconnected(now);
+    assert_eq!(starting.poll_timeout(), None);
+    starting.handle_timeout(long);
+    assert_eq!(drain(&mut starting), []);
+    starting.handle_connected(long, true);
+    assert_eq!(starting.poll_timeout().unwrap().at, now + STARTUP, "overdue, unless the handshake knows better");
+    let _ = starting.handle_listed(long, report(State::Running));
+    starting.handle_timeout(long);
+    assert_eq!(starting.state(), State::Running);
+
+    let mut stopping = in_state(now, State::Running);
+    stopping.handle_disconnected(now);
+    let _ = stopping.request_stop(now, StopMode::Graceful);
+    stopping.handle_timeout(long);
+    assert_eq!(stopping.state(), State::Stopping);
+    stopping.handle_connected(long, true);
+    assert_eq!(stopping.poll_timeout().unwrap().at, long + GRACE + KILL + MARGIN);
+}
+
+#[test]
+fn a_restored_wish_to_stop_is_a_stop() {
+    let now = Instant::now();
+    let mut lifecycle = Lifecycle::restored(now, spec(None), State::Running, Desired::Stop);
+    assert_eq!(lifecycle.state(), State::Stopping);
+    lifecycle.handle_connected(now, true);
+    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Stop);
+    let ended = Lifecycle::restored(now, spec(None), State::Stopped, Desired::Stop);
+    assert_eq!(ended.state(), State::Stopped);
+}
+
+#[test]
+fn unpolled_changes_are_told_as_one() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Scheduled);
+    for state in [State::Preparing, State::Starting, State::Running] {
+        let _ = lifecycle.handle_report(now, report(state));
+    }
+    assert_eq!(drain(&mut lifecycle), [changed(State::Scheduled, State::Running, Cause::Reported)]);
+}
+
+#[test]
+fn limits_come_from_the_start_message() {
+    let start = StartInstance {
+        startup_timeout_seconds: 120,
+        shutdown_grace_seconds: i32::MAX,
+        max_lifetime_seconds: -1,
+        ..Default::default()
+    };
+    let limits = Limits::of(&start);
+    assert_eq!(limits.startup.as_secs(), 120);
+    assert_eq!(limits.grace.as_secs(), i32::MAX as u64);
+    assert_eq!(limits.lifetime, None);
+    assert_eq!(Limits::of(&StartInstance::default()), Limits::default());
+}
+
+#[test]
+fn endless_durations_do_not_overflow() {
+    let now = Instant::now();
+    let limits = Limits { startup: Duration::MAX, grace: Duration::MAX, lifetime: Some(Duration::MAX) };
+    let mut lifecycle = Lifecycle::new(now, Spec { limits, ..spec(None) });
+    lifecycle.handle_connected(now, true);
+    lifecycle.mark_dispatched();
+    for state in [State::Preparing, State::Running] {
+        let _ = lifecycle.handle_report(now, Report { uptime: Duration::MAX, ..report(state) });
+    }
+    let _ = lifecycle.request_stop(now, StopMode::Graceful);
+    assert_eq!(lifecycle.poll_timeout(), None, "never is never");
+    let _ = lifecycle.request_stop(now, StopMode::Force);
+    assert!(lifecycle.poll_timeout().is_some());
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Pass(Duration),
+    Fire(Duration),
+    FireNow,
+    Connect { reports_running: bool },
+    Disconnect,
+    MarkDispatched,
+    Redispatch,
+    StartAccepted,
+    StartFailed,
+    Report { incarnation: u64, state: State, players: i32, uptime: Duration },
+    Ready,
+    Crash { incarnation: u64 },
+    Stop(StopMode),
+    StopAcknowledged { conclusive: bool },
+    StopMissed,
+    Drain,
+    Undrain,
+    Lost,
+    Gone,
+}
+
+fn delays() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        4 => (0..90_000_u64).prop_map(Duration::from_millis),
+        1 => (0..1_000_000_000_u64).prop_map(Duration::from_secs),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let state = prop::sample::select(&State::ALL[..]);
+    let live = prop::sample::select(&State::ALL[..6]);
+    let incarnation = prop_oneof![6 => Just(5_u64), 2 => Just(0_u64), 1 => Just(4_u64), 1 => Just(6_u64)];
+    let mode = prop_oneof![Just(StopMode::Graceful), Just(StopMode::Force)];
+    prop_oneof![
+        2 => delays().prop_map(Action::Pass),
+        4 => prop_oneof![3 => Just(Duration::ZERO), 1 => delays()].prop_map(Action::Fire),
+        1 => Just(Action::FireNow),
+        2 => any::<bool>().prop_map(|reports_running| Action::Connect { reports_running }),
+        1 => Just(Action::Disconnect),
+        3 => Just(Action::MarkDispatched),
+        2 => Just(Action::Redispatch),
+        2 => Just(Action::StartAccepted),
+        1 => Just(Action::StartFailed),
+        8 => (incarnation.clone(), prop_oneof![6 => live, 1 => state], any::<i32>(), delays()).prop_map(
+            |(incarnation, state, players, uptime)| Action::Report { incarnation, state, players, uptime }
+        ),
+        2 => Just(Action::Ready),
+        1 => incarnation.prop_map(|incarnation| Action::Crash { incarnation }),
+        2 => mode.prop_map(Action::Stop),
+        2 => any::<bool>().prop_map(|conclusive| Action::StopAcknowledged { conclusive }),
+        1 => Just(Action::StopMissed),
+        2 => Just(Action::Drain),
+        2 => Just(Action::Undrain),
+        1 => Just(Action::Lost),
+        1 => Just(Action::Gone),
+    ]
+}
+
+/// What the invariants need to remember from one step to the next.
+struct Watcher {
+    /// Where the last polled change ended.
+    told: State,
+}
+
+impl Watcher {
+    fn poll(&mut self, lifecycle: &mut Lifecycle) -> Result<usize, TestCaseError> {
+        let mut changes = 0;
+        while let Some(output) = lifecycle.poll_output() {
+            if let Output::Changed { from, to, .. } = output {
+                prop_assert_eq!(from, self.told, "changes_are_chained");
+                self.told = to;
+                changes += 1;
+            }
+        }
+        prop_assert_eq!(self.told, lifecycle.state(), "changes_are_chained");
+        Ok(changes)
+    }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn lifecycle_keeps_its_invariants(
+        actions in prop::collection::vec(action(), 1..60),
+        poll_always in any::<bool>(),
+        lifetime in prop_oneof![Just(None), Just(Some(LIFETIME))],
+    ) {
+        let mut now = Instant::now();
+        let mut lifecycle = Lifecycle::new(now, spec(lifetime));
+        let mut watcher = Watcher { told: State::Scheduled };
+
+        for action in actions {
+            let before = lifecycle.clone();
+            let mut fired = false;
+            let mut judgement = None;
+            match action.clone() {
+                Action::Pass(delay) => now += delay,
+                Action::Fire(late) => {
+                    if let Some(deadline) = lifecycle.poll_timeout() {
+                        now = now.max(deadline.at) + late;
+                    }
+                    lifecycle.handle_timeout(now);
+                    fired = true;
+                }
+                Action::FireNow => {
+                    lifecycle.handle_timeout(now);
+                    fired = true;
+                }
+                Action::Connect { reports_running } => lifecycle.handle_connected(now, reports_running),
+                Action::Disconnect => lifecycle.handle_disconnected(now),
+                Action::MarkDispatched => lifecycle.mark_dispatched(),
+                Action::Redispatch => lifecycle.handle_redispatch(now),
+                Action::StartAccepted => lifecycle.handle_start_accepted(now),
+                Action::StartFailed => lifecycle.handle_start_failed(now),
+                Action::Report { incarnation, state, players, uptime } => {
+                    let incarnation = Incarnation::new(incarnation);
+                    let report = Report { incarnation, state, port: 0, player_count: players, uptime };
+                    judgement = Some(lifecycle.handle_report(now, report));
+                }
+                Action::Ready => judgement = Some(lifecycle.handle_ready(now)),
+                Action::Crash { incarnation } => {
+                    let verdict = lifecycle.handle_crash(now, Incarnation::new(incarnation));
+                    if verdict == CrashVerdict::Stale {
+                        prop_assert_eq!(format!("{lifecycle:?}"), format!("{before:?}"), "stale_news_changes_nothing");
+                    } else {
+                        prop_assert!(lifecycle.is_terminal());
+                    }
+                }
+                Action::Stop(mode) => {
+                    let verdict = lifecycle.request_stop(now, mode);
+                    prop_assert!(!matches!(verdict, Verdict::Denied(_)));
+                    prop_assert!(lifecycle.is_terminal() || lifecycle.desired() >= Desired::from(mode));
+                }
+                Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
+                Action::StopMissed => lifecycle.handle_stop_missed(now),
+                Action::Drain => drop(lifecycle.request_drain(now)),
+                Action::Undrain => drop(lifecycle.cancel_drain(now)),
+                Action::Lost => lifecycle.handle_lost(now, Cause::DeclaredLost),
+                Action::Gone => lifecycle.handle_gone(now, Cause::Reconciled),
+            }
+
+            if let Some(judgement) = judgement {
+                match judgement {
+                    Judgement::Applied { from, to } => {
+                        prop_assert_eq!((before.state(), lifecycle.state()), (from, to));
+                    }
+                    Judgement::Duplicate => prop_assert_eq!(before.state(), lifecycle.state()),
+                    _ => prop_assert_eq!(
+                        format!("{lifecycle:?}"), format!("{before:?}"), "stale_news_changes_nothing"
+                    ),
+                }
+            }
+            if before.is_terminal() {
+                prop_assert_eq!(lifecycle.state(), before.state(), "terminal_is_final");
+            }
+            if lifecycle.is_terminal() {
+                prop_assert_eq!(lifecycle.poll_timeout(), None, "terminal_is_final");
+            }
+            prop_assert!(lifecycle.desired() >= before.desired(), "desired_never_relaxes");
+            if before.state() == State::Draining && before.is_drain_requested() {
+                let reported_running = matches!(action, Action::Report { state: State::Running, .. } | Action::Ready);
+                prop_assert!(
+                    !reported_running || lifecycle.state() == State::Draining, "requested_drain_survives_reports"
+                );
+            }
+            prop_assert!(lifecycle.player_count() >= 0);
+            if fired {
+                let later = lifecycle.poll_timeout().is_none_or(|deadline| deadline.at > now);
+                prop_assert!(later, "no_deadline_in_the_past_after_timeout");
+            }
+            if poll_always {
+                let changes = watcher.poll(&mut lifecycle)?;
+                prop_assert!(!fired || changes <= 1, "timeouts_do_not_burst");
+            }
+        }
+        watcher.poll(&mut lifecycle)?;
+    }
+
+    #[test]
+    fn desired_stop_is_eventually_terminal(
+        actions in prop::collection::vec(action(), 0..40),
+        mode in prop_oneof![Just(StopMode::Graceful), Just(StopMode::Force)],
+        late in delays(),
+    ) {
+        let mut now = Instant::now();
+        let mut lifecycle = Lifecycle::new(now, spec(Some(LIFETIME)));
+        for action in actions {
+            match action {
+                Action::Pass(delay) => now += delay,
+                Action::Fire(_) | Action::FireNow => lifecycle.handle_timeout(now),
+                Action::Connect { reports_running } => lifecycle.handle_connected(now, reports_running),
+                Action::Disconnect => lifecycle.handle_disconnected(now),
+                Action::MarkDispatched => lifecycle.mark_dispatched(),
+                Action::Report { incarnation, state, .. } => {
+                    let _ = lifecycle.handle_report(
+                        now,
+                        Report { incarnation: Incarnation::new(incarnation), ..Report::of(state) },
+                    );
+                }
+                Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
+                Action::StopMissed => lifecycle.handle_stop_missed(now),
+                _ => {}
+            }
+        }
+        let _ = lifecycle.request_stop(now, mode);
+        lifecycle.handle_connected(now, true);
+        // From here on the daemon is mute. At most four timers: two stages, one late each.
+        for _ in 0..4 {
+            let Some(deadline) = lifecycle.poll_timeout() else { break };
+            now = now.max(deadline.at) + late;
+            lifecycle.handle_timeout(now);
+        }
+        prop_assert!(lifecycle.is_terminal(), "{:?}", lifecycle);
+    }
+}
