@@ -13,7 +13,8 @@
 //! 3. The new daemon connects by [`enrolment`], which proves the authority before the token is sent.
 //! 4. The controller redeems the token, issues a certificate and sends it as a [`keystore`] that Java and
 //!    OpenSSL can open as well.
-//! 5. From then on both sides know each other by certificate ([`tls::ClientTls`], [`identity`]), until one
+//! 5. The daemon keeps it in its [`certificate_directory`].
+//! 6. From then on both sides know each other by certificate ([`tls::ClientTls`], [`identity`]), until one
 //!    expires, is renewed, or is put on the list of [`revocation`].
 //!
 //! ```
@@ -50,6 +51,7 @@
 
 pub mod authority;
 pub mod certificate;
+pub mod certificate_directory;
 pub mod credential;
 pub mod enrolment;
 pub mod files;
