@@ -1,0 +1,113 @@
+"""One end of a Connect stream with deadlines on everything that waits."""
+
+import queue
+import threading
+
+import contract
+import grpc
+
+DEADLINE = 15.0
+
+
+class StreamEnded(Exception):
+    """The peer ended the stream; `code` and `details` are the status it gave."""
+
+    def __init__(self, code, details):
+        super().__init__(f"{code}: {details}")
+        self.code = code
+        self.details = details
+
+
+class Conversation:
+    """Sends from a queue and collects what arrives, so that a test reads like a dialogue."""
+
+    _END = object()
+
+    def __init__(self):
+        self.outgoing = queue.Queue()
+        self.incoming = queue.Queue()
+
+    def send(self, message):
+        self.outgoing.put(message)
+
+    def requests(self):
+        while (message := self.outgoing.get()) is not self._END:
+            yield message
+
+    def finish(self):
+        self.outgoing.put(self._END)
+
+    def expect(self, kind, where=lambda message: True, deadline=DEADLINE):
+        """The next message of this kind that fits; others are passed over."""
+        passed = []
+        while True:
+            try:
+                message = self.incoming.get(timeout=deadline)
+            except queue.Empty:
+                raise AssertionError(f"no {kind} within {deadline} s; passed over: {passed}") from None
+            if isinstance(message, Exception):
+                raise message
+            found = message.WhichOneof("payload")
+            payload = getattr(message, found) if found else None
+            if found == kind and where(payload):
+                return payload
+            passed.append(f"{found} {payload}".strip())
+
+    def expect_end(self, deadline=DEADLINE):
+        """Waits for the end of the stream; gives the status."""
+        while True:
+            try:
+                message = self.incoming.get(timeout=deadline)
+            except queue.Empty:
+                raise AssertionError(f"the stream did not end within {deadline} s") from None
+            if isinstance(message, Exception):
+                return message
+
+
+class DaemonSide(Conversation):
+    """A daemon's stream to a controller."""
+
+    def __init__(self, channel):
+        super().__init__()
+        method = channel.stream_stream(
+            contract.CONNECT,
+            request_serializer=contract.encode,
+            response_deserializer=contract.daemon.ControllerMessage.FromString,
+        )
+        self.call = method(self.requests())
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        try:
+            for message in self.call:
+                self.incoming.put(message)
+            self.incoming.put(StreamEnded(self.call.code(), self.call.details()))
+        except grpc.RpcError:
+            self.incoming.put(StreamEnded(self.call.code(), self.call.details()))
+
+    def tell(self, **payload):
+        self.send(contract.daemon.DaemonMessage(**payload))
+
+    def close(self):
+        self.finish()
+        self.call.cancel()
+
+
+class ControllerSide(Conversation):
+    """A controller's end of one daemon's stream."""
+
+    def serve(self, request_iterator, context):
+        def read():
+            try:
+                for message in request_iterator:
+                    self.incoming.put(message)
+                self.incoming.put(StreamEnded(grpc.StatusCode.OK, "half-closed"))
+            except Exception as error:  # grpc raises a bare Exception when the peer is gone
+                self.incoming.put(StreamEnded(grpc.StatusCode.CANCELLED, str(error)))
+
+        threading.Thread(target=read, daemon=True).start()
+        context.add_callback(self.finish)
+        yield from self.requests()
+
+    def tell(self, **payload):
+        self.send(contract.daemon.ControllerMessage(**payload))
