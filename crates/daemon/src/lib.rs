@@ -5,6 +5,7 @@
 pub mod console;
 pub mod control;
 pub mod durable;
+pub mod preparation;
 pub mod process;
 mod readable;
 pub mod shim;

@@ -1,0 +1,584 @@
+//! Files from elsewhere: read or downloaded, verified while they stream, in place only when they are whole
+//!
+//! What has a digest is kept under its digest, so that the next instance needs no download. A kept file is verified
+//! again each time it is used.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use reqwest::Url;
+use sha2::{Digest as _, Sha256};
+
+use super::ArtifactError;
+use crate::durable;
+
+/// Bounds of downloads
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DownloadLimits {
+    /// The most bytes that a file may have
+    pub max_bytes: u64,
+    /// How long one download may take
+    pub deadline: Duration,
+    /// Whether files without a digest may come over the network
+    pub allow_unverified: bool,
+}
+
+impl Default for DownloadLimits {
+    fn default() -> Self {
+        Self {
+            max_bytes: 2 * 1024 * 1024 * 1024,
+            deadline: Duration::from_secs(600),
+            allow_unverified: false,
+        }
+    }
+}
+
+/// Gets files, and keeps those whose digest is known
+#[derive(Debug)]
+pub(super) struct Artifacts {
+    folder: PathBuf,
+    limits: DownloadLimits,
+    client: OnceLock<reqwest::Client>,
+    /// One download of the same content at a time
+    running: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// Where a file is
+#[derive(Debug)]
+enum Source {
+    Path(PathBuf),
+    Http(Url),
+}
+
+impl Artifacts {
+    /// Keeps files in `folder`, which is created when the first one comes
+    pub(super) fn new(folder: PathBuf, limits: DownloadLimits) -> Self {
+        Self {
+            folder,
+            limits,
+            client: OnceLock::new(),
+            running: Mutex::default(),
+        }
+    }
+
+    /// Puts the file from `url` at `target`, which must be in an existing folder
+    ///
+    /// `sha256` is lower-case hexadecimal, or empty if nobody knows it. An existing file is replaced at once or not at
+    /// all.
+    pub(super) async fn provide(&self, url: &str, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
+        if !sha256.is_empty() && !is_sha256(sha256) {
+            return Err(ArtifactError::MalformedDigest {
+                given: sha256.chars().take(80).collect(),
+            });
+        }
+        match source(url)? {
+            Source::Path(path) => self.copy(path, sha256, target).await,
+            Source::Http(url) if sha256.is_empty() => {
+                if !self.limits.allow_unverified {
+                    return Err(ArtifactError::NoDigest { url: shown(&url) });
+                }
+                tracing::warn!(url = shown(&url), "downloading a file that nothing verifies");
+                self.download(url, sha256, target).await
+            }
+            Source::Http(url) => {
+                let kept = self.folder.join(sha256);
+                let running = self.running(sha256);
+                let _turn = running.lock().await;
+                if kept.is_file() {
+                    match self.copy(kept.clone(), sha256, target).await {
+                        Err(ArtifactError::WrongDigest { .. }) => {
+                            tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
+                        }
+                        result => return result,
+                    }
+                }
+                durable::private_folder(&self.folder).map_err(io_error(&self.folder))?;
+                self.download(url, sha256, &kept).await?;
+                self.copy(kept, sha256, target).await
+            }
+        }
+    }
+
+    fn running(&self, sha256: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = running.get(sha256).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::new(tokio::sync::Mutex::new(()));
+        running.insert(sha256.to_owned(), Arc::downgrade(&turn));
+        turn
+    }
+
+    async fn copy(&self, from: PathBuf, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
+        let (sha256, target, limit) = (sha256.to_owned(), target.to_path_buf(), self.limits.max_bytes);
+        blocking(&target.clone(), move || copy(&from, &sha256, &target, limit)).await
+    }
+
+    async fn download(&self, url: Url, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
+        let shown = shown(&url);
+        let fetch = self.fetch(url, &shown, sha256, target);
+        match tokio::time::timeout(self.limits.deadline, fetch).await {
+            Ok(result) => result,
+            Err(_) => Err(ArtifactError::Download {
+                url: shown,
+                problem: format!("not complete within {} s", self.limits.deadline.as_secs()),
+            }),
+        }
+    }
+
+    async fn fetch(&self, url: Url, shown: &str, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
+        let broken = |error: reqwest::Error| ArtifactError::Download {
+            url: shown.to_owned(),
+            problem: causes(&error.without_url()),
+        };
+        let client = self.client().map_err(broken)?;
+        let mut response = client.get(url).send().await.map_err(broken)?;
+        if !response.status().is_success() {
+            return Err(ArtifactError::Status {
+                url: shown.to_owned(),
+                status: response.status().as_u16(),
+            });
+        }
+        let too_large = || ArtifactError::TooLarge {
+            origin: shown.to_owned(),
+            limit: self.limits.max_bytes,
+        };
+        if response
+            .content_length()
+            .is_some_and(|length| length > self.limits.max_bytes)
+        {
+            return Err(too_large());
+        }
+        let mut partial = Partial::create(target).map_err(io_error(target))?;
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            if partial.length.saturating_add(chunk.len() as u64) > self.limits.max_bytes {
+                return Err(too_large());
+            }
+            // Chunks are small and go to the page cache; the sync at the end is what takes time.
+            partial.write(&chunk).map_err(io_error(target))?;
+        }
+        let (shown, sha256) = (shown.to_owned(), sha256.to_owned());
+        blocking(target, move || partial.finish(&shown, &sha256)).await
+    }
+
+    /// The client is made when it is first needed: it reads the system's certificates
+    fn client(&self) -> Result<reqwest::Client, reqwest::Error> {
+        if let Some(client) = self.client.get() {
+            return Ok(client.clone());
+        }
+        let redirects = reqwest::redirect::Policy::custom(|attempt| {
+            let leaves_tls = attempt
+                .previous()
+                .last()
+                .is_some_and(|url| url.scheme() == "https")
+                && attempt.url().scheme() != "https";
+            if leaves_tls {
+                attempt.error("the redirect leaves https")
+            } else if attempt.previous().len() > 8 {
+                attempt.error("too many redirects")
+            } else {
+                attempt.follow()
+            }
+        });
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("prexorcloud-daemon/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(Duration::from_secs(30))
+            .read_timeout(Duration::from_secs(60))
+            .pool_max_idle_per_host(1)
+            .redirect(redirects)
+            .build()?;
+        Ok(self.client.get_or_init(|| client).clone())
+    }
+}
+
+/// A file that takes its name only when it is whole
+struct Partial {
+    target: PathBuf,
+    temporary: tempfile::NamedTempFile,
+    digest: Sha256,
+    length: u64,
+}
+
+impl Partial {
+    fn create(target: &Path) -> io::Result<Self> {
+        let folder = target.parent().unwrap_or_else(|| Path::new("."));
+        Ok(Self {
+            temporary: tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?,
+            target: target.to_path_buf(),
+            digest: Sha256::new(),
+            length: 0,
+        })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.digest.update(bytes);
+        self.length = self.length.saturating_add(bytes.len() as u64);
+        self.temporary.write_all(bytes)
+    }
+
+    fn finish(self, origin: &str, sha256: &str) -> Result<(), ArtifactError> {
+        let got = hexadecimal(&self.digest.finalize());
+        if !sha256.is_empty() && got != sha256 {
+            return Err(ArtifactError::WrongDigest {
+                origin: origin.to_owned(),
+                expected: sha256.to_owned(),
+                got,
+            });
+        }
+        let target = &self.target;
+        self.temporary.as_file().sync_all().map_err(io_error(target))?;
+        let persisted = self.temporary.persist(target);
+        persisted.map_err(|error| io_error(target)(error.error))?;
+        durable::sync_parent(target).map_err(io_error(target))
+    }
+}
+
+fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), ArtifactError> {
+    let missing = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => ArtifactError::Missing {
+            path: from.to_path_buf(),
+        },
+        _ => io_error(from)(error),
+    };
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    if !std::fs::metadata(from).map_err(missing)?.is_file() {
+        return Err(ArtifactError::NotAFile {
+            path: from.to_path_buf(),
+        });
+    }
+    let mut file = File::open(from).map_err(missing)?;
+    let mut partial = Partial::create(target).map_err(io_error(target))?;
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let count = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(io_error(from)(error)),
+        };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        partial.write(bytes).map_err(io_error(target))?;
+        if partial.length > limit {
+            return Err(ArtifactError::TooLarge {
+                origin: from.display().to_string(),
+                limit,
+            });
+        }
+    }
+    partial.finish(&from.display().to_string(), sha256)
+}
+
+fn source(url: &str) -> Result<Source, ArtifactError> {
+    let unsupported = || ArtifactError::UnsupportedUrl {
+        url: url.chars().take(200).collect(),
+    };
+    if url.is_empty() {
+        return Err(ArtifactError::NoSource);
+    }
+    if Path::new(url).is_absolute() {
+        return Ok(Source::Path(PathBuf::from(url)));
+    }
+    let parsed = Url::parse(url).map_err(|_| unsupported())?;
+    match parsed.scheme() {
+        "http" | "https" => Ok(Source::Http(parsed)),
+        "file" => parsed
+            .to_file_path()
+            .map(Source::Path)
+            .map_err(|()| unsupported()),
+        _ => Err(unsupported()),
+    }
+}
+
+/// The address without what may be secret in it: user, password and query
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Cannot fail for http and https.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.to_string()
+}
+
+/// An error and its causes in one line, each said once
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            let _ = write!(text, ": {said}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn io_error(path: &Path) -> impl Fn(io::Error) -> ArtifactError + '_ {
+    move |error| ArtifactError::Io {
+        path: path.to_path_buf(),
+        error,
+    }
+}
+
+fn is_sha256(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Runs file work where it may block
+async fn blocking(
+    path: &Path,
+    work: impl FnOnce() -> Result<(), ArtifactError> + Send + 'static,
+) -> Result<(), ArtifactError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(io_error(path)(io::Error::other(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn digest(bytes: &[u8]) -> String {
+        hexadecimal(&Sha256::digest(bytes))
+    }
+
+    fn artifacts(folder: &Path) -> Artifacts {
+        let limits = DownloadLimits {
+            max_bytes: 1000,
+            deadline: Duration::from_secs(20),
+            allow_unverified: false,
+        };
+        Artifacts::new(folder.join("cache"), limits)
+    }
+
+    /// Answers each connection with the next of `answers`, then refuses
+    async fn server(answers: Vec<String>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    fn ok(body: &str) -> String {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    }
+
+    #[tokio::test]
+    async fn a_path_and_a_file_url_are_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("my server.jar");
+        std::fs::write(&from, "jar").unwrap();
+        let target = folder.path().join("server.jar");
+        let artifacts = artifacts(folder.path());
+        let sha256 = digest(b"jar");
+        let url = Url::from_file_path(&from).unwrap();
+        for url in [from.to_str().unwrap(), url.as_str()] {
+            artifacts.provide(url, &sha256, &target).await.unwrap();
+            assert_eq!(std::fs::read(&target).unwrap(), b"jar");
+            std::fs::remove_file(&target).unwrap();
+        }
+        artifacts.provide(url.as_str(), "", &target).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_wrong_digest_says_both_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("server.jar");
+        std::fs::write(&from, "jar").unwrap();
+        let target = folder.path().join("workspace.jar");
+        let expected = digest(b"other");
+        let error = artifacts(folder.path())
+            .provide(from.to_str().unwrap(), &expected, &target)
+            .await
+            .unwrap_err();
+        assert!(!error.is_transient());
+        let said = error.to_string();
+        assert!(
+            said.contains(&expected) && said.contains(&digest(b"jar")),
+            "{said}"
+        );
+        assert_eq!(
+            std::fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "only the source"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_is_named_and_a_folder_is_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = artifacts(folder.path());
+        let target = folder.path().join("x.jar");
+        let error = artifacts
+            .provide("/no/such/server.jar", "", &target)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, ArtifactError::Missing { path } if path == Path::new("/no/such/server.jar"))
+        );
+        assert!(!error.is_transient());
+        let error = artifacts
+            .provide(folder.path().to_str().unwrap(), "", &target)
+            .await;
+        assert!(matches!(error, Err(ArtifactError::NotAFile { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_download_is_kept_under_its_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = artifacts(folder.path());
+        let address = server(vec![ok("jar")]).await;
+        let url = format!("http://{address}/server.jar");
+        let (first, second) = (folder.path().join("1.jar"), folder.path().join("2.jar"));
+        artifacts.provide(&url, &digest(b"jar"), &first).await.unwrap();
+        artifacts.provide(&url, &digest(b"jar"), &second).await.unwrap();
+        assert_eq!(
+            std::fs::read(second).unwrap(),
+            b"jar",
+            "the server answered only once"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_damaged_kept_file_is_downloaded_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = artifacts(folder.path());
+        let address = server(vec![ok("jar")]).await;
+        std::fs::create_dir(folder.path().join("cache")).unwrap();
+        std::fs::write(folder.path().join("cache").join(digest(b"jar")), "jar?").unwrap();
+        let target = folder.path().join("1.jar");
+        let url = format!("http://{address}/server.jar");
+        artifacts.provide(&url, &digest(b"jar"), &target).await.unwrap();
+        assert_eq!(std::fs::read(target).unwrap(), b"jar");
+    }
+
+    #[tokio::test]
+    async fn redirects_are_followed_and_statuses_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = artifacts(folder.path());
+        let target = folder.path().join("1.jar");
+        let end = server(vec![ok("jar")]).await;
+        let redirect = format!(
+            "HTTP/1.1 302 Found\r\nLocation: http://{end}/x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        let start = server(vec![redirect]).await;
+        artifacts
+            .provide(&format!("http://{start}/"), &digest(b"jar"), &target)
+            .await
+            .unwrap();
+        for (status, is_transient) in [(404, false), (503, true)] {
+            let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 3\r\nConnection: close\r\n\r\njar");
+            let address = server(vec![answer]).await;
+            let error = artifacts
+                .provide(&format!("http://{address}/"), &digest(b"jar2"), &target)
+                .await
+                .unwrap_err();
+            assert!(matches!(error, ArtifactError::Status { status: got, .. } if got == status));
+            assert_eq!(error.is_transient(), is_transient);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_transient_and_hides_the_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let url = format!("http://user:hunter2@{address}/server.jar?key=hunter2");
+        let error = artifacts(folder.path())
+            .provide(&url, &digest(b"jar"), &folder.path().join("1.jar"))
+            .await
+            .unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("refused"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+
+    #[tokio::test]
+    async fn endless_and_cut_downloads_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = artifacts(folder.path());
+        let target = folder.path().join("1.jar");
+        let endless = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", "x".repeat(5000));
+        let address = server(vec![endless]).await;
+        let error = artifacts
+            .provide(&format!("http://{address}/"), &digest(b"a"), &target)
+            .await;
+        assert!(matches!(error, Err(ArtifactError::TooLarge { .. })), "{error:?}");
+        let cut = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nConnection: close\r\n\r\nonly this".to_owned();
+        let address = server(vec![cut]).await;
+        let error = artifacts
+            .provide(&format!("http://{address}/"), &digest(b"a"), &target)
+            .await;
+        assert!(error.unwrap_err().is_transient());
+        assert!(!target.exists());
+    }
+
+    #[tokio::test]
+    async fn sources_that_cannot_be_trusted_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let artifacts = artifacts(folder.path());
+        let target = folder.path().join("1.jar");
+        let refused =
+            async |url: &str, sha256: &str| artifacts.provide(url, sha256, &target).await.unwrap_err();
+        assert!(matches!(
+            refused("http://127.0.0.1:1/x", "").await,
+            ArtifactError::NoDigest { .. }
+        ));
+        assert!(matches!(refused("", "").await, ArtifactError::NoSource));
+        assert!(matches!(
+            refused("/x", "abc").await,
+            ArtifactError::MalformedDigest { .. }
+        ));
+        for url in [
+            "ftp://x/y",
+            "server.jar",
+            "../server.jar",
+            "file://elsewhere/x",
+            "jar:file:/x",
+        ] {
+            assert!(
+                matches!(refused(url, "").await, ArtifactError::UnsupportedUrl { .. }),
+                "{url}"
+            );
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The folder that an instance runs in
+//!
+//! A dynamic instance gets a fresh folder each time: it is filled under a staging name and takes its real name when it is
+//! complete, so a half-prepared folder is never started and never mistaken for one. A static instance keeps its folder,
+//! and what changes in it changes file by file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::PreparationError;
+use super::order::Order;
+
+/// Begins the names of folders that no instance uses; no group is called like that
+const HIDDEN: &str = ".";
+
+/// The folders of all instances
+#[derive(Debug)]
+pub(super) struct Workspaces {
+    root: PathBuf,
+    next: AtomicU64,
+}
+
+/// The folder of one instance while it is prepared
+///
+/// Dropping it deletes what was staged.
+#[derive(Debug)]
+pub(super) struct Workspace {
+    live: PathBuf,
+    /// Absent for a static instance, whose folder is live all the time
+    staging: Option<PathBuf>,
+}
+
+impl Workspaces {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Self {
+            root,
+            next: AtomicU64::new(0),
+        }
+    }
+
+    /// Deletes what an earlier daemon left half-prepared or half-deleted; call it before anything is prepared
+    pub(super) fn sweep(&self) -> io::Result<()> {
+        let remove = |path: PathBuf| {
+            if let Err(error) = fs::remove_dir_all(&path) {
+                tracing::warn!(folder = %path.display(), %error, "cannot delete a leftover folder");
+            }
+        };
+        if self.staging().exists() {
+            remove(self.staging());
+        }
+        let groups = match fs::read_dir(&self.root) {
+            Ok(groups) => groups,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for group in groups {
+            let group = group?;
+            if !group.file_type()?.is_dir() {
+                continue;
+            }
+            for instance in fs::read_dir(group.path())? {
+                let instance = instance?;
+                let name = instance.file_name();
+                let is_ours = name.to_str().is_some_and(|name| {
+                    name.starts_with(HIDDEN) && (name.contains("-ended-") || name.contains("-replaced-"))
+                });
+                if is_ours && instance.file_type()?.is_dir() {
+                    remove(instance.path());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join(".staging")
+    }
+
+    /// Makes room for an instance
+    pub(super) fn open(&self, order: &Order) -> Result<Workspace, PreparationError> {
+        // Both names were checked: they cannot leave the root.
+        let live = self.root.join(order.group.as_str()).join(order.instance.as_str());
+        if order.is_static {
+            create(&live)?;
+            return Ok(Workspace { live, staging: None });
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let staging = self
+            .staging()
+            .join(format!("{}-{process}-{number}", order.instance));
+        create(&staging)?;
+        Ok(Workspace {
+            live,
+            staging: Some(staging),
+        })
+    }
+}
+
+impl Workspace {
+    /// Where files go now
+    pub(super) fn path(&self) -> &Path {
+        self.staging.as_deref().unwrap_or(&self.live)
+    }
+
+    /// A path inside, or `None` if `relative` leads out or through a symbolic link
+    pub(super) fn resolve(&self, relative: &str) -> Option<PathBuf> {
+        let mut path = self.path().to_path_buf();
+        let relative = relative.replace('\\', "/");
+        for component in Path::new(&relative).components() {
+            match component {
+                std::path::Component::Normal(name) => path.push(name),
+                std::path::Component::CurDir => continue,
+                _ => return None,
+            }
+            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
+                return None;
+            }
+        }
+        (path != self.path()).then_some(path)
+    }
+
+    /// Gives the folder its real name, in the place of whatever had it; returns that name
+    pub(super) fn promote(mut self) -> Result<PathBuf, PreparationError> {
+        let live = self.live.clone();
+        let Some(staging) = self.staging.take() else {
+            return Ok(live);
+        };
+        let failed = |error| PreparationError::Workspace {
+            path: live.clone(),
+            error,
+        };
+        if let Some(group) = live.parent() {
+            create(group)?;
+        }
+        let name = live.file_name().unwrap_or_default().to_string_lossy();
+        let stamp = staging.file_name().unwrap_or_default().to_string_lossy();
+        let aside = live.with_file_name(format!("{HIDDEN}{name}-replaced-{stamp}"));
+        let replaced = match fs::rename(&live, &aside) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => {
+                self.staging = Some(staging);
+                return Err(failed(error));
+            }
+        };
+        if let Err(error) = fs::rename(&staging, &live) {
+            if replaced {
+                // Puts the former folder back; if that fails too, it is still there under the other name.
+                let _ = fs::rename(&aside, &live);
+            }
+            self.staging = Some(staging);
+            return Err(failed(error));
+        }
+        if replaced && let Err(error) = fs::remove_dir_all(&aside) {
+            tracing::warn!(folder = %aside.display(), %error, "cannot delete the folder of an earlier start");
+        }
+        Ok(live)
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        if let Some(staging) = &self.staging
+            && let Err(error) = fs::remove_dir_all(staging)
+        {
+            tracing::warn!(folder = %staging.display(), %error, "cannot delete a half-prepared folder");
+        }
+    }
+}
+
+fn create(path: &Path) -> Result<(), PreparationError> {
+    fs::create_dir_all(path).map_err(|error| PreparationError::Workspace {
+        path: path.to_path_buf(),
+        error,
+    })
+}
