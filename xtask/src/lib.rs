@@ -3,3 +3,4 @@
 pub mod codegen;
 pub mod contract;
 pub mod demo_jar;
+pub mod tidy;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{codegen, contract, demo_jar};
+use xtask::{codegen, contract, demo_jar, tidy};
 
 #[derive(Parser)]
 #[command(about)]
@@ -29,6 +29,12 @@ enum Task {
         /// Change nothing; fail if the committed jar is stale
         #[arg(long)]
         check: bool,
+    },
+    /// Check layers, forbidden dependencies and what may not stand in the sources
+    Tidy {
+        /// Another tree than this repository
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
     },
     /// Guard the wire contract
     #[command(subcommand)]
@@ -90,6 +96,17 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::DemoJar { check: true } => demo_jar::check(&here)?,
         Task::DemoJar { check: false } => demo_jar::write(&here)?,
+        Task::Tidy { root } => {
+            let bad = tidy::check(&root.unwrap_or(here))?;
+            for sentence in &bad {
+                eprintln!("{sentence}");
+            }
+            if !bad.is_empty() {
+                eprintln!("tidy: {} violations", bad.len());
+                return Ok(ExitCode::FAILURE);
+            }
+            println!("tidy: in order");
+        }
         Task::Contract(Contract::Verify { root }) => {
             let (good, bad) = contract::verify(&root.unwrap_or(here))?;
             for line in &good {

@@ -1,0 +1,23 @@
+//! What no compiler checks: who may know whom, and what may not stand in the sources
+//!
+//! [`graph`] judges the dependency graph, [`sources`] the tracked files. Both return sentences; none means in order.
+
+pub mod graph;
+pub mod sources;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+/// Every violation in the tree below `root`, sorted.
+///
+/// # Errors
+/// If Cargo cannot describe the workspace or a file cannot be read.
+pub fn check(root: &Path) -> Result<Vec<String>> {
+    let files = sources::tracked(root)?;
+    let mut bad = sources::check(&files);
+    bad.extend(graph::check(root)?);
+    bad.sort();
+    bad.dedup();
+    Ok(bad)
+}
