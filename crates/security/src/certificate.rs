@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
+use rustls::server::ParsedCertificate;
 use sha2::{Digest as _, Sha256};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -90,7 +91,9 @@ impl Certificate {
             return Err(CertificateError::TooLarge { len: der.len() });
         }
         let (rest, parsed) = X509Certificate::from_der(der).map_err(|_| CertificateError::Malformed)?;
-        if !rest.is_empty() {
+        let der_bytes = CertificateDer::from(der);
+        // The parser above forgives what the one inside TLS does not; both must read the same certificate.
+        if !rest.is_empty() || ParsedCertificate::try_from(&der_bytes).is_err() {
             return Err(CertificateError::Malformed);
         }
         let date = |at: i64| from_unix_seconds(at).ok_or(CertificateError::BadValidity);
@@ -147,7 +150,7 @@ impl Certificate {
             uris,
             is_authority,
             purposes,
-            der: CertificateDer::from(der.to_vec()),
+            der: der_bytes.into_owned(),
         })))
     }
 

@@ -326,6 +326,8 @@ fn an_authority_of_the_right_name_with_another_key_is_not_the_end_of_the_chain()
     .unwrap();
     let both = node.leaf().to_pem() + &impostor.pem() + &authority.certificate().to_pem();
     std::fs::write(dir.path().join("both.pem"), both).unwrap();
+    let turned = node.leaf().to_pem() + &authority.certificate().to_pem() + &impostor.pem();
+    std::fs::write(dir.path().join("turned.pem"), turned).unwrap();
     let export = |input: &str| {
         openssl(
             dir.path(),
@@ -341,11 +343,14 @@ fn an_authority_of_the_right_name_with_another_key_is_not_the_end_of_the_chain()
         ),
         "{refused}"
     );
-    // With both in the file, the signature decides.
-    assert_eq!(
-        export("both.pem").unwrap().authority(),
-        Some(authority.certificate())
-    );
+    // With both in the file, the signature decides, in whatever order they stand.
+    for input in ["both.pem", "turned.pem"] {
+        assert_eq!(
+            export(input).unwrap().authority(),
+            Some(authority.certificate()),
+            "{input}"
+        );
+    }
 }
 
 #[test]
