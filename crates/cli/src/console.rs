@@ -1,0 +1,263 @@
+//! The console of an instance, followed over lost connections
+//!
+//! [`Console::next`] gives the lines that are kept and then live ones. If the connection is lost or silent for too long,
+//! it connects again and asks for what comes after the last line seen; lines that the controller no longer has are
+//! reported as a gap, never skipped in silence.
+
+use std::time::Duration;
+
+use reqwest::Response;
+use serde::Deserialize;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::client::{Client, Request};
+use crate::event_stream::{Decoder, Event};
+use crate::failure::Failure;
+
+/// The controller sends something at least every 15 s, so this is the silence of a dead connection
+const LONGEST_SILENCE: Duration = Duration::from_secs(45);
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// A connection that lasted so long ends an outage
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+
+/// For how long reconnecting is tried before the console is given up
+pub const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+
+/// Which part of the console is wanted
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// What is kept, then the end
+    Kept,
+    /// What is kept, then whatever is printed from now on
+    Live,
+}
+
+/// A console line
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Line {
+    /// Its number in the console of this instance id, from 1
+    pub sequence: u64,
+    /// Which start of the instance printed it; 0 = unknown
+    #[serde(default)]
+    pub incarnation: u64,
+    /// When, in milliseconds since 1970; 0 = unknown
+    #[serde(default)]
+    pub timestamp_ms: i64,
+    /// What, without its line end, exactly as printed: see [`crate::printable`]
+    pub line: String,
+}
+
+/// Something to show
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Happening {
+    /// The stream is open; lines follow
+    Connected,
+    /// A line
+    Line(Line),
+    /// Lines that nobody can show any more
+    Gap {
+        /// How many
+        missed: u64,
+    },
+    /// The connection was lost; it is made again
+    Lost {
+        /// Why
+        reason: String,
+    },
+    /// The controller began to count anew (it was restarted), so lines may have been lost or appear again
+    Recounted,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Connected {
+    #[serde(default)]
+    next_sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct Gap {
+    #[serde(default)]
+    missed: u64,
+    #[serde(default)]
+    before: u64,
+}
+
+/// A console being followed
+#[derive(Debug)]
+pub struct Console {
+    client: Client,
+    instance: String,
+    extent: Extent,
+    /// The first line that is wanted next; 0 = the oldest that is kept
+    next: u64,
+    stream: Option<Stream>,
+    /// When the connection was lost, how long to wait before the next try
+    outage: Option<Outage>,
+    connected_before: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    request: Request,
+    response: Response,
+    decoder: Decoder,
+    opened_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    since: Instant,
+    try_at: Instant,
+    delay: Duration,
+}
+
+impl Console {
+    /// Prepares to follow; the connection is made by the first [`next`](Self::next)
+    ///
+    /// `from` is the number of the first wanted line, 0 = the oldest that is kept.
+    #[must_use]
+    pub fn new(client: &Client, instance: &str, from: u64, extent: Extent) -> Self {
+        Self {
+            client: client.clone(),
+            instance: instance.to_owned(),
+            extent,
+            next: from,
+            stream: None,
+            outage: None,
+            connected_before: false,
+        }
+    }
+
+    /// What comes next; `None` after the end of what was wanted
+    ///
+    /// May be dropped at any point and called again.
+    ///
+    /// # Errors
+    /// The controller refuses (no such instance, say), speaks something else, or cannot be reached: at once when the
+    /// first connection fails, after [`GIVE_UP_AFTER`] later on.
+    pub async fn next(&mut self) -> Result<Option<Happening>, Failure> {
+        loop {
+            let Some(stream) = &mut self.stream else {
+                if let Some(happening) = self.connect().await? {
+                    return Ok(Some(happening));
+                }
+                continue;
+            };
+            if let Some(event) = stream.decoder.next_event() {
+                let request = stream.request.clone();
+                if let Some(happening) = self.understand(&event, &request)? {
+                    return Ok(Some(happening));
+                }
+                continue;
+            }
+            let reason = match timeout(LONGEST_SILENCE, stream.response.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    if let Err(error) = stream.decoder.feed(&bytes) {
+                        return Err(stream.request.unintelligible(error.to_string()));
+                    }
+                    continue;
+                }
+                Ok(Ok(None)) if self.extent == Extent::Kept => return Ok(None),
+                Ok(Ok(None)) => "the controller ended the stream".to_owned(),
+                Ok(Err(_)) => "the connection broke".to_owned(),
+                Err(_) => format!("nothing came for {} s", LONGEST_SILENCE.as_secs()),
+            };
+            let request = stream.request.clone();
+            let now = Instant::now();
+            if now.duration_since(stream.opened_at) >= STABLE_AFTER {
+                self.outage = None;
+            }
+            self.stream = None;
+            if self.is_given_up(now) {
+                return Err(request.unreachable(reason));
+            }
+            self.note_failure(now);
+            return Ok(Some(Happening::Lost { reason }));
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Option<Happening>, Failure> {
+        if let Some(outage) = self.outage {
+            sleep_until(outage.try_at).await;
+        }
+        let mut query = vec![("follow", (self.extent == Extent::Live).to_string())];
+        if self.next > 0 {
+            query.push(("from", self.next.to_string()));
+        }
+        let path = ["instances", self.instance.as_str(), "console"];
+        match self.client.open_events(&path, &query).await {
+            Ok((request, response)) => {
+                self.stream = Some(Stream {
+                    request,
+                    response,
+                    decoder: Decoder::default(),
+                    opened_at: Instant::now(),
+                });
+                self.connected_before = true;
+                Ok(Some(Happening::Connected))
+            }
+            Err(error) => {
+                let now = Instant::now();
+                if !self.connected_before || !error.is_transient() || self.is_given_up(now) {
+                    return Err(error);
+                }
+                self.note_failure(now);
+                Ok(None)
+            }
+        }
+    }
+
+    fn is_given_up(&self, now: Instant) -> bool {
+        self.outage
+            .is_some_and(|outage| now.duration_since(outage.since) >= GIVE_UP_AFTER)
+    }
+
+    /// A connection was lost or could not be made: the next try waits, longer each time until one proves stable
+    fn note_failure(&mut self, now: Instant) {
+        let (since, delay) = match self.outage {
+            Some(outage) => (outage.since, (outage.delay * 2).min(LONGEST_DELAY)),
+            None => (now, FIRST_DELAY),
+        };
+        self.outage = Some(Outage {
+            since,
+            try_at: now + delay,
+            delay,
+        });
+    }
+
+    fn understand(&mut self, event: &Event, request: &Request) -> Result<Option<Happening>, Failure> {
+        let wrong = |error: serde_json::Error| {
+            request.unintelligible(format!("an event of kind {:?} is malformed: {error}", event.kind))
+        };
+        match event.kind.as_str() {
+            "connected" => {
+                let connected: Connected = serde_json::from_str(&event.data).map_err(wrong)?;
+                if connected.next_sequence > 0 && self.next > connected.next_sequence {
+                    self.next = 0;
+                    self.stream = None;
+                    return Ok(Some(Happening::Recounted));
+                }
+                Ok(None)
+            }
+            "line" => {
+                let line: Line = serde_json::from_str(&event.data).map_err(wrong)?;
+                if line.sequence < self.next {
+                    return Ok(None);
+                }
+                self.next = line.sequence.saturating_add(1);
+                Ok(Some(Happening::Line(line)))
+            }
+            "gap" => {
+                let gap: Gap = serde_json::from_str(&event.data).map_err(wrong)?;
+                self.next = self.next.max(gap.before);
+                Ok(Some(Happening::Gap { missed: gap.missed }))
+            }
+            _ => Ok(None),
+        }
+    }
+}

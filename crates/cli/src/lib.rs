@@ -1,0 +1,28 @@
+//! The operator command line of PrexorCloud, and the HTTP client under it
+//!
+//! `prexorctl` speaks to the controller's HTTP interface and to nothing else: no gRPC, no files of the controller. The
+//! client ([`client`], [`console`]) is a library, so that other programs follow a console with the
+//! same care: bounded answers, deadlines on everything that waits, and reconnection from the last line seen.
+//!
+//! What a controller sends is somebody else's text: console lines come from a game server, names from whoever may
+//! create them. [`printable`] makes it harmless before it reaches a terminal.
+//!
+//! In reading order: [`settings`] (where the controller is, who we are), [`client`], [`resource`] (what comes back),
+//! [`event_stream`] and [`console`] (live lines), [`failure`] (what can go wrong and the exit code of each), [`arguments`],
+//! [`commands`] and [`output`].
+
+#![warn(missing_docs)]
+
+pub mod arguments;
+pub mod client;
+pub mod commands;
+pub mod console;
+pub mod event_stream;
+pub mod failure;
+pub mod output;
+pub mod printable;
+pub mod resource;
+pub mod settings;
+
+pub use client::Client;
+pub use failure::Failure;

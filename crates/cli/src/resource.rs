@@ -1,0 +1,196 @@
+//! What the controller's HTTP interface answers with
+//!
+//! Only what this program shows is named; fields that it does not know are left alone, and a field that an older
+//! controller does not send has its plain default. Times are text here, because they are only shown.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+/// A freshly created join token
+#[derive(Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CreatedToken {
+    /// What the token is called from now on
+    pub token_id: String,
+    /// The secret itself, shown this once
+    pub token: String,
+    /// The only node that may use it; `None` = any
+    #[serde(default)]
+    pub node_id: Option<String>,
+    /// Until when
+    #[serde(default)]
+    pub expires_at: Option<String>,
+}
+
+/// A join token as listed: never the secret
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct JoinToken {
+    /// Its name
+    pub token_id: String,
+    /// The only node that may use it
+    #[serde(default)]
+    pub node_id: Option<String>,
+    /// Until when
+    #[serde(default)]
+    pub expires_at: Option<String>,
+    /// `ACTIVE`, `EXPIRED`, `CONSUMED` or `REVOKED`
+    #[serde(default)]
+    pub status: String,
+    /// The node that used it
+    #[serde(default)]
+    pub consumed_by: Option<String>,
+}
+
+/// A node
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name
+    pub id: String,
+    /// `ONLINE`, `UNREACHABLE`, `DRAINING`, `CORDONED` or `OFFLINE`
+    pub status: String,
+    /// Whether its daemon is connected now
+    #[serde(default)]
+    pub connected: bool,
+    /// Whether new instances stay away from it
+    #[serde(default)]
+    pub cordoned: bool,
+    /// Whether it is being emptied
+    #[serde(default)]
+    pub draining: bool,
+    /// Where its instances are reached
+    #[serde(default)]
+    pub address: Option<String>,
+    /// The daemon's version
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Processor use, 0 to 100
+    #[serde(default)]
+    pub cpu_usage: Option<f64>,
+    /// Memory of the machine, MiB
+    #[serde(default)]
+    pub total_memory_mb: Option<i64>,
+    /// Memory in use, MiB
+    #[serde(default)]
+    pub used_memory_mb: Option<i64>,
+    /// Disk left, MiB
+    #[serde(default)]
+    pub free_disk_mb: Option<i64>,
+    /// Instances that it hosts
+    #[serde(default)]
+    pub instance_count: Option<i64>,
+    /// What the operator attached to it
+    #[serde(default)]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Since when it is connected
+    #[serde(default)]
+    pub connected_since: Option<String>,
+    /// When it was heard of last
+    #[serde(default)]
+    pub last_seen: Option<String>,
+}
+
+/// An instance
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Instance {
+    /// Its name
+    pub id: String,
+    /// The group that it belongs to
+    pub group: String,
+    /// The node that hosts it
+    #[serde(default)]
+    pub node: Option<String>,
+    /// One of the eight states of the contract
+    pub state: String,
+    /// What was asked of it: `RUN`, `STOP` or `FORCE_STOP`
+    #[serde(default)]
+    pub desired: Option<String>,
+    /// Its port
+    #[serde(default)]
+    pub port: Option<i64>,
+    /// Which start of this id it is, from 1
+    #[serde(default)]
+    pub incarnation: Option<u64>,
+    /// Players that it reported
+    #[serde(default)]
+    pub player_count: Option<i64>,
+    /// For how long it has been running
+    #[serde(default)]
+    pub uptime_ms: Option<i64>,
+    /// Memory that it was given, MiB
+    #[serde(default)]
+    pub memory_mb: Option<i64>,
+    /// When it was created
+    #[serde(default)]
+    pub created_at: Option<String>,
+    /// When it was last started
+    #[serde(default)]
+    pub started_at: Option<String>,
+    /// Why it did not start, if it did not
+    #[serde(default)]
+    pub last_error: Option<String>,
+}
+
+/// A crash, with the end of the log when asked for alone
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Crash {
+    /// Its name
+    pub id: String,
+    /// The instance that crashed
+    pub instance_id: String,
+    /// Its group
+    #[serde(default)]
+    pub group: Option<String>,
+    /// Its node
+    #[serde(default)]
+    pub node: Option<String>,
+    /// The exit code; 128 + n after a signal
+    #[serde(default)]
+    pub exit_code: Option<i64>,
+    /// What kind of crash the controller takes it for
+    #[serde(default)]
+    pub classification: Option<String>,
+    /// The line that says it best
+    #[serde(default)]
+    pub cause_summary: Option<String>,
+    /// How long it had been running
+    #[serde(default)]
+    pub uptime_ms: Option<i64>,
+    /// When
+    #[serde(default)]
+    pub crashed_at: Option<String>,
+    /// The last lines of its console
+    #[serde(default)]
+    pub log_tail: Vec<String>,
+}
+
+/// The answer of actions that have little to say
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Outcome {
+    /// What became of it
+    pub status: String,
+    /// Whether the node itself confirmed
+    pub acknowledged: Option<bool>,
+    /// Instances that are being stopped
+    pub stopping: Option<u64>,
+    /// Serial numbers of certificates that are no longer accepted
+    pub revoked_serials: Vec<String>,
+    /// Sessions that were closed by it
+    pub closed_connections: Option<u64>,
+}
+
+/// What the controller says about itself
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControllerVersion {
+    /// Its version
+    pub version: String,
+    /// The wire protocol that it speaks
+    #[serde(default)]
+    pub protocol_version: Option<i64>,
+}

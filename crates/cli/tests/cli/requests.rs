@@ -1,0 +1,247 @@
+//! What is sent for each command
+
+use serde_json::{Value, json};
+
+use crate::run;
+use crate::server::Server;
+
+const INSTANCE: &str = r#"{"id":"lobby-1","group":"lobby","state":"SCHEDULED","incarnation":1}"#;
+
+/// The request line and body of a command
+fn sent(reply: (u16, &str), arguments: &[&str]) -> (String, Value) {
+    let server = Server::json(reply.0, reply.1);
+    let ran = run(&server, arguments);
+    assert_eq!(ran.code, 0, "{arguments:?}: {ran:?}");
+    let request = server.only_request();
+    assert!(
+        request.has_header("authorization: Bearer prx_test"),
+        "{request:?}"
+    );
+    let body = if request.body.is_empty() {
+        Value::Null
+    } else {
+        assert!(
+            request.has_header("content-type: application/json"),
+            "{request:?}"
+        );
+        serde_json::from_str(&request.body).unwrap()
+    };
+    let line = request.line.strip_suffix(" HTTP/1.1").unwrap().to_owned();
+    (line, body)
+}
+
+#[test]
+fn every_command_asks_for_the_right_thing() {
+    let created = r#"{"tokenId":"tok_1","token":"pxr_x"}"#;
+    let cases: &[(&[&str], (u16, &str), &str)] = &[
+        (&["token", "create"], (201, created), "POST /api/v1/admin/tokens"),
+        (&["token", "list"], (200, "[]"), "GET /api/v1/admin/tokens"),
+        (
+            &["token", "revoke", "tok_1"],
+            (204, ""),
+            "DELETE /api/v1/admin/tokens/tok_1",
+        ),
+        (&["node", "list"], (200, "[]"), "GET /api/v1/nodes"),
+        (
+            &["node", "show", "n1"],
+            (200, r#"{"id":"n1","status":"ONLINE"}"#),
+            "GET /api/v1/nodes/n1",
+        ),
+        (
+            &["node", "drain", "n1", "--shutdown", "--timeout", "5"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/drain?shutdown=true&timeout=5",
+        ),
+        (
+            &["node", "undrain", "n1"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/undrain",
+        ),
+        (
+            &["node", "cordon", "n1"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/cordon",
+        ),
+        (
+            &["node", "uncordon", "n1"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/uncordon",
+        ),
+        (
+            &["node", "shutdown", "n1", "--reason", "a & b/ü"],
+            (202, "{}"),
+            "POST /api/v1/nodes/n1/shutdown?reason=a+%26+b%2F%C3%BC",
+        ),
+        (
+            &["node", "revoke-cert", "n1"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/revoke-cert",
+        ),
+        (&["instance", "list"], (200, "[]"), "GET /api/v1/instances"),
+        (
+            &[
+                "inst", "list", "--group", "lobby", "--node", "n1", "--state", "running",
+            ],
+            (200, "[]"),
+            "GET /api/v1/instances?group=lobby&node=n1&state=RUNNING",
+        ),
+        (
+            &["instance", "show", "lobby-1"],
+            (200, INSTANCE),
+            "GET /api/v1/instances/lobby-1",
+        ),
+        (
+            &["instance", "stop", "lobby-1"],
+            (200, "{}"),
+            "POST /api/v1/instances/lobby-1/stop?force=false",
+        ),
+        (
+            &["instance", "stop", "lobby-1", "--force"],
+            (200, "{}"),
+            "POST /api/v1/instances/lobby-1/stop?force=true",
+        ),
+        (
+            &["instance", "delete", "lobby-1"],
+            (204, ""),
+            "DELETE /api/v1/instances/lobby-1",
+        ),
+        (
+            &["crash", "list", "--instance", "lobby-1"],
+            (200, "[]"),
+            "GET /api/v1/crashes?instance=lobby-1&limit=100",
+        ),
+        (
+            &["crash", "show", "c1"],
+            (200, r#"{"id":"c1","instanceId":"lobby-1"}"#),
+            "GET /api/v1/crashes/c1",
+        ),
+        (
+            &["version"],
+            (200, r#"{"version":"1"}"#),
+            "GET /api/v1/system/version",
+        ),
+    ];
+    for (arguments, reply, expected) in cases {
+        let (line, _) = sent(*reply, arguments);
+        assert_eq!(&line, expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_token_is_asked_for_with_its_limits() {
+    let created = (201, r#"{"tokenId":"tok_1","token":"pxr_x","nodeId":"n1"}"#);
+    let (_, body) = sent(created, &["token", "create", "--node", "n1", "--ttl", "15m"]);
+    assert_eq!(body, json!({ "nodeId": "n1", "ttlSeconds": 900 }));
+    let (_, body) = sent(created, &["token", "create"]);
+    assert_eq!(body, json!({}));
+}
+
+#[test]
+fn a_start_order_carries_everything_that_was_given() {
+    let home = crate::Home::new();
+    let file = home.write("env", "# settings\n\nA=from file\nSECRET=x=y\n", 0o600);
+    let (line, body) = sent(
+        (201, INSTANCE),
+        &[
+            "instance",
+            "start",
+            "lobby",
+            "--jar",
+            "/srv/a b.jar",
+            "--id",
+            "lobby-1",
+            "--node",
+            "n1",
+            "--sha256",
+            "ab",
+            "--memory-mb",
+            "256",
+            "--jvm-arg",
+            "-Xss1m",
+            "--jvm-arg",
+            "-Da=b",
+            "--env-file",
+            file.to_str().unwrap(),
+            "--env",
+            "A=flag",
+            "--port",
+            "30001",
+            "--startup-timeout",
+            "9",
+            "--grace",
+            "8",
+            "--max-lifetime",
+            "7",
+        ],
+    );
+    assert_eq!(line, "POST /api/v1/instances");
+    let expected = json!({
+        "group": "lobby", "jar": "/srv/a b.jar", "id": "lobby-1", "node": "n1", "sha256": "ab", "memoryMb": 256,
+        "jvmArgs": ["-Xss1m", "-Da=b"], "env": { "A": "flag", "SECRET": "x=y" }, "port": 30001,
+        "startupTimeoutSeconds": 9, "shutdownGraceSeconds": 8, "maxLifetimeSeconds": 7
+    });
+    assert_eq!(body, expected);
+    let (_, body) = sent(
+        (201, INSTANCE),
+        &["instance", "start", "lobby", "--jar", "https://example.org/a.jar"],
+    );
+    assert_eq!(
+        body,
+        json!({ "group": "lobby", "jar": "https://example.org/a.jar" })
+    );
+}
+
+#[test]
+fn what_is_typed_is_sent_word_for_word() {
+    let (line, body) = sent(
+        (200, "{}"),
+        &["instance", "exec", "lobby-1", "--", "say", "-o", "hello  there"],
+    );
+    assert_eq!(line, "POST /api/v1/instances/lobby-1/command");
+    assert_eq!(body, json!({ "command": "say -o hello  there" }));
+    let (_, body) = sent((200, "{}"), &["instance", "exec", "lobby-1", "say", "hi"]);
+    assert_eq!(body, json!({ "command": "say hi" }));
+}
+
+#[test]
+fn waiting_ends_with_the_fact() {
+    let states = |states: &[&str]| {
+        let mut replies = vec![crate::server::json(201, INSTANCE)];
+        replies.extend(states.iter().map(|state| {
+            let body = INSTANCE.replace("SCHEDULED", state);
+            crate::server::json(200, &body)
+        }));
+        Server::replying(replies)
+    };
+    let start = ["instance", "start", "lobby", "--jar", "/a.jar", "--wait"];
+
+    let server = states(&["PREPARING", "STARTING", "RUNNING"]);
+    let ran = run(&server, &start);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("RUNNING"), "{ran:?}");
+    assert_eq!(server.requests().len(), 4);
+
+    let ran = run(&states(&["STARTING", "CRASHED"]), &start);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(
+        ran.stderr,
+        "error: lobby-1 is CRASHED, so it will not be RUNNING\nhint:  See why: prexorctl crash list --instance lobby-1\n"
+    );
+
+    let ran = run(
+        &states(&["STARTING"]),
+        &[&start[..], &["--timeout", "1"]].concat(),
+    );
+    assert_eq!(ran.code, 124, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("lobby-1 becoming RUNNING did not happen within 1 s; the last thing seen was STARTING")
+    );
+
+    let ran = run(
+        &states(&["STOPPING", "STOPPED"]),
+        &["instance", "stop", "lobby-1", "--wait"],
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("STOPPED"), "{ran:?}");
+}
