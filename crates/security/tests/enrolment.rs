@@ -13,6 +13,7 @@ use prexorcloud_security::identity::Identity;
 use prexorcloud_security::keystore::{self, KeystoreError, KeystorePassword};
 use prexorcloud_security::tls::{HandshakeFailure, ServerTls, TheirCertificate, diagnose};
 use prexorcloud_security::token::CaPin;
+use prexorcloud_security::trust::TrustAnchors;
 use rustls::ServerConfig;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use support::{DAY, Meeting, SECRET, authority, clock, epoch, meet, server_of};
@@ -277,4 +278,35 @@ fn a_server_that_sends_an_endless_chain_is_refused() {
         refusal(&meet(tls.client_config(), Arc::new(config), "localhost")),
         TheirCertificate::Unusable
     );
+}
+
+#[test]
+fn an_expired_authority_is_refused_although_its_leaf_is_in_date() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2025, 12, 31);
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(params, key);
+    let leaf_key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let leaf = params.signed_by(&leaf_key, &issuer).unwrap();
+    let server = Credential::from_pem(&(leaf.pem() + &authority.pem()), &leaf_key.serialize_pem()).unwrap();
+    let anchors = TrustAnchors::from_pem(&authority.pem()).unwrap();
+    let config = ServerTls::new(&server, &anchors)
+        .clock(clock(epoch()))
+        .build()
+        .unwrap();
+
+    let pin = CaPin::of(server.authority().unwrap());
+    let in_time = meet(
+        contact(Some(pin), epoch() - 30 * DAY).client_config(),
+        config.clone(),
+        "localhost",
+    );
+    assert!(in_time.succeeded(), "{:?}", in_time.client_error);
+    let late = meet(contact(Some(pin), epoch()).client_config(), config, "localhost");
+    assert_eq!(refusal(&late), TheirCertificate::Expired);
 }
