@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{codegen, contract, demo_jar, tidy};
+use xtask::{ci, codegen, contract, demo_jar, tidy};
 
 #[derive(Parser)]
 #[command(about)]
@@ -29,6 +29,15 @@ enum Task {
         /// Change nothing; fail if the committed jar is stale
         #[arg(long)]
         check: bool,
+    },
+    /// Run everything that must be green
+    Ci {
+        /// Run this step only; may be given several times
+        #[arg(long, value_name = "STEP")]
+        only: Vec<String>,
+        /// Print the steps instead
+        #[arg(long, conflicts_with = "only")]
+        list: bool,
     },
     /// Check layers, forbidden dependencies and what may not stand in the sources
     Tidy {
@@ -96,6 +105,16 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::DemoJar { check: true } => demo_jar::check(&here)?,
         Task::DemoJar { check: false } => demo_jar::write(&here)?,
+        Task::Ci { list: true, .. } => {
+            for (name, about) in ci::list() {
+                println!("{name:<10} {about}");
+            }
+        }
+        Task::Ci { only, list: false } => {
+            if !ci::check(&here, &only)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Task::Tidy { root } => {
             let bad = tidy::check(&root.unwrap_or(here))?;
             for sentence in &bad {

@@ -142,6 +142,11 @@ pub fn check(files: &Files) -> Vec<String> {
                     found(format!("{mark} is unfinished work: finish it or file an issue"));
                 }
             }
+            if let Some(path) = included(line).filter(|path| leaves_crate(name, path)) {
+                found(format!(
+                    "{path} is outside of the crate, so its package would not build"
+                ));
+            }
             for place in PLACES.iter().filter(|place| has_place(line, place)) {
                 found(format!("{place} is a path of one machine"));
             }
@@ -179,6 +184,33 @@ fn has_word(line: &str, mark: &str) -> bool {
             || letter(mark.chars().next_back()) && letter(after);
         !part_of_a_word
     })
+}
+
+/// The path of an `include!`, `include_str!` or `include_bytes!` on this line.
+fn included(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("include")?;
+    let rest = ["!(\"", "_str!(\"", "_bytes!(\""]
+        .iter()
+        .find_map(|call| rest.strip_prefix(call))?;
+    rest.split_once('"').map(|(path, _)| path)
+}
+
+/// Whether a path, from a file of a published crate, leads out of that crate.
+fn leaves_crate(file: &str, path: &str) -> bool {
+    let Some(inside) = file.strip_prefix("crates/") else {
+        return false;
+    };
+    // Folders between the crate's own folder and the file.
+    let mut depth = inside.matches('/').count().saturating_sub(1);
+    for step in path.split('/') {
+        match step {
+            ".." if depth == 0 => return true,
+            ".." => depth -= 1,
+            "." | "" => {}
+            _ => depth += 1,
+        }
+    }
+    false
 }
 
 /// A path from the root of the file system, not the end of a longer one.
@@ -309,6 +341,24 @@ mod tests {
         assert_eq!(with("crates/daemon/src/run.rs", &long).len(), 1);
         assert_eq!(with("crates/daemon/tests/run.rs", &long), Vec::<String>::new());
         assert_eq!(with("crates/proto/src/gen/x.rs", &long), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_include_from_outside_of_the_crate_is_found() {
+        for (path, outside) in [
+            ("../README.md", false),
+            ("../../README.md", true),
+            ("gen/a.rs", false),
+            ("gen/../../Cargo.toml", false),
+            ("gen/../../../Cargo.toml", true),
+        ] {
+            for call in ["include", "include_str", "include_bytes"] {
+                let bad = with("crates/daemon/src/run.rs", &format!("{call}!(\"{path}\")\n"));
+                assert_eq!(!bad.is_empty(), outside, "{call} {path}: {bad:?}");
+            }
+            let bad = with("xtask/src/run.rs", &format!("include_str!(\"{path}\")\n"));
+            assert_eq!(bad, Vec::<String>::new());
+        }
     }
 
     #[test]
