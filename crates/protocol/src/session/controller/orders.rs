@@ -10,7 +10,7 @@ use prost::Message as _;
 use super::{CommandError, ControllerSession, Link};
 use crate::capability::Capabilities;
 use crate::id::InstanceId;
-use crate::instance::State;
+use crate::instance::{Judgement, State};
 use crate::limits;
 use crate::outbox::Class;
 use crate::roster::Roster;
@@ -45,6 +45,11 @@ impl ControllerSession {
     /// Forgets an instance that has ended.
     pub fn forget(&mut self, instance: InstanceId) -> Option<Verdict> {
         self.with_roster(|roster| roster.forget(instance))
+    }
+
+    /// A server says itself that it is ready, past a daemon that does not (the Java daemon).
+    pub fn ready(&mut self, now: Instant, instance: InstanceId) -> Option<Judgement> {
+        self.with_roster(|roster| roster.ready(now, instance))
     }
 
     fn with_roster<R>(&mut self, act: impl FnOnce(&mut Roster) -> R) -> Option<R> {
