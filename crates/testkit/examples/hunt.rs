@@ -1,0 +1,76 @@
+//! Plays random scenarios until one breaks an invariant, and prints the shortest form of it
+//!
+//! ```text
+//! cargo run --release -p prexorcloud-testkit --example hunt -- [SCENARIOS] [ACTIONS] [FIRST_SEED]
+//! cargo run --release -p prexorcloud-testkit --example hunt -- replay FILE
+//! ```
+#![allow(clippy::expect_used, reason = "a wrong argument ends an example")]
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use prexorcloud_testkit::{Failure, Scenario};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, file] = arguments.as_slice()
+        && first == "replay"
+    {
+        let text = std::fs::read_to_string(file).expect("the file can be read");
+        let scenario: Scenario = text.parse().expect("the file holds a scenario");
+        return match scenario.run_logged() {
+            Ok(pair) => {
+                print!("{}", pair.log());
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                let Failure { violation, log } = *failure;
+                println!("{log}\n{violation}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let number = |at: usize, otherwise: u64| {
+        arguments
+            .get(at)
+            .map_or(otherwise, |word| word.parse().expect("the arguments are numbers"))
+    };
+    let (scenarios, actions, first) = (number(0, 1_000), number(1, 60), number(2, 1));
+    let mut found: BTreeMap<&'static str, (u64, Scenario)> = BTreeMap::new();
+    for seed in first..first + scenarios {
+        let scenario = Scenario::random(seed, actions as usize);
+        if let Err(violation) = scenario.run() {
+            let entry = found
+                .entry(violation.invariant)
+                .or_insert_with(|| (0, scenario.clone()));
+            entry.0 += 1;
+            if scenario.actions.len() < entry.1.actions.len() {
+                entry.1 = scenario;
+            }
+        }
+    }
+    for (invariant, (count, scenario)) in &found {
+        let smallest = scenario.minimised();
+        println!("--- {invariant}: broken by {count} of {scenarios}; the first, minimised:");
+        print!("{smallest}");
+        if let Err(failure) = smallest.run_logged() {
+            let Failure { violation, log } = *failure;
+            let heartbeat = |line: &&String| {
+                ["Ping", "Pong", "NodeStatus", "Heartbeat"]
+                    .iter()
+                    .any(|word| line.contains(word))
+            };
+            log.lines()
+                .iter()
+                .filter(|line| !heartbeat(line))
+                .for_each(|line| println!("{line}"));
+            println!("{violation}\n");
+        }
+    }
+    println!("{scenarios} scenarios, {} invariants broken", found.len());
+    if found.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

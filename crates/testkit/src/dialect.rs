@@ -1,0 +1,57 @@
+//! How a Java peer's messages differ
+//!
+//! The Java implementation knows neither the fields that were added from number 100 on nor capabilities. A stream with
+//! one Java end carries none of them in either direction: the one never writes them, the other never reads them.
+
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage, controller_message, daemon_message};
+
+use crate::scenario::Peers;
+
+/// Takes from a daemon's message what does not pass between these peers.
+pub(crate) fn up(peers: Peers, message: &mut DaemonMessage) {
+    use daemon_message::Payload;
+    if peers == Peers::Rust {
+        return;
+    }
+    match &mut message.payload {
+        Some(Payload::Handshake(handshake)) => {
+            handshake.capabilities.clear();
+            handshake.min_protocol_version = 0;
+            handshake
+                .running_instances
+                .iter_mut()
+                .for_each(|instance| instance.incarnation = 0);
+            if peers == Peers::JavaDaemon {
+                let in_preparation = [State::Scheduled.to_wire(), State::Preparing.to_wire()];
+                handshake
+                    .running_instances
+                    .retain(|instance| !in_preparation.contains(&instance.state));
+            }
+        }
+        Some(Payload::InstanceStatus(update)) => update.incarnation = 0,
+        Some(Payload::ConsoleOutput(output)) => (output.incarnation, output.sequence) = (0, 0),
+        Some(Payload::CrashReport(report)) => {
+            report.incarnation = 0;
+            report.report_id.clear();
+        }
+        Some(Payload::StartInstanceAck(ack)) => ack.incarnation = 0,
+        Some(Payload::StopInstanceAck(ack)) => ack.incarnation = 0,
+        _ => {}
+    }
+}
+
+/// Takes from a controller's message what does not pass between these peers.
+pub(crate) fn down(peers: Peers, message: &mut ControllerMessage) {
+    use controller_message::Payload;
+    if peers == Peers::Rust {
+        return;
+    }
+    match &mut message.payload {
+        Some(Payload::HandshakeAck(ack)) => ack.capabilities.clear(),
+        Some(Payload::StartInstance(start)) => start.incarnation = 0,
+        Some(Payload::StopInstance(stop)) => stop.incarnation = 0,
+        Some(Payload::SendCommand(command)) => command.incarnation = 0,
+        _ => {}
+    }
+}

@@ -1,0 +1,416 @@
+//! What must be true, by name
+//!
+//! [`ALWAYS`] is checked after every step of a [`Pair`], [`AT_REST`] at the end of a scenario, when everything has
+//! healed and nothing has been done for [`QUIET`](crate::pair::QUIET).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prexorcloud_protocol::instance::{Cause, Desired, State};
+use prexorcloud_protocol::outbox::Class;
+use prexorcloud_protocol::{InstanceId, Session as _};
+
+use crate::pair::{End, Pair};
+use crate::scenario::Peers;
+
+/// A named promise
+#[derive(Clone, Copy, Debug)]
+pub struct Invariant {
+    /// The name, as in a [`Violation`](crate::Violation).
+    pub name: &'static str,
+    /// Whether it holds; otherwise a sentence that says what is wrong.
+    pub holds: fn(&Pair) -> Result<(), String>,
+}
+
+macro_rules! invariants {
+    ($($name:ident),* $(,)?) => { &[$(Invariant { name: stringify!($name), holds: $name }),*] };
+}
+
+/// Checked after every step.
+pub const ALWAYS: &[Invariant] = invariants![
+    one_process_per_instance,
+    no_superseded_incarnation_is_started,
+    handshake_is_first_up,
+    ack_is_first_down,
+    epoch_never_regresses,
+    deposed_controllers_are_not_obeyed,
+    closed_exactly_once,
+    outboxes_are_bounded,
+    timers_move_on,
+    console_is_in_order_and_gaps_are_visible,
+    crashes_are_forgotten_only_when_stored,
+    terminal_is_final_per_incarnation,
+    operator_state_is_never_touched,
+    checked_starts_are_not_denied,
+];
+
+/// Checked at the end, when nothing disturbs any more.
+pub const AT_REST: &[Invariant] = invariants![
+    the_session_is_established,
+    both_sides_agree,
+    what_was_asked_for_is_so,
+    an_asked_stop_is_not_a_crash,
+    every_crash_is_stored_exactly_once,
+    nothing_is_left_waiting,
+];
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}
+
+fn none_of(faults: &[String]) -> Result<(), String> {
+    faults.first().map_or(Ok(()), |fault| Err(fault.clone()))
+}
+
+/// The daemon's application is never told to have two processes of one instance, not even one in preparation beside
+/// one that still stops.
+pub fn one_process_per_instance(pair: &Pair) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    pair.daemon().live().try_for_each(|process| {
+        ensure(seen.insert(process.instance), || {
+            format!("{} has two processes", process.instance)
+        })
+    })
+}
+
+/// Incarnations are launched in rising order, and each of them once. Java peers do not name them.
+pub fn no_superseded_incarnation_is_started(pair: &Pair) -> Result<(), String> {
+    let mut highest = BTreeMap::new();
+    pair.daemon()
+        .facts
+        .launches
+        .iter()
+        .filter(|(_, incarnation)| incarnation.is_known())
+        .try_for_each(
+            |&(instance, incarnation)| match highest.insert(instance, incarnation) {
+                Some(before) if before >= incarnation => {
+                    Err(format!("{instance}#{incarnation} is launched after #{before}"))
+                }
+                _ => Ok(()),
+            },
+        )
+}
+
+/// Every stream begins with the daemon's handshake.
+pub fn handshake_is_first_up(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.first_up_faults)
+}
+
+/// Whatever the controller says, it says after its acknowledgement.
+pub fn ack_is_first_down(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.first_down_faults)
+}
+
+/// The daemon never goes back to a lower epoch, also not after a restart, and has written down the one it obeys.
+pub fn epoch_never_regresses(pair: &Pair) -> Result<(), String> {
+    let Some(session) = pair.daemon().session() else {
+        return Ok(());
+    };
+    let (now, highest) = (session.fence().highest().get(), pair.highest_epoch());
+    ensure(now >= highest, || {
+        format!("epoch {now} is obeyed after {highest}")
+    })?;
+    let written = pair.daemon().disk.epoch.get();
+    let asleep = session.events_pending() > 0;
+    ensure(asleep || written == now, || {
+        format!("epoch {now} is obeyed, {written} is written down")
+    })
+}
+
+/// Once a newer controller has been obeyed, no order of an older one is carried out.
+pub fn deposed_controllers_are_not_obeyed(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.daemon().facts.obeyed_stale)
+}
+
+/// Each stream's end is told once to either application: not twice, and not never.
+pub fn closed_exactly_once(pair: &Pair) -> Result<(), String> {
+    let facts = &pair.daemon().facts;
+    let open = u64::from(pair.daemon().stream.is_some());
+    let told = facts.disconnects + open;
+    let pending = pair
+        .daemon()
+        .session()
+        .is_some_and(|session| session.events_pending() > 0);
+    ensure(
+        told == facts.connects || (pending && told < facts.connects),
+        || {
+            format!(
+                "the daemon opened {} streams and was told of {} ends",
+                facts.connects, facts.disconnects
+            )
+        },
+    )?;
+    for controller in pair.controllers() {
+        for (stream, outcomes) in &controller.facts.closed {
+            ensure(outcomes.len() == 1, || {
+                format!("stream {stream} was closed as {outcomes:?}")
+            })?;
+        }
+    }
+    for stream in pair
+        .streams()
+        .iter()
+        .filter(|stream| stream.controller_end == End::Over)
+    {
+        let Some(controller) = pair.controllers().get(stream.controller) else {
+            continue;
+        };
+        let told = controller.facts.closed.contains_key(&stream.id);
+        let pending = controller
+            .session_of(stream.id)
+            .is_some_and(|session| session.events_pending() > 0);
+        ensure(told || pending, || {
+            format!(
+                "{} was not told that stream {} is over",
+                controller.name, stream.id
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// No session holds more than its bounds, however long its peer does not read. (Looked at once in 64 steps.)
+pub fn outboxes_are_bounded(pair: &Pair) -> Result<(), String> {
+    if !pair.steps().is_multiple_of(64) {
+        return Ok(());
+    }
+    // 256 of control, 2048 of reports and of bulk, 64 (daemon) or 2048 (controller) of best effort, and gap records.
+    let most = 256 + 2_048 * 3 + 4_096;
+    if let Some(session) = pair.daemon().session() {
+        let waiting = drained(session.clone());
+        ensure(waiting <= most, || {
+            format!("{waiting} messages wait in the daemon")
+        })?;
+    }
+    for controller in pair.controllers() {
+        for stream in pair.streams() {
+            if let Some(session) = controller.session_of(stream.id) {
+                let waiting = drained(session.clone());
+                ensure(waiting <= most, || {
+                    format!("{waiting} messages wait in {}", controller.name)
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn drained<S: prexorcloud_protocol::Session>(mut session: S) -> usize {
+    std::iter::from_fn(|| session.poll_transmit()).count()
+}
+
+/// After `handle_timeout(now)` the next deadline is later than `now`, and no moment goes on for ever.
+pub fn timers_move_on(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.daemon().facts.busy_timers)?;
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.busy_timers))?;
+    ensure(pair.steps_at_this_moment() < 20_000, || {
+        "time does not pass any more".to_owned()
+    })
+}
+
+/// Console lines arrive with rising numbers and the text that was written; a gap record never counts more lines than
+/// are missing.
+pub fn console_is_in_order_and_gaps_are_visible(pair: &Pair) -> Result<(), String> {
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.console_faults))
+}
+
+/// A daemon is told to forget a crash report only after a controller has committed it. A Java controller never says
+/// so; its daemon forgets what it has sent.
+pub fn crashes_are_forgotten_only_when_stored(pair: &Pair) -> Result<(), String> {
+    if pair.peers() != Peers::Rust {
+        return Ok(());
+    }
+    let stored = &pair.store().crashes;
+    pair.daemon().facts.forgotten.iter().try_for_each(|id| {
+        ensure(stored.contains_key(id), || {
+            format!("{id} is forgotten, and no controller has stored it")
+        })
+    })
+}
+
+/// What was committed as ended is never committed as alive again under the same incarnation.
+pub fn terminal_is_final_per_incarnation(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.store().revived)
+}
+
+/// Whether the node is cordoned is the operator's business; whatever happens to the node leaves it alone.
+pub fn operator_state_is_never_touched(pair: &Pair) -> Result<(), String> {
+    let (now, wanted) = (pair.store().cordoned, pair.cordoned());
+    ensure(now == wanted, || {
+        format!("cordoned is {now}, the operator said {wanted}")
+    })
+}
+
+/// A start with a fresh incarnation, of an instance that the roster does not hold to be alive, is accepted; and every
+/// record that was written can be restored.
+pub fn checked_starts_are_not_denied(pair: &Pair) -> Result<(), String> {
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.denied))
+}
+
+/// With nothing in the way, daemon and controller are connected.
+pub fn the_session_is_established(pair: &Pair) -> Result<(), String> {
+    ensure(pair.is_established(), || "the two are not connected".to_owned())
+}
+
+fn instances(pair: &Pair) -> BTreeSet<InstanceId> {
+    let processes = pair
+        .daemon()
+        .disk
+        .processes
+        .iter()
+        .map(|process| process.instance);
+    let known = pair
+        .controller()
+        .roster()
+        .into_iter()
+        .flat_map(|roster| roster.entries());
+    let recorded = pair.store().records.keys().copied();
+    processes
+        .chain(known.map(|known| known.instance()))
+        .chain(recorded)
+        .collect()
+}
+
+/// What the controller believes of each instance is what is true of its process, and what its store says.
+pub fn both_sides_agree(pair: &Pair) -> Result<(), String> {
+    let Some(roster) = pair.controller().roster() else {
+        return Err("nobody holds the roster".to_owned());
+    };
+    for instance in instances(pair) {
+        let process = pair.daemon().process(instance);
+        let known = roster.get(instance);
+        let alive = known.filter(|known| !known.is_terminal());
+        match (process, alive) {
+            (None, None) => {}
+            (None, Some(known)) => return Err(format!("{instance} is {} and has no process", known.state())),
+            (Some(process), None) => {
+                let belief = known.map_or("unknown".to_owned(), |known| known.state().to_string());
+                return Err(format!(
+                    "{instance}#{} is alive and counts as {belief}",
+                    process.incarnation
+                ));
+            }
+            (Some(process), Some(known)) => {
+                let drained = known.state() == State::Draining && process.state == State::Running;
+                let same_state = known.state() == process.state || drained;
+                // The Java daemon never says more than STARTING; what is running was running before a restart.
+                let java = pair.peers() == Peers::JavaDaemon && known.state() == State::Running;
+                ensure(same_state || (java && process.state == State::Starting), || {
+                    format!("{instance} is {} and counts as {}", process.state, known.state())
+                })?;
+                let same = pair.peers() != Peers::Rust || process.incarnation == known.incarnation();
+                ensure(same, || {
+                    format!(
+                        "{instance}#{} runs, #{} is believed in",
+                        process.incarnation,
+                        known.incarnation()
+                    )
+                })?;
+            }
+        }
+        let recorded = pair.store().records.get(&instance);
+        let (recorded, believed) = (
+            recorded.map(|record| record.state),
+            known.map(|known| known.state()),
+        );
+        // A drain is a wish that the daemon need not hear of.
+        let drained = |state: State| {
+            if state == State::Draining {
+                State::Running
+            } else {
+                state
+            }
+        };
+        ensure(recorded.map(drained) == believed.map(drained), || {
+            format!("{instance} counts as {believed:?} and is recorded as {recorded:?}")
+        })?;
+    }
+    let orphans: Vec<_> = roster.orphans().map(|orphan| orphan.instance()).collect();
+    ensure(orphans.is_empty(), || {
+        format!("{orphans:?} are still being stopped")
+    })
+}
+
+/// Every desired stop has ended its instance, and what is to run runs or has been given up.
+pub fn what_was_asked_for_is_so(pair: &Pair) -> Result<(), String> {
+    let Some(roster) = pair.controller().roster() else {
+        return Ok(());
+    };
+    for known in roster.entries().filter(|known| !known.is_terminal()) {
+        let instance = known.instance();
+        ensure(known.desired() == Desired::Run, || {
+            format!("{instance} was to stop and is {}", known.state())
+        })?;
+        let comes_up = known.state().is_coming_up();
+        // A Java daemon says nothing of a server that starts for ever.
+        let hopeless = pair.peers() != Peers::Rust && known.state() == State::Starting;
+        ensure(!comes_up || hopeless, || {
+            format!("{instance} has been {} all the time", known.state())
+        })?;
+    }
+    for (instance, record) in &pair.store().records {
+        let wanted_gone = record.desired != Desired::Run && !record.state.is_terminal();
+        ensure(!wanted_gone, || {
+            format!("{instance} was to stop and is recorded as {}", record.state)
+        })?;
+    }
+    Ok(())
+}
+
+/// A process that ended because it was asked to is not recorded as crashed by the daemon's report.
+pub fn an_asked_stop_is_not_a_crash(pair: &Pair) -> Result<(), String> {
+    for (instance, record) in &pair.store().records {
+        let Some(process) = pair.daemon().last_process(*instance) else {
+            continue;
+        };
+        let same = process.incarnation.get() == record.start.incarnation;
+        let claimed = matches!(record.cause, Some(Cause::Reported | Cause::CrashReported));
+        if same && claimed && process.state == State::Stopped && record.state == State::Crashed {
+            return Err(format!(
+                "{instance} stopped as it was asked to and is recorded as crashed"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Every crash report that a daemon wrote is in the store, under its own id; Java peers have no ids, and may lose some.
+pub fn every_crash_is_stored_exactly_once(pair: &Pair) -> Result<(), String> {
+    let (written, stored) = (&pair.daemon().facts.crashes, &pair.store().crashes);
+    ensure(stored.len() <= written.len(), || {
+        format!("{} crashes, {} reports", written.len(), stored.len())
+    })?;
+    if pair.peers() != Peers::Rust {
+        return Ok(());
+    }
+    written.iter().try_for_each(|report| {
+        let kept = stored.get(&report.report_id);
+        ensure(kept == Some(report), || {
+            format!("{} was written and is stored as {kept:?}", report.report_id)
+        })
+    })
+}
+
+/// No report waits in the spool, no record waits for a commit, no event waits for an application.
+pub fn nothing_is_left_waiting(pair: &Pair) -> Result<(), String> {
+    let waiting = pair.daemon().disk.spool.keys().next();
+    ensure(waiting.is_none(), || format!("{waiting:?} waits in the spool"))?;
+    ensure(pair.controller().is_quiet(), || {
+        "the controller still has something to commit".to_owned()
+    })?;
+    let events = pair
+        .daemon()
+        .session()
+        .map_or(0, |session| session.events_pending());
+    ensure(events == 0, || format!("{events} events wait in the daemon"))?;
+    let room = pair
+        .daemon()
+        .session()
+        .is_none_or(|session| session.has_room(Class::Control, 1_024));
+    ensure(room, || "the daemon's outbox is full".to_owned())
+}

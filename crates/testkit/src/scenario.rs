@@ -1,0 +1,292 @@
+//! Scenarios as text: a seed, what the peers are, and what happens
+//!
+//! ```
+//! use prexorcloud_testkit::Scenario;
+//!
+//! let text = "\
+//! seed 7
+//! peers rust
+//! heartbeat 30s
+//! start lobby-1 prepare=2s startup=1s stop=500ms
+//! wait 1s
+//! break keep 0 up 0 down noticed by daemon 0s controller 2s
+//! wait 1m
+//! ";
+//! let scenario: Scenario = text.parse().unwrap();
+//! assert_eq!(scenario.to_string(), text);
+//! scenario.run().unwrap();
+//! ```
+//!
+//! A line that begins with `#` is a comment; the ones before `seed` are kept, because a committed scenario should say
+//! what it is about.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::action::Action;
+use crate::log::Log;
+use crate::pair::{Pair, Violation};
+use crate::rng::Rng;
+use crate::text::{self, Words, show};
+
+/// What the two sides are
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Peers {
+    /// Two peers of this repository.
+    #[default]
+    Rust,
+    /// The daemon speaks as the Java daemon: nothing beyond protocol version 1, no `RUNNING`, no incarnations.
+    JavaDaemon,
+    /// The controller speaks as the Java controller: no incarnations, no acknowledgement of crash reports, commands
+    /// before the handshake's acknowledgement.
+    JavaController,
+}
+
+/// A reproducible run
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scenario {
+    /// What it is about; written as comment lines.
+    pub about: String,
+    /// Decides latencies, delays and ids.
+    pub seed: u64,
+    /// What the two sides are.
+    pub peers: Peers,
+    /// The controller's heartbeat interval.
+    pub heartbeat: Duration,
+    /// What happens, in order.
+    pub actions: Vec<Action>,
+}
+
+/// A scenario's text that is none
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: expected {expected}, found {found:?}")]
+pub struct ParseError {
+    /// The line, from 1; 0 if only a part was parsed.
+    pub line: usize,
+    /// What would have fitted.
+    pub expected: &'static str,
+    /// What was there.
+    pub found: String,
+}
+
+impl ParseError {
+    pub(crate) fn new(found: &str, expected: &'static str) -> Self {
+        Self {
+            line: 0,
+            expected,
+            found: found.to_owned(),
+        }
+    }
+}
+
+/// How a run failed: which promise was broken, and the log up to there
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was broken.
+    pub violation: Violation,
+    /// The log.
+    pub log: Log,
+}
+
+impl Scenario {
+    /// An empty scenario between two peers of this repository.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self {
+            about: String::new(),
+            seed,
+            peers: Peers::Rust,
+            heartbeat: Duration::from_secs(30),
+            actions: Vec::new(),
+        }
+    }
+
+    /// A scenario of so many actions, all of them decided by the seed.
+    #[must_use]
+    pub fn random(seed: u64, actions: usize) -> Self {
+        let mut rng = Rng::new(seed);
+        let peers = match rng.below(10) {
+            0 => Peers::JavaDaemon,
+            1 => Peers::JavaController,
+            _ => Peers::Rust,
+        };
+        let heartbeat = if rng.chance(50) {
+            Duration::from_secs(30)
+        } else {
+            Duration::from_secs(5)
+        };
+        let actions = (0..actions).map(|_| Action::random(&mut rng)).collect();
+        Self {
+            about: String::new(),
+            seed,
+            peers,
+            heartbeat,
+            actions,
+        }
+    }
+
+    /// Plays the scenario, lets everything heal and come to rest, and judges the end.
+    ///
+    /// # Errors
+    /// The first [`Violation`] of an [invariant](crate::invariants).
+    pub fn run(&self) -> Result<Pair, Violation> {
+        let mut pair = Pair::of(self);
+        pair.play(&self.actions)?;
+        Ok(pair)
+    }
+
+    /// Like [`run`](Self::run), and tells the whole story of a failure.
+    ///
+    /// # Errors
+    /// The first violation and the log that leads to it.
+    pub fn run_logged(&self) -> Result<Pair, Box<Failure>> {
+        let mut pair = Pair::of(self).with_log(Log::new());
+        match pair.play(&self.actions) {
+            Ok(()) => Ok(pair),
+            Err(violation) => Err(Box::new(Failure {
+                violation,
+                log: pair.into_log(),
+            })),
+        }
+    }
+
+    /// Removes and shortens actions as long as the run fails with the same invariant.
+    #[must_use]
+    pub fn minimised(&self) -> Self {
+        let Err(original) = self.run() else {
+            return self.clone();
+        };
+        let fails = |candidate: &Self| {
+            candidate
+                .run()
+                .is_err_and(|found| found.invariant == original.invariant)
+        };
+        let mut best = self.clone();
+        loop {
+            let before = best.actions.len();
+            let mut chunk = (before / 2).max(1);
+            loop {
+                let mut at = 0;
+                while at < best.actions.len() {
+                    let mut candidate = best.clone();
+                    candidate.actions.drain(at..(at + chunk).min(best.actions.len()));
+                    if fails(&candidate) {
+                        best = candidate;
+                    } else {
+                        at += chunk;
+                    }
+                }
+                if chunk == 1 {
+                    break;
+                }
+                chunk /= 2;
+            }
+            if best.actions.len() == before {
+                break;
+            }
+        }
+        for at in 0..best.actions.len() {
+            let Some(Action::Start(instance, behaviour)) = best.actions.get(at).cloned() else {
+                continue;
+            };
+            for simpler in behaviour.simpler() {
+                let mut candidate = best.clone();
+                if let Some(slot) = candidate.actions.get_mut(at) {
+                    *slot = Action::Start(instance, simpler);
+                }
+                if fails(&candidate) {
+                    best = candidate;
+                    break;
+                }
+            }
+        }
+        best
+    }
+}
+
+impl fmt::Display for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rust => "rust",
+            Self::JavaDaemon => "java-daemon",
+            Self::JavaController => "java-controller",
+        })
+    }
+}
+
+impl FromStr for Peers {
+    type Err = ParseError;
+
+    fn from_str(word: &str) -> Result<Self, ParseError> {
+        match word {
+            "rust" => Ok(Self::Rust),
+            "java-daemon" => Ok(Self::JavaDaemon),
+            "java-controller" => Ok(Self::JavaController),
+            other => Err(ParseError::new(other, "rust, java-daemon or java-controller")),
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.about.lines().try_for_each(|line| writeln!(f, "# {line}"))?;
+        writeln!(
+            f,
+            "seed {}\npeers {}\nheartbeat {}",
+            self.seed,
+            self.peers,
+            show(self.heartbeat)
+        )?;
+        self.actions.iter().try_for_each(|action| writeln!(f, "{action}"))
+    }
+}
+
+impl FromStr for Scenario {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let mut scenario = Self::new(0);
+        let mut about = Vec::new();
+        let mut seeded = false;
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if let Some(comment) = line.strip_prefix('#') {
+                if !seeded {
+                    about.push(comment.trim());
+                }
+                continue;
+            }
+            seeded |= line.starts_with("seed");
+            scenario.take(line).map_err(|error| ParseError {
+                line: index + 1,
+                ..error
+            })?;
+        }
+        scenario.about = about.join("\n");
+        Ok(scenario)
+    }
+}
+
+impl Scenario {
+    fn take(&mut self, line: &str) -> Result<(), ParseError> {
+        let mut words = Words::of(line);
+        match line.split_whitespace().next() {
+            None => return Ok(()),
+            Some(key @ ("seed" | "peers" | "heartbeat")) => {
+                words.next("a setting")?;
+                let value = words.next("a value")?;
+                match key {
+                    "seed" => self.seed = text::number(value)?,
+                    "peers" => self.peers = value.parse()?,
+                    _ => self.heartbeat = text::duration(value)?,
+                }
+            }
+            Some(_) => {
+                self.actions.push(line.parse()?);
+                return Ok(());
+            }
+        }
+        words.end()
+    }
+}
