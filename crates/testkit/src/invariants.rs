@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prexorcloud_protocol::instance::{Cause, Desired, State};
+use prexorcloud_protocol::instance::{Cause, Desired, State, Timer};
+use prexorcloud_protocol::ledger;
 use prexorcloud_protocol::outbox::Class;
+use prexorcloud_protocol::roster::Due;
 use prexorcloud_protocol::{InstanceId, Session as _};
 
 use crate::pair::{End, Pair};
@@ -41,6 +43,7 @@ pub const ALWAYS: &[Invariant] = invariants![
     terminal_is_final_per_incarnation,
     operator_state_is_never_touched,
     checked_starts_are_not_denied,
+    a_roster_without_a_stream_rests,
 ];
 
 /// Checked at the end, when nothing disturbs any more.
@@ -250,6 +253,33 @@ pub fn checked_starts_are_not_denied(pair: &Pair) -> Result<(), String> {
     pair.controllers()
         .iter()
         .try_for_each(|controller| none_of(&controller.facts.denied))
+}
+
+/// While no session holds a roster, nothing in it waits for the daemon: neither a late start nor a lost stop can be told
+/// from a broken cable. Lifetimes go on, and so does the time until a retry that the daemon asked for.
+pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
+    for controller in pair.controllers() {
+        let Some(roster) = controller.parked() else {
+            continue;
+        };
+        ensure(!roster.is_connected(), || {
+            format!("{} holds a roster that believes in a stream", controller.name)
+        })?;
+        if let Some(deadline) = roster.poll_timeout() {
+            // A retry that falls due meanwhile leaves with the next handshake.
+            let goes_on = matches!(
+                deadline.timer.due,
+                Due::Lifecycle(Timer::Lifetime) | Due::Command(ledger::Timer::Retry)
+            );
+            ensure(goes_on, || {
+                format!(
+                    "{} waits for {:?} without a stream",
+                    controller.name, deadline.timer
+                )
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// With nothing in the way, daemon and controller are connected.

@@ -486,6 +486,11 @@ impl Lifecycle {
 
     /// The stream is gone.
     pub fn handle_disconnected(&mut self, _now: Instant) {
+        self.rest();
+    }
+
+    /// Waits for the daemon no longer; needs no clock, because nothing is armed.
+    pub(crate) fn rest(&mut self) {
         self.link = Link::Down;
         if self.state == State::Scheduled {
             self.startup_due = None;

@@ -304,7 +304,12 @@ impl Roster {
     }
 
     /// The stream is gone. What was on its way is sent again after the next handshake, if it is still wanted.
-    pub fn handle_disconnected(&mut self, now: Instant) {
+    pub fn handle_disconnected(&mut self, _now: Instant) {
+        self.rest();
+    }
+
+    /// Waits for the daemon no longer; needs no clock, because nothing is armed.
+    pub(crate) fn rest(&mut self) {
         if self.link == Link::Down {
             return;
         }
@@ -317,7 +322,7 @@ impl Roster {
             }
             let Some(index) = entry else { continue };
             if let Some(slot) = self.slots.get_mut(index) {
-                slot.lifecycle.handle_disconnected(now);
+                slot.lifecycle.rest();
                 slot.ledger.handle_disconnected();
             }
             self.slots.refresh(index);

@@ -148,6 +148,12 @@ impl ControllerHost {
             .or(self.parked.as_ref())
     }
 
+    /// The roster, while no session holds it.
+    #[must_use]
+    pub const fn parked(&self) -> Option<&Roster> {
+        self.parked.as_ref()
+    }
+
     /// The session that holds the roster.
     #[must_use]
     pub fn session(&self) -> Option<&ControllerSession> {

@@ -199,7 +199,11 @@ impl ControllerSession {
 
     fn begin_closing(&mut self, close: Close, outcome: ControllerOutcome) {
         match std::mem::replace(&mut self.link, Link::Closing(close)) {
-            Link::Established(live) => self.released = Some(live.roster),
+            Link::Established(mut live) => {
+                // The application may take it right away, and the daemon hears nothing more of it here.
+                live.roster.rest();
+                self.released = Some(live.roster);
+            }
             Link::Idle | Link::Handshaking(_) => {}
             ended @ (Link::Closing(_) | Link::Ended) => {
                 self.link = ended;
