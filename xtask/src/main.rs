@@ -1,5 +1,6 @@
 //! Build, contract and release tasks: `cargo xtask --help` lists them
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -153,23 +154,28 @@ fn run(task: Task) -> Result<ExitCode> {
 }
 
 fn classify(old: &Path, new: &Path, json: bool) -> ExitCode {
-    match classify::compare(old, new) {
+    let (text, code) = match classify::compare(old, new) {
         Ok(report) => {
-            if json {
-                println!("{:#}", classify::as_json(&report));
+            let text = if json {
+                format!("{:#}\n", classify::as_json(&report))
             } else {
-                print!("{}", classify::as_text(&report));
-            }
-            classify::exit_code(report.verdict())
+                classify::as_text(&report)
+            };
+            (text, classify::exit_code(report.verdict()))
         }
         Err(unreadable) => {
-            if json {
-                println!("{:#}", classify::unreadable_as_json(&unreadable));
-            }
             eprintln!("{unreadable}");
-            ExitCode::from(classify::UNREADABLE)
+            let text = if json {
+                format!("{:#}\n", classify::unreadable_as_json(&unreadable))
+            } else {
+                String::new()
+            };
+            (text, ExitCode::from(classify::UNREADABLE))
         }
-    }
+    };
+    // A reader that has seen enough (`| head`) changes nothing about the verdict.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    code
 }
 
 fn repository_root() -> PathBuf {

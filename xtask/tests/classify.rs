@@ -167,6 +167,40 @@ fn carrying_or_importing_well_known_files_is_no_difference() {
     assert!(!stdout.contains("google.protobuf.Empty: "), "{stdout}");
 }
 
+#[test]
+fn byte_order_marks_and_line_ends_are_formatting() {
+    let text = "\u{feff}syntax = \"proto3\";\r\npackage m;\r\nmessage M { int32 a = 1; }\r\n";
+    let plain = "syntax = \"proto3\";\npackage m;\nmessage M {\n  int32 a = 1;\n}\n";
+    let (code, stdout, stderr) = outcome(&[("m.proto", text)], &[("m.proto", plain)]);
+    assert_eq!(
+        (code, stdout.as_str(), stderr.as_str()),
+        (Some(0), "identical\n", "")
+    );
+}
+
+#[test]
+fn a_reader_that_stops_listening_does_not_change_the_verdict() {
+    let old = tree(&[("m.proto", "syntax = \"proto3\"; message M { int32 a = 1; }")]);
+    let new = tree(&[("m.proto", "syntax = \"proto3\"; message M {}")]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["contract", "classify"])
+        .arg(old.path())
+        .arg(new.path())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(20),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(output.stderr.is_empty());
+}
+
 /// Files that make a tree unreadable, and what the report must say.
 const UNREADABLE: &[(&str, &str, &str)] = &[
     (

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use prost_types::FileDescriptorSet;
-use protox::file::{FileResolver as _, GoogleFileResolver};
+use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 use protox::prost_reflect::{DescriptorPool, DynamicMessage};
 
 /// A compiled folder of `.proto` files.
@@ -89,16 +89,23 @@ impl Tree {
         if files.is_empty() && problems.is_empty() {
             problems.insert(problem(root, "holds no .proto file"));
         }
-        files.sort();
-        for file in &files {
-            check_source(file, &mut problems);
+        let mut sources = BTreeMap::new();
+        for path in &files {
+            match source(root, path) {
+                Ok((name, text)) => {
+                    sources.insert(name, text);
+                }
+                Err(found) => {
+                    problems.insert(found);
+                }
+            }
         }
         if !problems.is_empty() {
             return Err(Unreadable {
                 problems: problems.into_iter().collect(),
             });
         }
-        compile(root, &files)
+        compile(root, sources)
     }
 
     /// Gives both trees the well-known files of either.
@@ -172,30 +179,31 @@ fn walk(
     ancestors.pop();
 }
 
-/// What has to be said before the compiler sees the file: it reports an edition as a parse error, and recurses.
-fn check_source(path: &Path, problems: &mut BTreeSet<Problem>) {
-    let text = match std::fs::read(path) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(_) => {
-                problems.insert(problem(path, "is not valid UTF-8"));
-                return;
-            }
-        },
-        Err(error) => {
-            problems.insert(problem(path, error));
-            return;
+/// The name of a file from `root` and its text without a byte order mark, if the compiler may see it.
+fn source(root: &Path, path: &Path) -> Result<(String, String), Problem> {
+    let mut name = String::new();
+    for part in path.strip_prefix(root).unwrap_or(path) {
+        let part = part
+            .to_str()
+            .ok_or_else(|| problem(path, "has a name that is not valid UTF-8"))?;
+        if !name.is_empty() {
+            name.push('/');
         }
-    };
-    if path.to_str().is_none() {
-        problems.insert(problem(path, "has a name that is not valid UTF-8"));
+        name.push_str(part);
     }
-    if let Some((line, reason)) = objection_to(&text) {
-        problems.insert(Problem {
+    let bytes = std::fs::read(path).map_err(|error| problem(path, error))?;
+    let mut text = String::from_utf8(bytes).map_err(|_| problem(path, "is not valid UTF-8"))?;
+    if text.starts_with('\u{feff}') {
+        text.remove(0);
+    }
+    // The parser recurses, and reports an edition as a mere syntax error.
+    match objection_to(&text) {
+        None => Ok((name, text)),
+        Some((line, reason)) => Err(Problem {
             file: path.display().to_string(),
             line: Some(line),
             reason,
-        });
+        }),
     }
 }
 
@@ -254,16 +262,29 @@ fn objection_to(text: &str) -> Option<(u32, String)> {
     None
 }
 
-fn compile(root: &Path, files: &[PathBuf]) -> Result<Tree, Unreadable> {
-    let failed = |error: &protox::Error| locate(root, error);
-    let mut compiler = protox::Compiler::new([root]).map_err(|error| Unreadable {
-        problems: vec![failed(&error)],
-    })?;
+/// The files of a tree by name, read once.
+struct Sources(BTreeMap<String, String>);
+
+impl FileResolver for Sources {
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        match self.0.get(name) {
+            Some(text) => File::from_source(name, text),
+            None => Err(protox::Error::file_not_found(name)),
+        }
+    }
+}
+
+fn compile(root: &Path, sources: BTreeMap<String, String>) -> Result<Tree, Unreadable> {
+    let names: Vec<_> = sources.keys().cloned().collect();
+    let mut resolver = ChainFileResolver::new();
+    resolver.add(Sources(sources));
+    resolver.add(GoogleFileResolver::new());
+    let mut compiler = protox::Compiler::with_file_resolver(resolver);
     compiler.include_imports(true);
     let mut problems = BTreeSet::new();
-    for file in files {
-        if let Err(error) = compiler.open_file(file) {
-            problems.insert(failed(&error));
+    for name in &names {
+        if let Err(error) = compiler.open_file(name) {
+            problems.insert(locate(root, &error));
         }
     }
     if !problems.is_empty() {

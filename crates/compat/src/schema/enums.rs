@@ -1,6 +1,6 @@
 //! Compares enums and their values
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::model::{Enum, Schema, Syntax};
 use super::report::Report;
@@ -29,9 +29,22 @@ pub(super) fn compare_enums(report: &mut Report, old: &Schema, new: &Schema) {
     }
 }
 
+/// The names of each number, more than one if there are aliases.
+fn by_number(declared: &Enum) -> BTreeMap<i32, Vec<&str>> {
+    let mut names: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (label, value) in &declared.values {
+        names.entry(value.number).or_default().push(label.as_str());
+    }
+    names
+}
+
 fn compare_enum(report: &mut Report, name: &str, old: &Enum, new: &Enum) {
     compare_origin(report, name, &old.origin, &new.origin);
-    let mut successors = BTreeSet::new();
+    let (old_names, mut newcomers) = (by_number(old), by_number(new));
+    for labels in newcomers.values_mut() {
+        labels.retain(|label| !old.values.contains_key(*label));
+        labels.reverse();
+    }
     for (label, value) in &old.values {
         let element = format!("{name}.{label}");
         let number = value.number;
@@ -49,36 +62,29 @@ fn compare_enum(report: &mut Report, name: &str, old: &Enum, new: &Enum) {
             continue;
         }
         // With aliases several names may go and come; each newcomer succeeds one.
-        let successor = new.values.iter().find(|(other, candidate)| {
-            candidate.number == number && !old.values.contains_key(*other) && !successors.contains(*other)
-        });
-        match successor {
-            Some((other, _)) => {
-                successors.insert(other.clone());
-                let text = format!("value {number} is now called {other}");
+        match newcomers.get_mut(&number).and_then(Vec::pop) {
+            Some(successor) => {
+                let text = format!("value {number} is now called {successor}");
                 report.add(Rule::EnumValueRenamed, element, text);
             }
             None => report.add(Rule::EnumValueRemoved, element, format!("value {number} is gone")),
         }
     }
-    for (label, value) in &new.values {
-        if old.values.contains_key(label) || successors.contains(label) {
-            continue;
-        }
-        let element = format!("{name}.{label}");
-        let number = value.number;
-        let former = old.values.iter().find(|(_, former)| former.number == number);
-        match former {
-            _ if old.reserved.contains(number.into()) || old.reserved_names.contains(label) => {}
-            None => report.add(Rule::EnumValueAdded, &element, format!("value {number} is new")),
-            Some((former, _)) => {
-                let stays = old.values.iter().any(|(other, value)| {
-                    value.number == number && new.values.get(other).is_some_and(|kept| kept.number == number)
-                });
-                if stays {
+    for (number, labels) in newcomers {
+        let former = old_names.get(&number).map_or(&[][..], Vec::as_slice);
+        let stays = former
+            .iter()
+            .any(|label| new.values.get(*label).is_some_and(|kept| kept.number == number));
+        for label in labels {
+            let element = format!("{name}.{label}");
+            match former.first() {
+                _ if old.reserved.contains(number.into()) || old.reserved_names.contains(label) => {}
+                None => report.add(Rule::EnumValueAdded, &element, format!("value {number} is new")),
+                Some(former) if stays => {
                     let text = format!("it is another name for {former}, number {number}");
                     report.add(Rule::EnumAliasAdded, &element, text);
-                } else {
+                }
+                Some(former) => {
                     let text = format!("number {number} belonged to {former}");
                     report.add(Rule::NumberReused, &element, text);
                 }

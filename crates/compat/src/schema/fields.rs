@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Cardinality, Field, Message, Schema};
+use super::model::{Cardinality, Extension, Field, Message, Schema};
 use super::report::Report;
 use super::rule::Rule;
 use super::same_options;
@@ -220,13 +220,21 @@ fn compare_shape(report: &mut Report, element: &str, old: &Field, new: &Field, j
 pub(super) fn compare_extensions(report: &mut Report, old: &Schema, new: &Schema) {
     let (old_messages, new_messages) = (&old.messages, &new.messages);
     let (old, new) = (&old.extensions, &new.extensions);
+    // What an extension is on the wire. One that went and one that came in the same place are the same, renamed.
+    let slot = |extension: &Extension| (extension.extendee.clone(), extension.field.number);
+    let went: BTreeSet<_> = old
+        .iter()
+        .filter(|(name, _)| !new.contains_key(*name))
+        .map(|(_, extension)| slot(extension))
+        .collect();
+    let came: BTreeMap<_, _> = new
+        .iter()
+        .filter(|(name, _)| !old.contains_key(*name))
+        .map(|(name, extension)| (slot(extension), (name, extension)))
+        .collect();
     for (name, extension) in old {
         let Some(kept) = new.get(name) else {
-            let successor = new.iter().find(|(other, candidate)| {
-                !old.contains_key(*other)
-                    && candidate.extendee == extension.extendee
-                    && candidate.field.number == extension.field.number
-            });
+            let successor = came.get(&slot(extension));
             match successor {
                 Some((other, candidate)) => {
                     report.add(
@@ -266,15 +274,8 @@ pub(super) fn compare_extensions(report: &mut Report, old: &Schema, new: &Schema
         compare_shape(report, name, &extension.field, &kept.field, true);
     }
     for (name, extension) in new {
-        let is_renaming = || {
-            old.iter().any(|(other, candidate)| {
-                !new.contains_key(other)
-                    && candidate.extendee == extension.extendee
-                    && candidate.field.number == extension.field.number
-            })
-        };
         if !old.contains_key(name)
-            && !is_renaming()
+            && !went.contains(&slot(extension))
             && !is_inside(&extension.origin, |parent| !old_messages.contains_key(parent))
         {
             report.add(

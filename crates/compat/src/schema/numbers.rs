@@ -28,16 +28,19 @@ impl Numbers {
     }
 
     pub(super) fn contains(&self, number: i64) -> bool {
-        self.0.iter().any(|(start, end)| (*start..*end).contains(&number))
+        let next = self.0.partition_point(|(start, _)| *start <= number);
+        let candidate = next.checked_sub(1).and_then(|index| self.0.get(index));
+        candidate.is_some_and(|(_, end)| number < *end)
     }
 
     /// The numbers of `self` that are not in `other`.
     pub(super) fn without(&self, other: &Self) -> Self {
         let mut left = Vec::new();
         for &(mut start, end) in &self.0 {
-            for &(cut_start, cut_end) in &other.0 {
-                if cut_end <= start || cut_start >= end {
-                    continue;
+            let first = other.0.partition_point(|(_, cut_end)| *cut_end <= start);
+            for &(cut_start, cut_end) in other.0.iter().skip(first) {
+                if cut_start >= end {
+                    break;
                 }
                 if cut_start > start {
                     left.push((start, cut_start));
