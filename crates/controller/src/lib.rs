@@ -1,15 +1,44 @@
 //! The PrexorCloud controller as a library: node sessions, stores, services
+//!
+//! [`Controller::start`] turns a [`config::ControllerConfig`] into a [`RunningController`] that serves daemons over
+//! mutual TLS and operators over gRPC and HTTP. There is no `main` here.
+//!
+//! | Module | Does |
+//! |---|---|
+//! | [`config`] | reads what an operator sets |
+//! | [`store`], [`records`] | remembers, durably |
+//! | [`access`], [`audit`] | knows who may do what, and who did |
+//! | [`join_tokens`], [`enrolment`], [`rate_limit`] | turns one-time tokens into nodes' certificates |
+//! | `certificates` | revokes nodes, renews the server's certificate |
+//! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
+//! | [`console`], [`crash`] | what instances print, and why they end |
+//! | [`services`], `http` | the gRPC services and the HTTP interface |
+//!
+//! Two rules hold everywhere. An effect on a daemon leaves only after the record of it is durable, so that a controller
+//! that is killed goes on where it was. And nothing that a peer sends is trusted, unbounded, or lost without a word.
 #![warn(missing_docs)]
 
 pub mod access;
 pub mod audit;
+mod certificates;
 pub mod config;
 pub mod console;
+mod controller;
 pub mod crash;
 pub mod enrolment;
+mod fleet;
+mod http;
 pub mod join_tokens;
+mod maintenance;
+mod nodes;
 pub mod rate_limit;
 pub mod records;
+pub mod services;
 pub mod store;
-
 mod wall_clock;
+
+pub use self::{
+    certificates::ServerCertificateError,
+    controller::{Controller, ControllerFailure, FirstRun, RunningController, StartError},
+    http::HttpServerError,
+};

@@ -83,7 +83,7 @@ impl Record for NodeRecord {
 }
 
 /// A drain that an operator asked for and that is not finished
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct DrainRecord {
     /// When it was asked for
     #[prost(int64, tag = "1")]

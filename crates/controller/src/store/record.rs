@@ -31,7 +31,11 @@ pub struct Stored<R> {
 }
 
 impl<R: Record> Stored<R> {
-    fn decode(entry: Entry) -> Result<Self, StoreError> {
+    /// Reads an entry as an `R`
+    ///
+    /// # Errors
+    /// [`StoreError::Undecodable`] when it is something else.
+    pub fn decode(entry: Entry) -> Result<Self, StoreError> {
         match R::decode(entry.value) {
             Ok(record) => Ok(Self {
                 record,

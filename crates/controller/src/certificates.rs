@@ -1,0 +1,270 @@
+//! Which certificates no longer count, and the server's own
+//!
+//! Revocations live in the store; TLS handshakes and calls read a copy in memory. Revoking a node names every
+//! certificate that was issued to it until now, closes its session and cuts its connections. A node that enrols again
+//! afterwards gets a certificate that counts.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime},
+};
+
+use prexorcloud_protocol::{Close, Code, NodeId};
+use prexorcloud_security::{
+    authority::{Authority, IssueError, ServerNames},
+    credential::Credential,
+    identity::PeerIdentity,
+    revocation::{RevocationList, RevokedNode, RevokedSerial, SharedRevocations},
+    rustls::ServerConfig,
+    tls::{Reloadable, ServerTls, TlsError},
+    trust::TrustError,
+};
+use prexorcloud_transport::ServerHandle;
+
+use crate::{
+    audit,
+    nodes::{Nodes, OrderError},
+    records::{CertificateRecord, NodeRecord, NodeRevocationRecord},
+    store::{self, Expect, Record as _, Store, StoreError, Txn},
+    wall_clock::{from_millis, now_millis},
+};
+
+/// Longest validity of a node's certificate: what a revocation outlives
+const LONGEST_VALIDITY: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// How long a session that is told that its certificate is revoked has to take note
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// Times that a revocation is tried anew because certificates were issued meanwhile
+const ATTEMPTS: usize = 8;
+
+/// Why there is no server certificate
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerCertificateError {
+    /// It could not be issued
+    #[error(transparent)]
+    Issue(#[from] IssueError),
+    /// The authority cannot be trusted
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// TLS cannot be set up with it
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The server's certificate, renewed in time, and the TLS configuration with it
+pub(crate) struct ServerCertificate {
+    authority: Arc<Authority>,
+    names: ServerNames,
+    revocations: SharedRevocations,
+    credential: RwLock<Credential>,
+    config: Reloadable<ServerConfig>,
+}
+
+impl ServerCertificate {
+    /// Issues a certificate for `names`; its key is never written down, so each start has its own
+    pub(crate) fn issue(
+        authority: Arc<Authority>,
+        names: ServerNames,
+        revocations: SharedRevocations,
+    ) -> Result<Self, ServerCertificateError> {
+        let (credential, config) = issue(&authority, &names, &revocations)?;
+        let (credential, config) = (RwLock::new(credential), Reloadable::new(config));
+        Ok(Self {
+            authority,
+            names,
+            revocations,
+            credential,
+            config,
+        })
+    }
+
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        self.config.current()
+    }
+
+    /// Replaces the certificate when a third of its time is left; says whether it did
+    pub(crate) fn renew_if_due(&self, now: SystemTime) -> Result<bool, ServerCertificateError> {
+        let due = self
+            .credential
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .leaf()
+            .renewal_due(now);
+        if !due {
+            return Ok(false);
+        }
+        let (credential, config) = issue(&self.authority, &self.names, &self.revocations)?;
+        self.config.replace(config);
+        *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
+        Ok(true)
+    }
+}
+
+fn issue(
+    authority: &Authority,
+    names: &ServerNames,
+    revocations: &SharedRevocations,
+) -> Result<(Credential, Arc<ServerConfig>), ServerCertificateError> {
+    let credential = authority.issue_server(names, SystemTime::now())?;
+    let config = ServerTls::new(&credential, &authority.trust_anchors()?)
+        .revocations(revocations)
+        .build()?;
+    Ok((credential, config))
+}
+
+/// What a revocation did
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Revoked {
+    pub(crate) serials: Vec<String>,
+    pub(crate) closed_connections: usize,
+}
+
+/// The certificates of nodes
+pub(crate) struct Certificates {
+    store: Arc<dyn Store>,
+    revocations: SharedRevocations,
+    nodes: Arc<Nodes>,
+    server: ServerHandle,
+}
+
+/// Reads what is revoked
+pub(crate) async fn load_revocations(store: &dyn Store) -> Result<RevocationList, StoreError> {
+    let mut list = RevocationList::new();
+    for stored in store::load_all::<CertificateRecord>(store).await?.0 {
+        let CertificateRecord {
+            serial,
+            revoked_at_ms,
+            expires_at_ms,
+            ..
+        } = stored.record;
+        if revoked_at_ms == 0 {
+            continue;
+        }
+        match serial.parse() {
+            Ok(serial) => list.revoke_serial(RevokedSerial {
+                serial,
+                revoked_at: from_millis(revoked_at_ms),
+                not_after: from_millis(expires_at_ms),
+            }),
+            Err(error) => tracing::error!(serial, %error, "a revoked serial number cannot be read"),
+        }
+    }
+    for stored in store::load_all::<NodeRevocationRecord>(store).await?.0 {
+        let issued_until = from_millis(stored.record.issued_before_ms);
+        list.revoke_node(RevokedNode {
+            node_id: stored.record.node_id,
+            issued_until,
+            not_after: issued_until + LONGEST_VALIDITY,
+        });
+    }
+    Ok(list)
+}
+
+impl Certificates {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        revocations: SharedRevocations,
+        nodes: Arc<Nodes>,
+        server: ServerHandle,
+    ) -> Self {
+        Self {
+            store,
+            revocations,
+            nodes,
+            server,
+        }
+    }
+
+    /// Revokes every certificate that was issued to a node until now
+    pub(crate) async fn revoke_node(&self, actor: &str, node: NodeId) -> Result<Revoked, OrderError> {
+        let id = node.as_str();
+        if store::load::<NodeRecord>(&*self.store, id).await?.is_none() {
+            return Err(OrderError::UnknownNode);
+        }
+        let serials = self.record_revocation(actor, id).await?;
+        self.revocations.replace(load_revocations(&*self.store).await?);
+        let close = Close::new(
+            Code::PermissionDenied,
+            "the client certificate is revoked; enrol with a new join token",
+        );
+        if let Err(error) = self.nodes.close(node, close).await {
+            tracing::warn!(%node, %error, "the session of a revoked node could not be closed, its connections are cut");
+        }
+        // The daemon should read why before the connection goes away.
+        tokio::time::sleep(FAREWELL).await;
+        let closed_connections = self.cut_revoked();
+        tracing::warn!(%node, serials = serials.len(), closed_connections, "the certificates of a node were revoked");
+        Ok(Revoked {
+            serials,
+            closed_connections,
+        })
+    }
+
+    async fn record_revocation(&self, actor: &str, node: &str) -> Result<Vec<String>, OrderError> {
+        for _ in 0..ATTEMPTS {
+            let now = now_millis();
+            let revocation = NodeRevocationRecord {
+                node_id: node.to_owned(),
+                issued_before_ms: now,
+            };
+            let audit = audit::entry(actor, "node.revoke-certificates", node, "");
+            let mut txn = Txn::new().put_record(&revocation).put_record(&audit);
+            let mut serials = Vec::new();
+            for stored in store::load_all::<CertificateRecord>(&*self.store).await?.0 {
+                // What is left out is revoked by the node's record all the same.
+                if stored.record.node_id == node
+                    && stored.record.revoked_at_ms == 0
+                    && serials.len() < Txn::MAX_OPERATIONS / 2 - 2
+                {
+                    serials.push(stored.record.serial.clone());
+                    let revoked = CertificateRecord {
+                        revoked_at_ms: now,
+                        ..stored.record
+                    };
+                    txn = txn.replace(stored.revision, &revoked);
+                }
+            }
+            if self.store.txn(txn).await?.committed().is_some() {
+                return Ok(serials);
+            }
+        }
+        Err(OrderError::Conflict(
+            "certificates are being issued to this node, try again".to_owned(),
+        ))
+    }
+
+    /// Cuts every connection whose certificate no longer counts
+    fn cut_revoked(&self) -> usize {
+        let revocations = self.revocations.current();
+        self.server.close_where(|peer| {
+            let identity = peer.certificate().map(PeerIdentity::from_der);
+            identity
+                .is_some_and(|identity| identity.is_ok_and(|peer| revocations.is_revoked(&peer).is_some()))
+        })
+    }
+}
+
+/// Forgets certificates that expired a while ago, and revocations that only concern such; says how many
+pub(crate) async fn prune(store: &dyn Store, now: SystemTime) -> Result<usize, StoreError> {
+    // A peer's clock may run late.
+    let leeway = Duration::from_secs(7 * 24 * 3600);
+    let mut pruned = 0;
+    let mut forget = Vec::new();
+    for stored in store::load_all::<CertificateRecord>(store).await?.0 {
+        if from_millis(stored.record.expires_at_ms) + leeway < now {
+            forget.push((stored.record.key(), stored.revision));
+        }
+    }
+    for stored in store::load_all::<NodeRevocationRecord>(store).await?.0 {
+        if from_millis(stored.record.issued_before_ms) + LONGEST_VALIDITY + leeway < now {
+            forget.push((stored.record.key(), stored.revision));
+        }
+    }
+    for (key, revision) in forget {
+        let txn = Txn::new().expect(key.clone(), Expect::At(revision)).delete(key);
+        pruned += usize::from(store.txn(txn).await?.committed().is_some());
+    }
+    Ok(pruned)
+}

@@ -1,0 +1,481 @@
+//! A controller from its start to its end
+
+use std::{
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use prexorcloud_proto::{
+    admin_service_server::AdminServiceServer, bootstrap_service_server::BootstrapServiceServer,
+};
+use prexorcloud_protocol::Epoch;
+use prexorcloud_security::{
+    authority::{Authority, AuthorityPolicy, InvalidServerName, LoadError, ServerNames},
+    files::{DataDirLock, LockError},
+    revocation::SharedRevocations,
+    token::CaPin,
+};
+use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions};
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::service::Routes;
+
+use crate::{
+    access::{ADMIN_TOKEN_FILE, AccessTokens, MintError},
+    certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
+    config::ControllerConfig,
+    console::Consoles,
+    enrolment::Enrolment,
+    fleet::Fleet,
+    http::{self, Api, HttpServer, HttpServerError},
+    join_tokens::{JoinTokens, MintTokenError, MintedToken},
+    maintenance::Maintenance,
+    nodes::{Doorman, Nodes, Surroundings},
+    records::ControllerRecord,
+    services::{Admin, Bootstrap},
+    store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError, Txn},
+    wall_clock::now_millis,
+};
+
+/// Name of the store's file in the data folder
+const STORE_FILE: &str = "controller.db";
+
+/// Name of the authority's folder in the data folder
+const AUTHORITY_FOLDER: &str = "ca";
+
+/// How long connections may take to end at a shutdown
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Between two looks at the storage
+const PROBE: Duration = Duration::from_secs(10);
+
+/// Why a controller did not start: one sentence for the operator
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data folder is in use or cannot be written
+    #[error(transparent)]
+    DataDir(#[from] LockError),
+    /// The store cannot be opened
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store cannot be read or written
+    #[error(transparent)]
+    Records(#[from] StoreError),
+    /// The certificate authority cannot be loaded
+    #[error(transparent)]
+    Authority(#[from] LoadError),
+    /// The first administrator's token cannot be made
+    #[error("the administrator's token cannot be made: {0}")]
+    AdminToken(#[from] MintError),
+    /// One of `grpc.names` is no host name or address
+    #[error("grpc.names: {0}")]
+    Name(#[from] InvalidServerName),
+    /// The machine's own names cannot be found out
+    #[error("the addresses of this machine cannot be listed: {0}")]
+    Interfaces(#[source] std::io::Error),
+    /// There is no server certificate
+    #[error("the server certificate cannot be issued: {0}")]
+    Certificate(#[from] ServerCertificateError),
+    /// The gRPC port cannot be used
+    #[error("grpc.listen: {0}")]
+    Grpc(#[from] BindError),
+    /// The HTTP port cannot be used
+    #[error(transparent)]
+    Http(#[from] HttpServerError),
+    /// The start was interrupted
+    #[error("the start was interrupted")]
+    Interrupted,
+}
+
+/// Why a running controller cannot go on
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControllerFailure {
+    /// The store is damaged or closed
+    #[error("the store failed: {0}")]
+    Store(StoreError),
+    /// The HTTP listener ended
+    #[error("the HTTP listener ended")]
+    Http,
+}
+
+/// What a first start left for the operator
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstRun {
+    /// The file with the administrator's bearer token (0600)
+    pub admin_token_file: PathBuf,
+}
+
+/// The controller
+#[derive(Debug)]
+pub enum Controller {}
+
+impl Controller {
+    /// Starts a controller and returns when both ports serve
+    ///
+    /// A rustls provider must be installed for the process. Instances that were recorded before are taken up again;
+    /// nodes find their way back by themselves.
+    ///
+    /// # Errors
+    /// [`StartError`] is one sentence that says what the operator has to do. Nothing is left running then.
+    pub async fn start(config: ControllerConfig) -> Result<RunningController, StartError> {
+        let foundation = Foundation::lay(&config).await?;
+        let grpc = Server::bind(config.grpc.listen, ServerOptions::default()).await?;
+        let http = HttpServer::bind(config.http.listen).await?;
+        foundation.serve(config, grpc, http).await
+    }
+}
+
+/// What has to be there before anything can be served
+struct Foundation {
+    lock: DataDirLock,
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    epoch: Epoch,
+    access: AccessTokens,
+    first_run: Option<FirstRun>,
+    certificate: Arc<ServerCertificate>,
+    revocations: SharedRevocations,
+}
+
+impl Foundation {
+    async fn lay(config: &ControllerConfig) -> Result<Self, StartError> {
+        let data_dir = config.data_dir.clone();
+        let on_disk = tokio::task::spawn_blocking(move || {
+            let lock = DataDirLock::acquire(&data_dir, "controller")?;
+            let store = SqliteStore::open(data_dir.join(STORE_FILE), &SqliteOptions::default())?;
+            let folder = data_dir.join(AUTHORITY_FOLDER);
+            let (authority, origin) =
+                Authority::load_or_create(&folder, &AuthorityPolicy::default(), SystemTime::now())?;
+            tracing::debug!(?origin, folder = %folder.display(), "the certificate authority is ready");
+            Ok::<_, StartError>((lock, store, authority))
+        });
+        let (lock, store, authority) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let store: Arc<dyn Store> = Arc::new(store);
+        let authority = Arc::new(authority);
+        let epoch = next_epoch(&*store).await?;
+        let access = AccessTokens::new(Arc::clone(&store));
+        let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {
+            admin_token_file: config.data_dir.join(ADMIN_TOKEN_FILE),
+        });
+        let mut names = ServerNames::local().map_err(StartError::Interfaces)?;
+        for name in &config.grpc.names {
+            names = names.with(name)?;
+        }
+        let revocations = SharedRevocations::new(certificates::load_revocations(&*store).await?);
+        let certificate = ServerCertificate::issue(Arc::clone(&authority), names, revocations.clone())?;
+        let certificate = Arc::new(certificate);
+        Ok(Self {
+            lock,
+            store,
+            authority,
+            epoch,
+            access,
+            first_run,
+            certificate,
+            revocations,
+        })
+    }
+
+    async fn serve(
+        self,
+        config: ControllerConfig,
+        grpc: Server,
+        http: HttpServer,
+    ) -> Result<RunningController, StartError> {
+        let Self {
+            lock,
+            store,
+            authority,
+            epoch,
+            access,
+            first_run,
+            certificate,
+            revocations,
+        } = self;
+        let stopping = CancellationToken::new();
+        let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
+        let surroundings = Surroundings {
+            store: Arc::clone(&store),
+            consoles: Arc::clone(&consoles),
+            epoch,
+            http_port: http.local_addr().port(),
+            grpc_addresses: announced(
+                &config.grpc.names,
+                config.grpc.listen.ip(),
+                grpc.local_addr().port(),
+            ),
+            config: config.clone(),
+            stopping: stopping.clone(),
+            crashes_since_pruning: Default::default(),
+        };
+        let nodes = Nodes::start(Arc::new(surroundings)).await?;
+        let pin = CaPin::of(authority.certificate());
+        let tokens = JoinTokens::new(Arc::clone(&store), pin, config.tokens.clone());
+        let enrolment = Enrolment::new(
+            Arc::clone(&store),
+            tokens.clone(),
+            Arc::clone(&authority),
+            &config.enrolment,
+        );
+
+        let doorman = Doorman::new(Arc::clone(&nodes), revocations.clone());
+        let admin = Admin::new(tokens.clone(), access.clone(), revocations.clone());
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<DaemonService<Doorman>>().await;
+        health.set_serving::<BootstrapServiceServer<Bootstrap>>().await;
+        health.set_serving::<AdminServiceServer<Admin>>().await;
+        let routes = Routes::new(DaemonService::new(Arc::new(doorman)))
+            .add_service(BootstrapServiceServer::new(Bootstrap::new(Arc::new(enrolment))))
+            .add_service(AdminServiceServer::new(admin))
+            .add_service(health_service);
+        let tls = Arc::clone(&certificate);
+        let grpc = grpc.serve(move || tls.config(), routes);
+
+        let certificates = Certificates::new(
+            Arc::clone(&store),
+            revocations.clone(),
+            Arc::clone(&nodes),
+            grpc.clone(),
+        );
+        let api = Api {
+            store: Arc::clone(&store),
+            tokens: tokens.clone(),
+            access,
+            fleet: Fleet::new(Arc::clone(&store), Arc::clone(&nodes)),
+            nodes: Arc::clone(&nodes),
+            certificates,
+            consoles,
+            stopping: stopping.clone(),
+        };
+        let http_address = http.local_addr();
+        let http = http.serve(http::router(Arc::new(api), &config.http), stopping.clone());
+        let maintenance = Maintenance {
+            store: Arc::clone(&store),
+            tokens: tokens.clone(),
+            nodes: Arc::clone(&nodes),
+            revocations,
+            certificate,
+            keep_crashes: config.crashes.keep,
+        };
+        tokio::spawn(maintenance.run(stopping.clone()));
+        let (failed, failure) = watch::channel(None);
+        let http = tokio::spawn(watch_http(http, stopping.clone(), failed.clone()));
+        tokio::spawn(watch_store(Arc::clone(&store), stopping.clone(), failed));
+        tracing::info!(grpc = %grpc.local_addr(), http = %http_address, epoch = epoch.get(), "the controller serves");
+        Ok(RunningController {
+            config,
+            first_run,
+            pin,
+            tokens,
+            nodes,
+            grpc,
+            http_address,
+            http,
+            failure,
+            store,
+            stop: stopping.drop_guard(),
+            _lock: lock,
+        })
+    }
+}
+
+/// A controller that serves; dropping it ends it abruptly, [`shutdown`](Self::shutdown) with care
+pub struct RunningController {
+    config: ControllerConfig,
+    first_run: Option<FirstRun>,
+    pin: CaPin,
+    tokens: JoinTokens,
+    nodes: Arc<Nodes>,
+    grpc: ServerHandle,
+    http_address: SocketAddr,
+    http: JoinHandle<()>,
+    failure: watch::Receiver<Option<ControllerFailure>>,
+    store: Arc<dyn Store>,
+    stop: DropGuard,
+    // The last to go: nobody else may open the folder before the store is closed.
+    _lock: DataDirLock,
+}
+
+impl RunningController {
+    /// Where daemons connect; the real port if the configured one was 0
+    #[must_use]
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc.local_addr()
+    }
+
+    /// Where HTTP is served; the real port if the configured one was 0
+    #[must_use]
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http_address
+    }
+
+    /// The data folder
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.config.data_dir
+    }
+
+    /// What daemons recognise this cluster by: base64url of the SHA-256 of the authority's certificate
+    #[must_use]
+    pub fn token_pin(&self) -> String {
+        self.pin.to_string()
+    }
+
+    /// What the first start left for the operator; `None` at later ones
+    #[must_use]
+    pub fn first_run(&self) -> Option<&FirstRun> {
+        self.first_run.as_ref()
+    }
+
+    /// Mints a join token in this process, for `node` or any, with the configured lifetime unless `ttl` says otherwise
+    ///
+    /// # Errors
+    /// [`MintTokenError`]; nothing is recorded then.
+    pub async fn create_join_token(
+        &self,
+        node: Option<&str>,
+        ttl: Option<Duration>,
+    ) -> Result<MintedToken, MintTokenError> {
+        self.tokens.mint("controller", node, ttl).await
+    }
+
+    /// Resolves when the controller cannot go on; the process should end with an error
+    ///
+    /// The future does not borrow, so the controller can be shut down while it waits.
+    pub fn wait_failed(&self) -> impl Future<Output = ControllerFailure> + Send + use<> {
+        let mut failure = self.failure.clone();
+        async move {
+            match failure
+                .wait_for(Option::is_some)
+                .await
+                .map(|failure| failure.clone())
+            {
+                Ok(Some(failure)) => failure,
+                // The controller was shut down in order: it did not fail and never will.
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends sessions, requests and connections in good order and closes the store
+    ///
+    /// Instances run on; their nodes connect to the next controller.
+    pub async fn shutdown(self) {
+        drop(self.stop);
+        self.nodes.stopped().await;
+        if self.http.await.is_err() {
+            tracing::warn!("the HTTP listener had failed");
+        }
+        let ended = self.grpc.shutdown(FAREWELL).await;
+        if ended.cut_off > 0 {
+            tracing::warn!(connections = ended.cut_off, "connections were cut at the end");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store did not close cleanly; nothing that was acknowledged is lost");
+        }
+        tracing::info!("the controller has stopped");
+    }
+}
+
+/// Counts this start: daemons obey the highest epoch they have seen
+async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
+    loop {
+        let found = store::load::<ControllerRecord>(store, ControllerRecord::ONLY).await?;
+        let (record, txn) = match found {
+            Some(found) => {
+                let record = ControllerRecord {
+                    epoch: found.record.epoch + 1,
+                    ..found.record
+                };
+                let txn = Txn::new().replace(found.revision, &record);
+                (record, txn)
+            }
+            None => {
+                let cluster_id = uuid::Uuid::new_v4().to_string();
+                let record = ControllerRecord {
+                    cluster_id,
+                    epoch: 1,
+                    created_at_ms: now_millis(),
+                };
+                let txn = Txn::new().create(&record);
+                (record, txn)
+            }
+        };
+        // The data folder is locked, so nobody else counts; a conflict only means that this one counted already.
+        if store.txn(txn).await?.committed().is_some() {
+            return Ok(Epoch::new(record.epoch));
+        }
+    }
+}
+
+/// The addresses that daemons are told for later: only those that mean something elsewhere
+fn announced(names: &[String], listen: IpAddr, port: u16) -> Vec<String> {
+    let own = Some(listen)
+        .filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
+        .map(|ip| ip.to_string());
+    let of = |name: &str| match name.parse::<IpAddr>() {
+        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+        _ => format!("{name}:{port}"),
+    };
+    let mut addresses: Vec<String> = names.iter().chain(&own).map(|name| of(name)).collect();
+    addresses.dedup();
+    addresses.truncate(16);
+    addresses
+}
+
+async fn watch_http(
+    http: JoinHandle<()>,
+    stopping: CancellationToken,
+    failed: watch::Sender<Option<ControllerFailure>>,
+) {
+    let ended = http.await;
+    if ended.is_err() || !stopping.is_cancelled() {
+        failed.send_replace(Some(ControllerFailure::Http));
+    }
+}
+
+async fn watch_store(
+    store: Arc<dyn Store>,
+    stopping: CancellationToken,
+    failed: watch::Sender<Option<ControllerFailure>>,
+) {
+    loop {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(PROBE) => {}
+        }
+        match store::load::<ControllerRecord>(&*store, ControllerRecord::ONLY).await {
+            // Damage does not heal; anything else may.
+            Err(
+                error @ (StoreError::Corrupt { .. } | StoreError::Closed | StoreError::Undecodable { .. }),
+            ) if !stopping.is_cancelled() => {
+                failed.send_replace(Some(ControllerFailure::Store(error)));
+                return;
+            }
+            Err(error) => tracing::error!(%error, "the store does not answer"),
+            Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_that_mean_something_elsewhere_are_announced() {
+        let names = ["controller.example".to_owned(), "2001:db8::1".to_owned()];
+        let listen = |text: &str| text.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        assert_eq!(
+            announced(&names, listen("0.0.0.0"), 9090),
+            ["controller.example:9090", "[2001:db8::1]:9090"]
+        );
+        assert_eq!(announced(&[], listen("127.0.0.1"), 9090), Vec::<String>::new());
+        assert_eq!(announced(&[], listen("203.0.113.9"), 9090), ["203.0.113.9:9090"]);
+    }
+}

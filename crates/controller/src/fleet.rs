@@ -1,0 +1,184 @@
+//! The instances of all nodes: where a new one goes, and where an existing one is
+
+use std::sync::Arc;
+
+use prexorcloud_protocol::{GroupName, InstanceId, NodeId};
+
+use crate::{
+    nodes::{NodeStatus, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals, is_live},
+    records::InstanceRecord,
+    store::{self, Store, StoreError},
+    wall_clock::now_millis,
+};
+
+/// Times that a start is placed anew because others were faster
+const ATTEMPTS: usize = 8;
+
+/// How long the record of an instance that has ended is kept
+const REMEMBERED_FOR_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// An instance with what is not recorded of it
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    pub(crate) record: InstanceRecord,
+    pub(crate) vitals: Option<Vitals>,
+}
+
+/// A start that still needs a place
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) node: Option<NodeId>,
+    pub(crate) instance: Option<InstanceId>,
+    /// Its instance id is replaced if none was asked for
+    pub(crate) order: StartOrder,
+}
+
+pub(crate) struct Fleet {
+    store: Arc<dyn Store>,
+    nodes: Arc<Nodes>,
+}
+
+impl Fleet {
+    pub(crate) fn new(store: Arc<dyn Store>, nodes: Arc<Nodes>) -> Self {
+        Self { store, nodes }
+    }
+
+    /// Starts an instance on the node that was asked for, or on the least loaded one that is ready
+    pub(crate) async fn start(&self, request: Request) -> Result<Seen, OrderError> {
+        let mut refused = OrderError::NotConnected;
+        for _ in 0..ATTEMPTS {
+            let mut order = request.order.clone();
+            order.instance = match request.instance {
+                Some(instance) => instance,
+                None => self.free_id(order.group).await?,
+            };
+            let candidates = match request.node {
+                Some(node) => vec![node],
+                None => by_load(self.nodes.views()),
+            };
+            if candidates.is_empty() {
+                return Err(OrderError::Conflict("no node is ready".to_owned()));
+            }
+            for node in candidates {
+                match self.nodes.launch(node, order.clone()).await {
+                    Ok(record) => return Ok(Seen { record, vitals: None }),
+                    Err(error @ OrderError::Invalid(_)) => return Err(error),
+                    Err(error) if request.node.is_some() && request.instance.is_some() => return Err(error),
+                    // Another node may have room; another id may be free.
+                    Err(error) => refused = error,
+                }
+            }
+            if request.instance.is_some() || !matches!(refused, OrderError::Conflict(_)) {
+                return Err(refused);
+            }
+        }
+        Err(refused)
+    }
+
+    /// All instances, by id
+    pub(crate) async fn list(&self) -> Result<Vec<Seen>, StoreError> {
+        let (stored, _) = store::load_all::<InstanceRecord>(&*self.store).await?;
+        let views = self.nodes.views();
+        let vitals_of = |record: &InstanceRecord| {
+            let view = views.iter().find(|view| view.record.node_id == record.node_id)?;
+            view.vitals.get(record.instance_id.as_str()).copied()
+        };
+        Ok(stored
+            .into_iter()
+            .map(|stored| Seen {
+                vitals: vitals_of(&stored.record),
+                record: stored.record,
+            })
+            .collect())
+    }
+
+    pub(crate) async fn get(&self, instance: InstanceId) -> Result<Seen, OrderError> {
+        let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
+        let record = found.ok_or(OrderError::UnknownInstance)?.record;
+        let node: Option<NodeId> = record.node_id.parse().ok();
+        let view = node.and_then(|node| self.nodes.view(node));
+        let vitals = view.and_then(|view| view.vitals.get(&instance).copied());
+        Ok(Seen { record, vitals })
+    }
+
+    pub(crate) async fn stop(&self, instance: InstanceId, force: bool) -> Result<StopAnswer, OrderError> {
+        self.nodes
+            .stop(self.node_of(instance).await?, instance, force)
+            .await
+    }
+
+    pub(crate) async fn command(&self, instance: InstanceId, line: String) -> Result<(), OrderError> {
+        self.nodes
+            .command(self.node_of(instance).await?, instance, line)
+            .await
+    }
+
+    pub(crate) async fn forget(&self, instance: InstanceId) -> Result<(), OrderError> {
+        self.nodes.forget(self.node_of(instance).await?, instance).await
+    }
+
+    /// Forgets instances that ended long ago; says how many
+    pub(crate) async fn prune(&self) -> Result<usize, StoreError> {
+        let mut pruned = 0;
+        for stored in store::load_all::<InstanceRecord>(&*self.store).await?.0 {
+            let record = stored.record;
+            if is_live(&record) || now_millis() - record.updated_at_ms <= REMEMBERED_FOR_MS {
+                continue;
+            }
+            let (Ok(node), Ok(instance)) = (record.node_id.parse(), record.instance_id.parse()) else {
+                continue;
+            };
+            match self.nodes.forget(node, instance).await {
+                Ok(()) => pruned += 1,
+                Err(error) => tracing::warn!(%instance, %error, "an old instance could not be forgotten"),
+            }
+        }
+        Ok(pruned)
+    }
+
+    async fn node_of(&self, instance: InstanceId) -> Result<NodeId, OrderError> {
+        let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
+        let record = found.ok_or(OrderError::UnknownInstance)?.record;
+        record.node_id.parse().map_err(|_| OrderError::UnknownNode)
+    }
+
+    /// `<group>-<n>` with the lowest n that no live instance has
+    async fn free_id(&self, group: GroupName) -> Result<InstanceId, OrderError> {
+        let (stored, _) = store::load_all::<InstanceRecord>(&*self.store).await?;
+        let taken: std::collections::HashSet<String> = stored
+            .into_iter()
+            .map(|stored| stored.record)
+            .filter(is_live)
+            .map(|record| record.instance_id)
+            .collect();
+        let free = (1_u32..)
+            .map(|number| format!("{group}-{number}"))
+            .find(|id| !taken.contains(id));
+        free.and_then(|id| id.parse().ok()).ok_or_else(|| {
+            OrderError::Invalid("the group's name is too long to number its instances".to_owned())
+        })
+    }
+}
+
+/// The nodes that take new instances, the least loaded first
+fn by_load(views: Vec<NodeView>) -> Vec<NodeId> {
+    let mut ready: Vec<NodeView> = views
+        .into_iter()
+        .filter(|view| view.status() == NodeStatus::Online)
+        .collect();
+    ready.sort_by_key(|view| {
+        let free_mb = view
+            .load
+            .as_ref()
+            .map_or(0, |load| load.total_memory_mb - load.used_memory_mb);
+        (
+            view.live_instances,
+            std::cmp::Reverse(free_mb),
+            view.record.node_id.clone(),
+        )
+    });
+    ready
+        .into_iter()
+        .filter_map(|view| view.record.node_id.parse().ok())
+        .collect()
+}

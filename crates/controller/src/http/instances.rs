@@ -1,0 +1,295 @@
+//! `/instances`: start, look, stop, command, delete
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use axum::{Json, extract::State, http::StatusCode};
+use prexorcloud_protocol::{GroupName, InstanceId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Api,
+    access::Authenticated,
+    error::ApiError,
+    json::{Body, Id, Params, time, time_unless_never},
+};
+use crate::{
+    access::Permission,
+    audit,
+    fleet::{Request, Seen},
+    nodes::{StartOrder, StopAnswer, is_live},
+    records::Wanted,
+    store::Txn,
+    wall_clock::now_millis,
+};
+
+const DEFAULT_MEMORY_MB: i32 = 512;
+
+/// Longest program arguments and environment of one start, in bytes
+const MAX_TEXT_BYTES: usize = 256 * 1024;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Start {
+    group: String,
+    id: Option<String>,
+    node: Option<String>,
+    jar: String,
+    sha256: Option<String>,
+    memory_mb: Option<i32>,
+    #[serde(default)]
+    jvm_args: Vec<String>,
+    #[serde(default)]
+    env: HashMap<String, String>,
+    port: Option<u16>,
+    startup_timeout_seconds: Option<u32>,
+    shutdown_grace_seconds: Option<u32>,
+    max_lifetime_seconds: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Instance {
+    id: String,
+    group: String,
+    node: String,
+    state: &'static str,
+    desired: &'static str,
+    port: i32,
+    incarnation: u64,
+    player_count: i32,
+    uptime_ms: i64,
+    memory_mb: i32,
+    created_at: String,
+    started_at: Option<String>,
+    updated_at: String,
+    last_error: Option<String>,
+}
+
+impl From<Seen> for Instance {
+    fn from(Seen { record, vitals }: Seen) -> Self {
+        let state = record.state().as_str_name();
+        let desired = match record.wanted() {
+            Wanted::Run => "RUN",
+            Wanted::Stop => "STOP",
+            Wanted::ForceStop => "FORCE_STOP",
+        };
+        let now = now_millis();
+        let uptime_ms = match (vitals, record.running_since_ms) {
+            (Some(vitals), _) if vitals.uptime_ms > 0 => vitals.uptime_ms + (now - vitals.at_ms).max(0),
+            (_, since) if since > 0 && is_live(&record) => (now - since).max(0),
+            _ => 0,
+        };
+        let start = record.start.unwrap_or_default();
+        Self {
+            id: record.instance_id,
+            group: start.group,
+            node: record.node_id,
+            state,
+            desired,
+            port: start.port,
+            incarnation: start.incarnation,
+            player_count: vitals.map_or(0, |vitals| vitals.player_count),
+            uptime_ms,
+            memory_mb: start.memory_mb,
+            created_at: time(record.created_at_ms),
+            started_at: time_unless_never(record.running_since_ms),
+            updated_at: time(record.updated_at_ms),
+            last_error: Some(record.last_error).filter(|error| !error.is_empty()),
+        }
+    }
+}
+
+pub(super) async fn start(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    Body(start): Body<Start>,
+) -> Result<(StatusCode, Json<Instance>), ApiError> {
+    let actor = caller.require(Permission::InstancesManage)?;
+    let request = placeable(start)?;
+    let seen = api.fleet.start(request).await?;
+    note(
+        &api,
+        &actor,
+        "instance.start",
+        &seen.record.instance_id,
+        &seen.record.node_id,
+    )
+    .await?;
+    Ok((StatusCode::CREATED, Json(seen.into())))
+}
+
+fn placeable(start: Start) -> Result<Request, ApiError> {
+    let rule = "1 to 64 letters, digits, dots, hyphens or underscores, beginning with a letter or digit";
+    let group: GroupName = start
+        .group
+        .parse()
+        .map_err(|_| ApiError::invalid(format!("group must be {rule}")))?;
+    let parse_id = |id: String| {
+        id.parse::<InstanceId>()
+            .map_err(|_| ApiError::invalid(format!("id must be {rule}")))
+    };
+    let instance = start.id.map(parse_id).transpose()?;
+    let parse_node = |node: String| node.parse().map_err(|_| ApiError::not_found("no such node"));
+    let node = start.node.map(parse_node).transpose()?;
+    let sha256 = start.sha256.unwrap_or_default().to_lowercase();
+    if !sha256.is_empty() && (sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        return Err(ApiError::invalid("sha256 must be 64 hexadecimal digits"));
+    }
+    let is_url = start.jar.starts_with("http://") || start.jar.starts_with("https://");
+    let is_path = start.jar.starts_with('/') && !start.jar.contains("://");
+    let has_name = start.jar.rsplit('/').next().is_some_and(|name| !name.is_empty());
+    if !(is_url || is_path) || !has_name || start.jar.chars().any(char::is_control) {
+        return Err(ApiError::invalid(
+            "jar must be an absolute path on the node, or an http(s) URL of a file",
+        ));
+    }
+    let memory_mb = start.memory_mb.unwrap_or(DEFAULT_MEMORY_MB);
+    if memory_mb < 1 {
+        return Err(ApiError::invalid("memoryMb must be at least 1"));
+    }
+    if start.port == Some(0) {
+        return Err(ApiError::invalid("port must be from 1 to 65535"));
+    }
+    let text = start.jvm_args.iter().map(String::len).sum::<usize>()
+        + start
+            .env
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
+        + start.jar.len();
+    if text > MAX_TEXT_BYTES {
+        return Err(ApiError::invalid(format!(
+            "jar, jvmArgs and env together have at most {MAX_TEXT_BYTES} bytes"
+        )));
+    }
+    if start.env.keys().any(|name| name.is_empty() || name.contains('=')) {
+        return Err(ApiError::invalid("names in env must not be empty nor contain ="));
+    }
+    let duration = |seconds: Option<u32>| {
+        seconds
+            .filter(|seconds| *seconds > 0)
+            .map(|s| Duration::from_secs(s.into()))
+    };
+    let order = StartOrder {
+        // Replaced by a free one if none was asked for.
+        instance: instance.map_or_else(|| parse_id(group.to_string()), Ok)?,
+        group,
+        jar: start.jar,
+        sha256,
+        memory_mb,
+        jvm_args: start.jvm_args,
+        env: start.env,
+        port: start.port,
+        startup_timeout: duration(start.startup_timeout_seconds),
+        shutdown_grace: duration(start.shutdown_grace_seconds),
+        max_lifetime: duration(start.max_lifetime_seconds),
+    };
+    Ok(Request {
+        node,
+        instance,
+        order,
+    })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Filter {
+    group: Option<String>,
+    node: Option<String>,
+    state: Option<String>,
+}
+
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    Params(filter): Params<Filter>,
+) -> Result<Json<Vec<Instance>>, ApiError> {
+    caller.require(Permission::InstancesView)?;
+    let wanted =
+        |wish: &Option<String>, is: &str| wish.as_deref().is_none_or(|wish| wish.eq_ignore_ascii_case(is));
+    let instances = api.fleet.list().await?.into_iter().map(Instance::from);
+    let matching = instances.filter(|instance| {
+        wanted(&filter.group, &instance.group)
+            && wanted(&filter.node, &instance.node)
+            && wanted(&filter.state, instance.state)
+    });
+    Ok(Json(matching.collect()))
+}
+
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<Json<Instance>, ApiError> {
+    caller.require(Permission::InstancesView)?;
+    Ok(Json(api.fleet.get(id.parse("instance")?).await?.into()))
+}
+
+pub(super) async fn forget(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<StatusCode, ApiError> {
+    let actor = caller.require(Permission::InstancesManage)?;
+    api.fleet.forget(id.parse("instance")?).await?;
+    note(&api, &actor, "instance.delete", &id.0, "").await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Stop {
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn stop(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+    Params(Stop { force }): Params<Stop>,
+) -> Result<Json<Value>, ApiError> {
+    let actor = caller.require(Permission::InstancesManage)?;
+    let answer = api.fleet.stop(id.parse("instance")?, force).await?;
+    note(
+        &api,
+        &actor,
+        "instance.stop",
+        &id.0,
+        if force { "force" } else { "" },
+    )
+    .await?;
+    let status = match answer {
+        StopAnswer::Stopping => "stopping",
+        StopAnswer::ForceStopping => "force-stopping",
+        StopAnswer::AlreadyStopped => "already-stopped",
+    };
+    Ok(Json(json!({ "status": status })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Command {
+    command: String,
+}
+
+pub(super) async fn command(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+    Body(Command { command }): Body<Command>,
+) -> Result<Json<Value>, ApiError> {
+    let actor = caller.require(Permission::InstancesManage)?;
+    api.fleet.command(id.parse("instance")?, command).await?;
+    // The text is not noted: console commands may hold secrets.
+    note(&api, &actor, "instance.command", &id.0, "").await?;
+    Ok(Json(json!({ "status": "sent" })))
+}
+
+async fn note(api: &Api, actor: &str, action: &str, target: &str, detail: &str) -> Result<(), ApiError> {
+    let entry = audit::entry(actor, action, target, detail);
+    // A put without a condition cannot conflict.
+    let _ = api.store.txn(Txn::new().put_record(&entry)).await?;
+    Ok(())
+}

@@ -1,0 +1,79 @@
+//! The HTTP interface: thin, JSON, under `/api/v1`
+//!
+//! It translates and authorises; what happens, happens elsewhere. Errors have one form:
+//! `{"error":{"code":"NOT_FOUND","message":"no such node","status":404}}`.
+
+mod access;
+mod console;
+mod crashes;
+mod error;
+mod instances;
+mod json;
+mod nodes;
+mod server;
+mod system;
+mod tokens;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{delete, get, post},
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::server::HttpServer;
+pub use self::server::HttpServerError;
+use crate::{
+    access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles, fleet::Fleet,
+    join_tokens::JoinTokens, nodes::Nodes, store::Store,
+};
+
+/// What the handlers work with
+pub(crate) struct Api {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) tokens: JoinTokens,
+    pub(crate) access: AccessTokens,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) fleet: Fleet,
+    pub(crate) certificates: Certificates,
+    pub(crate) consoles: Arc<Consoles>,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// All routes
+pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
+    let timeout = config.request_timeout;
+    let routes = Router::new()
+        .route("/admin/tokens", get(tokens::list).post(tokens::create))
+        .route("/admin/tokens/{id}", delete(tokens::revoke))
+        .route("/nodes", get(nodes::list))
+        .route("/nodes/{id}", get(nodes::show))
+        .route("/nodes/{id}/drain", post(nodes::drain))
+        .route("/nodes/{id}/undrain", post(nodes::undrain))
+        .route("/nodes/{id}/cordon", post(nodes::cordon))
+        .route("/nodes/{id}/uncordon", post(nodes::uncordon))
+        .route("/nodes/{id}/shutdown", post(nodes::shutdown))
+        .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
+        .route("/instances", get(instances::list).post(instances::start))
+        .route("/instances/{id}", get(instances::show).delete(instances::forget))
+        .route("/instances/{id}/stop", post(instances::stop))
+        .route("/instances/{id}/command", post(instances::command))
+        .route("/instances/{id}/console", get(console::stream))
+        .route("/crashes", get(crashes::list))
+        .route("/crashes/{id}", get(crashes::show))
+        .route("/system/health", get(system::health))
+        .route("/system/ready", get(system::ready))
+        .route("/system/version", get(system::version));
+    Router::new()
+        .nest("/api/v1", routes)
+        .fallback(error::no_such_route)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(middleware::from_fn(move |request, next| {
+            error::within(timeout, request, next)
+        }))
+        .layer(DefaultBodyLimit::max(config.max_body_bytes))
+        .with_state(api)
+}

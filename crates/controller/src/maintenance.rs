@@ -1,0 +1,72 @@
+//! What has to happen now and then: forgetting what is old, renewing what runs out
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use prexorcloud_security::revocation::SharedRevocations;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    audit,
+    certificates::{self, ServerCertificate},
+    fleet::Fleet,
+    join_tokens::JoinTokens,
+    nodes::{Nodes, prune_crashes},
+    store::{Store, StoreError},
+};
+
+/// After the start, when everything else has settled
+const FIRST: Duration = Duration::from_secs(60);
+
+const INTERVAL: Duration = Duration::from_secs(3600);
+
+pub(crate) struct Maintenance {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) tokens: JoinTokens,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) revocations: SharedRevocations,
+    pub(crate) certificate: Arc<ServerCertificate>,
+    pub(crate) keep_crashes: usize,
+}
+
+impl Maintenance {
+    pub(crate) async fn run(self, stopping: CancellationToken) {
+        let mut wait = FIRST;
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+            wait = INTERVAL;
+            match self.certificate.renew_if_due(SystemTime::now()) {
+                Ok(true) => tracing::info!("the server certificate was renewed"),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the server certificate could not be renewed, trying again")
+                }
+            }
+            match self.forget_what_is_old().await {
+                Ok(0) => {}
+                Ok(records) => tracing::info!(records, "old records were deleted"),
+                Err(error) => tracing::warn!(%error, "old records could not be deleted, trying again"),
+            }
+        }
+    }
+
+    async fn forget_what_is_old(&self) -> Result<usize, StoreError> {
+        let store = &*self.store;
+        let now = SystemTime::now();
+        let mut records = self.tokens.prune(now).await?;
+        records += audit::prune(store).await?;
+        records += prune_crashes(store, self.keep_crashes).await?;
+        records += Fleet::new(Arc::clone(&self.store), Arc::clone(&self.nodes))
+            .prune()
+            .await?;
+        records += certificates::prune(store, now).await?;
+        self.revocations
+            .replace(certificates::load_revocations(store).await?);
+        Ok(records)
+    }
+}

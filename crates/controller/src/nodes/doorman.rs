@@ -1,0 +1,76 @@
+//! Streams of daemons, from their first byte to the hand-over to their node's task
+
+use std::sync::Arc;
+
+use prexorcloud_protocol::{
+    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, heartbeat::HeartbeatConfig,
+};
+use prexorcloud_security::revocation::SharedRevocations;
+use prexorcloud_transport::{NodeAcceptor, Peer, SessionHandle};
+
+use super::{Nodes, order::Order};
+use crate::services::node_of;
+
+/// Makes the session of each stream and waits for its handshake
+pub(crate) struct Doorman {
+    nodes: Arc<Nodes>,
+    revocations: SharedRevocations,
+    session: ControllerConfig,
+}
+
+impl Doorman {
+    pub(crate) fn new(nodes: Arc<Nodes>, revocations: SharedRevocations) -> Self {
+        let heartbeat = &nodes.surroundings().config.heartbeat;
+        let mut session = ControllerConfig::default();
+        session.heartbeat = HeartbeatConfig {
+            interval: heartbeat.interval,
+            missed_limit: heartbeat.missed_limit,
+        };
+        Self {
+            nodes,
+            revocations,
+            session,
+        }
+    }
+}
+
+impl NodeAcceptor for Doorman {
+    type Session = ControllerSession;
+
+    fn open(&self, peer: &Peer) -> Result<ControllerSession, Close> {
+        if self.nodes.surroundings().stopping.is_cancelled() {
+            return Err(Close::new(Code::Unavailable, "the controller is shutting down"));
+        }
+        let node = node_of(peer, &self.revocations)?;
+        Ok(ControllerSession::new(self.session.clone(), node))
+    }
+
+    fn attach(&self, peer: Peer, session: SessionHandle<ControllerSession>) {
+        let nodes = Arc::clone(&self.nodes);
+        tokio::spawn(async move {
+            while let Some(event) = session.next_event().await {
+                match event {
+                    ControllerEvent::Hello(hello) => {
+                        let node = hello.node_id;
+                        let order = Order::Join {
+                            hello,
+                            session: session.clone(),
+                            peer,
+                        };
+                        if let Err(error) = nodes.join(node, order).await {
+                            let close = Close::new(Code::Unavailable, error.to_string());
+                            session.with(|session, _| session.close_with(close));
+                        }
+                        return;
+                    }
+                    ControllerEvent::Closed(outcome) => {
+                        tracing::info!(address = %peer.address(), %outcome, "a stream ended before its handshake");
+                        return;
+                    }
+                    // Nothing else comes before the handshake.
+                    _ => {}
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,235 @@
+//! The tasks of all nodes, by node id
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
+    time::Duration,
+};
+
+use prexorcloud_proto::ShutdownNodeAck;
+use prexorcloud_protocol::{Close, Epoch, InstanceId, NodeId};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    NodeStatus, NodeView, OrderError, StartOrder, StopAnswer,
+    node::Node,
+    order::{Order, Reply},
+};
+use crate::{
+    config::ControllerConfig,
+    console::Consoles,
+    records::{InstanceRecord, NodeRecord},
+    store::{self, Store, StoreError},
+};
+
+/// Orders that wait for one node's task
+const MAILBOX: usize = 256;
+
+/// Longest wait for a node's task to take and carry out an order
+const ORDER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What every node's task needs to know
+pub(crate) struct Surroundings {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) consoles: Arc<Consoles>,
+    pub(crate) config: ControllerConfig,
+    pub(crate) epoch: Epoch,
+    /// Told to daemons; 0 = no HTTP
+    pub(crate) http_port: u16,
+    /// Told to daemons, for later reconnects
+    pub(crate) grpc_addresses: Vec<String>,
+    pub(crate) stopping: CancellationToken,
+    /// A daemon that sends crash after crash must not fill the disk until the next maintenance
+    pub(crate) crashes_since_pruning: AtomicUsize,
+}
+
+pub(super) type SharedView = Arc<Mutex<NodeView>>;
+
+struct Entry {
+    orders: mpsc::Sender<Order>,
+    view: SharedView,
+}
+
+/// Finds or starts the task of a node
+pub(crate) struct Nodes {
+    surroundings: Arc<Surroundings>,
+    entries: Mutex<BTreeMap<NodeId, Entry>>,
+    tasks: TaskTracker,
+}
+
+impl Nodes {
+    /// Starts a task for every recorded node, with the instances that are recorded for it
+    pub(crate) async fn start(surroundings: Arc<Surroundings>) -> Result<Arc<Self>, StoreError> {
+        let (records, _) = store::load_all::<NodeRecord>(&*surroundings.store).await?;
+        let (instances, _) = store::load_all::<InstanceRecord>(&*surroundings.store).await?;
+        let nodes = Arc::new(Self {
+            surroundings,
+            entries: Mutex::default(),
+            tasks: TaskTracker::new(),
+        });
+        let known = records.iter().map(|stored| stored.record.node_id.as_str());
+        let used = instances.iter().map(|stored| stored.record.node_id.as_str());
+        for node_id in known.chain(used) {
+            let Ok(node_id) = node_id.parse() else {
+                tracing::error!(node_id, "a recorded node has an invalid name and is ignored");
+                continue;
+            };
+            nodes.entry(node_id);
+        }
+        Ok(nodes)
+    }
+
+    /// Ends all sessions and waits for the tasks; the surroundings' token must be cancelled
+    pub(crate) async fn stopped(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    pub(crate) fn surroundings(&self) -> &Arc<Surroundings> {
+        &self.surroundings
+    }
+
+    /// All nodes as last seen, by id
+    pub(crate) fn views(&self) -> Vec<NodeView> {
+        let views: Vec<SharedView> = self
+            .entries()
+            .values()
+            .map(|entry| Arc::clone(&entry.view))
+            .collect();
+        views
+            .iter()
+            .map(|view| look(view).clone())
+            .filter(|view| !view.record.node_id.is_empty())
+            .collect()
+    }
+
+    /// One node as last seen
+    pub(crate) fn view(&self, node: NodeId) -> Option<NodeView> {
+        let view = Arc::clone(&self.entries().get(&node)?.view);
+        let view = look(&view).clone();
+        Some(view).filter(|view| !view.record.node_id.is_empty())
+    }
+
+    pub(crate) async fn launch(&self, node: NodeId, order: StartOrder) -> Result<InstanceRecord, OrderError> {
+        self.ask(node, |reply| Order::Start {
+            order: Box::new(order),
+            reply,
+        })
+        .await
+    }
+
+    pub(crate) async fn stop(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        force: bool,
+    ) -> Result<StopAnswer, OrderError> {
+        self.ask(node, |reply| Order::Stop {
+            instance,
+            force,
+            reply,
+        })
+        .await
+    }
+
+    pub(crate) async fn command(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        line: String,
+    ) -> Result<(), OrderError> {
+        self.ask(node, |reply| Order::Command {
+            instance,
+            line,
+            reply,
+        })
+        .await
+    }
+
+    pub(crate) async fn forget(&self, node: NodeId, instance: InstanceId) -> Result<(), OrderError> {
+        self.ask(node, |reply| Order::Forget { instance, reply }).await
+    }
+
+    pub(crate) async fn cordon(&self, node: NodeId, cordoned: bool) -> Result<NodeStatus, OrderError> {
+        self.ask(node, |reply| Order::Cordon { cordoned, reply }).await
+    }
+
+    /// How many instances are being stopped
+    pub(crate) async fn drain(
+        &self,
+        node: NodeId,
+        shutdown: bool,
+        timeout: Duration,
+    ) -> Result<usize, OrderError> {
+        self.ask(node, |reply| Order::Drain {
+            shutdown,
+            timeout,
+            reply,
+        })
+        .await
+    }
+
+    pub(crate) async fn undrain(&self, node: NodeId) -> Result<NodeStatus, OrderError> {
+        self.ask(node, |reply| Order::Undrain { reply }).await
+    }
+
+    pub(crate) async fn shut_down(
+        &self,
+        node: NodeId,
+        reason: String,
+    ) -> Result<oneshot::Receiver<ShutdownNodeAck>, OrderError> {
+        self.ask(node, |reply| Order::ShutDown { reason, reply }).await
+    }
+
+    pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {
+        self.ask(node, |reply| Order::Close { close, reply }).await
+    }
+
+    /// Hands over a stream whose handshake is complete
+    pub(super) async fn join(&self, node: NodeId, order: Order) -> Result<(), OrderError> {
+        let orders = self.entry(node);
+        let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(order)).await;
+        sent.map_err(|_| OrderError::Busy)?.map_err(|_| OrderError::Busy)
+    }
+
+    async fn ask<T>(&self, node: NodeId, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, OrderError> {
+        let orders = self.entries().get(&node).map(|entry| entry.orders.clone());
+        let orders = orders.ok_or(OrderError::UnknownNode)?;
+        let (reply, answer) = oneshot::channel();
+        let exchange = async {
+            orders.send(order(reply)).await.map_err(|_| OrderError::Busy)?;
+            answer.await.map_err(|_| OrderError::Busy)?
+        };
+        tokio::time::timeout(ORDER_TIMEOUT, exchange)
+            .await
+            .unwrap_or(Err(OrderError::Busy))
+    }
+
+    fn entry(&self, node: NodeId) -> mpsc::Sender<Order> {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get(&node) {
+            return entry.orders.clone();
+        }
+        let (orders, mailbox) = mpsc::channel(MAILBOX);
+        let view = SharedView::default();
+        let task = Node::new(node, Arc::clone(&self.surroundings), Arc::clone(&view));
+        self.tasks.spawn(task.run(mailbox));
+        entries.insert(
+            node,
+            Entry {
+                orders: orders.clone(),
+                view,
+            },
+        );
+        orders
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn look(view: &SharedView) -> MutexGuard<'_, NodeView> {
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}

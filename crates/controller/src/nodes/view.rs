@@ -1,0 +1,75 @@
+//! What others see of a node, without asking its task
+
+use std::collections::HashMap;
+
+use prexorcloud_proto as proto;
+use prexorcloud_protocol::InstanceId;
+
+use crate::records::NodeRecord;
+
+/// A node as last seen
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeView {
+    /// What is recorded; cordon and drain among it
+    pub(crate) record: NodeRecord,
+    /// The present session
+    pub(crate) session: Option<SessionView>,
+    /// The last load report, kept after a disconnect
+    pub(crate) load: Option<proto::NodeStatus>,
+    /// When something came from it, in milliseconds since 1970; 0 = not since this controller started
+    pub(crate) heard_at_ms: i64,
+    /// Instances that have not ended
+    pub(crate) live_instances: usize,
+    /// What changes too often to be recorded
+    pub(crate) vitals: HashMap<InstanceId, Vitals>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct SessionView {
+    pub(crate) session_id: String,
+    pub(crate) since_ms: i64,
+    pub(crate) unreachable: bool,
+}
+
+/// Facts of a running instance that are not recorded
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct Vitals {
+    pub(crate) player_count: i32,
+    /// As of `at_ms`
+    pub(crate) uptime_ms: i64,
+    pub(crate) at_ms: i64,
+}
+
+/// The one word that summarises a node
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NodeStatus {
+    Online,
+    Unreachable,
+    Draining,
+    Cordoned,
+    Offline,
+}
+
+impl NodeStatus {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Online => "ONLINE",
+            Self::Unreachable => "UNREACHABLE",
+            Self::Draining => "DRAINING",
+            Self::Cordoned => "CORDONED",
+            Self::Offline => "OFFLINE",
+        }
+    }
+}
+
+impl NodeView {
+    pub(crate) fn status(&self) -> NodeStatus {
+        match &self.session {
+            None => NodeStatus::Offline,
+            Some(session) if session.unreachable => NodeStatus::Unreachable,
+            Some(_) if self.record.drain.is_some() => NodeStatus::Draining,
+            Some(_) if self.record.cordoned => NodeStatus::Cordoned,
+            Some(_) => NodeStatus::Online,
+        }
+    }
+}

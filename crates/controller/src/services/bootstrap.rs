@@ -1,0 +1,73 @@
+//! `BootstrapService`: a join token for a certificate, without a client certificate
+
+use std::sync::Arc;
+
+use prexorcloud_proto::{
+    ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, bootstrap_service_server::BootstrapService,
+};
+use prexorcloud_security::token::RedeemError;
+use tonic::{Request, Response, Status};
+
+use super::identity;
+use crate::enrolment::{Enrolment, ExchangeError};
+
+/// Implements `BootstrapService` over [`Enrolment`]
+///
+/// | Status | When |
+/// |---|---|
+/// | `INVALID_ARGUMENT` | `join_token` or `node_id` missing, or a node id that is not a safe name |
+/// | `NOT_FOUND` | no such token |
+/// | `FAILED_PRECONDITION` | expired, revoked or already consumed |
+/// | `PERMISSION_DENIED` | bound to another node id |
+/// | `RESOURCE_EXHAUSTED` | too many failures from the caller's address |
+/// | `UNAVAILABLE` | busy, stopping, or the storage failed: try again |
+pub struct Bootstrap {
+    enrolment: Arc<Enrolment>,
+}
+
+impl Bootstrap {
+    /// Over this enrolment
+    #[must_use]
+    pub fn new(enrolment: Arc<Enrolment>) -> Self {
+        Self { enrolment }
+    }
+}
+
+#[tonic::async_trait]
+impl BootstrapService for Bootstrap {
+    async fn exchange_join_token(
+        &self,
+        request: Request<ExchangeJoinTokenRequest>,
+    ) -> Result<Response<ExchangeJoinTokenResponse>, Status> {
+        let peer = identity::address(&request);
+        let ExchangeJoinTokenRequest { join_token, node_id } = request.into_inner();
+        let exchanged = self.enrolment.exchange(peer, &join_token, &node_id).await;
+        exchanged.map(Response::new).map_err(|error| status(&error))
+    }
+}
+
+fn status(error: &ExchangeError) -> Status {
+    let message = error.to_string();
+    match error {
+        ExchangeError::RateLimited { .. } => Status::resource_exhausted(message),
+        ExchangeError::Missing { .. } | ExchangeError::InvalidNodeId => Status::invalid_argument(message),
+        ExchangeError::Refused(refused) => match refused {
+            RedeemError::InvalidNodeId => Status::invalid_argument(message),
+            RedeemError::Unknown => Status::not_found(message),
+            RedeemError::BoundElsewhere => Status::permission_denied(message),
+            RedeemError::Expired | RedeemError::Revoked | RedeemError::Consumed => {
+                Status::failed_precondition(message)
+            }
+        },
+        ExchangeError::Busy | ExchangeError::Stopping => Status::unavailable(message),
+        ExchangeError::Store(cause) => {
+            tracing::error!(error = %cause, "a token could not be exchanged");
+            Status::unavailable("the controller's storage failed, try again")
+        }
+        ExchangeError::Issue(_) | ExchangeError::Keystore(_) | ExchangeError::NoRandomness(_) => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::error!(%error, cause, "a certificate could not be made");
+            Status::internal("the certificate could not be made")
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The gRPC services that are not a session: enrolment and administration
+//!
+//! Each translates between the wire and the domain and does nothing else. The statuses are those of the contract's
+//! documentation; no detail of an internal failure leaves the process.
+
+mod admin;
+mod bootstrap;
+mod identity;
+
+pub(crate) use self::identity::node_of;
+pub use self::{admin::Admin, bootstrap::Bootstrap};
