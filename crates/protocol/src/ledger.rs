@@ -218,7 +218,7 @@ enum Phase {
     Settled,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Command {
     order: Order,
     phase: Phase,
@@ -231,6 +231,13 @@ struct Command {
 }
 
 impl Command {
+    /// The attempt on its way does not get there, through no fault of the daemon's.
+    fn park(&mut self) {
+        self.phase = Phase::Parked;
+        self.unsent = false;
+        self.attempts = self.attempts.saturating_sub(1);
+    }
+
     /// Never sent, and not found with the daemon: an answer is about an earlier use of the same id.
     fn is_unknown_to_daemon(&self) -> bool {
         self.attempts == 0 && self.phase != Phase::Settled
@@ -257,7 +264,7 @@ impl Command {
 /// assert_eq!(ledger.handle_timeout(now + five), None);
 /// assert_eq!(ledger.poll_dispatch(), Some(Order::Start));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ledger {
     instance: InstanceId,
     incarnation: Incarnation,
@@ -352,6 +359,12 @@ impl Ledger {
     /// Keeps commands back although there is a stream, or lets them go.
     pub fn hold(&mut self, now: Instant, held: bool) {
         self.held = held;
+        if held
+            && let Some(command) = &mut self.command
+            && command.unsent
+        {
+            command.park();
+        }
         self.resume(now);
     }
 
@@ -403,9 +416,7 @@ impl Ledger {
         if let Some(command) = &mut self.command
             && matches!(command.phase, Phase::InFlight { .. })
         {
-            command.phase = Phase::Parked;
-            command.unsent = false;
-            command.attempts = command.attempts.saturating_sub(1);
+            command.park();
         }
     }
 
@@ -414,6 +425,8 @@ impl Ledger {
         if let Some(command) = &mut self.command {
             command.phase = Phase::Settled;
             command.unsent = false;
+            // It got there somehow, if only by the stream of an earlier controller process.
+            command.attempts = command.attempts.max(1);
         }
     }
 
@@ -518,7 +531,11 @@ impl Ledger {
             }
             Phase::InFlight { due } if due <= now => {
                 let order = command.order;
-                if command.attempts <= RETRIES {
+                if command.attempts <= RETRIES && !may_leave {
+                    command.phase = Phase::Parked;
+                    command.unsent = false;
+                    None
+                } else if command.attempts <= RETRIES {
                     Self::attempt(command, now);
                     Some(Expired::Retrying {
                         order,

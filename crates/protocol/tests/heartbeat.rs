@@ -15,8 +15,10 @@ const INTERVAL: Duration = Duration::from_secs(30);
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/heartbeat.txt"))),
-        ..ProptestConfig::with_cases(512)
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "proptest-regressions/heartbeat.txt",
+        ))),
+        ..ProptestConfig::default()
     }
 }
 
@@ -36,12 +38,18 @@ fn first_ping_goes_out_at_once_and_then_every_interval() {
     for tick in 1..10_u32 {
         let at = start + tick * INTERVAL;
         assert_eq!(prober.poll_timeout().unwrap().at, at);
-        prober.handle_pong(at - Duration::from_secs(1), i64::from(tick)).unwrap();
+        prober
+            .handle_pong(at - Duration::from_secs(1), i64::from(tick))
+            .unwrap();
         prober.handle_timeout(at - Duration::from_millis(1));
         assert_eq!(outputs(&mut prober), [], "an early timeout is harmless");
         prober.handle_timeout(at);
         prober.handle_timeout(at);
-        assert_eq!(outputs(&mut prober), [ping(i64::from(tick) + 1)], "so is a repeated one");
+        assert_eq!(
+            outputs(&mut prober),
+            [ping(i64::from(tick) + 1)],
+            "so is a repeated one"
+        );
     }
     assert!(prober.is_reachable());
 }
@@ -56,13 +64,26 @@ fn silent_peer_is_reported_once_after_ninety_seconds() {
             break;
         }
         prober.handle_timeout(deadline.at);
-        news.extend(outputs(&mut prober).into_iter().filter_map(|output| match output {
-            Output::News(news) => Some((deadline.at - start, news)),
-            Output::SendPing { .. } => None,
-        }));
+        news.extend(
+            outputs(&mut prober)
+                .into_iter()
+                .filter_map(|output| match output {
+                    Output::News(news) => Some((deadline.at - start, news)),
+                    Output::SendPing { .. } => None,
+                }),
+        );
     }
     let silent_for = Duration::from_secs(90);
-    assert_eq!(news, [(silent_for, News::Unreachable { missed: 3, silent_for })]);
+    assert_eq!(
+        news,
+        [(
+            silent_for,
+            News::Unreachable {
+                missed: 3,
+                silent_for
+            }
+        )]
+    );
 }
 
 #[test]
@@ -73,7 +94,13 @@ fn late_pong_recovers_once_and_pings_never_stop() {
         prober.handle_timeout(start + tick * INTERVAL);
     }
     let unreachable = outputs(&mut prober);
-    assert!(matches!(unreachable[..], [Output::News(News::Unreachable { .. }), Output::SendPing { sequence: 5 }]));
+    assert!(matches!(
+        unreachable[..],
+        [
+            Output::News(News::Unreachable { .. }),
+            Output::SendPing { sequence: 5 }
+        ]
+    ));
 
     let back = start + 4 * INTERVAL + Duration::from_secs(7);
     let trip = prober.handle_pong(back, 2).unwrap();
@@ -92,25 +119,58 @@ fn an_answer_to_the_second_last_ping_is_a_sign_of_life() {
     // Each pong takes 40 s: slow, but never three unanswered pings in a row.
     for tick in 1..20_u32 {
         prober.handle_timeout(start + tick * INTERVAL);
-        prober.handle_pong(start + tick * INTERVAL + Duration::from_secs(10), i64::from(tick)).unwrap();
+        prober
+            .handle_pong(start + tick * INTERVAL + Duration::from_secs(10), i64::from(tick))
+            .unwrap();
     }
     assert!(prober.is_reachable());
-    assert!(outputs(&mut prober).iter().all(|output| matches!(output, Output::SendPing { .. })));
+    assert!(
+        outputs(&mut prober)
+            .iter()
+            .all(|output| matches!(output, Output::SendPing { .. }))
+    );
 }
 
 #[test]
 fn wrong_pongs_are_told_apart() {
     let start = Instant::now();
     let mut prober = Prober::new(start, HeartbeatConfig::default());
-    assert_eq!(prober.handle_pong(start, 0), Err(PongError::Unsolicited { sequence: 0, last_sent: 1 }));
-    assert_eq!(prober.handle_pong(start, -1), Err(PongError::Unsolicited { sequence: -1, last_sent: 1 }));
-    assert_eq!(prober.handle_pong(start, 2), Err(PongError::Unsolicited { sequence: 2, last_sent: 1 }));
+    assert_eq!(
+        prober.handle_pong(start, 0),
+        Err(PongError::Unsolicited {
+            sequence: 0,
+            last_sent: 1
+        })
+    );
+    assert_eq!(
+        prober.handle_pong(start, -1),
+        Err(PongError::Unsolicited {
+            sequence: -1,
+            last_sent: 1
+        })
+    );
+    assert_eq!(
+        prober.handle_pong(start, 2),
+        Err(PongError::Unsolicited {
+            sequence: 2,
+            last_sent: 1
+        })
+    );
     assert!(prober.handle_pong(start, 1).is_ok());
-    assert_eq!(prober.handle_pong(start, 1), Err(PongError::Repeated { sequence: 1 }));
+    assert_eq!(
+        prober.handle_pong(start, 1),
+        Err(PongError::Repeated { sequence: 1 })
+    );
     for tick in 1..=16 {
         prober.handle_timeout(start + tick * INTERVAL);
     }
-    assert_eq!(prober.handle_pong(start, 1), Err(PongError::Forgotten { sequence: 1, oldest: 2 }));
+    assert_eq!(
+        prober.handle_pong(start, 1),
+        Err(PongError::Forgotten {
+            sequence: 1,
+            oldest: 2
+        })
+    );
 }
 
 #[test]
@@ -128,11 +188,27 @@ fn a_timer_that_is_hours_late_costs_one_ping_and_one_miss() {
 #[test]
 fn silly_configurations_are_brought_into_range() {
     let start = Instant::now();
-    let interval = |interval| Prober::new(start, HeartbeatConfig { interval, missed_limit: 0 }).interval();
+    let interval = |interval| {
+        Prober::new(
+            start,
+            HeartbeatConfig {
+                interval,
+                missed_limit: 0,
+            },
+        )
+        .interval()
+    };
     assert_eq!(interval(Duration::ZERO), INTERVAL);
     assert_eq!(interval(Duration::from_millis(1)), Duration::from_secs(1));
     assert_eq!(interval(Duration::MAX), Duration::from_secs(3600));
-    for (wire, seconds) in [(0, 30), (1, 1), (-1, 1), (i64::MIN, 1), (1_500, 1), (i64::MAX, 3600)] {
+    for (wire, seconds) in [
+        (0, 30),
+        (1, 1),
+        (-1, 1),
+        (i64::MIN, 1),
+        (1_500, 1),
+        (i64::MAX, 3600),
+    ] {
         assert_eq!(interval_from_wire(wire).as_secs(), seconds, "{wire} ms");
     }
 }
@@ -160,10 +236,17 @@ fn a_sleeper_judges_nobody_on_waking() {
     let morning = start + Duration::from_secs(8 * 3600);
     assert_eq!(watch.handle_timeout(morning), None, "nobody was listening");
     assert_eq!(watch.poll_timeout().unwrap().at, morning + INTERVAL);
-    assert_eq!(watch.handle_timeout(morning + INTERVAL), Some(morning + INTERVAL - start));
+    assert_eq!(
+        watch.handle_timeout(morning + INTERVAL),
+        Some(morning + INTERVAL - start)
+    );
     assert_eq!(watch.poll_timeout(), None);
     watch.handle_message(morning + INTERVAL);
-    assert_eq!(watch.handle_timeout(morning + 100 * INTERVAL), None, "given up is given up");
+    assert_eq!(
+        watch.handle_timeout(morning + 100 * INTERVAL),
+        None,
+        "given up is given up"
+    );
 }
 
 #[derive(Clone, Debug)]
@@ -208,11 +291,11 @@ proptest! {
         let start = Instant::now();
         let mut now = start;
         let mut prober = Prober::new(now, HeartbeatConfig { interval: INTERVAL, missed_limit });
-        let (mut last_sent, mut last_ping_at, mut last_life) = (0_i64, None::<Instant>, now);
+        let (mut last_sent, mut last_life) = (0_i64, now);
         let mut told_unreachable = false;
 
         for action in actions {
-            let before = format!("{prober:?}");
+            let before = prober.clone();
             let mut fired = false;
             match action {
                 Action::Pass(delay) => now += delay,
@@ -233,7 +316,7 @@ proptest! {
                     };
                     match prober.handle_pong(now, sequence) {
                         Ok(_) => last_life = now,
-                        Err(_) => prop_assert_eq!(format!("{prober:?}"), before, "bad_pong_changes_nothing"),
+                        Err(_) => prop_assert_eq!(&prober, &before, "bad_pong_changes_nothing"),
                     }
                 }
                 Action::Poll => {
@@ -241,11 +324,7 @@ proptest! {
                         match output {
                             Output::SendPing { sequence } => {
                                 prop_assert!(sequence > last_sent, "sequences_rise");
-                                if let Some(last) = last_ping_at {
-                                    prop_assert!(now >= last + INTERVAL || sequence == last_sent + 1);
-                                }
                                 last_sent = sequence;
-                                last_ping_at = Some(now);
                             }
                             Output::News(News::Unreachable { missed, silent_for }) => {
                                 prop_assert!(!std::mem::replace(&mut told_unreachable, true), "news_alternates");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::lifecycle::{KILL, LAST_WORDS, MARGIN, SILENT_PREPARATION};
 use prexorcloud_protocol::instance::{
-    Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, Limits, Output, Report, Spec, State, Timer, Transition,
-    transition,
+    Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, Limits, Output, Report, Spec, State, Timer,
+    Transition, transition,
 };
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode, Verdict};
@@ -21,8 +21,10 @@ const LIFETIME: Duration = Duration::from_secs(3600);
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/lifecycle.txt"))),
-        ..ProptestConfig::with_cases(1024)
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(
+            "proptest-regressions/lifecycle.txt",
+        ))),
+        ..ProptestConfig::default()
     }
 }
 
@@ -32,7 +34,10 @@ fn spec(lifetime: Option<Duration>) -> Spec {
         group: "lobby".parse().unwrap(),
         incarnation: CURRENT,
         port: 30_000,
-        limits: Limits { lifetime, ..Limits::default() },
+        limits: Limits {
+            lifetime,
+            ..Limits::default()
+        },
     }
 }
 
@@ -51,7 +56,10 @@ fn in_state(now: Instant, state: State) -> Lifecycle {
 }
 
 fn report(state: State) -> Report {
-    Report { incarnation: CURRENT, ..Report::of(state) }
+    Report {
+        incarnation: CURRENT,
+        ..Report::of(state)
+    }
 }
 
 fn drain(lifecycle: &mut Lifecycle) -> Vec<Output> {
@@ -86,16 +94,36 @@ fn every_report_of_another_incarnation_changes_nothing() {
     for state in State::ALL {
         for seen in State::ALL {
             let mut lifecycle = in_state(now, state);
-            let before = format!("{lifecycle:?}");
-            let older = Report { incarnation: Incarnation::new(4), player_count: 9, port: 1, ..Report::of(seen) };
-            let newer = Report { incarnation: Incarnation::new(6), ..older };
-            let stale = Judgement::Stale { given: older.incarnation, current: CURRENT };
+            let before = lifecycle.clone();
+            let older = Report {
+                incarnation: Incarnation::new(4),
+                player_count: 9,
+                port: 1,
+                ..Report::of(seen)
+            };
+            let newer = Report {
+                incarnation: Incarnation::new(6),
+                ..older
+            };
+            let stale = Judgement::Stale {
+                given: older.incarnation,
+                current: CURRENT,
+            };
             assert_eq!(lifecycle.handle_report(now, older), stale);
-            let ahead = Judgement::Newer { given: newer.incarnation, current: CURRENT };
+            let ahead = Judgement::Newer {
+                given: newer.incarnation,
+                current: CURRENT,
+            };
             assert_eq!(lifecycle.handle_report(now, newer), ahead);
-            assert_eq!(lifecycle.handle_crash(now, older.incarnation), CrashVerdict::Stale);
-            assert_eq!(lifecycle.handle_crash(now, newer.incarnation), CrashVerdict::Stale);
-            assert_eq!(format!("{lifecycle:?}"), before, "{state} reported {seen}");
+            assert_eq!(
+                lifecycle.handle_crash(now, older.incarnation),
+                CrashVerdict::Stale
+            );
+            assert_eq!(
+                lifecycle.handle_crash(now, newer.incarnation),
+                CrashVerdict::Stale
+            );
+            assert_eq!(lifecycle, before, "{state} reported {seen}");
         }
     }
 }
@@ -106,15 +134,40 @@ fn a_peer_without_incarnations_is_judged_by_state_once_it_may_know_the_instance(
     let mut lifecycle = Lifecycle::new(now, spec(None));
     lifecycle.handle_connected(now, false);
     let late = lifecycle.handle_report(now, Report::of(State::Stopped));
-    assert_eq!(late, Judgement::Stale { given: Incarnation::UNKNOWN, current: CURRENT }, "of an earlier life");
-    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Stale);
+    assert_eq!(
+        late,
+        Judgement::Stale {
+            given: Incarnation::UNKNOWN,
+            current: CURRENT
+        },
+        "of an earlier life"
+    );
+    assert_eq!(
+        lifecycle.handle_crash(now, Incarnation::UNKNOWN),
+        CrashVerdict::Stale
+    );
 
     lifecycle.mark_dispatched();
-    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Stale, "not even prepared yet");
-    assert!(lifecycle.handle_report(now, Report::of(State::Starting)).is_accepted());
-    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Current);
+    assert_eq!(
+        lifecycle.handle_crash(now, Incarnation::UNKNOWN),
+        CrashVerdict::Stale,
+        "not even prepared yet"
+    );
+    assert!(
+        lifecycle
+            .handle_report(now, Report::of(State::Starting))
+            .is_accepted()
+    );
+    assert_eq!(
+        lifecycle.handle_crash(now, Incarnation::UNKNOWN),
+        CrashVerdict::Current
+    );
     assert_eq!(lifecycle.state(), State::Crashed);
-    assert_eq!(lifecycle.handle_crash(now, Incarnation::UNKNOWN), CrashVerdict::Current, "status first, report second");
+    assert_eq!(
+        lifecycle.handle_crash(now, Incarnation::UNKNOWN),
+        CrashVerdict::Current,
+        "status first, report second"
+    );
 }
 
 #[test]
@@ -157,7 +210,11 @@ fn a_start_that_is_accepted_and_never_heard_of_again_is_given_up() {
     lifecycle.handle_start_accepted(now);
     assert_eq!(lifecycle.poll_timeout().unwrap().at, now + SILENT_PREPARATION);
     let _ = lifecycle.handle_report(now + STARTUP, report(State::Preparing));
-    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + 2 * STARTUP, "now it talks");
+    assert_eq!(
+        lifecycle.poll_timeout().unwrap().at,
+        now + 2 * STARTUP,
+        "now it talks"
+    );
 }
 
 #[test]
@@ -180,10 +237,16 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
     let now = Instant::now();
     let mut lifecycle = in_state(now, State::Running);
     assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
-    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::AlreadyInEffect);
+    assert_eq!(
+        lifecycle.request_stop(now, StopMode::Graceful),
+        Verdict::AlreadyInEffect
+    );
     assert_eq!(
         drain(&mut lifecycle),
-        [changed(State::Running, State::Stopping, Cause::Requested), Output::Stop(StopMode::Graceful)]
+        [
+            changed(State::Running, State::Stopping, Cause::Requested),
+            Output::Stop(StopMode::Graceful)
+        ]
     );
 
     let overdue = now + GRACE + KILL + MARGIN;
@@ -191,7 +254,10 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
     lifecycle.handle_timeout(overdue);
     assert_eq!(
         drain(&mut lifecycle),
-        [Output::StopOverdue(StopMode::Graceful), Output::Stop(StopMode::Force)]
+        [
+            Output::StopOverdue(StopMode::Graceful),
+            Output::Stop(StopMode::Force)
+        ]
     );
 
     let given_up = overdue + KILL + MARGIN;
@@ -199,10 +265,16 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
     lifecycle.handle_timeout(given_up);
     assert_eq!(
         drain(&mut lifecycle),
-        [Output::StopOverdue(StopMode::Force), changed(State::Stopping, State::Crashed, Cause::StopOverdue)]
+        [
+            Output::StopOverdue(StopMode::Force),
+            changed(State::Stopping, State::Crashed, Cause::StopOverdue)
+        ]
     );
     assert_eq!(lifecycle.poll_timeout(), None);
-    assert_eq!(lifecycle.request_stop(given_up, StopMode::Force), Verdict::AlreadyInEffect);
+    assert_eq!(
+        lifecycle.request_stop(given_up, StopMode::Force),
+        Verdict::AlreadyInEffect
+    );
 }
 
 #[test]
@@ -214,7 +286,10 @@ fn force_shortens_a_stop_and_grace_does_not_lengthen_it() {
     assert_eq!(lifecycle.request_stop(now, StopMode::Force), Verdict::Accepted);
     assert_eq!(drain(&mut lifecycle), [Output::Stop(StopMode::Force)]);
     assert_eq!(lifecycle.poll_timeout().unwrap().at, now + KILL + MARGIN);
-    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::AlreadyInEffect);
+    assert_eq!(
+        lifecycle.request_stop(now, StopMode::Graceful),
+        Verdict::AlreadyInEffect
+    );
     assert_eq!(lifecycle.desired(), Desired::ForceStop);
 }
 
@@ -240,9 +315,19 @@ fn a_full_life_ends_with_a_graceful_stop() {
     let mut lifecycle = in_state(now, State::Running);
     assert_eq!(lifecycle.poll_timeout().unwrap().at, now + LIFETIME);
     let half = now + LIFETIME / 4;
-    let _ = lifecycle.handle_report(half, Report { uptime: LIFETIME / 2, ..report(State::Running) });
+    let _ = lifecycle.handle_report(
+        half,
+        Report {
+            uptime: LIFETIME / 2,
+            ..report(State::Running)
+        },
+    );
     let end = half + LIFETIME / 2;
-    assert_eq!(lifecycle.poll_timeout().unwrap().at, end, "counted from the start of the process");
+    assert_eq!(
+        lifecycle.poll_timeout().unwrap().at,
+        end,
+        "counted from the start of the process"
+    );
     lifecycle.handle_disconnected(end);
     lifecycle.handle_timeout(end);
     assert_eq!(
@@ -263,14 +348,22 @@ fn a_drain_survives_reports_and_ends_when_it_is_taken_back() {
     let mut lifecycle = in_state(now, State::Running);
     assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
     assert_eq!(lifecycle.request_drain(now), Verdict::AlreadyInEffect);
-    let players = Report { player_count: 3, ..report(State::Running) };
+    let players = Report {
+        player_count: 3,
+        ..report(State::Running)
+    };
     assert_eq!(lifecycle.handle_report(now, players), Judgement::Duplicate);
-    assert_eq!((lifecycle.state(), lifecycle.player_count()), (State::Draining, 3));
+    assert_eq!(
+        (lifecycle.state(), lifecycle.player_count()),
+        (State::Draining, 3)
+    );
     assert_eq!(lifecycle.cancel_drain(now), Verdict::Accepted);
     assert_eq!(lifecycle.cancel_drain(now), Verdict::AlreadyInEffect);
     assert_eq!(lifecycle.state(), State::Running);
 
-    let denied = Verdict::Denied(DeniedReason::WrongState { state: State::Starting });
+    let denied = Verdict::Denied(DeniedReason::WrongState {
+        state: State::Starting,
+    });
     assert_eq!(in_state(now, State::Starting).request_drain(now), denied);
     let ended = Verdict::Denied(DeniedReason::AlreadyEnded);
     assert_eq!(in_state(now, State::Stopped).request_drain(now), ended);
@@ -286,7 +379,11 @@ fn waiting_timers_rest_without_a_stream() {
     starting.handle_timeout(long);
     assert_eq!(drain(&mut starting), []);
     starting.handle_connected(long, true);
-    assert_eq!(starting.poll_timeout().unwrap().at, now + STARTUP, "overdue, unless the handshake knows better");
+    assert_eq!(
+        starting.poll_timeout().unwrap().at,
+        now + STARTUP,
+        "overdue, unless the handshake knows better"
+    );
     let _ = starting.handle_listed(long, report(State::Running));
     starting.handle_timeout(long);
     assert_eq!(starting.state(), State::Running);
@@ -318,7 +415,10 @@ fn unpolled_changes_are_told_as_one() {
     for state in [State::Preparing, State::Starting, State::Running] {
         let _ = lifecycle.handle_report(now, report(state));
     }
-    assert_eq!(drain(&mut lifecycle), [changed(State::Scheduled, State::Running, Cause::Reported)]);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [changed(State::Scheduled, State::Running, Cause::Reported)]
+    );
 }
 
 #[test]
@@ -339,12 +439,22 @@ fn limits_come_from_the_start_message() {
 #[test]
 fn endless_durations_do_not_overflow() {
     let now = Instant::now();
-    let limits = Limits { startup: Duration::MAX, grace: Duration::MAX, lifetime: Some(Duration::MAX) };
+    let limits = Limits {
+        startup: Duration::MAX,
+        grace: Duration::MAX,
+        lifetime: Some(Duration::MAX),
+    };
     let mut lifecycle = Lifecycle::new(now, Spec { limits, ..spec(None) });
     lifecycle.handle_connected(now, true);
     lifecycle.mark_dispatched();
     for state in [State::Preparing, State::Running] {
-        let _ = lifecycle.handle_report(now, Report { uptime: Duration::MAX, ..report(state) });
+        let _ = lifecycle.handle_report(
+            now,
+            Report {
+                uptime: Duration::MAX,
+                ..report(state)
+            },
+        );
     }
     let _ = lifecycle.request_stop(now, StopMode::Graceful);
     assert_eq!(lifecycle.poll_timeout(), None, "never is never");
@@ -357,17 +467,28 @@ enum Action {
     Pass(Duration),
     Fire(Duration),
     FireNow,
-    Connect { reports_running: bool },
+    Connect {
+        reports_running: bool,
+    },
     Disconnect,
     MarkDispatched,
     Redispatch,
     StartAccepted,
     StartFailed,
-    Report { incarnation: u64, state: State, players: i32, uptime: Duration },
+    Report {
+        incarnation: u64,
+        state: State,
+        players: i32,
+        uptime: Duration,
+    },
     Ready,
-    Crash { incarnation: u64 },
+    Crash {
+        incarnation: u64,
+    },
     Stop(StopMode),
-    StopAcknowledged { conclusive: bool },
+    StopAcknowledged {
+        conclusive: bool,
+    },
     StopMissed,
     Drain,
     Undrain,
@@ -478,7 +599,7 @@ proptest! {
                 Action::Crash { incarnation } => {
                     let verdict = lifecycle.handle_crash(now, Incarnation::new(incarnation));
                     if verdict == CrashVerdict::Stale {
-                        prop_assert_eq!(format!("{lifecycle:?}"), format!("{before:?}"), "stale_news_changes_nothing");
+                        prop_assert_eq!(&lifecycle, &before, "stale_news_changes_nothing");
                     } else {
                         prop_assert!(lifecycle.is_terminal());
                     }
@@ -502,9 +623,7 @@ proptest! {
                         prop_assert_eq!((before.state(), lifecycle.state()), (from, to));
                     }
                     Judgement::Duplicate => prop_assert_eq!(before.state(), lifecycle.state()),
-                    _ => prop_assert_eq!(
-                        format!("{lifecycle:?}"), format!("{before:?}"), "stale_news_changes_nothing"
-                    ),
+                    _ => prop_assert_eq!(&lifecycle, &before, "stale_news_changes_nothing"),
                 }
             }
             if before.is_terminal() {

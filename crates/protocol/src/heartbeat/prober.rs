@@ -108,7 +108,7 @@ pub enum Timer {
     Ping,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sent {
     sequence: i64,
     at: Instant,
@@ -143,7 +143,7 @@ enum Belief {
 /// let ninety = Duration::from_secs(90);
 /// assert_eq!(prober.poll_output(), Some(Output::News(News::Unreachable { missed: 3, silent_for: ninety })));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prober {
     interval: Duration,
     missed_limit: u32,

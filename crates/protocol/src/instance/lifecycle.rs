@@ -281,7 +281,7 @@ enum Link {
 }
 
 /// News that nobody has polled yet; one of each kind, so it cannot grow.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Pending {
     /// The state at the last poll, if it has changed since, and the reason of the last change.
     changed: Option<(State, Cause)>,
@@ -318,7 +318,7 @@ struct Pending {
 /// assert_eq!(outputs[0], Output::StartupTimedOut);
 /// assert_eq!(outputs[2], Output::Stop(StopMode::Force));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifecycle {
     spec: Spec,
     desired: Desired,

@@ -103,7 +103,7 @@ mod tests {
                 deadlines.reserve(plain.len());
             }
             let slot = (random >> 33) as usize % plain.len();
-            let at = ((random >> 28) % 16 != 0).then_some(random >> 52);
+            let at = ((random >> 28) & 15 != 0).then_some(random >> 52);
             plain[slot] = at;
             deadlines.set(slot, at);
             let expected = plain

@@ -157,8 +157,8 @@ impl Roster {
         slot.lifecycle.mark_dispatched();
         if slot.ledger.order() == Some(Order::Start) {
             slot.ledger.handle_evidence();
-            slot.lifecycle.handle_start_accepted(now);
         }
+        slot.lifecycle.handle_start_accepted(now);
         if let Some(state) = state {
             let incarnation = slot.lifecycle.incarnation();
             let player_count = slot.lifecycle.player_count();
@@ -194,6 +194,7 @@ impl Roster {
             .insert(Slot::new(Role::Entry, Lifecycle::adopted(now, spec, state), None));
         if let (Link::Up { reports_running }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
             slot.lifecycle.handle_connected(now, reports_running);
+            slot.lifecycle.handle_start_accepted(now);
         }
         self.tell(InstanceEvent::Adopted {
             instance,

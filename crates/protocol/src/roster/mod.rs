@@ -483,7 +483,10 @@ impl Roster {
         reason: crate::reconcile::OrphanReason,
     ) {
         let instance = spec.instance;
-        if self.slots.place(instance).orphan.is_some() || self.slots.orphans() >= limits::INSTANCES_PER_NODE {
+        let known = self.slots.place(instance).orphan.is_some();
+        let full = self.slots.orphans() >= limits::INSTANCES_PER_NODE;
+        // Without a stream there is nobody to tell; the next handshake will show it again.
+        if known || full || !self.is_connected() {
             return;
         }
         let index = self.slots.insert(Slot::new(
