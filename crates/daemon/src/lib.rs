@@ -1,13 +1,40 @@
 //! The PrexorCloud node daemon as a library: preparation, supervision, console
+//!
+//! One daemon runs on each node. It keeps a session with the controller, prepares and starts the instances that the
+//! controller orders, and reports what becomes of them. It is a library without a `main`: the `prexorcloud` binary puts a
+//! command line around it.
+//!
+//! | Module | Does |
+//! |---|---|
+//! | [`config`] | what an operator can set |
+//! | [`enrolment`] | turns a one-time token into the node's certificate |
+//! | [`node`] | the application: drives the session and obeys it |
+//! | [`preparation`] | from an order to a folder and a command line |
+//! | [`supervisor`] | starts, watches, stops and finds instances again |
+//! | [`console`] | reads what instances print, line by line, across restarts |
+//! | [`shim`] | the process beside each instance, so that it outlives the daemon |
+//! | [`control`], [`process`], [`durable`] | the records between both, who a process is, files that survive |
+//! | [`health`] | `/health` and `/ready` |
+//! | [`standin`] | a built-in server for machines without Java |
+//!
+//! An instance belongs to its shim and not to the daemon: killing the daemon stops nothing, and the next one finds
+//! everything by the records on disk.
 
 #![warn(missing_docs)]
 
+pub mod config;
 pub mod console;
 pub mod control;
 pub mod durable;
+pub mod enrolment;
+pub mod health;
+pub mod node;
 pub mod preparation;
 pub mod process;
 mod readable;
 pub mod shim;
 pub mod standin;
 pub mod supervisor;
+
+pub use config::DaemonConfig;
+pub use node::{Daemon, Finished, OwnProgram, RunningDaemon};

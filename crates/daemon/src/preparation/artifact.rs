@@ -105,6 +105,16 @@ impl Artifacts {
         }
     }
 
+    /// Bytes of the files that are kept
+    pub(super) fn kept_bytes(&self) -> i64 {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else {
+            return 0;
+        };
+        let lengths = entries.filter_map(|entry| entry.ok()?.metadata().ok());
+        let sum: u64 = lengths.map(|metadata| metadata.len()).sum();
+        i64::try_from(sum).unwrap_or(i64::MAX)
+    }
+
     fn running(&self, sha256: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.retain(|_, turn| turn.strong_count() > 0);

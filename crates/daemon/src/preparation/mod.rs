@@ -144,6 +144,12 @@ impl Preparer {
         })
     }
 
+    /// Bytes of the downloads that are kept
+    #[must_use]
+    pub fn cached_bytes(&self) -> i64 {
+        self.artifacts.kept_bytes()
+    }
+
     fn runtime(&self, order: &Order) -> Result<Runtime, PreparationError> {
         if order.wants_standin() {
             let file = order.jar_file.clone();

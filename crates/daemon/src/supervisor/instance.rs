@@ -90,7 +90,7 @@ pub(super) struct Instance {
     pub(super) facts: InstanceFacts,
     pub(super) control: ControlDir,
     pub(super) running: RunningRecord,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
 }
 
 impl Instance {

@@ -167,7 +167,7 @@ struct Handle {
     incarnation: Incarnation,
     control: ControlDir,
     /// Absent while the shim is being started
-    orders: Option<mpsc::Sender<Order>>,
+    orders: Option<mpsc::UnboundedSender<Order>>,
 }
 
 impl Supervisor {
@@ -260,20 +260,20 @@ impl Supervisor {
     /// Stops an instance: its stop word, then after the grace SIGTERM, then SIGKILL; or SIGKILL at once if `force`
     ///
     /// Returns whether there is such an instance. Stopping again changes nothing, except that force overtakes grace.
-    pub async fn stop(&self, instance: InstanceId, force: bool) -> bool {
+    pub fn stop(&self, instance: InstanceId, force: bool) -> bool {
         let orders = match self.inner.lock().get(&instance) {
             Some(Handle {
                 orders: Some(orders), ..
             }) => orders.clone(),
             _ => return false,
         };
-        orders.send(Order::Stop { force }).await.is_ok()
+        orders.send(Order::Stop { force }).is_ok()
     }
 
     /// The application has taken over the end that [`Event::Exited`] told: it will not be told again
     ///
     /// The id is free from now on; folders are cleaned up once the console was taken.
-    pub async fn settle(&self, instance: InstanceId, incarnation: Incarnation) {
+    pub fn settle(&self, instance: InstanceId, incarnation: Incarnation) {
         let orders = match self.inner.lock().get(&instance) {
             Some(Handle {
                 orders: Some(orders),
@@ -283,7 +283,7 @@ impl Supervisor {
             _ => return,
         };
         // A task that is gone has settled already.
-        let _ = orders.send(Order::Settled).await;
+        let _ = orders.send(Order::Settled);
     }
 
     /// Hands consoles over from now on
@@ -300,6 +300,12 @@ impl Supervisor {
             flow.open = None;
             flow.generation += 1;
         });
+    }
+
+    /// How long an instance has between SIGTERM and SIGKILL
+    #[must_use]
+    pub fn kill_timeout(&self) -> Duration {
+        self.inner.settings.kill_timeout
     }
 
     /// How many instances run or await that their end is settled
@@ -346,7 +352,8 @@ impl Supervisor {
     }
 
     fn watch(&self, facts: InstanceFacts, control: ControlDir, running: RunningRecord) {
-        let (orders, receiver) = mpsc::channel(8);
+        // Unbounded, and yet small: a controller's repeated orders are told apart before they come here.
+        let (orders, receiver) = mpsc::unbounded_channel();
         self.inner.lock().insert(
             facts.instance,
             Handle {
@@ -360,7 +367,7 @@ impl Supervisor {
 
     /// Finishes what is left to do for an instance whose id is free already
     fn resume_unlisted(&self, facts: InstanceFacts, control: ControlDir, running: RunningRecord) {
-        let (_, orders) = mpsc::channel(1);
+        let (_, orders) = mpsc::unbounded_channel();
         self.spawn(facts, control, running, orders);
     }
 
@@ -369,7 +376,7 @@ impl Supervisor {
         facts: InstanceFacts,
         control: ControlDir,
         running: RunningRecord,
-        orders: mpsc::Receiver<Order>,
+        orders: mpsc::UnboundedReceiver<Order>,
     ) {
         let instance = Instance {
             inner: Arc::clone(&self.inner),

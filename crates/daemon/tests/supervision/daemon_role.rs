@@ -56,7 +56,7 @@ async fn serve(folder: PathBuf, port: u16) {
                 Event::Stopping { .. } => println!("stopping"),
                 Event::Exited(exit) => {
                     println!("exited {}", exit.cause.code());
-                    supervisor.settle(exit.instance, exit.incarnation).await;
+                    supervisor.settle(exit.instance, exit.incarnation);
                     return;
                 }
             },

@@ -118,7 +118,7 @@ async fn a_forced_stop_kills_descendants() {
     let child = written_process(&workspace.join("child")).await;
     let daemon = written_process(&workspace.join("daemon")).await;
     let running = stage.control().read_state().unwrap().unwrap();
-    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Signalled(9));
     assert!(!exit.is_crash(), "it was asked for");
@@ -155,7 +155,7 @@ async fn a_stubborn_instance_is_killed_after_its_grace() {
     let script = "trap 'echo not yet' TERM; echo 'Done ('; while true; do sleep 0.05; done";
     stage.start_script(facts, script).await;
     stage.ready().await;
-    stage.supervisor.stop("lobby-1".parse().unwrap(), false).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), false);
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Signalled(9));
     assert!(!exit.is_crash());
@@ -172,7 +172,7 @@ async fn force_overtakes_grace() {
         .await;
     stage.ready().await;
     let id = "lobby-1".parse().unwrap();
-    stage.supervisor.stop(id, false).await;
+    stage.supervisor.stop(id, false);
     let event = stage.event().await;
     assert!(
         matches!(
@@ -184,7 +184,7 @@ async fn force_overtakes_grace() {
         ),
         "{event:?}"
     );
-    stage.supervisor.stop(id, true).await;
+    stage.supervisor.stop(id, true);
     assert_eq!(stage.exit().await.cause, ExitCause::Signalled(9));
 }
 
@@ -237,7 +237,7 @@ async fn a_lost_shim_leaves_an_end_nobody_saw() {
         running.main.is_running().unwrap(),
         "an instance outlives its shim"
     );
-    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Unobserved);
     assert!(!exit.is_crash());

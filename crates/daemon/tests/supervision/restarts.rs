@@ -173,7 +173,7 @@ async fn a_stop_goes_on_after_a_restart() {
         )
         .await;
     stage.ready().await;
-    stage.supervisor.stop("lobby-1".parse().unwrap(), false).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), false);
     stage.event().await;
     stage.supervisor.detach();
     let (supervisor, reports) = Supervisor::new(settings(stage.folder.path())).unwrap();
@@ -219,7 +219,7 @@ async fn a_stranger_is_left_alone() {
     stage.reports = reports;
     let adopted = stage.supervisor.adopt().await.unwrap();
     assert!(!adopted[0].is_running);
-    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
     assert_eq!(stage.exit().await.cause, ExitCause::Unobserved);
     assert!(identity.is_running().unwrap());
     stranger.kill().unwrap();

@@ -45,7 +45,7 @@ async fn tour(stage: &mut Stage) {
     assert!(answer.ends_with("INFO]: [Server] grüße"), "{answer}");
     stage.supervisor.command(id, "spam 3").unwrap();
     stage.line("spam line 3 of 3").await;
-    assert!(stage.supervisor.stop(id, false).await);
+    assert!(stage.supervisor.stop(id, false));
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Exited(0));
     assert!(!exit.is_crash());
@@ -132,7 +132,7 @@ async fn one_id_runs_once() {
     let spec = spec("/bin/true", &[], &stage.workspace("lobby-1"));
     let second = stage.supervisor.start(facts("lobby-1", free_port()), spec).await;
     assert!(matches!(second, Err(StartError::AlreadyRunning)));
-    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
     stage.exit().await;
 }
 
@@ -165,7 +165,7 @@ async fn secrets_are_in_the_environment_only() {
             );
         }
     }
-    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
     stage.exit().await;
     until_gone(&running.shim).await;
 }
@@ -193,7 +193,7 @@ async fn a_stuck_console_does_not_block() {
     assert!(matches!(error, CommandError::Stuck), "{error}");
     // The stop word has no room either, so nothing is gained by waiting out the grace.
     while stage.supervisor.command(id, "x").is_ok() {}
-    stage.supervisor.stop(id, false).await;
+    stage.supervisor.stop(id, false);
     assert_eq!(stage.exit().await.cause, ExitCause::Signalled(15));
 }
 
@@ -210,7 +210,7 @@ async fn an_ended_instance_takes_no_commands() {
     })
     .await;
     assert_eq!(stage.exit().await.cause, ExitCause::Exited(0));
-    assert!(!stage.supervisor.stop("unknown".parse().unwrap(), false).await);
+    assert!(!stage.supervisor.stop("unknown".parse().unwrap(), false));
 }
 
 async fn an_open_port_alone_means_ready() {
@@ -220,6 +220,6 @@ async fn an_open_port_alone_means_ready() {
     stage.start_standin(facts).await;
     stage.ready().await;
     assert!(only_control(stage.folder.path()).path().join("ready").exists());
-    stage.supervisor.stop("lobby-1".parse().unwrap(), true).await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
     stage.exit().await;
 }

@@ -1,0 +1,96 @@
+//! What is wrong with a configuration, and where
+
+use std::fmt;
+
+/// Where a value came from
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of the file
+    File {
+        /// Its name
+        file: String,
+        /// From 1
+        line: usize,
+    },
+    /// A Java daemon's file
+    JavaFile {
+        /// Its name
+        file: String,
+    },
+    /// An environment variable
+    Environment {
+        /// Its name
+        variable: String,
+    },
+    /// Nobody set it
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, line } => write!(f, "{file}:{line}"),
+            Self::JavaFile { file } => f.write_str(file),
+            Self::Environment { variable } => f.write_str(variable),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// The first thing that is wrong with a configuration
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read
+    #[error("the configuration {file} cannot be read: {detail}")]
+    Unreadable {
+        /// Its name
+        file: String,
+        /// What the system said
+        detail: String,
+    },
+    /// The file is not TOML
+    #[error("{origin}: {detail}")]
+    Syntax {
+        /// Where
+        origin: Origin,
+        /// What the parser said
+        detail: String,
+    },
+    /// No such key
+    #[error("{origin}: unknown key `{key}`{}", suggestion(nearest.as_deref()))]
+    UnknownKey {
+        /// Where
+        origin: Origin,
+        /// The key as written, with its section
+        key: String,
+        /// The known key that resembles it most, if one does
+        nearest: Option<String>,
+    },
+    /// The value has the wrong type or is out of range
+    #[error("{origin}: `{key}` must be {expected}, not {found}")]
+    InvalidValue {
+        /// Where
+        origin: Origin,
+        /// The key with its section
+        key: String,
+        /// What it must be
+        expected: String,
+        /// What it is
+        found: String,
+    },
+    /// The join token is not one; its text is a secret and is not repeated
+    #[error("`{key}`: {detail}")]
+    InvalidToken {
+        /// The key that holds it, or names the file
+        key: &'static str,
+        /// What is wrong
+        detail: String,
+    },
+}
+
+fn suggestion(nearest: Option<&str>) -> String {
+    nearest
+        .map(|nearest| format!(", did you mean `{nearest}`?"))
+        .unwrap_or_default()
+}

@@ -1,0 +1,198 @@
+//! Crash reports on disk until a controller has them
+//!
+//! A report is written durably before the instance's end counts as told, and deleted when a controller has confirmed it.
+//! Its id is made of what happened, so that an end that is told twice, because the daemon was killed in between, is one
+//! report.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use prexorcloud_proto::CrashReport;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+
+use crate::durable;
+use crate::supervisor::Exit;
+
+/// The most reports that are kept; the oldest is given up for a new one
+const MAX_REPORTS: usize = 256;
+
+/// The largest report that is read back
+const MAX_REPORT_BYTES: u64 = 32 * 1024 * 1024;
+
+const SUFFIX: &str = ".crash";
+
+/// The folder of unconfirmed crash reports
+#[derive(Debug)]
+pub(super) struct CrashSpool {
+    folder: PathBuf,
+}
+
+impl CrashSpool {
+    /// Opens the folder, which is created if it is missing
+    pub(super) fn open(folder: PathBuf) -> io::Result<Self> {
+        durable::private_folder(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// The report of an end
+    pub(super) fn report(exit: &Exit) -> CrashReport {
+        CrashReport {
+            instance_id: exit.instance.to_string(),
+            group: exit.group.to_string(),
+            exit_code: exit.cause.code(),
+            log_tail: exit.log_tail.clone(),
+            uptime_ms: i64::try_from(exit.uptime.as_millis()).unwrap_or(i64::MAX),
+            incarnation: exit.incarnation.get(),
+            report_id: report_id(exit),
+        }
+    }
+
+    /// Writes a report down
+    pub(super) fn put(&self, report: &CrashReport) -> io::Result<()> {
+        let mut kept = self.paths()?;
+        while kept.len() >= MAX_REPORTS {
+            let oldest = kept.remove(0);
+            tracing::warn!(file = %oldest.display(), "too many crash reports wait for a controller; the oldest is given up");
+            durable::remove(&oldest)?;
+        }
+        durable::replace(&self.path(&report.report_id), &report.encode_to_vec())
+    }
+
+    /// Forgets a report that a controller has
+    pub(super) fn confirmed(&self, report_id: &str) -> io::Result<()> {
+        // The id comes back from the controller: only one of ours may name a file.
+        if is_report_id(report_id) {
+            durable::remove(&self.path(report_id))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// All reports, oldest first; files that are no report are deleted with a warning
+    pub(super) fn pending(&self) -> io::Result<Vec<CrashReport>> {
+        let mut reports = Vec::new();
+        for path in self.paths()? {
+            match read(&path) {
+                Ok(report) => reports.push(report),
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "not a crash report, deleting it");
+                    durable::remove(&path)?;
+                }
+            }
+        }
+        Ok(reports)
+    }
+
+    fn path(&self, report_id: &str) -> PathBuf {
+        self.folder.join(format!("{report_id}{SUFFIX}"))
+    }
+
+    fn paths(&self) -> io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            let path = entry.path();
+            let is_report = path.to_str().is_some_and(|path| path.ends_with(SUFFIX));
+            if is_report && entry.file_type()?.is_file() {
+                paths.push((entry.metadata()?.modified()?, path));
+            }
+        }
+        paths.sort();
+        Ok(paths.into_iter().map(|(_, path)| path).collect())
+    }
+}
+
+fn read(path: &Path) -> io::Result<CrashReport> {
+    let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem.to_owned());
+    if fs::metadata(path)?.len() > MAX_REPORT_BYTES {
+        return Err(invalid("it is too large"));
+    }
+    let report =
+        CrashReport::decode(fs::read(path)?.as_slice()).map_err(|error| invalid(&error.to_string()))?;
+    if is_report_id(&report.report_id) {
+        Ok(report)
+    } else {
+        Err(invalid("it has no id"))
+    }
+}
+
+fn report_id(exit: &Exit) -> String {
+    let mut digest = Sha256::new();
+    digest.update(format!(
+        "{} {} {}",
+        exit.instance,
+        exit.incarnation.get(),
+        exit.exited_at_ms
+    ));
+    let digest = digest.finalize();
+    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_report_id(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::time::Duration;
+
+    use prexorcloud_protocol::Incarnation;
+
+    use super::*;
+    use crate::control::ExitCause;
+
+    fn exit(at: i64) -> Exit {
+        Exit {
+            instance: "lobby-1".parse().unwrap(),
+            group: "lobby".parse().unwrap(),
+            incarnation: Incarnation::new(4),
+            port: 30_000,
+            cause: ExitCause::Signalled(9),
+            stopped_for: None,
+            uptime: Duration::from_millis(1234),
+            exited_at_ms: at,
+            log_tail: vec!["last words".into()],
+        }
+    }
+
+    #[test]
+    fn reports_survive_until_they_are_confirmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = CrashSpool::open(folder.path().join("crashes")).unwrap();
+        let (first, second) = (CrashSpool::report(&exit(1)), CrashSpool::report(&exit(2)));
+        assert_eq!(first.exit_code, 137);
+        assert_ne!(first.report_id, second.report_id);
+        assert_eq!(
+            first,
+            CrashSpool::report(&exit(1)),
+            "the same end is the same report"
+        );
+        spool.put(&first).unwrap();
+        spool.put(&second).unwrap();
+        spool.put(&first).unwrap();
+        drop(spool);
+        let spool = CrashSpool::open(folder.path().join("crashes")).unwrap();
+        assert_eq!(spool.pending().unwrap().len(), 2);
+        spool.confirmed(&first.report_id).unwrap();
+        spool.confirmed("../../etc/passwd").unwrap();
+        assert_eq!(spool.pending().unwrap(), [second]);
+    }
+
+    #[test]
+    fn a_torn_file_is_dropped_and_the_folder_is_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = CrashSpool::open(folder.path().to_path_buf()).unwrap();
+        fs::write(folder.path().join("x.crash"), b"\xff\xff\xff").unwrap();
+        assert!(spool.pending().unwrap().is_empty());
+        for at in 0..=MAX_REPORTS {
+            spool
+                .put(&CrashSpool::report(&exit(i64::try_from(at).unwrap())))
+                .unwrap();
+        }
+        assert_eq!(spool.pending().unwrap().len(), MAX_REPORTS);
+    }
+}

@@ -1,0 +1,192 @@
+//! What this machine is, and how busy
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use prexorcloud_proto::{HostInfo, NodeStatus};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+const MIB: u64 = 1024 * 1024;
+
+/// How long `java -version` may take
+const JAVA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The machine's figures
+#[derive(Debug)]
+pub(super) struct Host {
+    /// Absent if the system does not tell
+    system: Option<System>,
+    instances_folder: PathBuf,
+    /// MiB that instances may use
+    total_memory_mb: u64,
+}
+
+impl Host {
+    pub(super) fn new(instances_folder: PathBuf, max_memory_mb: u64) -> Self {
+        let mut system = System::new()
+            .inspect_err(|error| tracing::warn!(%error, "the system's figures are not available"))
+            .ok();
+        if let Some(system) = &mut system {
+            system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+            // Usage is measured between two looks: this is the first.
+            system.refresh_cpu_specifics(CpuRefreshKind::everything());
+        }
+        let physical = system.as_ref().map_or(0, System::total_memory) / MIB;
+        let total_memory_mb = if max_memory_mb > 0 {
+            max_memory_mb
+        } else {
+            physical * 4 / 5
+        };
+        Self {
+            system,
+            instances_folder,
+            total_memory_mb,
+        }
+    }
+
+    /// MiB that instances may use: as configured, or 80 % of the machine's
+    pub(super) fn total_memory_mb(&self) -> i64 {
+        signed(self.total_memory_mb)
+    }
+
+    /// Processors that this process may use
+    pub(super) fn available_cpus() -> i32 {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        i32::try_from(cpus).unwrap_or(i32::MAX)
+    }
+
+    /// The current figures; memory is told against what instances may use
+    pub(super) fn status(&mut self, used_ports: Vec<i32>) -> NodeStatus {
+        let (mut cpu, mut used) = (0.0, 0);
+        if let Some(system) = &mut self.system {
+            system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+            system.refresh_cpu_usage();
+            cpu = f64::from(system.global_cpu_usage()) / 100.0;
+            used = system.total_memory().saturating_sub(system.available_memory()) / MIB;
+        }
+        let (free_disk, total_disk) = disk(&self.instances_folder);
+        NodeStatus {
+            cpu_usage: if cpu.is_finite() { cpu.clamp(0.0, 1.0) } else { 0.0 },
+            total_memory_mb: signed(self.total_memory_mb),
+            used_memory_mb: signed(used.min(self.total_memory_mb)),
+            free_disk_mb: signed(free_disk / MIB),
+            total_disk_mb: signed(total_disk / MIB),
+            instance_count: i32::try_from(used_ports.len()).unwrap_or(i32::MAX),
+            used_ports,
+        }
+    }
+
+    /// What the machine is; `java` is asked for its version if there is one
+    pub(super) async fn info(&self, java: Option<&Path>) -> HostInfo {
+        let cpu = self.system.as_ref().and_then(|system| system.cpus().first());
+        let logical = self.system.as_ref().map_or(0, |system| system.cpus().len());
+        let java = match java {
+            Some(java) => java_properties(java).await,
+            None => String::new(),
+        };
+        let property = |name: &str| {
+            let found = java.lines().find_map(|line| {
+                let (key, value) = line.split_once(" = ")?;
+                (key.trim() == name).then(|| value.trim().to_owned())
+            });
+            found.unwrap_or_default()
+        };
+        HostInfo {
+            os_name: System::name().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
+            os_version: System::os_version().unwrap_or_default(),
+            arch: std::env::consts::ARCH.to_owned(),
+            cpu_model: cpu.map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default(),
+            cpu_physical_cores: i32::try_from(System::physical_core_count().unwrap_or(0)).unwrap_or(0),
+            cpu_logical_cores: i32::try_from(logical).unwrap_or(i32::MAX),
+            cpu_max_freq_hz: signed(cpu.map_or(0, |cpu| cpu.frequency().saturating_mul(1_000_000))),
+            java_version: property("java.runtime.version"),
+            java_vendor: property("java.vendor"),
+            java_runtime: property("java.vm.name"),
+            // Each instance has a collector of its own; there is none to tell of the node.
+            java_gc: String::new(),
+        }
+    }
+}
+
+/// The output of `java -XshowSettings:properties -version`, empty if it does not work
+async fn java_properties(java: &Path) -> String {
+    let output = Command::new(java)
+        .args(["-XshowSettings:properties", "-version"])
+        .env_remove("JAVA_TOOL_OPTIONS")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    match timeout(JAVA_TIMEOUT, output).await {
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, java = %java.display(), "java does not tell its version");
+            String::new()
+        }
+        Err(_) => {
+            tracing::warn!(java = %java.display(), "java does not tell its version in time");
+            String::new()
+        }
+    }
+}
+
+/// Free and total bytes of the file system that holds `folder`, or the folder above it that exists
+fn disk(folder: &Path) -> (u64, u64) {
+    for folder in folder.ancestors() {
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        if let Ok(figures) = rustix::fs::statvfs(folder) {
+            let block = figures.f_frsize;
+            return (
+                figures.f_bavail.saturating_mul(block),
+                figures.f_blocks.saturating_mul(block),
+            );
+        }
+    }
+    (0, 0)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn figures_are_acceptable_to_every_controller() {
+        let mut host = Host::new(PathBuf::from("/does/not/exist/yet"), 0);
+        let status = host.status(vec![30_000, 30_001]);
+        assert!((0.0..=1.0).contains(&status.cpu_usage));
+        assert!(status.total_memory_mb > 0 && status.used_memory_mb <= status.total_memory_mb);
+        assert!(status.total_disk_mb >= status.free_disk_mb && status.total_disk_mb > 0);
+        assert_eq!(status.instance_count, 2);
+        let mut capped = Host::new(PathBuf::from("/"), 64);
+        let status = capped.status(Vec::new());
+        assert_eq!((status.total_memory_mb, status.used_memory_mb), (64, 64));
+    }
+
+    #[tokio::test]
+    async fn the_machine_and_its_java_are_described() {
+        let host = Host::new(PathBuf::from("/"), 0);
+        let java = crate::preparation::find_java(None, |key| std::env::var(key).ok()).unwrap();
+        let info = host.info(Some(&java)).await;
+        assert!(!info.os_name.is_empty() && info.cpu_logical_cores > 0);
+        assert!(
+            info.java_version
+                .starts_with(|first: char| first.is_ascii_digit()),
+            "{info:?}"
+        );
+        assert!(!info.java_vendor.is_empty() && !info.java_runtime.is_empty());
+        let without = host.info(Some(Path::new("/bin/false"))).await;
+        assert_eq!(without.java_version, "");
+    }
+}

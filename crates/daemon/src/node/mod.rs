@@ -1,0 +1,424 @@
+//! The application: one node of the cluster
+//!
+//! ```text
+//!  controller ══ link ══ DaemonSession ──events──> Orders ──> Preparer ──> Supervisor ──> shim ──> instance
+//!                             ^                      │                        │
+//!                             └──── reports ─────────┴──── Event, console ────┘
+//! ```
+//!
+//! [`Daemon::start`] puts the parts together: it takes the data folder, enrols if it must, adopts running instances, and
+//! keeps a session with a controller from then on. One task decides; it never waits for the network, a download or a
+//! disk that hangs. Instances live on when the daemon ends, unless a controller shut the node down.
+
+mod console;
+mod crashes;
+mod host;
+mod memory;
+mod orders;
+mod requests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prexorcloud_protocol::fence::EpochFence;
+use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::{DaemonSession, InvalidName, NodeId};
+use prexorcloud_security::files::{DataDirLock, LockError};
+use prexorcloud_security::tls::{ClientTls, TlsError};
+use prexorcloud_transport::{
+    Backoff, DialOptions, Dialer, LinkEvent, Reconnect, SessionHandle, Target, link,
+};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use crate::config::DaemonConfig;
+use crate::console::Retention;
+use crate::enrolment::{self, EnrolmentFailure};
+use crate::health::{Health, HealthServer};
+use crate::preparation::{self, DownloadLimits, Preparer, Runtime, find_java};
+use crate::supervisor::{self, Found, ShimCommand, Supervisor};
+
+use crashes::CrashSpool;
+use host::Host;
+use memory::Memory;
+use orders::Orders;
+
+/// The version that controllers are told
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long the link may take to say goodbye
+const GOODBYE: Duration = Duration::from_secs(12);
+
+/// How the daemon starts its own executable for its helpers
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnProgram {
+    /// The executable
+    pub program: PathBuf,
+    /// The arguments that make it a [shim](crate::shim)
+    pub shim: Vec<String>,
+    /// The arguments that make it a [stand-in server](crate::standin)
+    pub standin: Vec<String>,
+}
+
+impl OwnProgram {
+    /// This very executable, with the subcommands `shim` and `standin-server`
+    ///
+    /// # Errors
+    /// If the system does not tell which file this process runs.
+    pub fn current() -> io::Result<Self> {
+        Ok(Self {
+            program: std::env::current_exe()?,
+            shim: vec!["shim".to_owned()],
+            standin: vec!["standin-server".to_owned()],
+        })
+    }
+}
+
+/// Why a daemon could not start; each is one sentence for the operator
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The node id is not a safe name
+    #[error("node_id: {0}")]
+    NodeId(#[from] InvalidName),
+    /// A controller's address is not one
+    #[error("controller.endpoints: {0:?} is not host:port")]
+    Endpoint(String),
+    /// There is no controller to dial
+    #[error("controller.endpoints names no controller")]
+    NoControllers,
+    /// The data folder belongs to another daemon, or cannot be used
+    #[error("the data folder: {0}")]
+    DataDir(#[from] LockError),
+    /// A file or folder in the data folder cannot be used
+    #[error("{path}: {error}", path = path.display())]
+    File {
+        /// Which one
+        path: PathBuf,
+        /// The system's words
+        #[source]
+        error: io::Error,
+    },
+    /// The node could not join the cluster
+    #[error(transparent)]
+    Enrolment(#[from] EnrolmentFailure),
+    /// TLS cannot be set up with the node's certificate
+    #[error("the node's certificate: {0}")]
+    Tls(#[from] TlsError),
+    /// The health endpoint's address cannot be listened on
+    #[error("health.listen = {address}: {error}; set another address, or health.enabled = false")]
+    Health {
+        /// The address
+        address: SocketAddr,
+        /// The system's words
+        error: io::Error,
+    },
+}
+
+/// Why a daemon has finished
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finished {
+    /// A controller shut the node down; all instances were stopped
+    ShutDownByController {
+        /// The operator's reason
+        reason: String,
+    },
+    /// [`RunningDaemon::shutdown`] was called; instances run on
+    Stopped,
+    /// Its main task or its link has ended, which is a bug
+    Failed,
+}
+
+/// A node of the cluster
+#[derive(Debug)]
+pub struct Daemon;
+
+/// A daemon that runs
+#[derive(Debug)]
+pub struct RunningDaemon {
+    node_id: NodeId,
+    adopted: usize,
+    health: Option<HealthServer>,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Finished>,
+    finished: Option<Finished>,
+}
+
+impl Daemon {
+    /// Starts a daemon
+    ///
+    /// Returns once it runs, whether a controller is connected or not. Enrolment waits for a controller for as long as it
+    /// takes; drop the future to give up. Needs a tokio runtime with I/O and time, and a rustls crypto provider.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: DaemonConfig, own: OwnProgram) -> Result<RunningDaemon, StartError> {
+        let node_id: NodeId = config.node_id.parse()?;
+        let targets = targets(&config)?;
+        let data_dir = absolute(&config.data_dir)?;
+        let lock = DataDirLock::acquire(&data_dir, "daemon")?;
+        let file = |path: PathBuf| move |error| StartError::File { path, error };
+        let memory = Memory::open(&data_dir).map_err(file(data_dir.join("controllers.json")))?;
+        let credentials = enrolment::credentials(&config, &targets).await?;
+        let tls = ClientTls::new(&credentials.anchors)
+            .identity(&credentials.credential)
+            .build()?;
+
+        let instances_dir = absolute(&config.instances_dir())?;
+        let run_folder = data_dir.join("run");
+        let (supervisor, reports) = Supervisor::new(supervisor_settings(&config, run_folder.clone(), &own))
+            .map_err(file(run_folder.clone()))?;
+        let adopted = supervisor.adopt().await.map_err(file(run_folder))?;
+        let preparer = Preparer::new(preparation_settings(&config, &data_dir, &instances_dir, &own))
+            .map_err(file(instances_dir.clone()))?;
+        let spool_folder = data_dir.join("crash-reports");
+        let spool = CrashSpool::open(spool_folder.clone()).map_err(file(spool_folder.clone()))?;
+        let pending = spool.pending().map_err(file(spool_folder))?;
+
+        let host = Host::new(instances_dir, config.resources.max_memory_mb);
+        let java = find_java(config.runtime.java.as_deref(), |key| std::env::var(key).ok());
+        if let Err(error) = &java {
+            tracing::warn!("{error}");
+        }
+        let mut session_config = prexorcloud_protocol::DaemonConfig::new(node_id, VERSION);
+        session_config.total_memory_mb = host.total_memory_mb();
+        session_config.available_cpus = Host::available_cpus();
+        session_config.labels = config.labels.clone().into_iter().collect();
+        session_config.advertise_address = config.advertise_address.clone();
+        session_config.host_info = Some(host.info(java.as_deref().ok()).await);
+        let mut hosted = Hosted::new();
+        for instance in &adopted {
+            hosted.adopt(HostedInstance {
+                instance: instance.facts.instance,
+                group: instance.facts.group,
+                incarnation: instance.facts.incarnation,
+                port: instance.facts.port,
+                state: match instance.found {
+                    Found::Starting => State::Starting,
+                    Found::Running => State::Running,
+                    Found::Stopping => State::Stopping,
+                },
+            });
+            tracing::info!(instance = %instance.facts.instance, pid = instance.pid, running = instance.is_running,
+                "instance of an earlier daemon adopted");
+        }
+        let fence = EpochFence::new(memory.highest_epoch());
+        let session = SessionHandle::new(DaemonSession::new(session_config, hosted, fence));
+
+        let dialled: Arc<Mutex<Option<Target>>> = Arc::default();
+        let health = match config.health.enabled {
+            true => Some(start_health(&config, node_id, &session, &supervisor, &dialled).await?),
+            false => None,
+        };
+        let backoff = Backoff {
+            initial: config.reconnect.initial_delay,
+            max: config.reconnect.max_delay,
+        };
+        let seeds: Vec<Target> = targets.into_iter().chain(memory.controllers()).collect();
+        let reconnect = Reconnect::new(backoff, seeds).map_err(|_| StartError::NoControllers)?;
+        let dialer = Dialer::with_config(tls, DialOptions::default());
+        let (end_link, link_ends) = oneshot::channel::<()>();
+        let (learned_sender, learned) = mpsc::channel(8);
+        let link = tokio::spawn(link::run(
+            session.clone(),
+            dialer,
+            reconnect,
+            observer(Arc::clone(&dialled), learned_sender),
+            async move {
+                // A dropped sender means the same: there is nobody left to serve.
+                let _ = link_ends.await;
+            },
+        ));
+        let consoles = tokio::spawn(console::forward(session.clone(), reports.consoles));
+        let mut orders = Orders::new(
+            session,
+            supervisor.clone(),
+            preparer,
+            spool,
+            memory,
+            host,
+            dialled,
+        );
+        for instance in &adopted {
+            orders.adopted(instance);
+        }
+        for report in pending {
+            orders.hand_over(report);
+        }
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            let finished = orders.run(reports.events, learned, stopped).await;
+            let _ = end_link.send(());
+            if tokio::time::timeout(GOODBYE, link).await.is_err() {
+                tracing::warn!("the link did not end in time");
+            }
+            consoles.abort();
+            supervisor.detach();
+            drop(lock);
+            finished
+        });
+        tracing::info!(node = %node_id, version = VERSION, adopted = adopted.len(), "daemon ready");
+        Ok(RunningDaemon {
+            node_id,
+            adopted: adopted.len(),
+            health,
+            stop: Some(stop),
+            task,
+            finished: None,
+        })
+    }
+}
+
+impl RunningDaemon {
+    /// The node's id
+    #[must_use]
+    pub fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    /// How many instances of an earlier daemon were found
+    #[must_use]
+    pub fn adopted(&self) -> usize {
+        self.adopted
+    }
+
+    /// Where the health endpoint listens, if there is one
+    #[must_use]
+    pub fn health_addr(&self) -> Option<SocketAddr> {
+        self.health.as_ref().map(HealthServer::address)
+    }
+
+    /// Waits until the daemon has finished; cancel safe, and answers the same when asked again
+    pub async fn wait(&mut self) -> Finished {
+        if let Some(finished) = &self.finished {
+            return finished.clone();
+        }
+        let finished = (&mut self.task).await.unwrap_or(Finished::Failed);
+        self.finished = Some(finished.clone());
+        finished
+    }
+
+    /// Ends the daemon in order: the session is closed after what it has to say; instances run on
+    pub async fn shutdown(mut self) -> Finished {
+        if let Some(stop) = self.stop.take() {
+            // A daemon that has finished by itself does not listen.
+            let _ = stop.send(());
+        }
+        self.wait().await
+    }
+}
+
+fn absolute(path: &std::path::Path) -> Result<PathBuf, StartError> {
+    std::path::absolute(path).map_err(|error| StartError::File {
+        path: path.to_path_buf(),
+        error,
+    })
+}
+
+fn targets(config: &DaemonConfig) -> Result<Vec<Target>, StartError> {
+    let targets: Vec<Target> = config
+        .controller
+        .endpoints
+        .iter()
+        .map(|text| text.parse().map_err(|_| StartError::Endpoint(text.clone())))
+        .collect::<Result<_, _>>()?;
+    if targets.is_empty() {
+        return Err(StartError::NoControllers);
+    }
+    Ok(targets)
+}
+
+fn supervisor_settings(config: &DaemonConfig, run_folder: PathBuf, own: &OwnProgram) -> supervisor::Settings {
+    let shim = ShimCommand {
+        program: own.program.clone(),
+        arguments: own.shim.clone(),
+    };
+    let mut settings = supervisor::Settings::new(run_folder, shim);
+    settings.kill_timeout = config.instances.kill_timeout;
+    settings.keep_crashed = config.instances.keep_crashed;
+    settings.retention = Retention {
+        tail: config.console.retained_bytes,
+        backlog: config.console.backlog_bytes,
+    };
+    settings
+}
+
+fn preparation_settings(
+    config: &DaemonConfig,
+    data_dir: &std::path::Path,
+    instances_dir: &std::path::Path,
+    own: &OwnProgram,
+) -> preparation::Settings {
+    preparation::Settings {
+        node_id: config.node_id.clone(),
+        instances_folder: instances_dir.to_path_buf(),
+        cache_folder: data_dir.join("cache").join("artifacts"),
+        java: config.runtime.java.clone(),
+        standin: config.runtime.allow_standin.then(|| Runtime::Standin {
+            program: own.program.clone(),
+            arguments: own.standin.clone(),
+        }),
+        downloads: DownloadLimits {
+            max_bytes: config.runtime.max_download_bytes,
+            deadline: config.runtime.download_timeout,
+            allow_unverified: config.runtime.allow_unverified_downloads,
+        },
+        default_grace: config.instances.shutdown_timeout,
+    }
+}
+
+async fn start_health(
+    config: &DaemonConfig,
+    node_id: NodeId,
+    session: &SessionHandle<DaemonSession>,
+    supervisor: &Supervisor,
+    dialled: &Arc<Mutex<Option<Target>>>,
+) -> Result<HealthServer, StartError> {
+    let address = config.health.listen;
+    let (session, supervisor, dialled) = (session.clone(), supervisor.clone(), Arc::clone(dialled));
+    let health = move || Health {
+        node_id: node_id.to_string(),
+        connected: session.with(|session, _| session.is_established()),
+        instance_count: supervisor.count(),
+        controller: dialled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(|target| (target.host(), target.port())),
+    };
+    HealthServer::start(address, health)
+        .await
+        .map_err(|error| StartError::Health { address, error })
+}
+
+/// Logs what the link does, and hands on what is to be remembered
+fn observer(
+    dialled: Arc<Mutex<Option<Target>>>,
+    learned: mpsc::Sender<Vec<Target>>,
+) -> impl FnMut(LinkEvent) + Send {
+    move |event| match event {
+        LinkEvent::Dialling { target, after } => {
+            tracing::debug!(%target, after_ms = after.as_millis(), "dialling the controller");
+            *dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);
+        }
+        LinkEvent::DialFailed { error, .. } if error.needs_operator() => {
+            tracing::error!("{error}; trying again, but this needs somebody's attention");
+        }
+        LinkEvent::DialFailed { error, .. } => tracing::warn!("{error}; trying again"),
+        LinkEvent::StreamOpened { target } => tracing::info!(%target, "controller reached"),
+        LinkEvent::StreamEnded { target, end, error } => match error {
+            Some(error) => tracing::warn!(%target, %end, %error, "session ended"),
+            None => tracing::info!(%target, %end, "session ended"),
+        },
+        LinkEvent::Learned { controllers } => {
+            if learned.try_send(controllers).is_err() {
+                tracing::debug!("announced controllers not remembered: the next announcement will be");
+            }
+        }
+        _ => {}
+    }
+}

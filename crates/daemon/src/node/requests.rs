@@ -1,0 +1,71 @@
+//! Requests of a controller that this daemon answers without an instance, or cannot serve yet
+//!
+//! What is not served is answered, so that nobody waits for a timeout.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prexorcloud_proto::{
+    CacheStatus, ErrorReport, InstanceFileContent, InstanceFileTree, ModuleStateUpdate, controller_message,
+    daemon_message,
+};
+
+/// The answer to a request, if there is one
+pub(super) fn answer(
+    request: controller_message::Payload,
+    cached_bytes: i64,
+) -> Option<daemon_message::Payload> {
+    use controller_message::Payload as Request;
+    use daemon_message::Payload as Answer;
+    const FILES: &str = "NOT_SUPPORTED";
+    Some(match request {
+        Request::RequestCacheStatus(_) => Answer::CacheStatus(Box::new(CacheStatus {
+            total_size_bytes: cached_bytes,
+            ..CacheStatus::default()
+        })),
+        Request::ModuleInstall(install) => Answer::ModuleStateUpdate(module_state(
+            install.module_id,
+            "FAILED",
+            "this daemon does not host modules yet",
+        )),
+        Request::ModuleUninstall(uninstall) => {
+            Answer::ModuleStateUpdate(module_state(uninstall.module_id, "UNLOADED", ""))
+        }
+        Request::WalkInstanceFiles(walk) => Answer::InstanceFileTree(InstanceFileTree {
+            request_id: walk.request_id,
+            error: FILES.to_owned(),
+            ..InstanceFileTree::default()
+        }),
+        Request::ReadInstanceFile(read) => Answer::InstanceFileContent(InstanceFileContent {
+            request_id: read.request_id,
+            error: FILES.to_owned(),
+            ..InstanceFileContent::default()
+        }),
+        Request::PreWarmCache(_) => Answer::ErrorReport(ErrorReport {
+            error_code: "PRE_WARM_NOT_SUPPORTED".to_owned(),
+            error_message: "this daemon downloads runtimes when they are needed".to_owned(),
+            context: "PreWarmCache".to_owned(),
+            retry_after_seconds: 0,
+        }),
+        Request::ErrorReport(report) => {
+            tracing::warn!(
+                code = report.error_code,
+                context = report.context,
+                "the controller reports: {}",
+                report.error_message
+            );
+            return None;
+        }
+        // Nothing was asked for that these could answer.
+        _ => return None,
+    })
+}
+
+fn module_state(module_id: String, state: &str, last_error: &str) -> ModuleStateUpdate {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ModuleStateUpdate {
+        module_id,
+        state: state.to_owned(),
+        last_error: last_error.to_owned(),
+        updated_at_ms: i64::try_from(now.as_millis()).unwrap_or(0),
+    }
+}
