@@ -1,7 +1,7 @@
 //! Regenerates the code in `crates/proto/src/gen` from the `.proto` files
 //!
 //! protox compiles the protos, so nobody needs protoc. The output is held in memory first: [`check`] compares names
-//! and bytes with what is committed (which also notices a stray or missing file), [`write`] replaces it.
+//! and bytes with what is committed (which also notices a stray or missing file), [`write()`] replaces it.
 
 use std::collections::BTreeMap;
 use std::path::Path;

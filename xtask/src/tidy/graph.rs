@@ -240,7 +240,7 @@ fn parse_tree(text: &str) -> Result<BTreeSet<(String, Version)>> {
     Ok(found)
 }
 
-/// Judges what the crates reach against [`UNREACHABLE`].
+/// Judges what the crates reach against the list above.
 pub fn unreachable(reached: &BTreeMap<String, BTreeSet<(String, Version)>>) -> Vec<String> {
     let mut bad = Vec::new();
     for (name, forbidden, reason) in UNREACHABLE {
