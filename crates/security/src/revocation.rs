@@ -155,7 +155,24 @@ impl SharedRevocations {
         self.0.load_full()
     }
 
-    /// Replaces the list; the next handshake sees it
+    /// Adds everything on `list` to the shared list; the next handshake sees it
+    ///
+    /// Unlike [`SharedRevocations::replace`], this loses nothing when two callers read the store and publish in another
+    /// order than they read.
+    pub fn merge(&self, list: &RevocationList) {
+        self.0.rcu(|current| {
+            let mut merged = RevocationList::clone(current);
+            list.serials()
+                .cloned()
+                .for_each(|revoked| merged.revoke_serial(revoked));
+            list.nodes()
+                .cloned()
+                .for_each(|revoked| merged.revoke_node(revoked));
+            merged
+        });
+    }
+
+    /// Replaces the list, be it newer or older; the next handshake sees it
     pub fn replace(&self, list: RevocationList) {
         self.0.store(Arc::new(list));
     }

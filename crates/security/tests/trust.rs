@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use prexorcloud_security::credential::{Credential, CredentialError};
 use prexorcloud_security::identity::PeerIdentity;
-use prexorcloud_security::revocation::{RevocationList, Revoked, RevokedNode, RevokedSerial};
+use prexorcloud_security::revocation::{
+    RevocationList, Revoked, RevokedNode, RevokedSerial, SharedRevocations,
+};
 use prexorcloud_security::trust::{MAX_ANCHORS, TrustAnchors, TrustError};
 use support::{DAY, authority, epoch};
 
@@ -164,4 +166,29 @@ fn signed_revocation_lists_are_read_by_openssl() {
             .sign_crl(&RevocationList::new(), u64::MAX, epoch())
             .is_ok()
     );
+}
+
+#[test]
+fn merging_loses_no_revocation_whatever_the_order() {
+    let revoked = |node_id: &str| {
+        let mut list = RevocationList::new();
+        list.revoke_node(RevokedNode {
+            node_id: node_id.to_owned(),
+            issued_until: epoch(),
+            not_after: epoch() + DAY,
+        });
+        list
+    };
+    let shared = SharedRevocations::new(revoked("first"));
+    std::thread::scope(|scope| {
+        for caller in 0..32 {
+            let (shared, revoked) = (&shared, &revoked);
+            scope.spawn(move || shared.merge(&revoked(&format!("node-{caller}"))));
+        }
+    });
+    assert_eq!(shared.current().len(), 33);
+    shared.merge(&RevocationList::new());
+    assert_eq!(shared.current().len(), 33);
+    shared.replace(RevocationList::new());
+    assert!(shared.current().is_empty());
 }
