@@ -9,7 +9,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use bytes::Buf as _;
+use bytes::Buf;
 use prexorcloud_proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::Received;
 use tonic::Status;
@@ -154,32 +154,40 @@ impl<D: Envelope> Decoder for EnvelopeDecoder<D> {
     type Error = Status;
 
     fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Frame<D>>, Status> {
-        let bytes = src.remaining();
-        // tonic hands over whole messages in one piece; a copy would only be made if that ever changed.
-        let (unknown, message) = if src.chunk().len() == bytes {
-            (unknown_field(src.chunk(), D::knows), D::decode(src))
-        } else {
-            let whole = src.copy_to_bytes(bytes);
-            (unknown_field(&whole, D::knows), D::decode(whole))
-        };
-        let message = message.map_err(|error| {
-            let mut status = Status::invalid_argument(format!("not an envelope: {error}"));
-            status.set_source(Arc::new(NotAnEnvelope(error)));
+        decode(src).map(Some).map_err(|error| {
+            let mut status = Status::invalid_argument(error.to_string());
+            status.set_source(Arc::new(error));
             status
-        })?;
-        let unknown_variant = if message.has_payload() { None } else { unknown };
-        Ok(Some(Frame {
-            received: Received {
-                message,
-                unknown_variant,
-            },
-            bytes,
-        }))
+        })
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(BUFFER_BYTES, BATCH_BYTES)
     }
+}
+
+/// Decodes one envelope, which is everything that `src` holds.
+///
+/// # Errors
+/// [`NotAnEnvelope`] for anything that is not protobuf, or not of the types that the contract says.
+pub fn decode<D: Envelope>(src: &mut impl Buf) -> Result<Frame<D>, NotAnEnvelope> {
+    let bytes = src.remaining();
+    // tonic hands over whole messages in one piece; a copy would only be made if that ever changed.
+    let (unknown, message) = if src.chunk().len() == bytes {
+        (unknown_field(src.chunk(), D::knows), D::decode(src))
+    } else {
+        let whole = src.copy_to_bytes(bytes);
+        (unknown_field(&whole, D::knows), D::decode(whole))
+    };
+    let message = message.map_err(NotAnEnvelope)?;
+    let unknown_variant = if message.has_payload() { None } else { unknown };
+    Ok(Frame {
+        received: Received {
+            message,
+            unknown_variant,
+        },
+        bytes,
+    })
 }
 
 /// The field number of an encoded message that `knows` does not accept, if there is one

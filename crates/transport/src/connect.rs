@@ -20,7 +20,7 @@ use tracing::{Instrument as _, info, info_span};
 
 use crate::codec::{EnvelopeCodec, Frame, MAX_MESSAGE_BYTES};
 use crate::counters::{StreamCounters, StreamCounts};
-use crate::handle::{DRAIN_LIMIT, SessionHandle};
+use crate::handle::{DRAIN_LIMIT, SessionHandle, StreamEnd};
 use crate::server::Peer;
 use crate::stream::{Incoming, Outbound, Role, attach, status_of};
 
@@ -33,9 +33,7 @@ pub const CONNECT_PATH: &str = "/me.prexorjustin.prexorcloud.protocol.DaemonServ
 /// Supplies the sessions of the nodes that connect
 pub trait NodeAcceptor: Send + Sync + 'static {
     /// The controller's side of one stream.
-    type Session: Session<Incoming = DaemonMessage, Outgoing = ControllerMessage, Event: Send, Timer: Send>
-        + Send
-        + 'static;
+    type Session: Session<Incoming = DaemonMessage, Outgoing = ControllerMessage> + Send + 'static;
 
     /// Makes the session of a new stream
     ///
@@ -149,14 +147,28 @@ impl<A: NodeAcceptor> DaemonService<A> {
         self.acceptor.attach(peer, handle.clone());
         tokio::spawn(
             async move {
-                let end = driver.await;
-                info!(%end, "stream ended");
-                handle.retire();
-                drop(handle);
-                // A peer that does not read keeps the rest of the stream waiting for ever.
-                if timeout(DRAIN_LIMIT, written).await.is_err() {
+                let mut end = driver.await;
+                let certain = !matches!(end, StreamEnd::PeerFinished | StreamEnd::Lost(_));
+                if certain {
+                    handle.retire();
+                }
+                let written = timeout(DRAIN_LIMIT, written).await;
+                if written.is_err() {
+                    // A peer that does not read keeps the rest of the stream waiting for ever.
                     connection.close();
                 }
+                if !certain {
+                    // Whether the peer finished its half or was lost shows in what became of ours.
+                    if !matches!(written, Ok(Ok(()))) {
+                        let reason = connection
+                            .broken()
+                            .unwrap_or("the peer stopped answering or reset the stream");
+                        end = StreamEnd::Lost(reason.to_owned());
+                        handle.correct_last_end(end.clone());
+                    }
+                    handle.retire();
+                }
+                info!(%end, "stream ended");
             }
             .instrument(span),
         );

@@ -349,7 +349,7 @@ impl<S: Session> SessionHandle<S> {
         wakes.fire();
     }
 
-    /// Why the last stream ended.
+    /// Why the last stream ended. For a controller's session this is final once the handle is retired.
     #[must_use]
     pub fn last_end(&self) -> Option<StreamEnd> {
         self.0.lock().last_end.clone()
@@ -359,6 +359,11 @@ impl<S: Session> SessionHandle<S> {
     #[must_use]
     pub fn counts(&self) -> StreamCounts {
         self.0.counters.snapshot()
+    }
+
+    /// The connection knows better why the stream ended than the stream did.
+    pub(crate) fn correct_last_end(&self, end: StreamEnd) {
+        self.0.lock().last_end = Some(end);
     }
 
     /// No stream will follow: waiting futures end once the events are taken.

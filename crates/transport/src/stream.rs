@@ -18,7 +18,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
@@ -44,6 +44,9 @@ const READ_BATCH_BYTES: usize = 256 * 1024;
 const TURNS: usize = 16;
 /// Buffers above this many messages are given back when the stream falls idle.
 const IDLE_MESSAGES: usize = 4;
+
+/// How long the reason for a reset may take to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Which end of the call this is: it decides how a stream can be ended
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,14 +87,14 @@ where
     };
     wakes.fire();
     handle.0.counters.opened(1);
-    let (gone, written) = oneshot::channel();
+    let (written, is_written) = oneshot::channel();
     let outbound = Outbound {
         shared: Arc::clone(&handle.0),
         generation,
         role,
         batch: VecDeque::new(),
         finished: false,
-        _gone: gone,
+        written: Some(written),
     };
     let driver = Driver {
         shared: Arc::clone(&handle.0),
@@ -106,7 +109,7 @@ where
         ended: None,
         over: false,
     };
-    (outbound, driver, written)
+    (outbound, driver, is_written)
 }
 
 /// The messages of a session, pulled by HTTP/2 when it has room
@@ -116,8 +119,8 @@ pub(crate) struct Outbound<S: Session> {
     role: Role,
     batch: VecDeque<S::Outgoing>,
     finished: bool,
-    /// Dropped with the stream, so that its driver can tell when everything was written.
-    _gone: oneshot::Sender<()>,
+    /// Told when HTTP/2 has taken everything, the end included; dropped unused if it lost interest before.
+    written: Option<oneshot::Sender<()>>,
 }
 
 impl<S: Session> Unpin for Outbound<S> {}
@@ -216,6 +219,10 @@ where
 
 impl<S: Session> Drop for Outbound<S> {
     fn drop(&mut self) {
+        if let (true, Some(written)) = (self.finished, self.written.take()) {
+            // Nobody need be interested.
+            let _ = written.send(());
+        }
         let mut wakes = Wakes::default();
         {
             let mut cell = self.shared.lock();
@@ -310,8 +317,11 @@ impl<S: Session> Driver<S> {
             .saturating_add(std::mem::take(&mut self.inbox_bytes));
 
         let close = cell.session.close().cloned();
-        if close.is_some() && self.drain_until.is_none() {
-            self.drain_until = Some(now + DRAIN_LIMIT);
+        if close.is_some() {
+            self.drain_until.get_or_insert(now + DRAIN_LIMIT);
+        } else if cell.writer_state == WriterState::Gone {
+            // Whoever reset the stream has usually said why; that is still to be read.
+            self.drain_until.get_or_insert(now + LAST_WORDS);
         }
         let overdue = self.drain_until.is_some_and(|limit| limit <= now);
         let written = match cell.writer_state {
@@ -327,7 +337,7 @@ impl<S: Session> Driver<S> {
                 Some((StreamEnd::Closed(close), farewell))
             }
             (None, None, Some(ended)) => Some(ended),
-            (None, None, None) if written => {
+            (None, None, None) if overdue => {
                 Some((StreamEnd::Lost("the peer reset the stream".into()), None))
             }
             (None, ..) => None,
@@ -493,7 +503,8 @@ fn origin(status: &Status) -> Origin {
     }
 }
 
-fn innermost(error: &(dyn Error + 'static)) -> String {
+/// The text of the last error of the chain, which is the one that says what happened.
+pub(crate) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;

@@ -25,7 +25,8 @@ use tonic::{Request, Status};
 use tower_service::Service;
 
 use super::body::{ResponseBody, strip};
-use super::failure::classify;
+use super::failure::classify_with;
+use super::watched::{Seen, Watched};
 use super::{CallError, DialError, Target};
 use crate::codec::{EnvelopeCodec, MAX_MESSAGE_BYTES};
 use crate::connect::CONNECT_PATH;
@@ -73,14 +74,15 @@ impl Connection {
         target: Target,
         certificates: Vec<CertificateDer<'static>>,
         requests: SendRequest<Body>,
-        driver: Http2<TokioIo<TlsStream<TcpStream>>, Body, TokioExecutor>,
+        driver: Http2<TokioIo<Watched<TlsStream<TcpStream>>>, Body, TokioExecutor>,
+        seen: Seen,
     ) -> Self {
         let (publish, state) = watch::channel(State::Open);
         let dialled = target.clone();
         let driver = tokio::spawn(async move {
             let end = match driver.await {
                 Ok(()) => State::Closed,
-                Err(error) => State::Broken(classify(&dialled, &error)),
+                Err(error) => State::Broken(classify_with(&dialled, &error, seen.get().as_ref())),
             };
             publish.send_replace(end);
         });

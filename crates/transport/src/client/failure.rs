@@ -150,6 +150,18 @@ impl DialError {
     }
 }
 
+/// The same, where HTTP/2 has reduced the cause to a text but `seen` kept it.
+pub(super) fn classify_with(
+    target: &Target,
+    error: &(dyn Error + 'static),
+    seen: Option<&rustls::Error>,
+) -> DialError {
+    match seen {
+        Some(seen) => from_rustls(target.clone(), seen),
+        None => classify(target, error),
+    }
+}
+
 /// Finds the cause in a chain of errors that a connection to `target` ended with.
 pub(super) fn classify(target: &Target, error: &(dyn Error + 'static)) -> DialError {
     let target = target.clone();

@@ -8,6 +8,7 @@ mod body;
 mod connection;
 mod failure;
 mod target;
+mod watched;
 
 use std::error::Error;
 use std::fmt;
@@ -26,6 +27,7 @@ pub use self::connection::Connection;
 pub use self::failure::DialError;
 use self::failure::classify;
 pub use self::target::{DEFAULT_PORT, InvalidTarget, Target};
+use self::watched::Watched;
 use crate::server::ALPN_H2;
 
 /// Timings and windows of a [`Dialer`]
@@ -135,6 +137,7 @@ impl Dialer {
             .map(<[_]>::to_vec)
             .unwrap_or_default();
 
+        let (watched, seen) = Watched::new(tls);
         let mut http2 = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -145,11 +148,17 @@ impl Dialer {
             .initial_connection_window_size(self.options.connection_window)
             .max_send_buf_size(self.options.send_buffer)
             .max_header_list_size(16 * 1024);
-        let (requests, driver) = timeout_at(deadline, http2.handshake(TokioIo::new(tls)))
+        let (requests, driver) = timeout_at(deadline, http2.handshake(TokioIo::new(watched)))
             .await
             .map_err(late("agreeing on HTTP/2"))?
             .map_err(|error| classify(target, &error))?;
-        Ok(Connection::spawn(target.clone(), certificates, requests, driver))
+        Ok(Connection::spawn(
+            target.clone(),
+            certificates,
+            requests,
+            driver,
+            seen,
+        ))
     }
 
     async fn open_socket(&self, target: &Target, deadline: Instant) -> Result<TcpStream, DialError> {

@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 pub use self::peer::Peer;
 use self::registry::{Admission, Registry};
 use crate::counters::{ConnectionCounters, ConnectionCounts};
+use crate::stream::innermost;
 
 /// The only protocol spoken on the port.
 pub(crate) const ALPN_H2: &[u8] = b"h2";
@@ -432,7 +433,7 @@ async fn connection(tls: TlsStream, id: u64, address: SocketAddr, closed: Arc<No
         .max_header_list_size(options.max_header_list);
     let service = PeerService {
         routes: shared.routes.clone(),
-        peer,
+        peer: peer.clone(),
     };
     let mut connection = pin!(http2.serve_connection(TokioIo::new(tls), service));
     let mut stopping = shared.stopping.subscribe();
@@ -458,8 +459,14 @@ async fn connection(tls: TlsStream, id: u64, address: SocketAddr, closed: Arc<No
     };
     match end {
         Some(Ok(())) => debug!(%address, "connection closed"),
-        Some(Err(error)) => debug!(%address, %error, "connection lost"),
-        None => debug!(%address, "connection cut"),
+        Some(Err(error)) => {
+            peer.note_broken(innermost(&error));
+            debug!(%address, error = innermost(&error), "connection lost");
+        }
+        None => {
+            peer.note_broken("cut by this side");
+            debug!(%address, "connection cut");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
@@ -18,6 +18,7 @@ struct Inner {
     address: SocketAddr,
     certificates: Vec<CertificateDer<'static>>,
     closed: Arc<Notify>,
+    broken: OnceLock<String>,
 }
 
 impl Peer {
@@ -32,6 +33,7 @@ impl Peer {
             address,
             certificates,
             closed,
+            broken: OnceLock::new(),
         }))
     }
 
@@ -59,6 +61,16 @@ impl Peer {
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.0.certificates
+    }
+
+    /// Notes why the connection is over, where it was not ended in order.
+    pub(super) fn note_broken(&self, reason: impl fmt::Display) {
+        let _ = self.0.broken.set(reason.to_string());
+    }
+
+    /// A stream cannot always tell a broken connection from an orderly end; the connection can.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.0.broken.get().map(String::as_str)
     }
 
     /// Cuts the connection at once; every stream on it ends.

@@ -1,0 +1,16 @@
+//! The whole crate over real sockets and real TLS on loopback
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod cluster;
+mod pki;
+mod plain;
+mod raw;
+
+mod bounds;
+mod envelopes;
+mod liveness;
+mod reconnecting;
+mod refusals;
+mod reload;
+mod sessions;
+mod whole;
