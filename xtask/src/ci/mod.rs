@@ -159,6 +159,18 @@ const STEPS: &[Step] = &[
         about: "peers in Python, made from the .proto files alone, get along with ours",
         run: peers::run,
     },
+    Step {
+        name: "demo",
+        about: "the first command of the README runs its whole tour",
+        run: |ci| {
+            // Without Java the demo makes its tour with the built-in stand-in, which proves less.
+            let java = Command::new("java").arg("-version").output();
+            if ci.server && !java.is_ok_and(|output| output.status.success()) {
+                return Ok(ci.without("there is no Java runtime".into()));
+            }
+            ci.cargo(&["run", "--release", "--", "demo"])
+        },
+    },
 ];
 
 /// The Cargo that runs us, so that the toolchain is the same.
