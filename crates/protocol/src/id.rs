@@ -11,10 +11,33 @@ use std::str::FromStr;
 pub const MAX_NAME_LEN: usize = 64;
 
 /// The bytes of a checked name; unused bytes are zero.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct Name {
     bytes: [u8; MAX_NAME_LEN],
     len: u8,
+}
+
+impl Ord for Name {
+    /// Like the text. Eight bytes at a time, because every message about an instance is looked up by name.
+    #[inline]
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        let (words, _) = self.bytes.as_chunks();
+        let (others, _) = other.bytes.as_chunks();
+        for (a, b) in words.iter().zip(others) {
+            let (a, b) = (u64::from_be_bytes(*a), u64::from_be_bytes(*b));
+            if a != b {
+                return a.cmp(&b);
+            }
+        }
+        // Unused bytes are zero and no name contains one, so the lengths are equal, too.
+        std::cmp::Ordering::Equal
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 /// What is wrong with a name
@@ -76,28 +99,40 @@ impl std::error::Error for InvalidName {}
 
 impl Name {
     fn new(kind: &'static str, text: &str) -> Result<Self, InvalidName> {
-        let invalid = |fault| Err(InvalidName { kind, fault });
+        let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let raw = text.as_bytes();
+        let starts_well = raw.first().is_some_and(u8::is_ascii_alphanumeric);
+        let mut bytes = [0; MAX_NAME_LEN];
+        // Every message about an instance comes through here, so what is wrong with a name is looked for only if
+        // something is.
+        match bytes.get_mut(..raw.len()) {
+            Some(room) if starts_well && raw.iter().all(allowed) => {
+                room.copy_from_slice(raw);
+                Ok(Self {
+                    bytes,
+                    len: raw.len() as u8,
+                })
+            }
+            _ => Err(InvalidName {
+                kind,
+                fault: Self::fault(text),
+            }),
+        }
+    }
+
+    #[cold]
+    fn fault(text: &str) -> NameFault {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         let Some(first) = text.chars().next() else {
-            return invalid(NameFault::Empty);
+            return NameFault::Empty;
         };
         if text.len() > MAX_NAME_LEN {
-            return invalid(NameFault::TooLong { len: text.len() });
+            return NameFault::TooLong { len: text.len() };
         }
-        if !first.is_ascii_alphanumeric() {
-            return invalid(NameFault::BadStart { found: first });
+        match text.chars().find(|&c| !allowed(c)) {
+            Some(found) if first.is_ascii_alphanumeric() => NameFault::BadCharacter { found },
+            _ => NameFault::BadStart { found: first },
         }
-        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if let Some(found) = text.chars().find(|&c| !allowed(c)) {
-            return invalid(NameFault::BadCharacter { found });
-        }
-        let mut bytes = [0; MAX_NAME_LEN];
-        for (slot, byte) in bytes.iter_mut().zip(text.bytes()) {
-            *slot = byte;
-        }
-        Ok(Self {
-            bytes,
-            len: text.len() as u8,
-        })
     }
 
     fn as_bytes(&self) -> &[u8] {

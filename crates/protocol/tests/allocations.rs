@@ -123,7 +123,7 @@ fn a_report_costs_no_allocation() {
         incarnation: 2,
         ..Default::default()
     };
-    let mut round = |roster: &mut Roster| {
+    let round = |roster: &mut Roster| {
         for index in 0..ids.len() {
             assert!(roster.handle_status(now, &running[index]).is_accepted());
             assert!(!roster.handle_status(now, &stale[index]).is_accepted());

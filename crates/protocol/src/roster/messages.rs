@@ -11,13 +11,13 @@ use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Judgement, Limits, Report, Spec, State};
 use crate::ledger::{Answer, Order, StartFailure};
 use crate::reconcile::OrphanReason;
-use crate::validate::{self, Fault, Invalid};
+use crate::validate::{Fault, Invalid};
 
 impl Roster {
     /// The daemon reports a state.
     pub fn handle_status(&mut self, now: Instant, update: &InstanceStatusUpdate) -> Judgement {
         let incarnation = Incarnation::new(update.incarnation);
-        let (instance, index) = match self.address(&update.instance_id, incarnation) {
+        let index = match self.address(&update.instance_id, incarnation) {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
@@ -45,7 +45,7 @@ impl Roster {
         match judgement {
             Judgement::Applied { .. } | Judgement::Duplicate => Self::note_evidence(slot, state),
             Judgement::Illegal { .. } | Judgement::Stale { .. } if is_alive(state) => {
-                self.handle_unwanted(now, instance, index, report);
+                self.handle_unwanted(now, index, report);
             }
             _ => {}
         }
@@ -66,11 +66,11 @@ impl Roster {
     }
 
     /// The daemon runs something that is being stopped, has ended, or is of an earlier incarnation.
-    fn handle_unwanted(&mut self, now: Instant, instance: InstanceId, index: usize, report: Report) {
+    fn handle_unwanted(&mut self, now: Instant, index: usize, report: Report) {
         let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
-        let known = slot.lifecycle.incarnation();
+        let (instance, known) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
         let superseded = report.incarnation.is_known() && report.incarnation < known;
         if superseded || slot.lifecycle.is_terminal() {
             let group = slot.lifecycle.group();
@@ -98,14 +98,14 @@ impl Roster {
     /// The daemon answers a start.
     pub fn handle_start_ack(&mut self, now: Instant, ack: &StartInstanceAck) -> Judgement {
         let given = Incarnation::new(ack.incarnation);
-        let (instance, index) = match self.address(&ack.instance_id, given) {
+        let index = match self.address(&ack.instance_id, given) {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };
-        let current = slot.lifecycle.incarnation();
+        let (instance, current) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
         let from = slot.lifecycle.state();
         if !ack.accepted && !from.is_coming_up() && from != State::Stopping {
             // It runs, or has ended. A rejection of a repeated start says nothing about that.
@@ -181,7 +181,7 @@ impl Roster {
     /// The daemon answers a stop.
     pub fn handle_stop_ack(&mut self, now: Instant, ack: &StopInstanceAck) -> Judgement {
         let given = Incarnation::new(ack.incarnation);
-        let (instance, index) = match self.address(&ack.instance_id, given) {
+        let index = match self.address(&ack.instance_id, given) {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
@@ -194,7 +194,7 @@ impl Roster {
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };
-        let current = slot.lifecycle.incarnation();
+        let (instance, current) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
         match slot.ledger.handle_stop_ack(now, ack) {
             Answer::Settled | Answer::Repeated if ack.accepted => {
                 slot.lifecycle.handle_stop_acknowledged(now, conclusive);
@@ -217,7 +217,7 @@ impl Roster {
     /// The daemon reports a crash. Whatever the verdict, the report is worth keeping.
     pub fn handle_crash(&mut self, now: Instant, report: &CrashReport) -> CrashVerdict {
         let incarnation = Incarnation::new(report.incarnation);
-        let Ok((_, index)) = self.address(&report.instance_id, incarnation) else {
+        let Ok(index) = self.address(&report.instance_id, incarnation) else {
             return CrashVerdict::Stale;
         };
         let Some(slot) = self.slots.get_mut(index) else {
@@ -229,13 +229,17 @@ impl Roster {
         if is_orphan { CrashVerdict::Stale } else { verdict }
     }
 
-    fn address(&self, id: &str, incarnation: Incarnation) -> Result<(InstanceId, usize), Judgement> {
-        let instance = validate::instance_id(id).map_err(Judgement::Invalid)?;
-        let index = self
-            .slots
-            .addressed(instance, incarnation)
-            .ok_or(Judgement::UnknownInstance)?;
-        Ok((instance, index))
+    fn address(&self, id: &str, incarnation: Incarnation) -> Result<usize, Judgement> {
+        match InstanceId::new(id) {
+            Ok(ref instance) => self
+                .slots
+                .addressed(instance, incarnation)
+                .ok_or(Judgement::UnknownInstance),
+            Err(invalid) => Err(Judgement::Invalid(Invalid {
+                field: "instance_id",
+                fault: Fault::Name(invalid),
+            })),
+        }
     }
 
     /// The judgement on an answer that changes nothing.

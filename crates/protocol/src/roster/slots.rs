@@ -110,8 +110,8 @@ impl Slots {
     /// The slot that a message about `instance` means
     ///
     /// A peer that names no incarnation means the orphan while there is one: the entry is held back until it is gone.
-    pub(super) fn addressed(&self, instance: InstanceId, incarnation: Incarnation) -> Option<usize> {
-        let Place { entry, orphan } = self.place(instance);
+    pub(super) fn addressed(&self, instance: &InstanceId, incarnation: Incarnation) -> Option<usize> {
+        let Place { entry, orphan } = self.places.get(instance).copied().unwrap_or_default();
         let orphan = orphan.filter(|&slot| {
             let of_orphan = self
                 .get(slot)
