@@ -230,7 +230,10 @@ impl Foundation {
         health.set_serving::<BootstrapServiceServer<Bootstrap>>().await;
         health.set_serving::<AdminServiceServer<Admin>>().await;
         let routes = Routes::new(DaemonService::new(Arc::new(doorman)))
-            .add_service(BootstrapServiceServer::new(Bootstrap::new(Arc::new(enrolment))))
+            .add_service(BootstrapServiceServer::new(Bootstrap::new(
+                Arc::new(enrolment),
+                Arc::clone(&nodes),
+            )))
             .add_service(AdminServiceServer::new(admin))
             .add_service(health_service);
         let tls = Arc::clone(&certificate);

@@ -1,6 +1,9 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
-use std::sync::Arc;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use prexorcloud_protocol::{GroupName, InstanceId, NodeId};
 
@@ -36,11 +39,29 @@ pub(crate) struct Request {
 pub(crate) struct Fleet {
     store: Arc<dyn Store>,
     nodes: Arc<Nodes>,
+    /// Ids that were chosen for starts under way, so that starts at the same time choose different ones
+    reserved: Mutex<HashSet<String>>,
+}
+
+/// An id that nobody else chooses while this exists
+struct Reserved<'a> {
+    fleet: &'a Fleet,
+    id: InstanceId,
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.fleet.reserved().remove(self.id.as_str());
+    }
 }
 
 impl Fleet {
     pub(crate) fn new(store: Arc<dyn Store>, nodes: Arc<Nodes>) -> Self {
-        Self { store, nodes }
+        Self {
+            store,
+            nodes,
+            reserved: Mutex::default(),
+        }
     }
 
     /// Starts an instance on the node that was asked for, or on the least loaded one that is ready
@@ -48,10 +69,13 @@ impl Fleet {
         let mut refused = OrderError::NotConnected;
         for _ in 0..ATTEMPTS {
             let mut order = request.order.clone();
-            order.instance = match request.instance {
-                Some(instance) => instance,
-                None => self.free_id(order.group).await?,
+            let reserved = match request.instance {
+                Some(_) => None,
+                None => Some(self.free_id(order.group).await?),
             };
+            if let Some(instance) = request.instance.or(reserved.as_ref().map(|reserved| reserved.id)) {
+                order.instance = instance;
+            }
             let candidates = match request.node {
                 Some(node) => vec![node],
                 None => by_load(self.nodes.views()),
@@ -143,20 +167,28 @@ impl Fleet {
     }
 
     /// `<group>-<n>` with the lowest n that no live instance has
-    async fn free_id(&self, group: GroupName) -> Result<InstanceId, OrderError> {
+    async fn free_id(&self, group: GroupName) -> Result<Reserved<'_>, OrderError> {
         let (stored, _) = store::load_all::<InstanceRecord>(&*self.store).await?;
-        let taken: std::collections::HashSet<String> = stored
+        let taken: HashSet<String> = stored
             .into_iter()
             .map(|stored| stored.record)
             .filter(is_live)
             .map(|record| record.instance_id)
             .collect();
+        let mut reserved = self.reserved();
         let free = (1_u32..)
             .map(|number| format!("{group}-{number}"))
-            .find(|id| !taken.contains(id));
-        free.and_then(|id| id.parse().ok()).ok_or_else(|| {
+            .find(|id| !taken.contains(id) && !reserved.contains(id));
+        let id: Option<InstanceId> = free.and_then(|id| id.parse().ok());
+        let id = id.ok_or_else(|| {
             OrderError::Invalid("the group's name is too long to number its instances".to_owned())
-        })
+        })?;
+        reserved.insert(id.to_string());
+        Ok(Reserved { fleet: self, id })
+    }
+
+    fn reserved(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -12,7 +12,7 @@
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
 //! | [`console`], [`crash`] | what instances print, and why they end |
-//! | [`services`], `http` | the gRPC services and the HTTP interface |
+//! | `services`, `http` | the gRPC services and the HTTP interface |
 //!
 //! Two rules hold everywhere. An effect on a daemon leaves only after the record of it is durable, so that a controller
 //! that is killed goes on where it was. And nothing that a peer sends is trusted, unbounded, or lost without a word.
@@ -33,7 +33,7 @@ mod maintenance;
 mod nodes;
 pub mod rate_limit;
 pub mod records;
-pub mod services;
+mod services;
 pub mod store;
 mod wall_clock;
 

@@ -20,6 +20,10 @@ pub(super) enum Order {
         session: SessionHandle<ControllerSession>,
         peer: Peer,
     },
+    /// Read the node's record if it is not known yet
+    Introduce {
+        reply: Reply<()>,
+    },
     Start {
         order: Box<StartOrder>,
         reply: Reply<InstanceRecord>,

@@ -59,6 +59,15 @@ impl Node {
         Ok(())
     }
 
+    /// Looks for the record of a node that enrolled just now
+    pub(super) async fn introduce(&mut self) -> Result<(), OrderError> {
+        if self.record.is_none() {
+            self.record = store::load::<NodeRecord>(&*self.around.store, self.id.as_str()).await?;
+            self.publish_record();
+        }
+        Ok(())
+    }
+
     /// What the roster knows of an instance
     pub(super) fn known(&mut self, instance: InstanceId) -> Option<Known> {
         self.look_at_roster(|roster| {

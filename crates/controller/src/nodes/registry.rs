@@ -111,6 +111,12 @@ impl Nodes {
         Some(view).filter(|view| !view.record.node_id.is_empty())
     }
 
+    /// Makes a node that enrolled visible before it connects
+    pub(crate) async fn introduce(&self, node: NodeId) -> Result<(), OrderError> {
+        self.entry(node);
+        self.ask(node, |reply| Order::Introduce { reply }).await
+    }
+
     pub(crate) async fn launch(&self, node: NodeId, order: StartOrder) -> Result<InstanceRecord, OrderError> {
         self.ask(node, |reply| Order::Start {
             order: Box::new(order),

@@ -28,7 +28,7 @@ use crate::{
 /// | `UNAUTHENTICATED` | neither a certificate nor a bearer token, or a revoked one |
 /// | `RESOURCE_EXHAUSTED` | too many tokens exist |
 /// | `UNAVAILABLE` | the storage failed: try again |
-pub struct Admin {
+pub(crate) struct Admin {
     tokens: JoinTokens,
     access: AccessTokens,
     revocations: SharedRevocations,
@@ -36,8 +36,7 @@ pub struct Admin {
 
 impl Admin {
     /// Over these tokens; callers are judged by `access` and `revocations`
-    #[must_use]
-    pub fn new(tokens: JoinTokens, access: AccessTokens, revocations: SharedRevocations) -> Self {
+    pub(crate) fn new(tokens: JoinTokens, access: AccessTokens, revocations: SharedRevocations) -> Self {
         Self {
             tokens,
             access,

@@ -9,7 +9,10 @@ use prexorcloud_security::token::RedeemError;
 use tonic::{Request, Response, Status};
 
 use super::identity;
-use crate::enrolment::{Enrolment, ExchangeError};
+use crate::{
+    enrolment::{Enrolment, ExchangeError},
+    nodes::Nodes,
+};
 
 /// Implements `BootstrapService` over [`Enrolment`]
 ///
@@ -21,15 +24,14 @@ use crate::enrolment::{Enrolment, ExchangeError};
 /// | `PERMISSION_DENIED` | bound to another node id |
 /// | `RESOURCE_EXHAUSTED` | too many failures from the caller's address |
 /// | `UNAVAILABLE` | busy, stopping, or the storage failed: try again |
-pub struct Bootstrap {
+pub(crate) struct Bootstrap {
     enrolment: Arc<Enrolment>,
+    nodes: Arc<Nodes>,
 }
 
 impl Bootstrap {
-    /// Over this enrolment
-    #[must_use]
-    pub fn new(enrolment: Arc<Enrolment>) -> Self {
-        Self { enrolment }
+    pub(crate) fn new(enrolment: Arc<Enrolment>, nodes: Arc<Nodes>) -> Self {
+        Self { enrolment, nodes }
     }
 }
 
@@ -42,7 +44,14 @@ impl BootstrapService for Bootstrap {
         let peer = identity::address(&request);
         let ExchangeJoinTokenRequest { join_token, node_id } = request.into_inner();
         let exchanged = self.enrolment.exchange(peer, &join_token, &node_id).await;
-        exchanged.map(Response::new).map_err(|error| status(&error))
+        let reply = exchanged.map_err(|error| status(&error))?;
+        // From now on operators see the node. If that fails, its first connection makes up for it.
+        if let Ok(node) = node_id.parse()
+            && let Err(error) = self.nodes.introduce(node).await
+        {
+            tracing::warn!(%node, %error, "a node that enrolled is not visible yet");
+        }
+        Ok(Response::new(reply))
     }
 }
 

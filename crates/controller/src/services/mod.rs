@@ -7,5 +7,4 @@ mod admin;
 mod bootstrap;
 mod identity;
 
-pub(crate) use self::identity::node_of;
-pub use self::{admin::Admin, bootstrap::Bootstrap};
+pub(crate) use self::{admin::Admin, bootstrap::Bootstrap, identity::node_of};

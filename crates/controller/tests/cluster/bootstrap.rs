@@ -1,0 +1,103 @@
+//! BootstrapService, status by status
+
+use prexorcloud_proto::ExchangeJoinTokenRequest;
+use prexorcloud_security::token::JoinToken;
+use tonic::Code;
+
+use crate::support::{Cluster, eventually, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refusal_has_its_status() {
+    let cluster = Cluster::start().await;
+    let open = cluster.join_token(None).await;
+    let bound = cluster.join_token(Some("node-1")).await;
+    let used = cluster.join_token(None).await;
+    cluster.exchange(&used, "node-0").await.unwrap();
+    let unknown = JoinToken::generate(None).unwrap();
+
+    let (_, revoked) = cluster.post("/admin/tokens", &serde_json::json!({})).await;
+    let id = revoked["tokenId"].as_str().unwrap();
+    assert_eq!(
+        cluster
+            .call("DELETE", &format!("/admin/tokens/{id}"), None)
+            .await
+            .0,
+        204
+    );
+    let revoked = revoked["token"].as_str().unwrap();
+
+    let (_, expired) = cluster
+        .post("/admin/tokens", &serde_json::json!({ "ttlSeconds": 1 }))
+        .await;
+    eventually("the token expires", async || {
+        let (_, listed) = cluster.get("/admin/tokens").await;
+        let mut listed = listed.as_array().unwrap().clone();
+        listed.retain(|token| token["tokenId"] == expired["tokenId"]);
+        (listed[0]["status"] == "EXPIRED").then_some(())
+    })
+    .await;
+    let expired = expired["token"].as_str().unwrap();
+
+    let long = "a".repeat(65);
+    let cases = [
+        ("", "node-1", Code::InvalidArgument),
+        (open.as_str(), "", Code::InvalidArgument),
+        (open.as_str(), "../x", Code::InvalidArgument),
+        (open.as_str(), "a,CN=admin:root", Code::InvalidArgument),
+        (open.as_str(), &long, Code::InvalidArgument),
+        (unknown.expose(), "node-1", Code::NotFound),
+        ("not a token", "node-1", Code::NotFound),
+        (used.as_str(), "node-0", Code::FailedPrecondition),
+        (revoked, "node-1", Code::FailedPrecondition),
+        (expired, "node-1", Code::FailedPrecondition),
+        (bound.as_str(), "node-2", Code::PermissionDenied),
+    ];
+    for (token, node, code) in cases {
+        let status = cluster.exchange(token, node).await.unwrap_err();
+        assert_eq!(status.code(), code, "{node}: {}", status.message());
+        assert!(!status.message().is_empty());
+    }
+    cluster.exchange(&bound, "node-1").await.unwrap();
+    cluster.exchange(&open, "node-1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_64_callers_on_the_network_exactly_one_wins() {
+    let cluster = Cluster::start().await;
+    let token = cluster.join_token(None).await;
+    let client = cluster.bootstrap().await;
+    let callers: Vec<_> = (0..64)
+        .map(|caller| {
+            let mut client = client.clone();
+            let request = ExchangeJoinTokenRequest {
+                join_token: token.clone(),
+                node_id: format!("node-{caller}"),
+            };
+            tokio::spawn(async move { client.exchange_join_token(request).await })
+        })
+        .collect();
+    let mut won = 0;
+    for caller in callers {
+        match within(caller).await.unwrap() {
+            Ok(_) => won += 1,
+            Err(status) => assert_eq!(status.code(), Code::FailedPrecondition, "{}", status.message()),
+        }
+    }
+    assert_eq!(won, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_keeps_failing_has_to_wait() {
+    let cluster = Cluster::start_with(|config| {
+        config.enrolment.failure_burst = 5;
+        config.enrolment.failures_per_minute = 1;
+    })
+    .await;
+    let unknown = JoinToken::generate(None).unwrap();
+    for _ in 0..5 {
+        let status = cluster.exchange(unknown.expose(), "node-1").await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound);
+    }
+    let status = cluster.exchange(unknown.expose(), "node-1").await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{}", status.message());
+}

@@ -1,0 +1,165 @@
+//! The HTTP interface itself: who gets in, what errors look like, bounds
+
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::support::{Cluster, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_system_routes_are_public() {
+    let cluster = Cluster::start().await;
+    for path in ["/system/health", "/system/ready", "/system/version"] {
+        assert_eq!(cluster.call_as(None, "GET", path, None).await.0, 200, "{path}");
+    }
+    let routes = [
+        ("GET", "/admin/tokens"),
+        ("POST", "/admin/tokens"),
+        ("DELETE", "/admin/tokens/tok_x"),
+        ("GET", "/nodes"),
+        ("GET", "/nodes/node-1"),
+        ("POST", "/nodes/node-1/drain"),
+        ("POST", "/nodes/node-1/undrain"),
+        ("POST", "/nodes/node-1/cordon"),
+        ("POST", "/nodes/node-1/uncordon"),
+        ("POST", "/nodes/node-1/shutdown"),
+        ("POST", "/nodes/node-1/revoke-cert"),
+        ("GET", "/instances"),
+        ("POST", "/instances"),
+        ("GET", "/instances/a-1"),
+        ("DELETE", "/instances/a-1"),
+        ("POST", "/instances/a-1/stop"),
+        ("POST", "/instances/a-1/command"),
+        ("GET", "/instances/a-1/console"),
+        ("GET", "/crashes"),
+        ("GET", "/crashes/crash-1"),
+    ];
+    for (method, path) in routes {
+        for token in [None, Some("prx_wrong")] {
+            let (status, body) = cluster.call_as(token, method, path, Some("{}")).await;
+            assert_eq!(
+                (status, &body["error"]["code"]),
+                (401, &json!("UNAUTHORIZED")),
+                "{method} {path}"
+            );
+        }
+    }
+    let (_, version) = cluster.get("/system/version").await;
+    assert_eq!(
+        (&version["version"], &version["protocolVersion"]),
+        (&json!("0.1.0"), &json!(1))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_one_form() {
+    let cluster = Cluster::start_with(|config| config.http.max_body_bytes = 2048).await;
+    let large = format!("{{\"nodeId\":\"{}\"}}", "x".repeat(4096));
+    let cases = [
+        ("GET", "/nowhere", None, 404, "NOT_FOUND"),
+        ("PUT", "/nodes", None, 405, "METHOD_NOT_ALLOWED"),
+        ("POST", "/admin/tokens", Some("{"), 400, "BAD_REQUEST"),
+        ("POST", "/admin/tokens", Some("[]"), 422, "VALIDATION_ERROR"),
+        (
+            "POST",
+            "/admin/tokens",
+            Some("{\"nodeid\":\"x\"}"),
+            422,
+            "VALIDATION_ERROR",
+        ),
+        (
+            "POST",
+            "/admin/tokens",
+            Some("{\"nodeId\":\"../x\"}"),
+            422,
+            "VALIDATION_ERROR",
+        ),
+        (
+            "POST",
+            "/admin/tokens",
+            Some("{\"ttlSeconds\":-1}"),
+            422,
+            "VALIDATION_ERROR",
+        ),
+        (
+            "POST",
+            "/admin/tokens",
+            Some("{\"ttl\":\"1y\"}"),
+            422,
+            "VALIDATION_ERROR",
+        ),
+        (
+            "POST",
+            "/admin/tokens",
+            Some("{\"ttl\":\"31d\"}"),
+            422,
+            "VALIDATION_ERROR",
+        ),
+        (
+            "POST",
+            "/admin/tokens",
+            Some(large.as_str()),
+            413,
+            "PAYLOAD_TOO_LARGE",
+        ),
+        ("DELETE", "/admin/tokens/tok_x", None, 404, "NOT_FOUND"),
+        ("GET", "/crashes?limit=many", None, 400, "BAD_REQUEST"),
+        ("GET", "/instances?typo=1", None, 400, "BAD_REQUEST"),
+        ("GET", "/instances/%ff/console", None, 400, "BAD_REQUEST"),
+        ("GET", "/instances/a-1/console", None, 404, "NOT_FOUND"),
+    ];
+    for (method, path, body, status, code) in cases {
+        let answer = cluster.call(method, path, body).await;
+        assert_eq!(
+            (answer.0, &answer.1["error"]["code"]),
+            (status, &json!(code)),
+            "{method} {path}: {}",
+            answer.1
+        );
+        assert_eq!(answer.1["error"]["status"], status);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_have_a_life_over_http() {
+    let cluster = Cluster::start().await;
+    let (status, created) = cluster
+        .post("/admin/tokens", &json!({ "nodeId": "node-1", "ttl": "2h" }))
+        .await;
+    assert_eq!(status, 201, "{created}");
+    assert_eq!(created["token"], created["joinToken"]);
+    let token = created["token"].as_str().unwrap();
+    let (_, listed) = cluster.get("/admin/tokens").await;
+    assert_eq!(listed[0]["status"], "ACTIVE");
+    assert!(!listed.to_string().contains(token), "the raw token is shown once");
+    cluster.exchange(token, "node-1").await.unwrap();
+    let (_, listed) = cluster.get("/admin/tokens").await;
+    assert_eq!(
+        (&listed[0]["status"], &listed[0]["consumedBy"]),
+        (&json!("CONSUMED"), &json!("node-1"))
+    );
+    let path = format!("/admin/tokens/{}", created["tokenId"].as_str().unwrap());
+    assert_eq!(cluster.call("DELETE", &path, None).await.0, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_never_finishes_its_request_delays_nobody() {
+    let cluster = Cluster::start().await;
+    let mut slow = Vec::new();
+    for _ in 0..64 {
+        let mut stream = TcpStream::connect(cluster.running().http_addr()).await.unwrap();
+        stream.write_all(b"GET /api/v1/nodes HTT").await.unwrap();
+        slow.push(stream);
+    }
+    assert_eq!(cluster.get("/nodes").await.0, 200);
+    let mut garbage = TcpStream::connect(cluster.running().http_addr()).await.unwrap();
+    garbage
+        .write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    within(garbage.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(cluster.get("/nodes").await.0, 200);
+}

@@ -1,0 +1,12 @@
+//! A real controller over TLS on loopback, with daemons and operators that may misbehave
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod admin;
+mod bootstrap;
+mod http;
+mod instances;
+mod operations;
+mod puppet;
+mod sessions;
+mod start;
+mod support;

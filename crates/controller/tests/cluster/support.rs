@@ -1,0 +1,313 @@
+//! A controller on free ports with a temporary data folder, and clients of it
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use prexorcloud_controller::{Controller, RunningController, config::ControllerConfig};
+use prexorcloud_proto::{
+    ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, admin_service_client::AdminServiceClient,
+    bootstrap_service_client::BootstrapServiceClient,
+};
+use prexorcloud_security::{
+    authority::{Authority, AuthorityPolicy},
+    credential::Credential,
+    keystore::{self, KeystorePassword},
+    tls::ClientTls,
+    trust::TrustAnchors,
+};
+use prexorcloud_transport::{Connection, DialError, DialOptions, Dialer, Target};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tonic::Status;
+
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+pub async fn within<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .expect("an answer in time")
+}
+
+/// Asks again and again until the answer is there
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{what}: not in time");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub struct Cluster {
+    pub controller: Option<RunningController>,
+    pub config: ControllerConfig,
+    pub admin: String,
+    pub anchors: TrustAnchors,
+    pub folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut ControllerConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("data");
+        let mut config = ControllerConfig {
+            data_dir,
+            ..ControllerConfig::default()
+        };
+        config.grpc.listen = "127.0.0.1:0".parse().unwrap();
+        config.http.listen = "127.0.0.1:0".parse().unwrap();
+        change(&mut config);
+        let controller = within(Controller::start(config.clone())).await.unwrap();
+        let admin = std::fs::read_to_string(config.data_dir.join("admin.token"))
+            .unwrap()
+            .trim()
+            .to_owned();
+        let pem = std::fs::read_to_string(config.data_dir.join("ca/ca.pem")).unwrap();
+        let anchors = TrustAnchors::from_pem(&pem).unwrap();
+        Self {
+            controller: Some(controller),
+            config,
+            admin,
+            anchors,
+            folder,
+        }
+    }
+
+    pub fn running(&self) -> &RunningController {
+        self.controller.as_ref().unwrap()
+    }
+
+    pub async fn stop(&mut self) {
+        within(self.controller.take().unwrap().shutdown()).await;
+    }
+
+    /// Stops the controller and starts another on the same data folder, on other ports
+    pub async fn restart(&mut self) {
+        if self.controller.is_some() {
+            self.stop().await;
+        }
+        self.controller = Some(within(Controller::start(self.config.clone())).await.unwrap());
+    }
+
+    pub fn authority(&self) -> Authority {
+        authority_of(&self.config.data_dir)
+    }
+
+    pub async fn dial(&self, credential: Option<&Credential>) -> Result<Connection, DialError> {
+        let mut tls = ClientTls::new(&self.anchors);
+        if let Some(credential) = credential {
+            tls = tls.identity(credential);
+        }
+        let dialer = Dialer::with_config(tls.build().unwrap(), DialOptions::default());
+        within(dialer.dial(&self.target())).await
+    }
+
+    pub fn target(&self) -> Target {
+        self.running().grpc_addr().to_string().parse().unwrap()
+    }
+
+    pub async fn bootstrap(&self) -> BootstrapServiceClient<Connection> {
+        BootstrapServiceClient::new(self.dial(None).await.unwrap())
+    }
+
+    pub async fn admin_client(&self, credential: Option<&Credential>) -> AdminServiceClient<Connection> {
+        AdminServiceClient::new(self.dial(credential).await.unwrap())
+    }
+
+    pub async fn exchange(&self, token: &str, node: &str) -> Result<ExchangeJoinTokenResponse, Status> {
+        let request = ExchangeJoinTokenRequest {
+            join_token: token.to_owned(),
+            node_id: node.to_owned(),
+        };
+        within(self.bootstrap().await.exchange_join_token(request))
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
+    pub async fn join_token(&self, node: Option<&str>) -> String {
+        let minted = self.running().create_join_token(node, None).await.unwrap();
+        minted.token.expose().to_owned()
+    }
+
+    /// Enrols a node over the network
+    pub async fn enrol(&self, node: &str) -> Credential {
+        let token = self.join_token(Some(node)).await;
+        let reply = self.exchange(&token, node).await.unwrap();
+        keystore::read(
+            &reply.pkcs12,
+            &KeystorePassword::new(&reply.pkcs12_password).unwrap(),
+        )
+        .unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.call("GET", path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call("POST", path, Some(&body.to_string())).await
+    }
+
+    pub async fn act(&self, path: &str) -> (u16, Value) {
+        self.call("POST", path, None).await
+    }
+
+    pub async fn call(&self, method: &str, path: &str, body: Option<&str>) -> (u16, Value) {
+        self.call_as(Some(&self.admin), method, path, body).await
+    }
+
+    pub async fn call_as(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+    ) -> (u16, Value) {
+        let text = within(self.raw(token, method, path, body)).await;
+        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let body = if body.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_str(body).expect(body)
+        };
+        (status, body)
+    }
+
+    async fn raw(&self, token: Option<&str>, method: &str, path: &str, body: Option<&str>) -> String {
+        let mut stream = self.open(token, method, path, body, "").await;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    async fn open(
+        &self,
+        token: Option<&str>,
+        method: &str,
+        path: &str,
+        body: Option<&str>,
+        headers: &str,
+    ) -> TcpStream {
+        let mut stream = TcpStream::connect(self.running().http_addr()).await.unwrap();
+        let authorization = token
+            .map(|token| format!("Authorization: Bearer {token}\r\n"))
+            .unwrap_or_default();
+        let body = body.unwrap_or_default();
+        let request = format!(
+            "{method} /api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{authorization}{headers}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// Follows a console
+    pub async fn console(&self, instance: &str, query: &str) -> Events {
+        let path = format!("/instances/{instance}/console{query}");
+        Events {
+            stream: self.open(Some(&self.admin), "GET", &path, None, "").await,
+            text: String::new(),
+        }
+    }
+
+    pub async fn node(&self, node: &str) -> Value {
+        let (status, body) = self.get(&format!("/nodes/{node}")).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    pub async fn node_status(&self, node: &str, wanted: &str) {
+        eventually(&format!("{node} is {wanted}"), async || {
+            (self.node(node).await["status"] == wanted).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn instance(&self, instance: &str) -> Value {
+        let (status, body) = self.get(&format!("/instances/{instance}")).await;
+        assert_eq!(status, 200, "{body}");
+        body
+    }
+
+    pub async fn instance_state(&self, instance: &str, wanted: &str) -> Value {
+        eventually(&format!("{instance} is {wanted}"), async || {
+            let seen = self.instance(instance).await;
+            (seen["state"] == wanted).then_some(seen)
+        })
+        .await
+    }
+}
+
+/// A stream of server-sent events
+pub struct Events {
+    stream: TcpStream,
+    text: String,
+}
+
+impl Events {
+    /// Reads until `text` came; gives everything so far
+    pub async fn until(&mut self, text: &str) -> &str {
+        let mut buffer = [0; 4096];
+        while !self.text.contains(text) {
+            let read = within(self.stream.read(&mut buffer)).await.unwrap();
+            assert!(read > 0, "the stream ended before {text:?} came: {}", self.text);
+            self.text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+        }
+        &self.text
+    }
+
+    /// Reads until the server ends the stream
+    pub async fn rest(mut self) -> String {
+        let mut rest = Vec::new();
+        within(self.stream.read_to_end(&mut rest)).await.unwrap();
+        self.text + &String::from_utf8(rest).unwrap()
+    }
+}
+
+pub fn authority_of(data_dir: &Path) -> Authority {
+    Authority::load_or_create(
+        &data_dir.join("ca"),
+        &AuthorityPolicy::default(),
+        SystemTime::now(),
+    )
+    .unwrap()
+    .0
+}
+
+pub fn stranger() -> Arc<Authority> {
+    Arc::new(Authority::create(&AuthorityPolicy::default(), SystemTime::now()).unwrap())
+}
+
+impl Cluster {
+    /// Waits until the controller has made up its mind about a node that was acknowledged
+    pub async fn node_status_is_connected(&self, node: &str) {
+        eventually(&format!("{node} is connected"), async || {
+            (self.node(node).await["connected"] == true).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Cluster {
+    /// Like `instance_state`, for an instance that may not be recorded yet
+    pub async fn instance_state_when_known(&self, instance: &str, wanted: &str) -> Value {
+        eventually(&format!("{instance} is {wanted}"), async || {
+            let (_, seen) = self.get(&format!("/instances/{instance}")).await;
+            (seen["state"] == wanted).then_some(seen)
+        })
+        .await
+    }
+}
