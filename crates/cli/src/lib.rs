@@ -9,7 +9,7 @@
 //!
 //! In reading order: [`settings`] (where the controller is, who we are), [`client`], [`resource`] (what comes back),
 //! [`event_stream`] and [`console`] (live lines), [`failure`] (what can go wrong and the exit code of each), [`arguments`],
-//! [`commands`] and [`output`].
+//! [`commands`], [`output`] and [`program`].
 
 #![warn(missing_docs)]
 
@@ -21,6 +21,7 @@ pub mod event_stream;
 pub mod failure;
 pub mod output;
 pub mod printable;
+pub mod program;
 pub mod resource;
 pub mod settings;
 

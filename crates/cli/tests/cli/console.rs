@@ -175,7 +175,7 @@ fn typed_lines_reach_the_server_and_a_refusal_does_not_end_the_console() {
     stdin.write_all(b"first\n\n say  hi \r\n").unwrap();
     drop(stdin);
     let ran: crate::Ran = child.wait_with_output().unwrap().into();
-    assert_eq!((ran.code, ran.stdout.as_str()), (4, "one\n"), "{ran:?}");
+    assert_eq!((ran.code, shown.as_str()), (4, "one\n"), "{ran:?}");
     assert!(
         ran.stderr
             .starts_with("-- not sent: it is starting (HTTP 409) --\n"),

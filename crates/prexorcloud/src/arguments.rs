@@ -1,0 +1,118 @@
+//! The command line
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Something could not be started or could not go on
+pub const EXIT_FAILED: u8 = 1;
+
+/// The command line or the configuration is wrong
+pub const EXIT_USAGE: u8 = 64;
+
+/// Interrupted by a signal before the work was done
+pub const EXIT_INTERRUPTED: u8 = 130;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, or stopped by SIGTERM or SIGINT in good order
+  1    could not start or go on; the message says why
+  64   the command line or the configuration is wrong
+  130  the demo was interrupted";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "prexorcloud",
+    version,
+    about = "Runs a PrexorCloud controller, a node daemon, or both to try them"
+)]
+#[command(after_help = EXIT_CODES, subcommand_required = true, arg_required_else_help = true, max_term_width = 110)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs a controller: the certificate authority, the nodes' sessions and the operators' interface
+    Controller(ServeArguments),
+    /// Runs a node daemon, which hosts instances; they go on when it is restarted
+    Daemon(ServeArguments),
+    /// Checks a configuration file, or prints an example of one
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Starts a controller and a daemon to develop with, until Ctrl-C
+    Dev(DevArguments),
+    /// Shows everything once, on this machine, and leaves nothing behind
+    Demo(DemoArguments),
+    /// Is `prexorctl`, for a machine that has only this program: prexorcloud ctl node list
+    Ctl,
+}
+
+#[derive(Args, Debug)]
+pub struct ServeArguments {
+    /// Configuration file; without one, the defaults and the environment apply
+    #[arg(long, value_name = "FILE", env = "PREXORCLOUD_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Where everything is kept, over file and environment
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print one line of JSON on standard output once it serves
+    #[arg(long, hide = true)]
+    pub announce: bool,
+    /// End when standard input does, and leave no instance behind
+    #[arg(long, hide = true)]
+    pub tether: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Reads a file and the environment as the server would, and says what is wrong
+    Check {
+        /// Whose configuration it is
+        role: Role,
+        /// The file
+        file: PathBuf,
+    },
+    /// Prints a configuration with every key, its default and its meaning
+    Example {
+        /// Whose configuration
+        role: Role,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Role {
+    Controller,
+    Daemon,
+}
+
+#[derive(Args, Debug)]
+pub struct DevArguments {
+    /// Keep the cluster here and find it again next time [default: a temporary folder, removed at the end]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// No colours, also with NO_COLOR set or without a terminal
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct DemoArguments {
+    /// Keep the data folder and say where it is
+    #[arg(long)]
+    pub keep: bool,
+    /// No colours, also with NO_COLOR set or without a terminal
+    #[arg(long)]
+    pub no_color: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,8 @@
+//! Real processes: a controller, a daemon and servers, killed and misused in every way that an operator may meet
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod enrolment;
+mod operator;
+mod refusals;
+mod rig;
+mod survival;

@@ -1,0 +1,451 @@
+//! A cluster of real processes in a folder of its own
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use serde_json::{Value, json};
+
+/// Generous: a busy machine is no failure
+pub const LIMIT: Duration = Duration::from_secs(90);
+
+/// Asks again and again until there is an answer
+pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{what} did not happen within {LIMIT:?}"
+        );
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}
+
+/// What a program left behind
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, 0, "{self:?}");
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The error that the operator sees: the last line of standard error, which is no log line
+    pub fn error(&self) -> &str {
+        self.stderr
+            .lines()
+            .rev()
+            .find(|line| line.starts_with("error: "))
+            .unwrap_or_else(|| panic!("no error line: {self:?}"))
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code().expect("ended by itself"),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// This package's program, away from the environment of whoever runs the tests
+pub fn program(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_prexorcloud"));
+    command.args(arguments).env_clear().stdin(Stdio::null());
+    for kept in ["PATH", "JAVA_HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
+    command
+}
+
+/// Runs the program to its end
+pub fn run(arguments: &[&str]) -> Ran {
+    finish(&mut program(arguments))
+}
+
+/// Runs a command to its end, which must come by itself
+pub fn finish(command: &mut Command) -> Ran {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            let ran = child.wait_with_output().unwrap();
+            panic!("{command:?} did not end: {ran:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.wait_with_output().unwrap().into()
+}
+
+pub struct Rig {
+    folder: tempfile::TempDir,
+    controller: Option<Child>,
+    daemon: Option<Child>,
+    grpc: Option<SocketAddr>,
+    http: Option<SocketAddr>,
+}
+
+impl Rig {
+    /// A folder; nothing runs yet
+    pub fn new() -> Self {
+        Self {
+            folder: tempfile::Builder::new()
+                .prefix("prexorcloud-test-")
+                .tempdir()
+                .unwrap(),
+            controller: None,
+            daemon: None,
+            grpc: None,
+            http: None,
+        }
+    }
+
+    /// With a controller
+    pub fn with_controller() -> Self {
+        let mut rig = Self::new();
+        rig.start_controller();
+        rig
+    }
+
+    /// With a controller and an enrolled daemon that is connected
+    pub fn with_node() -> Self {
+        let mut rig = Self::with_controller();
+        let token = rig.token(&["--node", "node-1"]);
+        rig.configure_daemon(&token);
+        assert_eq!(rig.start_daemon(), 0);
+        rig.await_node("ONLINE");
+        rig
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = self.path(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        file
+    }
+
+    fn log(&self, name: &str) -> fs::File {
+        fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.path(&format!("{name}.log")))
+            .unwrap()
+    }
+
+    pub fn log_text(&self, name: &str) -> String {
+        fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default()
+    }
+
+    /// Starts the controller; after the first time on the same ports and data
+    pub fn start_controller(&mut self) {
+        let any = || SocketAddr::from(([127, 0, 0, 1], 0));
+        let ports = free_ports();
+        let settings = json!({
+            "data_dir": self.path("controller"),
+            "grpc": { "listen": self.grpc.unwrap_or_else(any) },
+            "http": { "listen": self.http.unwrap_or_else(any) },
+            "heartbeat": { "interval_ms": 1000 },
+            "instances": { "port_range_start": ports, "port_range_end": ports + 19 },
+        });
+        let config = self.write("controller.toml", &toml::to_string(&settings).unwrap());
+        let mut child = self.spawn("controller", &config);
+        let ready = announcement(&mut child, || self.log_text("controller"));
+        self.grpc = Some(ready["grpc"].as_str().unwrap().parse().unwrap());
+        self.http = Some(ready["http"].as_str().unwrap().parse().unwrap());
+        self.controller = Some(child);
+    }
+
+    pub fn grpc(&self) -> SocketAddr {
+        self.grpc.unwrap()
+    }
+
+    pub fn http(&self) -> SocketAddr {
+        self.http.unwrap()
+    }
+
+    /// Writes a daemon's configuration; it reads the token from there
+    pub fn configure_daemon(&self, token: &str) -> PathBuf {
+        self.configure("daemon", "node-1", token)
+    }
+
+    pub fn configure(&self, name: &str, node: &str, token: &str) -> PathBuf {
+        let settings = json!({
+            "node_id": node,
+            "data_dir": self.path(name),
+            "advertise_address": "127.0.0.1",
+            "controller": { "endpoints": [self.grpc()] },
+            "enrolment": { "join_token": token },
+            "health": { "listen": "127.0.0.1:0" },
+            "runtime": { "allow_standin": true },
+            "reconnect": { "initial_delay_ms": 100, "max_delay_ms": 500 },
+        });
+        self.write(&format!("{name}.toml"), &toml::to_string(&settings).unwrap())
+    }
+
+    /// Starts the daemon as configured and gives the number of instances that it adopted
+    pub fn start_daemon(&mut self) -> u64 {
+        let mut child = self.spawn("daemon", &self.path("daemon.toml"));
+        let ready = announcement(&mut child, || self.log_text("daemon"));
+        self.daemon = Some(child);
+        ready["adopted"].as_u64().unwrap()
+    }
+
+    fn spawn(&self, role: &str, config: &Path) -> Child {
+        program(&[role, "--config", config.to_str().unwrap(), "--announce"])
+            .stdout(Stdio::piped())
+            .stderr(self.log(role))
+            .spawn()
+            .unwrap()
+    }
+
+    /// kill -9
+    pub fn kill_controller(&mut self) {
+        let mut child = self.controller.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// kill -9
+    pub fn kill_daemon(&mut self) {
+        let mut child = self.daemon.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit status
+    pub fn stop_controller(&mut self) -> ExitStatus {
+        stop(self.controller.take().unwrap())
+    }
+
+    /// SIGTERM, and the exit status
+    pub fn stop_daemon(&mut self) -> ExitStatus {
+        stop(self.daemon.take().unwrap())
+    }
+
+    /// Waits until the daemon has ended by itself
+    pub fn daemon_ended(&mut self) -> ExitStatus {
+        let mut child = self.daemon.take().unwrap();
+        eventually("the end of the daemon", || child.try_wait().unwrap())
+    }
+
+    /// Runs `prexorctl` as the administrator
+    pub fn ctl(&self, arguments: &[&str]) -> Ran {
+        let token = self.path("controller/admin.token");
+        finish(
+            &mut self
+                .ctl_command(arguments)
+                .args(["--token-file", token.to_str().unwrap()])
+                .into_command(),
+        )
+    }
+
+    /// `prexorctl` for this controller, not signed in
+    pub fn ctl_command(&self, arguments: &[&str]) -> Line {
+        let mut command = program(&["ctl"]);
+        command
+            .env("HOME", self.folder())
+            .env("PREXORCTL_CONTROLLER", format!("http://{}", self.http()));
+        // Options come before the words of `exec`, which takes everything.
+        Line {
+            command,
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+        }
+    }
+
+    /// A fresh join token
+    pub fn token(&self, arguments: &[&str]) -> String {
+        let created = self.ctl(&[&["token", "create", "-o", "json"], arguments].concat());
+        created.json()["token"].as_str().unwrap().to_owned()
+    }
+
+    pub fn node(&self, id: &str) -> Value {
+        self.ctl(&["node", "show", id, "-o", "json"]).json()
+    }
+
+    pub fn await_node(&self, status: &str) {
+        eventually(&format!("node-1 becoming {status}"), || {
+            let nodes = self.ctl(&["node", "list", "-o", "json"]).json();
+            let nodes = nodes.as_array().unwrap();
+            nodes
+                .iter()
+                .any(|node| node["id"] == "node-1" && node["status"] == status)
+                .then_some(())
+        });
+    }
+
+    pub fn instance(&self, id: &str) -> Value {
+        self.ctl(&["instance", "show", id, "-o", "json"]).json()
+    }
+
+    pub fn await_instance(&self, id: &str, state: &str) -> Value {
+        eventually(&format!("{id} becoming {state}"), || {
+            let instance = self.instance(id);
+            (instance["state"] == state).then_some(instance)
+        })
+    }
+
+    /// Starts the built-in server and waits until it is RUNNING
+    pub fn start_standin(&self, id: &str) -> Value {
+        let jar = self.path("demo-server.standin");
+        self.ctl(&[
+            "instance",
+            "start",
+            "lobby",
+            "--id",
+            id,
+            "--jar",
+            jar.to_str().unwrap(),
+            "--memory-mb",
+            "64",
+            "--wait",
+            "-o",
+            "json",
+        ])
+        .json()
+    }
+
+    /// Types a line and waits until the console shows `answer`
+    pub fn command(&self, id: &str, line: &str, answer: &str) {
+        let sent = self.ctl(&["instance", "exec", id, line]);
+        assert_eq!(sent.code, 0, "{sent:?}");
+        self.await_line(id, answer);
+    }
+
+    pub fn await_line(&self, id: &str, text: &str) {
+        eventually(&format!("{text:?} on the console of {id}"), || {
+            self.console(id).contains(text).then_some(())
+        });
+    }
+
+    pub fn console(&self, id: &str) -> String {
+        let console = self.ctl(&["instance", "console", id, "--no-follow"]);
+        assert_eq!(console.code, 0, "{console:?}");
+        console.stdout
+    }
+
+    /// The processes that have to do with this folder
+    pub fn processes(&self) -> Vec<Pid> {
+        processes_of(self.folder())
+    }
+}
+
+/// A command whose options may still be put in front
+pub struct Line {
+    command: Command,
+    arguments: Vec<String>,
+}
+
+impl Line {
+    pub fn args(mut self, options: [&str; 2]) -> Self {
+        self.command.args(options);
+        self
+    }
+
+    pub fn into_command(mut self) -> Command {
+        self.command.args(&self.arguments);
+        self.command
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        for mut child in [self.controller.take(), self.daemon.take()].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        // Servers and their shims are not ours by birth: they are found by the folder that they work in.
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let left = self.processes();
+            if left.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            for pid in left {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if std::thread::panicking() {
+            for name in ["controller", "daemon"] {
+                eprintln!("-- {name}.log --\n{}", self.log_text(name));
+            }
+        }
+    }
+}
+
+/// Processes whose arguments or working folder name the folder
+pub fn processes_of(folder: &Path) -> Vec<Pid> {
+    let folder = folder.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let works_in = fs::read_link(entry.path().join("cwd")).unwrap_or_default();
+        let named = String::from_utf8_lossy(&arguments).contains(folder);
+        if (named || works_in.starts_with(folder))
+            && let Some(pid) = Pid::from_raw(pid)
+            && pid != rustix::process::getpid()
+        {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn announcement(child: &mut Child, log: impl Fn() -> String) -> Value {
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}; log: {}", log()))
+}
+
+fn stop(mut child: Child) -> ExitStatus {
+    rustix::process::kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    eventually("the end after SIGTERM", || child.try_wait().unwrap())
+}
+
+/// The first of 20 free ports, below those that the system gives away
+pub fn free_ports() -> u16 {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    // Tests of one process begin at different places; so do processes.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 400).unwrap();
+    (0..400)
+        .map(|_| NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|next| 10_000 + (start + next) % 400 * 20)
+        .find(|first| (*first..first + 20).all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok()))
+        .unwrap()
+}
