@@ -24,9 +24,11 @@ pub async fn within<T>(what: impl Future<Output = T>) -> T {
     timeout(PATIENCE, what).await.expect("took too long")
 }
 
+type Make<S> = dyn Fn(&Peer) -> Result<S, Close> + Send + Sync;
+
 /// Gives every node a session made by a function, and hands the sessions to the test
 pub struct Acceptor<S: Session> {
-    make: Box<dyn Fn(&Peer) -> Result<S, Close> + Send + Sync>,
+    make: Box<Make<S>>,
     attached: mpsc::UnboundedSender<(Peer, SessionHandle<S>)>,
 }
 
