@@ -10,7 +10,7 @@ use prexorcloud_security::certificate_directory::{CertificateDirectory, Certific
 use prexorcloud_security::enrolment::{Enrolled, EnrolmentError, EnrolmentTls};
 use prexorcloud_security::tls::TlsError;
 use prexorcloud_security::token::JoinToken;
-use prexorcloud_transport::{CallError, DialOptions, Dialer, Target, exchange_join_token};
+use prexorcloud_transport::{CallError, DialError, DialOptions, Dialer, Target, exchange_join_token};
 use tokio::time::sleep;
 
 use crate::config::DaemonConfig;
@@ -169,7 +169,10 @@ async fn attempt(
         Err(error) => {
             let target = target.clone();
             return Err(match &error {
-                CallError::Dial(cause) if cause.needs_operator() => {
+                // A TLS failure without a more precise name is how a pin that does not fit shows.
+                CallError::Dial(cause)
+                    if cause.needs_operator() || matches!(cause, DialError::Tls { .. }) =>
+                {
                     EnrolmentFailure::Untrusted { target, error }
                 }
                 _ => EnrolmentFailure::Refused { target, error },

@@ -5,8 +5,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod supervision {
+    pub mod cluster;
     pub mod daemon_role;
     pub mod endings;
+    pub mod node;
     pub mod restarts;
     pub mod stage;
     pub mod starts;
@@ -22,14 +24,32 @@ fn main() -> ExitCode {
         Some("role-shim") => return prexorcloud_daemon::shim::run(arguments),
         Some("role-standin") => return prexorcloud_daemon::standin::run(arguments),
         Some("role-daemon") => return supervision::daemon_role::run(arguments),
+        Some("role-node") => return node(arguments),
         _ => {}
     }
     let trials = [
         supervision::starts::trials(),
         supervision::endings::trials(),
         supervision::restarts::trials(),
+        supervision::node::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
+}
+
+/// The whole daemon as a process, to be killed
+fn node(mut arguments: impl Iterator<Item = std::ffi::OsString>) -> ExitCode {
+    let folder = std::path::PathBuf::from(arguments.next().expect("a folder"));
+    let controller = arguments
+        .next()
+        .expect("a controller")
+        .into_string()
+        .expect("an address");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(supervision::node::serve(&folder, &controller));
+    ExitCode::SUCCESS
 }
 
 /// A test that is an async function

@@ -415,9 +415,8 @@ fn observer(
             None => tracing::info!(%target, %end, "session ended"),
         },
         LinkEvent::Learned { controllers } => {
-            if learned.try_send(controllers).is_err() {
-                tracing::debug!("announced controllers not remembered: the next announcement will be");
-            }
+            // If the receiver is behind, the next announcement will be remembered.
+            let _ = learned.try_send(controllers);
         }
         _ => {}
     }

@@ -39,6 +39,8 @@ struct Pending {
     plan_hash: String,
     task: Id,
     step: Step,
+    /// What the supervisor told of the process before its start was answered
+    early: Vec<Event>,
 }
 
 enum Step {
@@ -243,6 +245,7 @@ impl Orders {
             plan_hash,
             task: task.id(),
             step: Step::Preparing(task),
+            early: Vec::new(),
         };
         self.pending.insert(instance, pending);
     }
@@ -329,6 +332,9 @@ impl Orders {
         });
         if let Step::Launching { stop: Some(force) } = pending.step {
             self.supervisor.stop(instance, force);
+        }
+        for event in pending.early {
+            self.handle_supervisor(event);
         }
     }
 
@@ -481,6 +487,15 @@ impl Orders {
     }
 
     fn handle_supervisor(&mut self, event: Event) {
+        let (instance, incarnation) = event.about();
+        if let Some(pending) = self.pending.get_mut(&instance)
+            && pending.incarnation == incarnation
+            && matches!(pending.step, Step::Launching { .. })
+        {
+            // A quick process is ahead of the answer to its start: STARTING comes first.
+            pending.early.push(event);
+            return;
+        }
         match event {
             Event::Ready {
                 instance,

@@ -97,6 +97,25 @@ pub enum Event {
     Exited(Box<Exit>),
 }
 
+impl Event {
+    /// Which start of which instance it is about
+    #[must_use]
+    pub fn about(&self) -> (InstanceId, Incarnation) {
+        match self {
+            Self::Ready {
+                instance,
+                incarnation,
+            }
+            | Self::Stopping {
+                instance,
+                incarnation,
+                ..
+            } => (*instance, *incarnation),
+            Self::Exited(exit) => (exit.instance, exit.incarnation),
+        }
+    }
+}
+
 /// How an instance ended
 #[derive(Clone, Debug)]
 pub struct Exit {

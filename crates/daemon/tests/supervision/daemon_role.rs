@@ -57,7 +57,6 @@ async fn serve(folder: PathBuf, port: u16) {
                 Event::Exited(exit) => {
                     println!("exited {}", exit.cause.code());
                     supervisor.settle(exit.instance, exit.incarnation);
-                    return;
                 }
             },
             batch = reports.consoles.recv() => {

@@ -1,0 +1,320 @@
+//! A controller of the test's own: enrols nodes, admits them, and hands what happens to the test
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use prexorcloud_proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
+use prexorcloud_proto::{
+    ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, NodeStatus,
+    ShutdownNodeAck, StartInstance,
+};
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::reconcile::GroupPolicy;
+use prexorcloud_protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_protocol::session::controller::Admission;
+use prexorcloud_protocol::{
+    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId, NodeId, StopMode,
+    Verdict,
+};
+use prexorcloud_security::authority::{Authority, AuthorityPolicy, ServerNames};
+use prexorcloud_security::identity::PeerIdentity;
+use prexorcloud_security::keystore::{self, KeystorePassword};
+use prexorcloud_security::revocation::{RevocationList, SharedRevocations};
+use prexorcloud_security::tls::ServerTls;
+use prexorcloud_security::token::{CaPin, JoinToken};
+use prexorcloud_transport::{
+    DaemonService, NodeAcceptor, Peer, Server, ServerHandle, ServerOptions, SessionHandle,
+};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use super::stage::PATIENCE;
+
+/// What the controller sees
+#[derive(Debug)]
+pub enum Seen {
+    Established,
+    Instance(InstanceEvent),
+    Console(ConsoleOutput),
+    Crash(CrashReport),
+    Status(NodeStatus),
+    Error(ErrorReport),
+    ShutdownAcknowledged(ShutdownNodeAck),
+    Closed,
+}
+
+#[derive(Default)]
+struct Shared {
+    open_tokens: HashSet<String>,
+    roster: Option<Roster>,
+    session: Option<SessionHandle<ControllerSession>>,
+}
+
+pub struct Cluster {
+    pub authority: Arc<Authority>,
+    pub address: SocketAddr,
+    server: Option<ServerHandle>,
+    shared: Arc<Mutex<Shared>>,
+    sender: mpsc::UnboundedSender<Seen>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+    /// All console lines by number, as a controller keeps them
+    pub console: std::collections::BTreeMap<u64, String>,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        let authority = Arc::new(Authority::create(&AuthorityPolicy::default(), SystemTime::now()).unwrap());
+        let (sender, seen) = mpsc::unbounded_channel();
+        let mut cluster = Self {
+            authority,
+            address: "127.0.0.1:0".parse().unwrap(),
+            server: None,
+            shared: Arc::default(),
+            sender,
+            seen,
+            console: std::collections::BTreeMap::new(),
+        };
+        cluster.listen().await;
+        cluster
+    }
+
+    /// Starts to listen, at the same address as before
+    pub async fn listen(&mut self) {
+        let credential = self
+            .authority
+            .issue_server(&ServerNames::loopback(), SystemTime::now())
+            .unwrap();
+        let anchors = self.authority.trust_anchors().unwrap();
+        let tls = ServerTls::new(&credential, &anchors)
+            .revocations(&SharedRevocations::new(RevocationList::default()))
+            .build()
+            .unwrap();
+        let acceptor = Acceptor {
+            shared: Arc::clone(&self.shared),
+            seen: self.sender.clone(),
+        };
+        let bootstrap = Bootstrap {
+            shared: Arc::clone(&self.shared),
+            authority: Arc::clone(&self.authority),
+        };
+        let routes = Routes::new(DaemonService::new(Arc::new(acceptor)))
+            .add_service(BootstrapServiceServer::new(bootstrap));
+        let server = Server::bind(self.address, ServerOptions::default())
+            .await
+            .unwrap();
+        self.address = server.local_addr();
+        self.server = Some(server.serve(move || Arc::clone(&tls), routes));
+    }
+
+    /// Cuts all connections and listens no more
+    pub async fn vanish(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.close_where(|_| true);
+            server.shutdown(Duration::ZERO).await;
+        }
+    }
+
+    pub fn token(&self) -> JoinToken {
+        let token = JoinToken::generate(Some(CaPin::of(self.authority.certificate()))).unwrap();
+        self.shared
+            .lock()
+            .unwrap()
+            .open_tokens
+            .insert(token.expose().to_owned());
+        token
+    }
+
+    pub fn with<R>(&self, visit: impl FnOnce(&mut ControllerSession, std::time::Instant) -> R) -> R {
+        let session = self.shared.lock().unwrap().session.clone().expect("a session");
+        session.with(visit)
+    }
+
+    pub fn start_instance(&self, start: StartInstance) {
+        let verdict = self.with(|session, now| session.start(now, Box::new(start)));
+        assert_eq!(verdict, Some(Verdict::Accepted));
+    }
+
+    pub fn stop_instance(&self, id: &str, mode: StopMode) {
+        let id: InstanceId = id.parse().unwrap();
+        let verdict = self.with(|session, now| session.stop(now, id, mode));
+        assert_eq!(verdict, Some(Verdict::Accepted));
+    }
+
+    pub fn command(&self, id: &str, line: &str) {
+        let id: InstanceId = id.parse().unwrap();
+        self.with(|session, _| session.command(id, line, None)).unwrap();
+    }
+
+    /// The next thing that happens; console lines are kept on the way and not returned
+    pub async fn next(&mut self) -> Seen {
+        loop {
+            let seen = timeout(PATIENCE, self.seen.recv())
+                .await
+                .expect("nothing happens")
+                .unwrap();
+            match seen {
+                Seen::Console(output) => self.keep(output),
+                seen => return seen,
+            }
+        }
+    }
+
+    fn keep(&mut self, output: ConsoleOutput) {
+        let known = self
+            .console
+            .entry(output.sequence)
+            .or_insert_with(|| output.line.clone());
+        assert_eq!(*known, output.line, "one number, two lines");
+    }
+
+    pub async fn established(&mut self) {
+        while !matches!(self.next().await, Seen::Established) {}
+    }
+
+    /// The states that an instance goes through until `last`
+    pub async fn states_until(&mut self, last: State) -> Vec<State> {
+        let mut states = Vec::new();
+        loop {
+            if let Seen::Instance(InstanceEvent::Changed { to, .. }) = self.next().await {
+                states.push(to);
+                if to == last {
+                    return states;
+                }
+            }
+        }
+    }
+
+    /// Waits for a console line that contains `text`
+    pub async fn line(&mut self, text: &str) -> String {
+        loop {
+            if let Some(line) = self.console.values().find(|line| line.contains(text)) {
+                return line.clone();
+            }
+            let seen = timeout(PATIENCE, self.seen.recv()).await;
+            let seen = seen.unwrap_or_else(|_| panic!("no line with {text:?}"));
+            if let Some(Seen::Console(output)) = seen {
+                self.keep(output);
+            }
+        }
+    }
+}
+
+struct Acceptor {
+    shared: Arc<Mutex<Shared>>,
+    seen: mpsc::UnboundedSender<Seen>,
+}
+
+impl NodeAcceptor for Acceptor {
+    type Session = ControllerSession;
+
+    fn open(&self, peer: &Peer) -> Result<ControllerSession, Close> {
+        let refused = || Close::new(Code::PermissionDenied, "no node certificate");
+        let identity =
+            PeerIdentity::from_der(peer.certificate().ok_or_else(refused)?).map_err(|_| refused())?;
+        let node: NodeId = identity
+            .node_id()
+            .ok_or_else(refused)?
+            .parse()
+            .map_err(|_| refused())?;
+        Ok(ControllerSession::new(ControllerConfig::default(), node))
+    }
+
+    fn attach(&self, _peer: Peer, session: SessionHandle<ControllerSession>) {
+        let (shared, seen) = (Arc::clone(&self.shared), self.seen.clone());
+        tokio::spawn(async move {
+            while let Some(event) = session.next_event().await {
+                let told = match event {
+                    ControllerEvent::Hello(hello) => {
+                        // A stream that a killed daemon left behind still holds the roster.
+                        let former = shared.lock().unwrap().session.replace(session.clone());
+                        let left = former.and_then(|former| former.with(|session, _| session.replace()));
+                        let mut shared = shared.lock().unwrap();
+                        let roster = left
+                            .or(shared.roster.take())
+                            .unwrap_or_else(|| Roster::new(hello.node_id));
+                        let admission = Admission {
+                            session_id: "test".into(),
+                            epoch: Epoch::new(1),
+                            controller_api_port: 8080,
+                            controller_grpc_addrs: Vec::new(),
+                            elsewhere: Vec::new(),
+                            groups: GroupPolicy::AdoptAny,
+                        };
+                        session.with(|session, now| {
+                            if let Err(roster) = session.accept(now, &hello, admission, roster) {
+                                // The stream has ended meanwhile.
+                                shared.roster = Some(*roster);
+                            }
+                        });
+                        continue;
+                    }
+                    ControllerEvent::Established => Seen::Established,
+                    ControllerEvent::Instance(event) => Seen::Instance(event),
+                    ControllerEvent::Console(output) => Seen::Console(output),
+                    ControllerEvent::Crash { report, .. } => {
+                        session.with(|session, _| session.crash_stored(&report.report_id));
+                        Seen::Crash(*report)
+                    }
+                    ControllerEvent::NodeStatus(status) => Seen::Status(status),
+                    ControllerEvent::DaemonError(report) => Seen::Error(report),
+                    ControllerEvent::ShutdownAcknowledged(ack) => Seen::ShutdownAcknowledged(ack),
+                    ControllerEvent::Closed(_) => {
+                        if let Some(roster) = session.with(|session, _| session.take_roster()) {
+                            shared.lock().unwrap().roster = Some(roster);
+                        }
+                        Seen::Closed
+                    }
+                    _ => continue,
+                };
+                if seen.send(told).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+struct Bootstrap {
+    shared: Arc<Mutex<Shared>>,
+    authority: Arc<Authority>,
+}
+
+#[tonic::async_trait]
+impl BootstrapService for Bootstrap {
+    async fn exchange_join_token(
+        &self,
+        request: Request<ExchangeJoinTokenRequest>,
+    ) -> Result<Response<ExchangeJoinTokenResponse>, Status> {
+        let request = request.into_inner();
+        if !self
+            .shared
+            .lock()
+            .unwrap()
+            .open_tokens
+            .remove(&request.join_token)
+        {
+            return Err(Status::failed_precondition("the join token was used already"));
+        }
+        let credential = self
+            .authority
+            .issue_node(&request.node_id, SystemTime::now())
+            .unwrap();
+        let password = KeystorePassword::generate().unwrap();
+        Ok(Response::new(ExchangeJoinTokenResponse {
+            pkcs12: keystore::write(&credential, &password).unwrap().into(),
+            pkcs12_password: password.expose().to_owned(),
+            ca_certificate_pem: self
+                .authority
+                .trust_anchors()
+                .unwrap()
+                .to_pem()
+                .into_bytes()
+                .into(),
+            cli_token: String::new(),
+        }))
+    }
+}
