@@ -46,6 +46,8 @@ pub enum Garbage {
     OutOfRange,
     /// A message about an instance that the receiver has never heard of.
     Stranger,
+    /// A start of a later incarnation of everything that is alive (down); a report of an earlier one (up).
+    Rival,
     /// A pong that answers no ping (up); a command of a superseded epoch (down).
     Stale,
 }
@@ -69,6 +71,16 @@ pub enum Action {
     Forget(InstanceId),
     /// The operator gives an instance up, because its node stays away; without effect while the node is connected.
     DeclareLost(InstanceId),
+    /// The operator gives an instance up and deletes its record, while its node is away.
+    Abandon(InstanceId),
+    /// Whether an instance that nobody knows is adopted when its node lists it, or stopped.
+    AdoptUnknown(bool),
+    /// The operator shuts the node down; its service manager starts the daemon again a little later.
+    ShutDownNode,
+    /// The controller ends its session with the node.
+    CloseSession,
+    /// The controller sends a template of so many bytes.
+    Template(usize),
     /// The operator types a console command.
     Command(InstanceId, String),
     /// The process crashes by itself.
@@ -112,6 +124,8 @@ pub enum Action {
     DialDeposed,
     /// The deposed controllers stop everything they know of.
     DeposedStopsAll,
+    /// From now on, until [`Heal`](Self::Heal), a commit takes up to this long.
+    SlowStore(Duration),
     /// The next handshake is answered with a redirect.
     Redirect,
     /// The next admission takes this long.
@@ -120,6 +134,9 @@ pub enum Action {
     Leap(Side, Duration),
     /// One host sleeps: nothing happens on it, while its clock goes on.
     Suspend(Side, Duration),
+    /// The daemon gets an order once more that it got before, the last one or one of those before it; without effect if
+    /// a Java peer is there, which could not tell.
+    Replay(usize),
     /// A message that no well-behaved peer sends.
     Inject(Direction, Garbage),
 }
@@ -164,13 +181,21 @@ impl Action {
             47..50 => Self::Kill(instance),
             50..52 => Self::Drain(instance),
             52 => Self::Undrain(instance),
-            53 if rng.chance(50) => Self::DeclareLost(instance),
+            53 if rng.chance(25) => Self::DeclareLost(instance),
+            53 if rng.chance(50) => Self::Abandon(instance),
             53 => Self::Forget(instance),
             54 => Self::Command(instance, "save-all".to_owned()),
             55..58 => Self::Crash(instance),
             58..60 => Self::Exit(instance),
             60 => Self::Flood(instance, 1 + rng.below(400) as u32),
-            61 => Self::Cordon(rng.chance(50)),
+            61 => match rng.below(6) {
+                0 => Self::Cordon(rng.chance(50)),
+                1 => Self::AdoptUnknown(rng.chance(50)),
+                2 => Self::ShutDownNode,
+                3 => Self::Template(1 + rng.below(200_000) as usize),
+                4 => Self::SlowStore(millis(rng, 5_000)),
+                _ => Self::CloseSession,
+            },
             62..72 => Self::Break {
                 keep_up: rng.below(4) as usize,
                 keep_down: rng.below(4) as usize,
@@ -194,6 +219,7 @@ impl Action {
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
             ),
+            97 if rng.chance(50) => Self::Replay(rng.below(12) as usize),
             96 => Self::Suspend(
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
@@ -212,6 +238,7 @@ impl Garbage {
             4 => Self::UnsafeId,
             5 => Self::TooLong,
             6 => Self::OutOfRange,
+            7 if rng.chance(50) => Self::Rival,
             7 => Self::Stranger,
             _ => Self::Stale,
         }
@@ -246,6 +273,7 @@ impl fmt::Display for Garbage {
             Self::TooLong => f.write_str("too-long"),
             Self::OutOfRange => f.write_str("out-of-range"),
             Self::Stranger => f.write_str("stranger"),
+            Self::Rival => f.write_str("rival"),
             Self::Stale => f.write_str("stale"),
         }
     }
@@ -262,6 +290,13 @@ impl fmt::Display for Action {
             Self::Undrain(instance) => write!(f, "undrain {instance}"),
             Self::Forget(instance) => write!(f, "forget {instance}"),
             Self::DeclareLost(instance) => write!(f, "declare-lost {instance}"),
+            Self::Abandon(instance) => write!(f, "abandon {instance}"),
+            Self::AdoptUnknown(true) => f.write_str("adopt-unknown any"),
+            Self::AdoptUnknown(false) => f.write_str("adopt-unknown none"),
+            Self::ShutDownNode => f.write_str("shut-down-node"),
+            Self::CloseSession => f.write_str("close-session"),
+            Self::Template(bytes) => write!(f, "template {bytes}"),
+            Self::SlowStore(time) => write!(f, "slow-store {}", show(*time)),
             Self::Command(instance, line) => write!(f, "command {instance} {line}"),
             Self::Crash(instance) => write!(f, "crash {instance}"),
             Self::Exit(instance) => write!(f, "exit {instance}"),
@@ -295,6 +330,7 @@ impl fmt::Display for Action {
             Self::SlowAdmission(time) => write!(f, "slow-admission {}", show(*time)),
             Self::Leap(side, by) => write!(f, "leap {side} {}", show(*by)),
             Self::Suspend(side, time) => write!(f, "suspend {side} {}", show(*time)),
+            Self::Replay(back) => write!(f, "replay {back}"),
             Self::Inject(direction, garbage) => write!(f, "inject {direction} {garbage}"),
         }
     }
@@ -343,6 +379,7 @@ fn garbage(words: &mut Words<'_>) -> Result<Garbage, ParseError> {
         "too-long" => Garbage::TooLong,
         "out-of-range" => Garbage::OutOfRange,
         "stranger" => Garbage::Stranger,
+        "rival" => Garbage::Rival,
         "stale" => Garbage::Stale,
         other => return Err(ParseError::new(other, "a kind of garbage")),
     })
@@ -385,6 +422,16 @@ impl FromStr for Action {
             "undrain" => Self::Undrain(instance(w)?),
             "forget" => Self::Forget(instance(w)?),
             "declare-lost" => Self::DeclareLost(instance(w)?),
+            "abandon" => Self::Abandon(instance(w)?),
+            "adopt-unknown" => match w.next("any or none")? {
+                "any" => Self::AdoptUnknown(true),
+                "none" => Self::AdoptUnknown(false),
+                other => return Err(ParseError::new(other, "any or none")),
+            },
+            "shut-down-node" => Self::ShutDownNode,
+            "close-session" => Self::CloseSession,
+            "template" => Self::Template(text::number(w.next("a number of bytes")?)?),
+            "slow-store" => Self::SlowStore(duration(w)?),
             "command" => {
                 let instance = instance(w)?;
                 return Ok(Self::Command(
@@ -413,6 +460,7 @@ impl FromStr for Action {
             "slow-admission" => Self::SlowAdmission(duration(w)?),
             "leap" => Self::Leap(side(w)?, duration(w)?),
             "suspend" => Self::Suspend(side(w)?, duration(w)?),
+            "replay" => Self::Replay(text::number(w.next("a number of orders")?)?),
             "inject" => Self::Inject(direction(w)?, garbage(w)?),
             other => return Err(ParseError::new(other, "an action")),
         };

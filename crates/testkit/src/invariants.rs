@@ -4,6 +4,7 @@
 //! healed and nothing has been done for [`QUIET`](crate::pair::QUIET).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use prexorcloud_protocol::instance::{Cause, Desired, State, Timer};
 use prexorcloud_protocol::ledger;
@@ -11,8 +12,12 @@ use prexorcloud_protocol::outbox::Class;
 use prexorcloud_protocol::roster::Due;
 use prexorcloud_protocol::{InstanceId, Session as _};
 
+use crate::daemon_host::STALE_MARK;
 use crate::pair::{End, Pair};
 use crate::scenario::Peers;
+
+/// How soon news must arrive when nothing is in their way: longer than an orphan takes to stop.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A named promise
 #[derive(Clone, Copy, Debug)]
@@ -44,11 +49,17 @@ pub const ALWAYS: &[Invariant] = invariants![
     operator_state_is_never_touched,
     checked_starts_are_not_denied,
     a_roster_without_a_stream_rests,
+    nothing_is_stopped_without_a_wish,
+    commands_arrive_at_most_once,
+    own_reports_are_believed,
+    reachability_alternates,
+    both_sides_agree_soon,
 ];
 
 /// Checked at the end, when nothing disturbs any more.
 pub const AT_REST: &[Invariant] = invariants![
     the_session_is_established,
+    nothing_goes_on_for_ever,
     both_sides_agree,
     what_was_asked_for_is_so,
     an_asked_stop_is_not_a_crash,
@@ -171,34 +182,52 @@ pub fn closed_exactly_once(pair: &Pair) -> Result<(), String> {
     Ok(())
 }
 
-/// No session holds more than its bounds, however long its peer does not read. (Looked at once in 64 steps.)
+/// No session holds more than its bounds, however long its peer does not read. (Looked at once in 16 steps.)
+///
+/// That is [`Scenario::queue`](crate::Scenario) control messages, and in the daemon 64 of best effort, with one gap
+/// record per console.
 pub fn outboxes_are_bounded(pair: &Pair) -> Result<(), String> {
-    if !pair.steps().is_multiple_of(64) {
+    if !pair.steps().is_multiple_of(16) {
         return Ok(());
     }
-    // 256 of control, 2048 of reports and of bulk, 64 (daemon) or 2048 (controller) of best effort, and gap records.
-    let most = 256 + 2_048 * 3 + 4_096;
-    if let Some(session) = pair.daemon().session() {
-        let waiting = drained(session.clone());
-        ensure(waiting <= most, || {
-            format!("{waiting} messages wait in the daemon")
-        })?;
+    if let Some(mut session) = pair.daemon().session().cloned() {
+        let waiting = std::iter::from_fn(|| session.poll_transmit());
+        let classes = waiting
+            .filter_map(|message| message.payload)
+            .map(|payload| Class::of_daemon(&payload));
+        within_bounds("the daemon", pair, classes)?;
     }
     for controller in pair.controllers() {
         for stream in pair.streams() {
-            if let Some(session) = controller.session_of(stream.id) {
-                let waiting = drained(session.clone());
-                ensure(waiting <= most, || {
-                    format!("{waiting} messages wait in {}", controller.name)
-                })?;
-            }
+            let Some(mut session) = controller.session_of(stream.id).cloned() else {
+                continue;
+            };
+            let waiting = std::iter::from_fn(|| session.poll_transmit());
+            let classes = waiting
+                .filter_map(|message| message.payload)
+                .map(|payload| Class::of_controller(&payload));
+            within_bounds(&controller.name, pair, classes)?;
         }
     }
     Ok(())
 }
 
-fn drained<S: prexorcloud_protocol::Session>(mut session: S) -> usize {
-    std::iter::from_fn(|| session.poll_transmit()).count()
+fn within_bounds(who: &str, pair: &Pair, classes: impl Iterator<Item = Class>) -> Result<(), String> {
+    let (mut control, mut best_effort) = (0, 0);
+    for class in classes {
+        match class {
+            Class::Control => control += 1,
+            Class::BestEffort => best_effort += 1,
+            Class::Report | Class::Bulk => {}
+        }
+    }
+    let consoles = pair.daemon().disk.processes.len();
+    ensure(control <= pair.queue(), || {
+        format!("{control} control messages wait in {who}")
+    })?;
+    ensure(best_effort <= 64 + consoles, || {
+        format!("{best_effort} console lines wait in {who}")
+    })
 }
 
 /// After `handle_timeout(now)` the next deadline is later than `now`, and no moment goes on for ever.
@@ -278,6 +307,98 @@ pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
                 )
             })?;
         }
+    }
+    Ok(())
+}
+
+/// Every stop that reaches a daemon's application is about an incarnation that a controller has reason to stop: a stop
+/// never hits the next use of the same id. Java peers do not name incarnations.
+pub fn nothing_is_stopped_without_a_wish(pair: &Pair) -> Result<(), String> {
+    if pair.peers() != Peers::Rust {
+        return Ok(());
+    }
+    pair.daemon().facts.stops.iter().try_for_each(|stop| {
+        let wanted = pair
+            .controllers()
+            .iter()
+            .any(|controller| controller.facts.may_stop.contains(stop));
+        ensure(wanted, || {
+            format!("{}#{} is stopped, and nobody asked for it", stop.0, stop.1)
+        })
+    })
+}
+
+/// A console command is typed once or not at all.
+pub fn commands_arrive_at_most_once(pair: &Pair) -> Result<(), String> {
+    let mut seen = BTreeSet::new();
+    pair.daemon()
+        .facts
+        .commands
+        .iter()
+        .filter(|(_, line)| line != STALE_MARK)
+        .try_for_each(|command| {
+            ensure(seen.insert(command), || {
+                format!("{} is told {:?} twice", command.0, command.1)
+            })
+        })
+}
+
+/// What the supervisor sees of a process is never refused by the daemon's own session.
+pub fn own_reports_are_believed(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.daemon().facts.disbelieved)
+}
+
+/// On one stream the news are unreachable, recovered, unreachable, and so on.
+pub fn reachability_alternates(pair: &Pair) -> Result<(), String> {
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.heartbeat_faults))
+}
+
+/// In the second half of the quiet time no stream is opened and neither side finds a mistake in what the other says.
+pub fn nothing_goes_on_for_ever(pair: &Pair) -> Result<(), String> {
+    let now = (pair.streams_opened(), pair.mistakes());
+    ensure(pair.halfway == Some(now), || {
+        format!("streams and mistakes: {:?}, later {now:?}", pair.halfway)
+    })
+}
+
+/// Once the two have been connected for a while with nothing in their way, what has been true of a process for a while
+/// is what the controller believes of it.
+pub fn both_sides_agree_soon(pair: &Pair) -> Result<(), String> {
+    let long_ago = |moment: Duration| moment + SOON <= pair.now();
+    if pair.peers() != Peers::Rust || !long_ago(pair.undisturbed_since()) {
+        return Ok(());
+    }
+    let controller = pair.controller();
+    let Some(roster) = controller.roster() else {
+        return Ok(());
+    };
+    for known in roster
+        .entries()
+        .filter(|known| long_ago(controller.clock.moment_of(known.since())))
+    {
+        let instance = known.instance();
+        let Some(process) = pair
+            .daemon()
+            .last_process(instance)
+            .filter(|process| long_ago(process.since))
+        else {
+            continue;
+        };
+        if process.incarnation != known.incarnation() {
+            continue;
+        }
+        let agreed = match (known.state(), process.state) {
+            // The controller may give an instance up, and stops it as an orphan then.
+            (known, _) if known.is_terminal() => !process.is_live(),
+            (State::Draining, State::Running) => true,
+            (known, real) => known == real,
+        };
+        let (known, real) = (known.state(), process.state);
+        ensure(agreed, || {
+            format!("{instance} has been {real} for a while and counts as {known}")
+        })?;
     }
     Ok(())
 }
@@ -399,7 +520,10 @@ pub fn an_asked_stop_is_not_a_crash(pair: &Pair) -> Result<(), String> {
             continue;
         };
         let same = process.incarnation.get() == record.start.incarnation;
-        let claimed = matches!(record.cause, Some(Cause::Reported | Cause::CrashReported));
+        let claimed = matches!(
+            record.cause,
+            Some(Cause::Reported | Cause::CrashReported | Cause::Reconciled)
+        );
         if same && claimed && process.state == State::Stopped && record.state == State::Crashed {
             return Err(format!(
                 "{instance} stopped as it was asked to and is recorded as crashed"

@@ -7,6 +7,7 @@
 //! seed 7
 //! peers rust
 //! heartbeat 30s
+//! queue 256
 //! start lobby-1 prepare=2s startup=1s stop=500ms
 //! wait 1s
 //! break keep 0 up 0 down noticed by daemon 0s controller 2s
@@ -54,6 +55,8 @@ pub struct Scenario {
     pub peers: Peers,
     /// The controller's heartbeat interval.
     pub heartbeat: Duration,
+    /// How many control messages may wait in an outbox of either side.
+    pub queue: usize,
     /// What happens, in order.
     pub actions: Vec<Action>,
 }
@@ -98,6 +101,7 @@ impl Scenario {
             seed,
             peers: Peers::Rust,
             heartbeat: Duration::from_secs(30),
+            queue: 256,
             actions: Vec::new(),
         }
     }
@@ -116,12 +120,14 @@ impl Scenario {
         } else {
             Duration::from_secs(5)
         };
+        let queue = if rng.chance(70) { 256 } else { 16 };
         let actions = (0..actions).map(|_| Action::random(&mut rng)).collect();
         Self {
             about: String::new(),
             seed,
             peers,
             heartbeat,
+            queue,
             actions,
         }
     }
@@ -238,6 +244,7 @@ impl fmt::Display for Scenario {
             self.peers,
             show(self.heartbeat)
         )?;
+        writeln!(f, "queue {}", self.queue)?;
         self.actions.iter().try_for_each(|action| writeln!(f, "{action}"))
     }
 }
@@ -273,12 +280,13 @@ impl Scenario {
         let mut words = Words::of(line);
         match line.split_whitespace().next() {
             None => return Ok(()),
-            Some(key @ ("seed" | "peers" | "heartbeat")) => {
+            Some(key @ ("seed" | "peers" | "heartbeat" | "queue")) => {
                 words.next("a setting")?;
                 let value = words.next("a value")?;
                 match key {
                     "seed" => self.seed = text::number(value)?,
                     "peers" => self.peers = value.parse()?,
+                    "queue" => self.queue = text::number(value)?,
                     _ => self.heartbeat = text::duration(value)?,
                 }
             }

@@ -6,17 +6,20 @@
 
 mod store;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::handshake::controller::Hello;
 use prexorcloud_protocol::instance::{Desired, State};
-use prexorcloud_protocol::proto::{ConsoleOutput, CrashReport, StartInstance};
+use prexorcloud_protocol::proto::{
+    ConsoleOutput, CrashReport, StartInstance, TemplateData, controller_message,
+};
+use prexorcloud_protocol::reconcile::GroupPolicy;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::controller::{Admission, ControllerOutcome};
 use prexorcloud_protocol::{
-    Capabilities, ControllerConfig, ControllerEvent, ControllerSession, Deadline, Epoch, Incarnation,
-    InstanceId, NodeId, Session as _, StopMode, Verdict,
+    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Deadline, Epoch,
+    Incarnation, InstanceId, NodeId, Session as _, StopMode, Verdict,
 };
 
 pub use store::{Record, Store};
@@ -46,6 +49,10 @@ pub struct ControllerFacts {
     pub busy_timers: Vec<String>,
     /// Starts that the roster denied although the application had checked.
     pub denied: Vec<String>,
+    /// The incarnations that this controller has reason to stop.
+    pub may_stop: BTreeSet<(InstanceId, Incarnation)>,
+    /// News of an unreachable node that was unreachable already, and the like.
+    pub heartbeat_faults: Vec<String>,
     /// Errors that the daemon reported, by code.
     pub daemon_errors: BTreeMap<String, u64>,
     /// What the sessions ignored.
@@ -93,14 +100,23 @@ pub struct ControllerHost {
     pub(crate) asleep_until: Duration,
     pub(crate) redirects: bool,
     pub(crate) admission_delay: Option<Duration>,
+    unreachable: BTreeSet<u32>,
+    pub(crate) commit_delay: Duration,
+    pub(crate) adopts_unknown: bool,
 }
 
 impl ControllerHost {
-    pub(crate) fn new(name: String, node: NodeId, heartbeat: Duration, boots_at: Duration) -> Self {
+    pub(crate) fn new(
+        name: String,
+        node: NodeId,
+        heartbeat: Duration,
+        queue: usize,
+        boots_at: Duration,
+    ) -> Self {
         let mut config = ControllerConfig::default();
         config.heartbeat.interval = heartbeat;
         // Small enough that a stalled stream fills them.
-        config.bounds.control.messages = 256;
+        config.bounds.control.messages = queue;
         Self {
             name,
             clock: Clock::new(),
@@ -119,6 +135,9 @@ impl ControllerHost {
             asleep_until: Duration::ZERO,
             redirects: false,
             admission_delay: None,
+            unreachable: BTreeSet::new(),
+            commit_delay: Duration::from_millis(5),
+            adopts_unknown: true,
         }
     }
 
@@ -297,6 +316,16 @@ impl ControllerHost {
             }
             return;
         }
+        if self.current.is_some_and(|current| current > stream) {
+            // The daemon has gone on to another stream while this one waited; what its handshake listed is old.
+            if let Some(session) = self.sessions.get_mut(&stream) {
+                session.close_with(Close::new(
+                    Code::Aborted,
+                    "a newer stream of the same node was admitted",
+                ));
+            }
+            return;
+        }
         let replaced = self.current.take().filter(|current| *current != stream);
         let roster = replaced.and_then(|current| self.sessions.get_mut(&current)?.replace());
         let Some(roster) = roster.or_else(|| self.parked.take()) else {
@@ -309,6 +338,11 @@ impl ControllerHost {
         let admission = Admission {
             session_id: format!("{}/{stream}", self.name),
             epoch: self.epoch,
+            groups: if self.adopts_unknown {
+                GroupPolicy::AdoptAny
+            } else {
+                GroupPolicy::Only(Vec::new())
+            },
             ..Default::default()
         };
         match session.accept(now, hello, admission, roster) {
@@ -354,10 +388,20 @@ impl ControllerHost {
             ControllerEvent::Unreachable { missed, .. } => {
                 world.note(|| format!("{}: the node is unreachable, {missed} missed", self.name));
                 self.facts.unreachable += 1;
+                if !self.unreachable.insert(stream) {
+                    self.facts
+                        .heartbeat_faults
+                        .push(format!("stream {stream} is unreachable twice"));
+                }
             }
             ControllerEvent::Recovered { .. } => {
                 world.note(|| format!("{}: the node has recovered", self.name));
                 self.facts.recovered += 1;
+                if !self.unreachable.remove(&stream) {
+                    self.facts
+                        .heartbeat_faults
+                        .push(format!("stream {stream} recovers from nothing"));
+                }
             }
             ControllerEvent::Ignored(anomaly) => {
                 world.note(|| format!("{} ignores: {anomaly}", self.name));
@@ -406,6 +450,23 @@ impl ControllerHost {
             }
             other => world.note(|| format!("{}: {other:?}", self.name)),
         }
+        if let InstanceEvent::StartupTimedOut {
+            instance,
+            incarnation,
+            ..
+        }
+        | InstanceEvent::LifetimeOver {
+            instance,
+            incarnation,
+        }
+        | InstanceEvent::OrphanStopped {
+            instance,
+            incarnation,
+            ..
+        } = &event
+        {
+            self.facts.may_stop.insert((*instance, *incarnation));
+        }
         self.commit(world, Commit::Event(event));
     }
 
@@ -448,7 +509,7 @@ impl ControllerHost {
     }
 
     fn commit(&mut self, world: &mut World, commit: Commit) {
-        let due = world.now + world.rng.between(Duration::ZERO, Duration::from_millis(5));
+        let due = world.now + world.rng.between(Duration::ZERO, self.commit_delay);
         let due = self.commits.back().map_or(due, |(last, _)| due.max(*last));
         self.commits.push_back((due, commit));
     }
@@ -462,6 +523,7 @@ impl ControllerHost {
         match commit {
             Commit::Start(start) => self.start_stored(world, store, start),
             Commit::Stop(instance, mode) => {
+                self.may_stop(instance);
                 if let Some(record) = store.records.get_mut(&instance) {
                     record.desired = record.desired.max(Desired::from(mode));
                 }
@@ -573,6 +635,14 @@ impl ControllerHost {
         }
     }
 
+    /// From now on the present incarnation may be stopped.
+    fn may_stop(&mut self, instance: InstanceId) {
+        if let Some(known) = self.roster().and_then(|roster| roster.get(instance)) {
+            let incarnation = known.incarnation();
+            self.facts.may_stop.insert((instance, incarnation));
+        }
+    }
+
     /// Gives an order to whoever holds the roster.
     fn order<R>(
         &mut self,
@@ -638,6 +708,29 @@ impl ControllerHost {
         self.commit(world, Commit::Forget(instance));
     }
 
+    pub(crate) fn shut_down_node(&mut self) {
+        if let Some(session) = self.current.and_then(|stream| self.sessions.get_mut(&stream)) {
+            let _ = session.shut_down_node("the operator said so");
+        }
+    }
+
+    pub(crate) fn close_session(&mut self) {
+        if let Some(session) = self.current.and_then(|stream| self.sessions.get_mut(&stream)) {
+            session.close_with(Close::new(Code::Unavailable, "the operator said so"));
+        }
+    }
+
+    pub(crate) fn send_template(&mut self, bytes: usize) {
+        if let Some(session) = self.current.and_then(|stream| self.sessions.get_mut(&stream)) {
+            let template = TemplateData {
+                template_name: "lobby".to_owned(),
+                tar_gz: vec![0; bytes].into(),
+                ..Default::default()
+            };
+            let _ = session.send(controller_message::Payload::TemplateData(Box::new(template)));
+        }
+    }
+
     /// The operator gives up an instance whose node stays away.
     pub(crate) fn declare_lost(&mut self, world: &World, instance: InstanceId) -> Option<Verdict> {
         let now = self.local(world);
@@ -652,6 +745,7 @@ impl ControllerHost {
             .map(|roster| roster.entries().map(|entry| entry.instance()).collect())
             .unwrap_or_default();
         for instance in known {
+            self.may_stop(instance);
             let mode = StopMode::Force;
             let verdict = self.order(
                 |session| session.stop(now, instance, mode),

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::fence::EpochFence;
-use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
+use prexorcloud_protocol::hosted::{Hosted, HostedInstance, Observed};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, CrashReport, NodeStatus, StartFailureDisposition, StartInstance, StartPreparationStage,
@@ -61,6 +61,12 @@ pub struct DaemonFacts {
     pub commands: Vec<(InstanceId, String)>,
     /// Orders that were carried out although a newer controller had been obeyed before.
     pub obeyed_stale: Vec<String>,
+    /// The stops that were ordered.
+    pub stops: Vec<(InstanceId, Incarnation)>,
+    /// How many mistakes of the controller were ignored.
+    pub ignored: u64,
+    /// Reports of the supervisor that the session did not believe.
+    pub disbelieved: Vec<String>,
     /// Sessions that wanted to be woken at a moment that had passed, right after they were woken.
     pub busy_timers: Vec<String>,
 }
@@ -82,18 +88,19 @@ pub struct DaemonHost {
     pub(crate) dials_at: Option<Duration>,
     pub(crate) asleep_until: Duration,
     failures: u32,
+    shutting_down: bool,
     ready: Vec<InstanceId>,
     handed_over: BTreeSet<String>,
 }
 
 impl DaemonHost {
-    pub(crate) fn new(node: NodeId, is_java: bool) -> Self {
+    pub(crate) fn new(node: NodeId, is_java: bool, queue: usize) -> Self {
         let mut config = DaemonConfig::new(node, "testkit");
         if is_java {
             config.capabilities = Capabilities::NONE;
         }
         // Small enough that a stalled stream fills them.
-        config.bounds.control.messages = 256;
+        config.bounds.control.messages = queue;
         config.bounds.best_effort.messages = 64;
         Self {
             clock: Clock::new(),
@@ -107,6 +114,7 @@ impl DaemonHost {
             dials_at: None,
             asleep_until: Duration::ZERO,
             failures: 0,
+            shutting_down: false,
             ready: Vec::new(),
             handed_over: BTreeSet::new(),
         }
@@ -261,6 +269,7 @@ impl DaemonHost {
         self.stream = None;
         self.dials_at = None;
         self.boots_at = Some(world.now + down_for);
+        self.shutting_down = false;
         self.ready.clear();
         self.disk
             .processes
@@ -275,7 +284,7 @@ impl DaemonHost {
         match due {
             Due::Prepared => self.prepared(world, index),
             Due::Ready => {
-                process.become_ready();
+                process.become_ready(world.now);
                 world.note(|| format!("{instance}#{incarnation} is ready"));
                 if self.is_java {
                     self.ready.push(instance);
@@ -334,7 +343,7 @@ impl DaemonHost {
         let (instance, incarnation) = (process.instance, process.incarnation);
         let uptime = process.uptime(world.now);
         let crashed = end == End::Crashed && process.asked.is_none();
-        process.end(if crashed { State::Crashed } else { State::Stopped });
+        process.end(world.now, if crashed { State::Crashed } else { State::Stopped });
         world.note(|| format!("{instance}#{incarnation} ends: {end:?}"));
         let asked = process.asked.is_some();
         if crashed {
@@ -358,6 +367,7 @@ impl DaemonHost {
             session.stop_acknowledged(instance, incarnation, Ok(()));
         }
         self.report(world, index);
+        self.leave_when_empty(world);
     }
 
     /// Gives the session every report that it has not taken yet; what it refuses now it takes after an
@@ -391,6 +401,11 @@ impl DaemonHost {
                 ..
             } = report;
             world.note(|| format!("daemon reports {instance}#{incarnation} {state}: {observed:?}"));
+            if !matches!(observed, Observed::Changed { .. } | Observed::Unchanged) {
+                self.facts
+                    .disbelieved
+                    .push(format!("{instance}#{incarnation} {state}: {observed:?}"));
+            }
         }
     }
 
@@ -478,8 +493,11 @@ impl DaemonHost {
                 }
                 self.facts.last_outcome = Some(outcome);
             }
-            DaemonEvent::Ignored(anomaly) => world.note(|| format!("daemon ignores: {anomaly}")),
-            DaemonEvent::Shutdown { reason } => world.note(|| format!("daemon is to shut down: {reason}")),
+            DaemonEvent::Ignored(anomaly) => {
+                world.note(|| format!("daemon ignores: {anomaly}"));
+                self.facts.ignored += 1;
+            }
+            DaemonEvent::Shutdown { reason } => self.shut_down(world, &reason),
             other => world.note(|| format!("daemon hears {other:?}")),
         }
     }
@@ -501,6 +519,20 @@ impl DaemonHost {
         if group.as_str() == STALE_MARK {
             self.facts.obeyed_stale.push(format!("a start of {instance}"));
         }
+        if self.shutting_down
+            && let Some(session) = &mut self.session
+        {
+            let rejection = StartRejection {
+                stage: StartPreparationStage::Validation,
+                error_code: "NODE_SHUTTING_DOWN".to_owned(),
+                message: "this node is shutting down".to_owned(),
+                disposition: StartFailureDisposition::Transient,
+                retry_after: Duration::from_secs(30),
+                plan_hash: String::new(),
+            };
+            session.start_rejected(instance, incarnation, rejection);
+            return;
+        }
         let mut behaviour: Behaviour = jar_file.parse().unwrap_or_default();
         behaviour.grace_seconds = shutdown_grace_seconds;
         world.note(|| format!("daemon prepares {instance}#{incarnation} ({behaviour})"));
@@ -516,6 +548,7 @@ impl DaemonHost {
 
     fn stop(&mut self, world: &mut World, instance: InstanceId, incarnation: Incarnation, mode: StopMode) {
         world.note(|| format!("daemon stops {instance}#{incarnation} ({mode:?})"));
+        self.facts.stops.push((instance, incarnation));
         let is_meant = |process: &Process| {
             process.instance == instance && process.incarnation == incarnation && process.is_live()
         };
@@ -536,6 +569,66 @@ impl DaemonHost {
         if in_preparation {
             self.ended(world, index, End::Obeyed);
         }
+    }
+
+    fn shut_down(&mut self, world: &mut World, reason: &str) {
+        world.note(|| format!("daemon is to shut down: {reason}"));
+        self.shutting_down = true;
+        let live: Vec<usize> = self
+            .disk
+            .processes
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.is_live())
+            .map(|(index, _)| index)
+            .collect();
+        if let Some(session) = &mut self.session {
+            session.acknowledge_shutdown(live.len() as u32, Duration::from_secs(40));
+        }
+        let mut in_preparation = Vec::new();
+        for index in live {
+            let Some(process) = self.disk.processes.get_mut(index) else {
+                continue;
+            };
+            if process.launched.is_none() {
+                in_preparation.push(index);
+            }
+            process.ask(world.now, StopMode::Graceful);
+            self.report(world, index);
+        }
+        for index in in_preparation {
+            self.ended(world, index, End::Obeyed);
+        }
+        self.leave_when_empty(world);
+    }
+
+    /// Ends the session as soon as nothing runs any more.
+    fn leave_when_empty(&mut self, world: &mut World) {
+        if self.shutting_down
+            && self.live().next().is_none()
+            && let Some(session) = &mut self.session
+        {
+            world.note(|| "daemon shuts down");
+            session.shut_down();
+            if self.stream.is_none() {
+                self.leave(world);
+            }
+        }
+    }
+
+    /// The process exits as planned; its service manager starts it again.
+    pub(crate) fn leave(&mut self, world: &mut World) {
+        self.shutting_down = false;
+        self.session = None;
+        self.dials_at = None;
+        self.ready.clear();
+        self.boots_at = Some(world.now + Duration::from_secs(10));
+        world.note(|| "daemon has left");
+    }
+
+    /// Whether nothing keeps the daemon any more.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.shutting_down && self.live().next().is_none() && self.stream.is_none() && self.is_up()
     }
 
     /// A process ends by itself; says whether there was one.

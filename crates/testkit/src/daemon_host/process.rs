@@ -26,6 +26,8 @@ pub struct Process {
     pub behaviour: Behaviour,
     /// What is true of it.
     pub state: State,
+    /// Since when that is so.
+    pub since: Duration,
     /// How it has been asked to stop.
     pub asked: Option<StopMode>,
     /// How many console lines it has written.
@@ -72,6 +74,7 @@ impl Process {
             port,
             behaviour,
             state: State::Preparing,
+            since: now,
             asked: None,
             written: 0,
             forwarded: 0,
@@ -105,6 +108,7 @@ impl Process {
             ..
         } = self.behaviour;
         self.state = State::Starting;
+        self.since = now;
         self.launched = Some(now);
         self.phase_ends = startup.map(|startup| now + startup);
         self.ends = match (crash, exit) {
@@ -115,8 +119,9 @@ impl Process {
         self.next_line = (lines > 0).then_some(now + every);
     }
 
-    pub(super) fn become_ready(&mut self) {
+    pub(super) fn become_ready(&mut self, now: Duration) {
         self.state = State::Running;
+        self.since = now;
         self.phase_ends = None;
     }
 
@@ -124,6 +129,7 @@ impl Process {
     pub(super) fn ask(&mut self, now: Duration, mode: StopMode) {
         self.asked = self.asked.max(Some(mode));
         self.state = State::Stopping;
+        self.since = now;
         self.phase_ends = None;
         match mode {
             StopMode::Force => self.kill = Some(now + Duration::from_millis(5)),
@@ -158,8 +164,9 @@ impl Process {
         self.written += u64::from(lines);
     }
 
-    pub(super) fn end(&mut self, state: State) {
+    pub(super) fn end(&mut self, now: Duration, state: State) {
         self.state = state;
+        self.since = now;
         self.phase_ends = None;
         self.ends = None;
         self.kill = None;

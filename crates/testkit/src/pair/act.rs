@@ -5,7 +5,7 @@ use std::time::Duration;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{InstanceId, StopMode};
 
-use super::{End, Pair, Violation};
+use super::{COMMIT_DELAY, End, Pair, Violation};
 use crate::action::{Action, Direction, Side};
 use crate::controller_host::ControllerHost;
 use crate::invariants;
@@ -22,6 +22,7 @@ impl Pair {
         } else {
             self.world.note(|| format!("* {action}"));
             self.perform_action(action);
+            self.tell_controllers();
             self.settle();
         }
         self.check(invariants::ALWAYS)
@@ -53,9 +54,37 @@ impl Pair {
                     self.world.note(|| format!("declared lost: {verdict:?}"));
                 }
             }
-            Action::Command(instance, line) => {
+            Action::Abandon(instance) => {
+                if let Some(leader) = awake(&mut self.controllers, self.world.now)
+                    && leader.declare_lost(&self.world, *instance).is_some()
+                {
+                    self.world.note(|| format!("{instance} is given up"));
+                    leader.forget(&mut self.world, *instance);
+                }
+            }
+            Action::AdoptUnknown(any) => self.adopts_unknown = *any,
+            Action::ShutDownNode => {
                 if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    let result = leader.command(*instance, line);
+                    leader.shut_down_node();
+                }
+            }
+            Action::CloseSession => {
+                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
+                    leader.close_session();
+                }
+            }
+            Action::Template(bytes) => {
+                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
+                    leader.send_template(*bytes);
+                }
+            }
+            Action::SlowStore(time) => self.commit_delay = *time,
+            Action::Command(instance, line) => {
+                // Every command is another one, so that none can arrive twice unnoticed.
+                self.commands += 1;
+                let line = format!("{line} {}", self.commands);
+                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
+                    let result = leader.command(*instance, &line);
                     self.world.note(|| format!("command: {result:?}"));
                 }
             }
@@ -87,6 +116,7 @@ impl Pair {
             Action::Partition => self.partitioned = true,
             Action::Heal => {
                 self.partitioned = false;
+                self.commit_delay = COMMIT_DELAY;
                 self.set_quality(Quality::default());
                 self.stall(None, false);
             }
@@ -131,8 +161,12 @@ impl Pair {
                     leader.admission_delay = Some(*time);
                 }
             }
-            Action::Leap(Side::Daemon, by) => self.daemon.clock.leap(*by),
+            Action::Leap(Side::Daemon, by) => {
+                self.undisturbed_since = self.world.now;
+                self.daemon.clock.leap(*by);
+            }
             Action::Leap(Side::Controller, by) => {
+                self.undisturbed_since = self.world.now;
                 if let Some(leader) = self.controllers.last_mut() {
                     leader.clock.leap(*by);
                 }
@@ -148,6 +182,7 @@ impl Pair {
                     }
                 }
             }
+            Action::Replay(back) => self.replay(*back),
             Action::Inject(direction, garbage) => self.inject(*direction, *garbage),
         }
     }
@@ -230,12 +265,22 @@ impl Pair {
             leader.deposed = true;
         }
         self.add_controller(self.world.now);
+        self.tell_controllers();
+    }
+
+    /// What holds for every controller, also for the next one.
+    fn tell_controllers(&mut self) {
+        for controller in &mut self.controllers {
+            controller.commit_delay = self.commit_delay;
+            controller.adopts_unknown = self.adopts_unknown;
+        }
     }
 
     /// Undoes everything that was done to the hosts and the network, for the rest of the run.
     pub(super) fn heal_for_good(&mut self) -> Result<(), Violation> {
         self.world.note(|| "* everything heals");
         self.perform_action(&Action::Heal);
+        self.tell_controllers();
         self.dials_deposed = false;
         let now = self.world.now;
         self.daemon.asleep_until = self.daemon.asleep_until.min(now);

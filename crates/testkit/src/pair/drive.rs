@@ -165,6 +165,7 @@ impl Pair {
                 self.world
                     .note(|| format!("{id} daemon <- {}", describe::down(&received.message)));
                 if is_current {
+                    self.remember(&received.message);
                     self.daemon
                         .with_session(&self.world, |session, now| session.handle_message(now, received));
                 }
@@ -216,7 +217,11 @@ impl Pair {
             self.daemon.stream = None;
             self.daemon
                 .with_session(&self.world, |session, now| session.handle_disconnected(now));
-            if self.daemon.is_up() {
+            if self.daemon.is_leaving() {
+                // Its application hears the last events before it exits.
+                self.daemon.handle_events(&mut self.world, None);
+                self.daemon.leave(&mut self.world);
+            } else if self.daemon.is_up() {
                 self.daemon.plan_dial(&mut self.world);
             }
         }
@@ -287,6 +292,9 @@ impl Pair {
             self.highest_epoch = self.highest_epoch.max(session.fence().highest().get());
         }
         self.bury();
+        if self.is_disturbed() {
+            self.undisturbed_since = now;
+        }
     }
 
     fn epoch_of_current_stream(&self) -> Option<prexorcloud_protocol::Epoch> {

@@ -1,17 +1,19 @@
 //! Messages that no well-behaved peer sends
 
-use prexorcloud_protocol::Received;
 use prexorcloud_protocol::compat::PROTOCOL_VERSION;
+use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, ControllerMessage, DaemonMessage, ErrorReport, Handshake, HandshakeAck,
     InstanceStatusUpdate, Pong, SendCommand, StartInstance, controller_message, daemon_message,
 };
+use prexorcloud_protocol::{InstanceId, Received, Session as _};
 use prost::Message as _;
 
 use super::{End, Pair};
 use crate::action::{Direction, Garbage};
 use crate::daemon_host::STALE_MARK;
 use crate::describe;
+use crate::scenario::Peers;
 
 impl Pair {
     /// Puts a message on the daemon's current stream as if one of the two had sent it.
@@ -97,6 +99,32 @@ impl Pair {
             }),
             Garbage::OutOfRange => status("lobby-1", 99),
             Garbage::Stranger => status("stranger-1", 4),
+            Garbage::Rival => {
+                let Some(known) = self
+                    .controller()
+                    .roster()
+                    .and_then(|roster| roster.entries().next())
+                else {
+                    return Received::from(DaemonMessage::default());
+                };
+                let Some(earlier) = known
+                    .incarnation()
+                    .get()
+                    .checked_sub(1)
+                    .filter(|&earlier| earlier > 0)
+                else {
+                    return Received::from(DaemonMessage::default());
+                };
+                if self.peers != Peers::Rust {
+                    return Received::from(DaemonMessage::default());
+                }
+                Payload::InstanceStatus(InstanceStatusUpdate {
+                    instance_id: known.instance().into(),
+                    state: State::Stopped.to_wire(),
+                    incarnation: earlier,
+                    ..Default::default()
+                })
+            }
             Garbage::Stale => Payload::Pong(Pong { sequence: i64::MAX }),
         };
         Received::from(DaemonMessage {
@@ -104,7 +132,73 @@ impl Pair {
         })
     }
 
-    fn garbage_down(&self, garbage: Garbage) -> Vec<Received<ControllerMessage>> {
+    /// Orders a later incarnation of everything that is alive, at once: a little later it might not be alive any more.
+    fn start_rivals(&mut self) {
+        let rivals: Vec<_> = self
+            .daemon
+            .live()
+            .map(|process| (process.instance, process.incarnation.get()))
+            .collect();
+        for (instance, incarnation) in rivals {
+            let start = StartInstance {
+                instance_id: instance.into(),
+                group: "simulated".to_owned(),
+                incarnation: if self.peers == Peers::Rust {
+                    incarnation + 1
+                } else {
+                    0
+                },
+                ..Default::default()
+            };
+            self.order_at_once(controller_message::Payload::StartInstance(Box::new(start)));
+        }
+    }
+
+    /// Gives the daemon an order that it got before, as far as it must have kept that in mind.
+    pub(super) fn replay(&mut self, back: usize) {
+        use controller_message::Payload;
+        let order = self.delivered.iter().rev().nth(back).cloned();
+        let (id, incarnation) = match &order {
+            Some(Payload::StartInstance(start)) => (&start.instance_id, start.incarnation),
+            Some(Payload::StopInstance(stop)) => (&stop.instance_id, stop.incarnation),
+            _ => return,
+        };
+        let hosted = self.daemon.session().map(|session| session.hosted());
+        let known = InstanceId::new(id)
+            .ok()
+            .and_then(|instance| hosted?.get(instance));
+        if let (Some(known), Some(order), Peers::Rust) = (known, order, self.peers)
+            && known.incarnation.get() >= incarnation
+        {
+            self.order_at_once(order);
+        }
+    }
+
+    fn order_at_once(&mut self, payload: controller_message::Payload) {
+        if !self.is_established() || self.daemon.is_asleep(self.world.now) {
+            return;
+        }
+        let message = ControllerMessage {
+            payload: Some(payload),
+            epoch: self.highest_epoch,
+            traceparent: String::new(),
+        };
+        self.world
+            .note(|| format!("daemon <- {} (injected)", describe::down(&message)));
+        self.daemon.with_session(&self.world, |session, now| {
+            session.handle_message(now, message.into())
+        });
+    }
+
+    /// Remembers the orders that reached the daemon.
+    pub(super) fn remember(&mut self, message: &ControllerMessage) {
+        use controller_message::Payload;
+        if let Some(order @ (Payload::StartInstance(_) | Payload::StopInstance(_))) = &message.payload {
+            self.delivered.push(order.clone());
+        }
+    }
+
+    fn garbage_down(&mut self, garbage: Garbage) -> Vec<Received<ControllerMessage>> {
         use controller_message::Payload;
         let epoch = self.controller().epoch.get();
         let message = |epoch: u64, payload: Option<Payload>| ControllerMessage {
@@ -156,6 +250,10 @@ impl Pair {
             }))),
             Garbage::OutOfRange => Some(start("lobby-1", "simulated", -1)),
             Garbage::Stranger => Some(command("stranger-1", "list")),
+            Garbage::Rival => {
+                self.start_rivals();
+                return Vec::new();
+            }
             Garbage::Stale => {
                 let Some(stale) = self.highest_epoch.checked_sub(1).filter(|&epoch| epoch > 0) else {
                     return Vec::new();

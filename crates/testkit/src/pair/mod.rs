@@ -11,6 +11,7 @@ mod stream;
 use std::fmt;
 use std::time::Duration;
 
+use prexorcloud_protocol::proto::controller_message;
 use prexorcloud_protocol::{DaemonSession, InstanceId, NodeId};
 
 pub use stream::{End, Stream};
@@ -28,6 +29,9 @@ use crate::world::World;
 
 /// How long everything is left alone at the end of a scenario, after it has healed.
 pub const QUIET: Duration = Duration::from_secs(1_800);
+
+/// The longest that a commit takes while nothing is wrong with the store.
+const COMMIT_DELAY: Duration = Duration::from_millis(5);
 
 /// A broken promise
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,6 +80,14 @@ pub struct Pair {
     steps: u64,
     plugin_at: Duration,
     at_rest: bool,
+    commit_delay: Duration,
+    adopts_unknown: bool,
+    commands: u64,
+    undisturbed_since: Duration,
+    delivered: Vec<controller_message::Payload>,
+    queue: usize,
+    /// How many streams had been opened, and mistakes reported, in the middle of the quiet time.
+    pub(crate) halfway: Option<(u32, u64)>,
     pub(crate) first_up_faults: Vec<String>,
     pub(crate) first_down_faults: Vec<String>,
     first_violation: Option<Violation>,
@@ -102,7 +114,7 @@ impl Pair {
             peers: scenario.peers,
             heartbeat: scenario.heartbeat,
             node,
-            daemon: DaemonHost::new(node, is_java),
+            daemon: DaemonHost::new(node, is_java, scenario.queue),
             controllers: Vec::new(),
             store: Store::default(),
             streams: Vec::new(),
@@ -116,6 +128,13 @@ impl Pair {
             steps: 0,
             plugin_at: Duration::ZERO,
             at_rest: false,
+            commit_delay: COMMIT_DELAY,
+            adopts_unknown: true,
+            commands: 0,
+            undisturbed_since: Duration::ZERO,
+            delivered: Vec::new(),
+            queue: scenario.queue,
+            halfway: None,
             first_up_faults: Vec::new(),
             first_down_faults: Vec::new(),
             first_violation: None,
@@ -128,7 +147,7 @@ impl Pair {
 
     fn add_controller(&mut self, boots_at: Duration) {
         let name = format!("controller {}", self.controllers.len() + 1);
-        let mut controller = ControllerHost::new(name, self.node, self.heartbeat, boots_at);
+        let mut controller = ControllerHost::new(name, self.node, self.heartbeat, self.queue, boots_at);
         match self.peers {
             Peers::Rust => {}
             Peers::JavaDaemon => controller.expect_java(),
@@ -233,6 +252,48 @@ impl Pair {
         self.steps_at_this_moment
     }
 
+    /// How many control messages may wait in an outbox of either side.
+    #[must_use]
+    pub const fn queue(&self) -> usize {
+        self.queue
+    }
+
+    /// Since when the two have been connected with nothing in their way.
+    #[must_use]
+    pub fn undisturbed_since(&self) -> Duration {
+        if self.is_disturbed() {
+            self.world.now
+        } else {
+            self.undisturbed_since
+        }
+    }
+
+    fn is_disturbed(&self) -> bool {
+        let now = self.world.now;
+        let leader = self.controller();
+        let disturbed = |stream: &Stream| {
+            stream.up.is_cut() || stream.down.is_cut() || stream.up.is_stalled() || stream.down.is_stalled()
+        };
+        !self.is_established()
+            || self.quality != Quality::default()
+            || self.daemon.is_asleep(now)
+            || leader.is_asleep(now)
+            || self.streams.iter().any(disturbed)
+    }
+
+    /// How many streams have been opened.
+    #[must_use]
+    pub const fn streams_opened(&self) -> u32 {
+        self.streams_opened
+    }
+
+    /// How many mistakes either side has found in what the other said.
+    #[must_use]
+    pub fn mistakes(&self) -> u64 {
+        let ignored = |controller: &ControllerHost| controller.facts.ignored.len() as u64;
+        self.daemon.facts.ignored + self.controllers.iter().map(ignored).sum::<u64>()
+    }
+
     /// Whether both sides have a session with each other.
     #[must_use]
     pub fn is_established(&self) -> bool {
@@ -311,7 +372,9 @@ impl Pair {
     /// The first broken invariant.
     pub fn come_to_rest(&mut self) -> Result<(), Violation> {
         self.heal_for_good()?;
-        self.run_for(QUIET)?;
+        self.run_for(QUIET / 2)?;
+        self.halfway = Some((self.streams_opened, self.mistakes()));
+        self.run_for(QUIET / 2)?;
         self.at_rest = true;
         self.check(invariants::AT_REST)
     }
