@@ -41,7 +41,9 @@ enum News {
     Untold,
     /// It was told on the current stream, which may still lose it.
     Told,
-    /// It was told on a stream that went on to another handshake.
+    /// A controller acknowledged a handshake that listed it, and may die, or be deposed, before it has stored it.
+    Acknowledged,
+    /// Two such handshakes were acknowledged.
     Confirmed,
 }
 
@@ -274,7 +276,7 @@ impl Hosted {
 
     /// A controller acknowledged the handshake that listed everything.
     ///
-    /// What had ended by then is confirmed. What changed since the handshake is returned, to be reported now.
+    /// What had ended by then is confirmed, if this is the second time that it is listed. What changed since the handshake is returned, to be reported now.
     pub(crate) fn handshake_acknowledged(&mut self) -> Vec<HostedInstance> {
         let mut changed = Vec::new();
         for entry in self.entries.values_mut() {
@@ -283,7 +285,8 @@ impl Hosted {
                     entry.news = News::Told;
                     changed.push(entry.facts);
                 }
-                News::Told if entry.facts.state.is_terminal() => entry.news = News::Confirmed,
+                News::Told if entry.facts.state.is_terminal() => entry.news = News::Acknowledged,
+                News::Acknowledged => entry.news = News::Confirmed,
                 News::Told | News::Confirmed => {}
             }
         }

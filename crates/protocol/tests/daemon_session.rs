@@ -510,9 +510,12 @@ fn an_end_during_a_disconnect_is_told_with_the_next_handshake_until_it_is_confir
         );
         bench.session.handle_disconnected(bench.now);
     }
-    bench.connect();
-    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
-    bench.session.handle_disconnected(bench.now);
+    for _ in 0..2 {
+        // The controller that acknowledges it may die before it has stored it; the second one may not.
+        assert_eq!(bench.connect().running_instances.len(), 1);
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+        bench.session.handle_disconnected(bench.now);
+    }
     assert_eq!(bench.connect().running_instances, []);
 }
 
