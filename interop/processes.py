@@ -52,8 +52,9 @@ class Program:
         threading.Thread(target=self._collect, daemon=True).start()
 
     def _collect(self):
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip())
+        with self.process.stdout as output:
+            for line in output:
+                self.lines.append(line.rstrip())
 
     def output(self):
         return "\n".join(self.lines)

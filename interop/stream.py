@@ -53,6 +53,27 @@ class Conversation:
                 return payload
             passed.append(f"{found} {payload}".strip())
 
+    def expect_each(self, *wanted):
+        """One message for each `(kind, where)`, in whatever order they come; others are passed over."""
+        missing = list(wanted)
+
+        def is_wanted(message):
+            found = message.WhichOneof("payload")
+            for kind, where in missing:
+                if found == kind and where(getattr(message, found)):
+                    missing.remove((kind, where))
+                    return True
+            return False
+
+        while missing:
+            try:
+                message = self.incoming.get(timeout=DEADLINE)
+            except queue.Empty:
+                raise AssertionError(f"still missing after {DEADLINE} s: {[kind for kind, _ in missing]}") from None
+            if isinstance(message, Exception):
+                raise message
+            is_wanted(message)
+
     def expect_end(self, deadline=DEADLINE):
         """Waits for the end of the stream; gives the status."""
         while True:
@@ -102,6 +123,7 @@ class ControllerSide(Conversation):
                 for message in request_iterator:
                     self.incoming.put(message)
                 self.incoming.put(StreamEnded(grpc.StatusCode.OK, "half-closed"))
+                self.finish()
             except Exception as error:  # grpc raises a bare Exception when the peer is gone
                 self.incoming.put(StreamEnded(grpc.StatusCode.CANCELLED, str(error)))
 

@@ -256,8 +256,9 @@ max_delay_ms = 200
         line = stream.expect("console_output", lambda output: "hello from python" in output.line)
         self.assertGreater(line.sequence, 1)
         stream.tell(stop_instance=daemon.StopInstance(instance_id="lobby-1", incarnation=1))
-        self.assertTrue(stream.expect("stop_instance_ack").accepted)
-        stream.expect("instance_status", self.state("STOPPED"))
+        stream.expect_each(
+            ("stop_instance_ack", lambda ack: ack.accepted), ("instance_status", self.state("STOPPED"))
+        )
 
     def test_a_crash_is_reported_until_it_is_acknowledged(self):
         stream, _ = self.admitted()
@@ -314,8 +315,9 @@ max_delay_ms = 200
         self.assertEqual([(one.instance_id, one.state, one.incarnation) for one in listed], [("lobby-1", running, 1)])
         again.tell(handshake_ack=self.ack())
         again.tell(stop_instance=daemon.StopInstance(instance_id="lobby-1", force=True))
-        again.expect("stop_instance_ack")
-        again.expect("instance_status", lambda update: update.state != running)
+        again.expect_each(
+            ("stop_instance_ack", lambda ack: ack.accepted), ("instance_status", self.state("STOPPED"))
+        )
 
     def test_a_shutdown_is_acknowledged_and_carried_out(self):
         stream, _ = self.admitted()
