@@ -81,7 +81,7 @@ impl Fleet {
                 None => by_load(self.nodes.views()),
             };
             if candidates.is_empty() {
-                return Err(OrderError::Conflict("no node is ready".to_owned()));
+                return Err(OrderError::NoNode);
             }
             for node in candidates {
                 match self.nodes.launch(node, order.clone()).await {

@@ -107,6 +107,8 @@ pub(crate) enum OrderError {
     NotSchedulable(&'static str),
     #[error("{0}")]
     Conflict(String),
+    #[error("no node is ready")]
+    NoNode,
     #[error("no free port from {first} to {last}")]
     NoFreePort { first: u16, last: u16 },
     #[error("{0}")]

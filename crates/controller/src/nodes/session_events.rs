@@ -242,10 +242,11 @@ impl Node {
                 incarnation,
                 failure,
             } => {
-                self.save(instance).await;
                 let text = format!("{}: {}", failure.error_code, failure.message);
                 tracing::warn!(node = %self.id, %instance, error = text, "an instance could not be started");
+                // The reason first: whoever waits for the state finds it there.
                 self.note_error(instance, incarnation, &text).await;
+                self.save(instance).await;
             }
             InstanceEvent::StopFailed {
                 instance,

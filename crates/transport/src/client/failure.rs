@@ -246,6 +246,11 @@ fn from_rustls(target: Target, error: &rustls::Error) -> DialError {
                 };
                 DialError::NameMismatch { target, presented }
             }
+            // What a verifier of our own says, in its words rather than in its debug output.
+            CertificateError::Other(verdict) => DialError::Tls {
+                target,
+                reason: verdict.0.to_string(),
+            },
             other => DialError::Tls {
                 target,
                 reason: other.to_string(),
