@@ -78,12 +78,9 @@ fn tokens_that_are_not_good_end_the_daemon_with_one_clear_line() {
 
     // Made up, but with the right pin.
     let pin = bound.split_once('.').unwrap().1;
-    let unknown = format!("pxr_{}.{pin}", "A".repeat(32));
+    let unknown = format!("pxr_{}.{pin}", "a".repeat(32));
     let error = refused(&rig, "node-2", &unknown);
-    assert!(
-        error.contains("does not know") || error.contains("no such"),
-        "{error}"
-    );
+    assert!(error.contains("not known"), "{error}");
 }
 
 #[test]
@@ -92,13 +89,10 @@ fn a_token_with_another_pin_is_never_sent() {
     let other = Rig::with_controller();
     let token = other.token(&[]);
     let error = refused(&rig, "node-1", &token);
-    assert!(error.contains("pin") || error.contains("another"), "{error}");
+    assert!(error.contains("not the cluster of the join token"), "{error}");
     // The controller saw no exchange at all, good or bad.
-    assert!(
-        !rig.log_text("controller").contains("node-1"),
-        "{}",
-        rig.log_text("controller")
-    );
+    let log = rig.log_text("controller");
+    assert!(!log.contains("prexorcloud_controller::enrolment"), "{log}");
 }
 
 #[test]
@@ -106,7 +100,11 @@ fn a_revoked_node_is_cut_off_and_comes_back_with_a_fresh_token() {
     let mut rig = Rig::with_node();
     let before = rig.start_standin("lobby-1");
     let revoked = rig.ctl(&["node", "revoke-cert", "node-1", "-o", "json"]).json();
-    assert_eq!(revoked["closedConnections"], 1, "{revoked}");
+    assert_eq!(
+        revoked["revokedSerials"].as_array().unwrap().len(),
+        1,
+        "{revoked}"
+    );
     eventually("the node being cut off", || {
         (rig.node("node-1")["connected"] == false).then_some(())
     });
