@@ -11,7 +11,7 @@ use std::{
 
 use prexorcloud_protocol::{Close, Code, NodeId};
 use prexorcloud_security::{
-    authority::{Authority, IssueError, ServerNames},
+    authority::{Authority, InvalidServerName, IssueError, ServerNames},
     credential::Credential,
     identity::PeerIdentity,
     revocation::{RevocationList, RevokedNode, RevokedSerial, SharedRevocations},
@@ -42,38 +42,47 @@ const ATTEMPTS: usize = 8;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerCertificateError {
+    /// One of `grpc.names` is no host name or address
+    #[error("grpc.names: {0}")]
+    Name(#[source] InvalidServerName),
+    /// The machine's own names cannot be found out
+    #[error("the addresses of this machine cannot be listed: {0}")]
+    Interfaces(#[source] std::io::Error),
     /// It could not be issued
-    #[error(transparent)]
+    #[error("the server certificate cannot be issued: {0}")]
     Issue(#[from] IssueError),
     /// The authority cannot be trusted
-    #[error(transparent)]
+    #[error("the server certificate cannot be used: {0}")]
     Trust(#[from] TrustError),
     /// TLS cannot be set up with it
-    #[error(transparent)]
+    #[error("TLS cannot be set up: {0}")]
     Tls(#[from] TlsError),
 }
 
 /// The server's certificate, renewed in time, and the TLS configuration with it
 pub(crate) struct ServerCertificate {
     authority: Arc<Authority>,
-    names: ServerNames,
+    /// Names beyond those of this machine
+    configured: Vec<String>,
     revocations: SharedRevocations,
     credential: RwLock<Credential>,
     config: Reloadable<ServerConfig>,
 }
 
 impl ServerCertificate {
-    /// Issues a certificate for `names`; its key is never written down, so each start has its own
+    /// Issues a certificate for this machine's names and the `configured` ones
+    ///
+    /// Its key is never written down, so each start has its own.
     pub(crate) fn issue(
         authority: Arc<Authority>,
-        names: ServerNames,
+        configured: Vec<String>,
         revocations: SharedRevocations,
     ) -> Result<Self, ServerCertificateError> {
-        let (credential, config) = issue(&authority, &names, &revocations)?;
+        let (credential, config) = issue(&authority, &names(&configured)?, &revocations)?;
         let (credential, config) = (RwLock::new(credential), Reloadable::new(config));
         Ok(Self {
             authority,
-            names,
+            configured,
             revocations,
             credential,
             config,
@@ -84,22 +93,28 @@ impl ServerCertificate {
         self.config.current()
     }
 
-    /// Replaces the certificate when a third of its time is left; says whether it did
+    /// Replaces the certificate when a third of its time is left, or when the machine has an address that it does not
+    /// name; says whether it did
     pub(crate) fn renew_if_due(&self, now: SystemTime) -> Result<bool, ServerCertificateError> {
-        let due = self
-            .credential
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .leaf()
-            .renewal_due(now);
-        if !due {
+        let names = names(&self.configured)?;
+        let serves_on = {
+            let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
+            !credential.leaf().renewal_due(now) && names.are_covered_by(credential.leaf())
+        };
+        if serves_on {
             return Ok(false);
         }
-        let (credential, config) = issue(&self.authority, &self.names, &self.revocations)?;
+        let (credential, config) = issue(&self.authority, &names, &self.revocations)?;
         self.config.replace(config);
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
         Ok(true)
     }
+}
+
+fn names(configured: &[String]) -> Result<ServerNames, ServerCertificateError> {
+    let local = ServerNames::local().map_err(ServerCertificateError::Interfaces)?;
+    let all = configured.iter().try_fold(local, |names, name| names.with(name));
+    all.map_err(ServerCertificateError::Name)
 }
 
 fn issue(
@@ -184,7 +199,7 @@ impl Certificates {
             return Err(OrderError::UnknownNode);
         }
         let serials = self.record_revocation(actor, id).await?;
-        self.revocations.replace(load_revocations(&*self.store).await?);
+        self.revocations.merge(&load_revocations(&*self.store).await?);
         let close = Close::new(
             Code::PermissionDenied,
             "the client certificate is revoked; enrol with a new join token",

@@ -13,7 +13,7 @@ use prexorcloud_proto::{
 };
 use prexorcloud_protocol::Epoch;
 use prexorcloud_security::{
-    authority::{Authority, AuthorityPolicy, InvalidServerName, LoadError, ServerNames},
+    authority::{Authority, AuthorityPolicy, LoadError},
     files::{DataDirLock, LockError},
     revocation::SharedRevocations,
     token::CaPin,
@@ -71,14 +71,8 @@ pub enum StartError {
     /// The first administrator's token cannot be made
     #[error("the administrator's token cannot be made: {0}")]
     AdminToken(#[from] MintError),
-    /// One of `grpc.names` is no host name or address
-    #[error("grpc.names: {0}")]
-    Name(#[from] InvalidServerName),
-    /// The machine's own names cannot be found out
-    #[error("the addresses of this machine cannot be listed: {0}")]
-    Interfaces(#[source] std::io::Error),
     /// There is no server certificate
-    #[error("the server certificate cannot be issued: {0}")]
+    #[error(transparent)]
     Certificate(#[from] ServerCertificateError),
     /// The gRPC port cannot be used
     #[error("grpc.listen: {0}")]
@@ -162,12 +156,12 @@ impl Foundation {
         let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {
             admin_token_file: config.data_dir.join(ADMIN_TOKEN_FILE),
         });
-        let mut names = ServerNames::local().map_err(StartError::Interfaces)?;
-        for name in &config.grpc.names {
-            names = names.with(name)?;
-        }
         let revocations = SharedRevocations::new(certificates::load_revocations(&*store).await?);
-        let certificate = ServerCertificate::issue(Arc::clone(&authority), names, revocations.clone())?;
+        let certificate = ServerCertificate::issue(
+            Arc::clone(&authority),
+            config.grpc.names.clone(),
+            revocations.clone(),
+        )?;
         let certificate = Arc::new(certificate);
         Ok(Self {
             lock,
@@ -261,7 +255,6 @@ impl Foundation {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
             nodes: Arc::clone(&nodes),
-            revocations,
             certificate,
             keep_crashes: config.crashes.keep,
         };
@@ -270,45 +263,77 @@ impl Foundation {
         let http = tokio::spawn(watch_http(http, stopping.clone(), failed.clone()));
         tokio::spawn(watch_store(Arc::clone(&store), stopping.clone(), failed));
         tracing::info!(grpc = %grpc.local_addr(), http = %http_address, epoch = epoch.get(), "the controller serves");
+        let grpc_address = grpc.local_addr();
+        let ending = Ending {
+            nodes,
+            http,
+            grpc,
+            store,
+            lock,
+        };
         Ok(RunningController {
             config,
             first_run,
             pin,
             tokens,
-            nodes,
-            grpc,
+            grpc_address,
             http_address,
-            http,
             failure,
-            store,
+            ending: tokio::spawn(ending.run(stopping.clone())),
             stop: stopping.drop_guard(),
-            _lock: lock,
         })
     }
 }
 
-/// A controller that serves; dropping it ends it abruptly, [`shutdown`](Self::shutdown) with care
+/// What has to end, in this order, whoever gave the word
+struct Ending {
+    nodes: Arc<Nodes>,
+    http: JoinHandle<()>,
+    grpc: ServerHandle,
+    store: Arc<dyn Store>,
+    lock: DataDirLock,
+}
+
+impl Ending {
+    async fn run(self, stopping: CancellationToken) {
+        stopping.cancelled().await;
+        self.nodes.stopped().await;
+        if self.http.await.is_err() {
+            tracing::warn!("the HTTP listener had failed");
+        }
+        let ended = self.grpc.shutdown(FAREWELL).await;
+        if ended.cut_off > 0 {
+            tracing::warn!(connections = ended.cut_off, "connections were cut at the end");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store did not close cleanly; nothing that was acknowledged is lost");
+        }
+        // The last to go: nobody else may open the folder before the store is closed.
+        drop(self.lock);
+        tracing::info!("the controller has stopped");
+    }
+}
+
+/// A controller that serves
+///
+/// Dropping it begins the same end as [`shutdown`](Self::shutdown), without waiting for it.
 pub struct RunningController {
     config: ControllerConfig,
     first_run: Option<FirstRun>,
     pin: CaPin,
     tokens: JoinTokens,
-    nodes: Arc<Nodes>,
-    grpc: ServerHandle,
+    grpc_address: SocketAddr,
     http_address: SocketAddr,
-    http: JoinHandle<()>,
     failure: watch::Receiver<Option<ControllerFailure>>,
-    store: Arc<dyn Store>,
+    ending: JoinHandle<()>,
     stop: DropGuard,
-    // The last to go: nobody else may open the folder before the store is closed.
-    _lock: DataDirLock,
 }
 
 impl RunningController {
     /// Where daemons connect; the real port if the configured one was 0
     #[must_use]
     pub fn grpc_addr(&self) -> SocketAddr {
-        self.grpc.local_addr()
+        self.grpc_address
     }
 
     /// Where HTTP is served; the real port if the configured one was 0
@@ -370,18 +395,9 @@ impl RunningController {
     /// Instances run on; their nodes connect to the next controller.
     pub async fn shutdown(self) {
         drop(self.stop);
-        self.nodes.stopped().await;
-        if self.http.await.is_err() {
-            tracing::warn!("the HTTP listener had failed");
+        if self.ending.await.is_err() {
+            tracing::error!("the controller could not end in good order");
         }
-        let ended = self.grpc.shutdown(FAREWELL).await;
-        if ended.cut_off > 0 {
-            tracing::warn!(connections = ended.cut_off, "connections were cut at the end");
-        }
-        if let Err(error) = self.store.close().await {
-            tracing::warn!(%error, "the store did not close cleanly; nothing that was acknowledged is lost");
-        }
-        tracing::info!("the controller has stopped");
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use prexorcloud_security::revocation::SharedRevocations;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,7 +25,6 @@ pub(crate) struct Maintenance {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tokens: JoinTokens,
     pub(crate) nodes: Arc<Nodes>,
-    pub(crate) revocations: SharedRevocations,
     pub(crate) certificate: Arc<ServerCertificate>,
     pub(crate) keep_crashes: usize,
 }
@@ -65,8 +63,6 @@ impl Maintenance {
             .prune()
             .await?;
         records += certificates::prune(store, now).await?;
-        self.revocations
-            .replace(certificates::load_revocations(store).await?);
         Ok(records)
     }
 }

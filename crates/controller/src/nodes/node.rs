@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Events taken from the session at once; between two batches, orders get their turn
-const BATCH: usize = 256;
+const BATCH: usize = 64;
 
 /// Between two attempts to save what the storage refused
 const RETRY: Duration = Duration::from_secs(5);
@@ -73,14 +73,7 @@ impl Node {
 
     pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<Order>) {
         let stopping = self.around.stopping.clone();
-        while let Err(error) = self.load().await {
-            tracing::error!(node = %self.id, %error, "the node's records cannot be read, trying again");
-            tokio::select! {
-                () = stopping.cancelled() => return,
-                () = tokio::time::sleep(RETRY) => {}
-            }
-        }
-        let mut events = Vec::with_capacity(BATCH);
+        let mut events = Vec::new();
         loop {
             self.handle_backlog().await;
             self.review_drain().await;

@@ -30,33 +30,23 @@ pub(super) struct Known {
 }
 
 impl Node {
-    /// Reads the node and its instances
-    pub(super) async fn load(&mut self) -> Result<(), StoreError> {
-        let store = &*self.around.store;
-        self.record = store::load::<NodeRecord>(store, self.id.as_str()).await?;
-        let (instances, _) = store::load_all::<InstanceRecord>(store).await?;
-        let entries = instances
-            .into_iter()
-            .map(|stored| stored.record)
-            .filter_map(|record| {
-                if record.node_id != self.id.as_str() {
-                    return None;
-                }
-                let state = State::try_from(record.state).ok()?;
-                let desired = desired_of(record.wanted());
-                Some(RosterEntry {
-                    start: Box::new(record.start?),
-                    state,
-                    desired,
-                })
-            });
-        let entries: Vec<_> = entries.collect();
+    /// Puts back what was recorded before this controller started
+    pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, instances: Vec<InstanceRecord>) {
+        let entries = instances.into_iter().filter_map(|record| {
+            let state = State::try_from(record.state).ok()?;
+            let desired = desired_of(record.wanted());
+            Some(RosterEntry {
+                start: Box::new(record.start?),
+                state,
+                desired,
+            })
+        });
         for (entry, reason) in self.parked.restore(Instant::now(), entries) {
             let instance = entry.start.instance_id;
             tracing::error!(node = %self.id, instance, %reason, "a recorded instance cannot be restored");
         }
+        self.record = record;
         self.publish_record();
-        Ok(())
     }
 
     /// Looks for the record of a node that enrolled just now

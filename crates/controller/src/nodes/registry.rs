@@ -20,7 +20,7 @@ use crate::{
     config::ControllerConfig,
     console::Consoles,
     records::{InstanceRecord, NodeRecord},
-    store::{self, Store, StoreError},
+    store::{self, Store, StoreError, Stored},
 };
 
 /// Orders that wait for one node's task
@@ -63,19 +63,28 @@ impl Nodes {
     pub(crate) async fn start(surroundings: Arc<Surroundings>) -> Result<Arc<Self>, StoreError> {
         let (records, _) = store::load_all::<NodeRecord>(&*surroundings.store).await?;
         let (instances, _) = store::load_all::<InstanceRecord>(&*surroundings.store).await?;
+        let mut known: BTreeMap<String, (Option<Stored<NodeRecord>>, Vec<InstanceRecord>)> = BTreeMap::new();
+        for stored in records {
+            let node_id = stored.record.node_id.clone();
+            known.entry(node_id).or_default().0 = Some(stored);
+        }
+        for stored in instances {
+            known
+                .entry(stored.record.node_id.clone())
+                .or_default()
+                .1
+                .push(stored.record);
+        }
         let nodes = Arc::new(Self {
             surroundings,
             entries: Mutex::default(),
             tasks: TaskTracker::new(),
         });
-        let known = records.iter().map(|stored| stored.record.node_id.as_str());
-        let used = instances.iter().map(|stored| stored.record.node_id.as_str());
-        for node_id in known.chain(used) {
-            let Ok(node_id) = node_id.parse() else {
-                tracing::error!(node_id, "a recorded node has an invalid name and is ignored");
-                continue;
-            };
-            nodes.entry(node_id);
+        for (node_id, (record, instances)) in known {
+            match node_id.parse() {
+                Ok(node) => drop(nodes.entry(node, |task| task.restore(record, instances))),
+                Err(error) => tracing::error!(node_id, %error, "a recorded node is ignored"),
+            }
         }
         Ok(nodes)
     }
@@ -113,7 +122,7 @@ impl Nodes {
 
     /// Makes a node that enrolled visible before it connects
     pub(crate) async fn introduce(&self, node: NodeId) -> Result<(), OrderError> {
-        self.entry(node);
+        self.entry(node, |_| {});
         self.ask(node, |reply| Order::Introduce { reply }).await
     }
 
@@ -194,7 +203,7 @@ impl Nodes {
 
     /// Hands over a stream whose handshake is complete
     pub(super) async fn join(&self, node: NodeId, order: Order) -> Result<(), OrderError> {
-        let orders = self.entry(node);
+        let orders = self.entry(node, |_| {});
         let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(order)).await;
         sent.map_err(|_| OrderError::Busy)?.map_err(|_| OrderError::Busy)
     }
@@ -212,14 +221,16 @@ impl Nodes {
             .unwrap_or(Err(OrderError::Busy))
     }
 
-    fn entry(&self, node: NodeId) -> mpsc::Sender<Order> {
+    /// The mailbox of a node's task, which is started if there is none; `prepare` sees a new one before it runs
+    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<Order> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&node) {
             return entry.orders.clone();
         }
         let (orders, mailbox) = mpsc::channel(MAILBOX);
         let view = SharedView::default();
-        let task = Node::new(node, Arc::clone(&self.surroundings), Arc::clone(&view));
+        let mut task = Node::new(node, Arc::clone(&self.surroundings), Arc::clone(&view));
+        prepare(&mut task);
         self.tasks.spawn(task.run(mailbox));
         entries.insert(
             node,

@@ -5,6 +5,7 @@ mod admin;
 mod bootstrap;
 mod http;
 mod instances;
+mod kill;
 mod operations;
 mod puppet;
 mod sessions;

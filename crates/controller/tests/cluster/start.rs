@@ -109,7 +109,7 @@ async fn a_folder_that_cannot_be_written_or_is_not_ours_is_refused() {
     config = cluster.config.clone();
     config.grpc.names = vec!["no such name!".to_owned()];
     let error = within(Controller::start(config)).await.err().unwrap();
-    assert!(matches!(error, StartError::Name(_)), "{error}");
+    assert!(matches!(error, StartError::Certificate(_)), "{error}");
 
     cluster.restart().await;
     assert_eq!(cluster.get("/system/ready").await.0, 200);

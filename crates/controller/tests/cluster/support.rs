@@ -1,6 +1,7 @@
 //! A controller on free ports with a temporary data folder, and clients of it
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -48,6 +49,8 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
 
 pub struct Cluster {
     pub controller: Option<RunningController>,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
     pub config: ControllerConfig,
     pub admin: String,
     pub anchors: TrustAnchors,
@@ -76,8 +79,11 @@ impl Cluster {
             .to_owned();
         let pem = std::fs::read_to_string(config.data_dir.join("ca/ca.pem")).unwrap();
         let anchors = TrustAnchors::from_pem(&pem).unwrap();
+        let (grpc, http) = (controller.grpc_addr(), controller.http_addr());
         Self {
             controller: Some(controller),
+            grpc,
+            http,
             config,
             admin,
             anchors,
@@ -98,7 +104,9 @@ impl Cluster {
         if self.controller.is_some() {
             self.stop().await;
         }
-        self.controller = Some(within(Controller::start(self.config.clone())).await.unwrap());
+        let controller = within(Controller::start(self.config.clone())).await.unwrap();
+        (self.grpc, self.http) = (controller.grpc_addr(), controller.http_addr());
+        self.controller = Some(controller);
     }
 
     pub fn authority(&self) -> Authority {
@@ -115,7 +123,7 @@ impl Cluster {
     }
 
     pub fn target(&self) -> Target {
-        self.running().grpc_addr().to_string().parse().unwrap()
+        self.grpc.to_string().parse().unwrap()
     }
 
     pub async fn bootstrap(&self) -> BootstrapServiceClient<Connection> {
@@ -201,7 +209,7 @@ impl Cluster {
         body: Option<&str>,
         headers: &str,
     ) -> TcpStream {
-        let mut stream = TcpStream::connect(self.running().http_addr()).await.unwrap();
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
         let authorization = token
             .map(|token| format!("Authorization: Bearer {token}\r\n"))
             .unwrap_or_default();
