@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 #![allow(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::heartbeat::{
@@ -293,6 +294,7 @@ proptest! {
         let mut prober = Prober::new(now, HeartbeatConfig { interval: INTERVAL, missed_limit });
         let (mut last_sent, mut last_life) = (0_i64, now);
         let mut told_unreachable = false;
+        let mut answered = BTreeSet::new();
 
         for action in actions {
             let before = prober.clone();
@@ -315,7 +317,10 @@ proptest! {
                         _ => unreachable!(),
                     };
                     match prober.handle_pong(now, sequence) {
-                        Ok(_) => last_life = now,
+                        Ok(_) => {
+                            prop_assert!(answered.insert(sequence), "bad_pong_changes_nothing");
+                            last_life = now;
+                        }
                         Err(_) => prop_assert_eq!(&prober, &before, "bad_pong_changes_nothing"),
                     }
                 }

@@ -18,7 +18,7 @@
 //! [`handle_ready`](Lifecycle::handle_ready).
 //!
 //! # Invariants
-//! Checked after every step by `tests/lifecycle.rs`:
+//! Checked after every step by `tests/lifecycle`:
 //! - `terminal_is_final`: `STOPPED` and `CRASHED` are never left, and arm no timer;
 //! - `stale_news_changes_nothing`: an observation of another incarnation leaves the machine as it was;
 //! - `no_deadline_in_the_past_after_timeout`: after `handle_timeout(now)` every deadline is later than `now`;

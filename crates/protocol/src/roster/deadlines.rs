@@ -6,7 +6,7 @@
 /// down, whatever the number of instances. Nothing is allocated unless the number of slots grows.
 ///
 /// `T` is an `Instant`; the tests of this module have no clock to take one from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Deadlines<T> {
     /// A binary tree in an array: node `n` has the children `2n` and `2n + 1` and holds the earlier of their deadlines;
     /// the upper half are the slots. Node 0 is unused.

@@ -23,7 +23,7 @@
 //! [`declare_lost`](Roster::declare_lost). If the node comes back after all, what runs there is an orphan.
 //!
 //! # Invariants
-//! Checked after every step by `tests/roster.rs`:
+//! Checked after every step by `tests/roster`:
 //! - `at_most_one_live_attempt` per instance, and `nothing_leaves_while_disconnected`;
 //! - `terminal_is_final`, per incarnation;
 //! - `incarnations_only_rise`: the entry of an id never goes back to an earlier incarnation;
@@ -101,7 +101,7 @@ enum Link {
 /// assert!(roster.handle_status(now, &running).is_accepted());
 /// assert_eq!(roster.get(id).unwrap().state(), State::Running);
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Roster {
     node: NodeId,
     slots: Slots,

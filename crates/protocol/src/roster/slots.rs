@@ -21,7 +21,7 @@ pub(super) enum Role {
     Orphan,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Slot {
     pub(super) role: Role,
     pub(super) lifecycle: Lifecycle,
@@ -58,13 +58,13 @@ impl Slot {
 }
 
 /// The slots of one id
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) entry: Option<usize>,
     pub(super) orphan: Option<usize>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Slots {
     slots: Vec<Option<Box<Slot>>>,
     free: Vec<usize>,

@@ -1,0 +1,87 @@
+//! What does not grow, and many timers at once
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
+use prexorcloud_protocol::reconcile::{GroupPolicy, ReconcilePolicy};
+use prexorcloud_protocol::roster::{EVENTS_KEPT, InstanceEvent};
+use prexorcloud_protocol::{DeniedReason, StopMode, Verdict};
+
+use crate::{changes, connected, events, id, listed, roster, running, rust_peer, sent, start, status};
+
+#[test]
+fn the_number_of_instances_is_bounded() {
+    let now = Instant::now();
+    let mut roster = roster();
+    for index in 0..INSTANCES_PER_NODE {
+        assert_eq!(
+            roster.start(now, start(&format!("i{index}"), 1)),
+            Verdict::Accepted
+        );
+    }
+    let full = Verdict::Denied(DeniedReason::TooMany {
+        limit: INSTANCES_PER_NODE,
+    });
+    assert_eq!(roster.start(now, start("more", 1)), full);
+    let _ = roster.stop(now, id("i7"), StopMode::Graceful);
+    assert_eq!(roster.forget(id("i7")), Verdict::Accepted);
+    assert_eq!(roster.start(now, start("more", 1)), Verdict::Accepted);
+
+    let strangers: Vec<_> = (0..INSTANCES_PER_NODE + 9)
+        .map(|index| listed(&format!("s{index}"), 1, State::Running))
+        .collect();
+    let policy = ReconcilePolicy {
+        groups: GroupPolicy::Only(vec![]),
+        ..rust_peer()
+    };
+    roster.handle_handshake(now, &strangers, &policy);
+    assert_eq!(roster.orphans().count(), INSTANCES_PER_NODE);
+    assert_eq!(sent(&mut roster).len(), 2 * INSTANCES_PER_NODE);
+}
+
+#[test]
+fn events_that_nobody_polls_are_bounded_and_missed_ones_are_told() {
+    let now = Instant::now();
+    let mut roster = running(now, &rust_peer(), "a", 1);
+    let rounds = EVENTS_KEPT / 2 + 10;
+    for _ in 0..rounds {
+        let _ = roster.drain(now, id("a"));
+        let _ = roster.undrain(now, id("a"));
+    }
+    let told = events(&mut roster);
+    assert_eq!(told.len(), EVENTS_KEPT + 1);
+    let dropped = (2 * rounds - EVENTS_KEPT) as u64;
+    assert_eq!(told.last(), Some(&InstanceEvent::Lagged { dropped }));
+    let _ = roster.drain(now, id("a"));
+    assert_eq!(changes(&mut roster).len(), 1, "and then it goes on");
+}
+
+#[test]
+fn many_timers_fire_in_order_and_only_when_due() {
+    let begin = Instant::now();
+    let mut roster = connected(begin, &rust_peer());
+    for index in 0..500_u32 {
+        let now = begin + index * Duration::from_millis(10);
+        roster.handle_timeout(now);
+        let _ = roster.start(now, start(&format!("i{index}"), 1));
+        sent(&mut roster);
+        let _ = roster.handle_status(now, &status(&format!("i{index}"), 1, State::Starting));
+    }
+    events(&mut roster);
+    for index in 0..500_u32 {
+        let deadline = roster.poll_timeout().unwrap();
+        assert_eq!(deadline.timer.instance, id(&format!("i{index}")));
+        assert_eq!(
+            deadline.at,
+            begin + index * Duration::from_millis(10) + Duration::from_secs(60)
+        );
+        if index % 2 == 0 {
+            let _ = roster.handle_status(deadline.at, &status(&format!("i{index}"), 1, State::Running));
+        } else {
+            roster.handle_timeout(deadline.at);
+            let _ = roster.handle_status(deadline.at, &status(&format!("i{index}"), 1, State::Stopped));
+        }
+    }
+    assert_eq!(roster.poll_timeout(), None);
+}
