@@ -2,7 +2,7 @@
 //!
 //! Three vocabularies are kept apart: what someone asked for ([`Desired`]), what the daemon has reported
 //! ([`Input::Reported`], tagged with an [`Incarnation`](crate::Incarnation)) and the [`State`] that follows from both.
-//! [`transition`] is the one function that joins them, [`Lifecycle`] adds incarnations, deadlines and events.
+//! [`transition()`] is the one function that joins them, [`Lifecycle`] adds incarnations, deadlines and events.
 
 pub mod lifecycle;
 mod state;

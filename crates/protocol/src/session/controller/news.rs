@@ -49,7 +49,7 @@ pub enum CrashStanding {
 #[non_exhaustive]
 pub enum ControllerEvent {
     /// A valid, compatible handshake. Answer with [`accept`](ControllerSession::accept),
-    /// [`redirect`](ControllerSession::redirect) or [`refuse`](ControllerSession::refuse).
+    /// [`redirect`](ControllerSession::redirect) or [`close_with`](ControllerSession::close_with).
     Hello(Box<Hello>),
     /// The node is admitted, and its instances are reconciled.
     Established,

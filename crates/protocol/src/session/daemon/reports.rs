@@ -148,7 +148,7 @@ impl DaemonSession {
     ///
     /// # Errors
     /// [`SendError::Invalid`] without a `report_id`; [`SendError::Full`] while [`CRASHES_KEPT`] reports wait: keep it,
-    /// and hand it over again after a [`DaemonEvent::CrashReportAcknowledged`].
+    /// and hand it over again after a [`CrashReportAcknowledged`](super::DaemonEvent::CrashReportAcknowledged).
     pub fn crash(&mut self, report: CrashReport) -> Result<(), SendError> {
         let id = &report.report_id;
         if id.is_empty() {
