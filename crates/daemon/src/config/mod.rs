@@ -2,7 +2,7 @@
 //!
 //! Every key is described once, in a table that serves the reading, the errors, the names of the environment variables
 //! and [`example`]. An unknown key is an error that names the nearest known one; it is never ignored. A Java daemon's
-//! `daemon.yml` is understood too ([`java`](self)): what has no meaning here is told in a warning.
+//! `daemon.yml` is understood too; what has no meaning here is told in a warning.
 //!
 //! ```
 //! use prexorcloud_daemon::config;

@@ -30,6 +30,9 @@ use crate::supervisor::{
 /// How long a start waits for the id of the instance's former start to become free
 const ID_FREE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// After this long on an established session, a message has left the machine
+const SETTLE: Duration = Duration::from_secs(2);
+
 /// When to ask again for a start that failed for a passing reason while its process was started
 const START_RETRY: Duration = Duration::from_secs(5);
 
@@ -58,6 +61,14 @@ struct Live {
     started: Instant,
 }
 
+/// An end that is told again if this daemon is killed now
+struct Unsettled {
+    instance: InstanceId,
+    incarnation: Incarnation,
+    /// Absent while no session is established
+    told: Option<Instant>,
+}
+
 /// What a task came to
 enum Done {
     Prepared(InstanceId, Result<Box<Prepared>, PreparationError>),
@@ -78,8 +89,8 @@ pub(super) struct Orders {
     live: HashMap<InstanceId, Live>,
     /// Stops that are acknowledged when the instance is gone
     stops: HashMap<InstanceId, Incarnation>,
-    /// Ends that no controller knows of yet
-    unsettled: Vec<(InstanceId, Incarnation)>,
+    /// Ends that a controller may not know of, and since when they are on their way to it
+    unsettled: Vec<Unsettled>,
     /// The session holds as many crash reports as it takes; more are on disk
     crashes_waiting: bool,
     shutting_down: Option<String>,
@@ -154,6 +165,7 @@ impl Orders {
                         tracing::warn!(%error, "the announced controllers cannot be remembered");
                     }
                 }
+                () = tokio::time::sleep(SETTLE), if !self.unsettled.is_empty() => self.settle(None),
                 _ = &mut stopped => return Finished::Stopped,
             }
         }
@@ -191,6 +203,9 @@ impl Orders {
             DaemonEvent::Ignored(anomaly) => tracing::warn!("ignored: {anomaly}"),
             DaemonEvent::Disconnected(outcome) => {
                 self.supervisor.close_consoles();
+                for end in &mut self.unsettled {
+                    end.told = None;
+                }
                 match outcome {
                     DaemonOutcome::Handshake(HandshakeFailure::UpgradeRequired(incompatible)) => {
                         tracing::error!("upgrade required: {incompatible}");
@@ -211,10 +226,23 @@ impl Orders {
             ConsoleStart::Unaccepted
         };
         self.supervisor.open_consoles(start);
-        // The handshake has told of these ends.
-        for (instance, incarnation) in self.unsettled.drain(..) {
-            self.supervisor.settle(instance, incarnation);
+        // The handshake told of these ends, or what follows it does.
+        for end in &mut self.unsettled {
+            end.told = Some(Instant::now());
         }
+    }
+
+    /// Lets go of ends that have been told, and of one that a new start needs out of its way
+    fn settle(&mut self, needed: Option<InstanceId>) {
+        let supervisor = &self.supervisor;
+        self.unsettled.retain(|end| {
+            let is_told = end.told.is_some_and(|told| told.elapsed() >= SETTLE);
+            let is_done = is_told || needed == Some(end.instance);
+            if is_done {
+                supervisor.settle(end.instance, end.incarnation);
+            }
+            !is_done
+        });
     }
 
     fn start(&mut self, order: StartOrder) {
@@ -234,6 +262,7 @@ impl Orders {
             return;
         }
         tracing::info!(%instance, incarnation = incarnation.get(), "start ordered");
+        self.settle(Some(instance));
         self.report(instance, incarnation, State::Preparing, Duration::ZERO);
         let (preparer, api) = (Arc::clone(&self.preparer), self.api());
         let task = self.tasks.spawn(async move {
@@ -541,11 +570,12 @@ impl Orders {
         if let Some(incarnation) = self.stops.remove(&instance) {
             self.acknowledge_stop(instance, incarnation);
         }
-        if self.session.with(|session, _| session.is_established()) {
-            self.supervisor.settle(instance, incarnation);
-        } else {
-            self.unsettled.push((instance, incarnation));
-        }
+        let is_established = self.session.with(|session, _| session.is_established());
+        self.unsettled.push(Unsettled {
+            instance,
+            incarnation,
+            told: is_established.then(Instant::now),
+        });
     }
 
     fn report_live(&self, instance: InstanceId, incarnation: Incarnation, state: State) {

@@ -190,14 +190,18 @@ impl Cluster {
 
     /// Waits for a console line that contains `text`
     pub async fn line(&mut self, text: &str) -> String {
+        if let Some(line) = self.console.values().find(|line| line.contains(text)) {
+            return line.clone();
+        }
         loop {
-            if let Some(line) = self.console.values().find(|line| line.contains(text)) {
-                return line.clone();
-            }
             let seen = timeout(PATIENCE, self.seen.recv()).await;
             let seen = seen.unwrap_or_else(|_| panic!("no line with {text:?}"));
             if let Some(Seen::Console(output)) = seen {
+                let line = output.line.clone();
                 self.keep(output);
+                if line.contains(text) {
+                    return line;
+                }
             }
         }
     }

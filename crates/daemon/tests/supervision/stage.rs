@@ -95,11 +95,16 @@ impl Stage {
 
     /// Waits until a console line contains `text`; consoles must be open
     pub async fn line(&mut self, text: &str) -> String {
+        let mut looked = 0;
         let wait = async {
             loop {
-                if let Some((_, line)) = self.console.iter().find(|(_, line)| line.contains(text)) {
+                if let Some((_, line)) = self.console[looked..]
+                    .iter()
+                    .find(|(_, line)| line.contains(text))
+                {
                     return line.clone();
                 }
+                looked = self.console.len();
                 let batch = self.reports.consoles.recv().await.unwrap();
                 self.console
                     .extend(batch.lines.iter().map(|line| (line.sequence, line.text.clone())));
