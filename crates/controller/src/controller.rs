@@ -22,6 +22,7 @@ use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, Serv
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
 
 use crate::{
     access::{ADMIN_TOKEN_FILE, AccessTokens, MintError},
@@ -265,6 +266,7 @@ impl Foundation {
         tracing::info!(grpc = %grpc.local_addr(), http = %http_address, epoch = epoch.get(), "the controller serves");
         let grpc_address = grpc.local_addr();
         let ending = Ending {
+            health,
             nodes,
             http,
             grpc,
@@ -287,6 +289,7 @@ impl Foundation {
 
 /// What has to end, in this order, whoever gave the word
 struct Ending {
+    health: HealthReporter,
     nodes: Arc<Nodes>,
     http: JoinHandle<()>,
     grpc: ServerHandle,
@@ -297,6 +300,7 @@ struct Ending {
 impl Ending {
     async fn run(self, stopping: CancellationToken) {
         stopping.cancelled().await;
+        self.health.set_not_serving::<DaemonService<Doorman>>().await;
         self.nodes.stopped().await;
         if self.http.await.is_err() {
             tracing::warn!("the HTTP listener had failed");

@@ -112,7 +112,9 @@ impl From<OrderError> for ApiError {
             OrderError::UnknownNode | OrderError::UnknownInstance => Self::not_found(message),
             OrderError::NotConnected => Self::new(StatusCode::CONFLICT, "NODE_NOT_CONNECTED", message),
             OrderError::NotSchedulable(_) | OrderError::Conflict(_) => Self::conflict(message),
-            OrderError::NoNode | OrderError::NoFreePort { .. } => Self::new(StatusCode::CONFLICT, "NO_CAPACITY", message),
+            OrderError::NoNode | OrderError::NoFreePort { .. } => {
+                Self::new(StatusCode::CONFLICT, "NO_CAPACITY", message)
+            }
             OrderError::Invalid(_) => Self::invalid(message),
             OrderError::Busy => Self::unavailable(message),
             OrderError::Store(error) => error.into(),

@@ -17,7 +17,7 @@ use crate::{
     access::Permission,
     audit,
     fleet::{Request, Seen},
-    nodes::{StartOrder, StopAnswer, is_live},
+    nodes::{StartOrder, StopAnswer, file_name, is_live},
     records::Wanted,
     store::Txn,
     wall_clock::now_millis,
@@ -138,7 +138,8 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
     }
     let is_url = start.jar.starts_with("http://") || start.jar.starts_with("https://");
     let is_path = start.jar.starts_with('/') && !start.jar.contains("://");
-    let has_name = start.jar.rsplit('/').next().is_some_and(|name| !name.is_empty());
+    let name = file_name(&start.jar);
+    let has_name = !matches!(name, "" | "." | "..") && name.len() <= 255 && has_path(&start.jar);
     if !(is_url || is_path) || !has_name || start.jar.chars().any(char::is_control) {
         return Err(ApiError::invalid(
             "jar must be an absolute path on the node, or an http(s) URL of a file",
@@ -190,6 +191,14 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
         instance,
         order,
     })
+}
+
+/// Whether a path or URL names something beyond its host
+fn has_path(jar: &str) -> bool {
+    let rest = jar.split_once("://").map_or(jar, |(_, rest)| rest);
+    rest.split(['?', '#'])
+        .next()
+        .is_some_and(|path| path.contains('/'))
 }
 
 #[derive(Deserialize)]

@@ -146,7 +146,7 @@ impl Node {
 
     fn start_instance(&self, order: &StartOrder, port: u16, incarnation: u64) -> StartInstance {
         let defaults = &self.around.config.instances;
-        let jar_file = order.jar.rsplit('/').next().unwrap_or_default().to_owned();
+        let jar_file = file_name(&order.jar).to_owned();
         let is_url = order.jar.contains("://");
         let download_url = if is_url {
             order.jar.clone()
@@ -276,6 +276,12 @@ impl Node {
         self.around.consoles.forget(instance.as_str());
         Ok(())
     }
+}
+
+/// The name of the file that a path or URL ends in, without query and fragment
+pub(crate) fn file_name(jar: &str) -> &str {
+    let path = jar.split(['?', '#']).next().unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default()
 }
 
 /// Whether an instance has not ended, as far as its record tells

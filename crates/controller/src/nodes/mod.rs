@@ -25,7 +25,7 @@ mod view;
 pub(crate) use self::{
     crashes::prune as prune_crashes,
     doorman::Doorman,
-    launch::is_live,
+    launch::{file_name, is_live},
     order::{OrderError, StartOrder, StopAnswer},
     registry::{Nodes, Surroundings},
     view::{NodeStatus, NodeView, Vitals},

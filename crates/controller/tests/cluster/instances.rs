@@ -375,6 +375,12 @@ async fn bad_requests_are_refused_and_start_nothing() {
         (json!({ "group": "lobby", "jar": "relative.jar" }), 422),
         (json!({ "group": "lobby", "jar": "ftp://host/server.jar" }), 422),
         (json!({ "group": "lobby", "jar": "/srv/" }), 422),
+        (json!({ "group": "lobby", "jar": "/srv/.." }), 422),
+        (json!({ "group": "lobby", "jar": "https://host" }), 422),
+        (
+            json!({ "group": "lobby", "jar": "https://host/?file=/server.jar" }),
+            422,
+        ),
         (json!({ "group": "lobby", "jar": JAR, "sha256": "abc" }), 422),
         (json!({ "group": "lobby", "jar": JAR, "memoryMb": 0 }), 422),
         (json!({ "group": "lobby", "jar": JAR, "port": 0 }), 422),

@@ -45,9 +45,11 @@ impl Readers {
             };
             let result = work(&mut connection)?;
             // After a failure the connection is dropped instead: its state is not worth guessing.
-            if !readers.permits.is_closed() {
-                readers.idle().push(connection);
+            let mut idle = readers.idle();
+            if !readers.permits.is_closed() && idle.len() < CONNECTIONS {
+                idle.push(connection);
             }
+            drop(idle);
             Ok(result)
         });
         done.await.unwrap_or_else(|stopped| {
