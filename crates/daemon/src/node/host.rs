@@ -84,15 +84,8 @@ impl Host {
         let cpu = self.system.as_ref().and_then(|system| system.cpus().first());
         let logical = self.system.as_ref().map_or(0, |system| system.cpus().len());
         let java = match java {
-            Some(java) => java_properties(java).await,
-            None => String::new(),
-        };
-        let property = |name: &str| {
-            let found = java.lines().find_map(|line| {
-                let (key, value) = line.split_once(" = ")?;
-                (key.trim() == name).then(|| value.trim().to_owned())
-            });
-            found.unwrap_or_default()
+            Some(java) => JavaFacts::of(java).await,
+            None => JavaFacts::default(),
         };
         HostInfo {
             os_name: System::name().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
@@ -102,11 +95,65 @@ impl Host {
             cpu_physical_cores: i32::try_from(System::physical_core_count().unwrap_or(0)).unwrap_or(0),
             cpu_logical_cores: i32::try_from(logical).unwrap_or(i32::MAX),
             cpu_max_freq_hz: signed(cpu.map_or(0, |cpu| cpu.frequency().saturating_mul(1_000_000))),
-            java_version: property("java.runtime.version"),
-            java_vendor: property("java.vendor"),
-            java_runtime: property("java.vm.name"),
+            java_version: java.version,
+            java_vendor: java.vendor,
+            java_runtime: java.runtime,
             // Each instance has a collector of its own; there is none to tell of the node.
             java_gc: String::new(),
+        }
+    }
+}
+
+/// What a Java installation says about itself
+#[derive(Debug, Default, PartialEq, Eq)]
+struct JavaFacts {
+    version: String,
+    vendor: String,
+    runtime: String,
+}
+
+impl JavaFacts {
+    /// From the `release` file beside it, which costs nothing, else from `java -version`
+    async fn of(java: &Path) -> Self {
+        let home = java.canonicalize().ok();
+        let release = home
+            .as_deref()
+            .and_then(|java| Some(java.parent()?.parent()?.join("release")));
+        let text = release.and_then(|release| std::fs::read_to_string(release).ok());
+        match text.as_deref().and_then(Self::from_release) {
+            Some(facts) => facts,
+            None => Self::from_properties(&java_properties(java).await),
+        }
+    }
+
+    /// Lines like `JAVA_VERSION="17.0.15"`
+    fn from_release(text: &str) -> Option<Self> {
+        let value = |name: &str| {
+            let value = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
+            Some(value.trim().trim_matches('"').to_owned())
+        };
+        Some(Self {
+            version: value("JAVA_RUNTIME_VERSION").or_else(|| value("JAVA_VERSION"))?,
+            vendor: value("IMPLEMENTOR").unwrap_or_default(),
+            runtime: value("JVM_VARIANT").unwrap_or_else(|| "OpenJDK".to_owned()),
+        })
+    }
+
+    /// Lines like `    java.vendor = Debian`
+    fn from_properties(text: &str) -> Self {
+        let value = |name: &str| {
+            let found = text.lines().find_map(|line| {
+                let (key, value) = line.split_once(" = ")?;
+                (key.trim() == name).then(|| value.trim().to_owned())
+            });
+            found.unwrap_or_default()
+        };
+        Self {
+            version: value("java.runtime.version"),
+            vendor: value("java.vendor"),
+            runtime: value("java.vm.name"),
         }
     }
 }
@@ -186,6 +233,11 @@ mod tests {
             "{info:?}"
         );
         assert!(!info.java_vendor.is_empty() && !info.java_runtime.is_empty());
+        let asked = JavaFacts::from_properties(&java_properties(&java).await);
+        assert_eq!(
+            (asked.version, asked.vendor),
+            (info.java_version, info.java_vendor)
+        );
         let without = host.info(Some(Path::new("/bin/false"))).await;
         assert_eq!(without.java_version, "");
     }

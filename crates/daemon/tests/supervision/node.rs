@@ -43,6 +43,10 @@ pub fn trials() -> Vec<Trial> {
             "a_missing_jar_fails_the_start_with_its_path",
             a_missing_jar_fails_the_start_with_its_path,
         ),
+        trial(
+            "two_instances_do_not_share_a_port",
+            two_instances_do_not_share_a_port,
+        ),
         trial("a_stop_cancels_a_preparation", a_stop_cancels_a_preparation),
         trial(
             "a_killed_daemon_comes_back_to_its_instances",
@@ -218,6 +222,32 @@ async fn a_stuck_console_is_reported_and_blocks_nothing() {
     );
     cluster.stop_instance("lobby-1", StopMode::Force);
     cluster.states_until(State::Stopped).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn two_instances_do_not_share_a_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    // A download that never comes: the first instance does not listen yet.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/server.jar", silent.local_addr().unwrap());
+    let port = free_port();
+    let mut first = start(port, "server.jar", &url);
+    let runtime = first.composition_plan.as_mut().unwrap().runtime.as_mut().unwrap();
+    runtime.sha256 = "a".repeat(64);
+    cluster.start_instance(first);
+    let (_download, _) = silent.accept().await.unwrap();
+    let mut second = standin(port);
+    second.instance_id = "lobby-2".into();
+    cluster.start_instance(second);
+    let failure = loop {
+        if let Seen::Instance(InstanceEvent::StartRetrying { failure, .. }) = cluster.next().await {
+            break failure;
+        }
+    };
+    assert_eq!(failure.error_code, "PORT_IN_USE");
+    assert!(failure.message.contains(&port.to_string()), "{}", failure.message);
     assert_eq!(daemon.shutdown().await, Finished::Stopped);
 }
 

@@ -1,57 +1,34 @@
 //! The task that decides: orders of the controller, news of the supervisor, and what follows from them
 
+mod starts;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{
-    CrashReport, ErrorReport, StartFailureDisposition, StartPreparationStage, daemon_message,
-};
+use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::hosted::Observed;
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::session::daemon::{StartOrder, StartRejection, StatusReport};
+use prexorcloud_protocol::session::daemon::StatusReport;
 use prexorcloud_protocol::{
     Capabilities, DaemonEvent, DaemonOutcome, DaemonSession, Incarnation, InstanceId, SendError, StopMode,
 };
 use prexorcloud_transport::{SessionHandle, Target};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::task::JoinSet;
 
 use super::crashes::CrashSpool;
 use super::host::Host;
 use super::memory::Memory;
 use super::{Finished, requests};
-use crate::preparation::{ControllerApi, PreparationError, Prepared, Preparer};
-use crate::supervisor::{
-    Adopted, CommandError, ConsoleStart, Event, Exit, InstanceFacts, StartError, StopReason, Supervisor,
-};
+use crate::preparation::Preparer;
+use crate::supervisor::{Adopted, CommandError, ConsoleStart, Event, Exit, StopReason, Supervisor};
 
-/// How long a start waits for the id of the instance's former start to become free
-const ID_FREE_TIMEOUT: Duration = Duration::from_secs(2);
+use starts::{Done, Pending, Step};
 
 /// After this long on an established session, a message has left the machine
 const SETTLE: Duration = Duration::from_secs(2);
-
-/// When to ask again for a start that failed for a passing reason while its process was started
-const START_RETRY: Duration = Duration::from_secs(5);
-
-/// An instance on its way to a process
-struct Pending {
-    incarnation: Incarnation,
-    plan_hash: String,
-    task: Id,
-    step: Step,
-    /// What the supervisor told of the process before its start was answered
-    early: Vec<Event>,
-}
-
-enum Step {
-    /// Can be cancelled at any moment
-    Preparing(AbortHandle),
-    /// Runs to its end; then it is stopped if somebody asked for it, by force or not
-    Launching { stop: Option<bool> },
-}
 
 /// An instance that has a process
 struct Live {
@@ -67,12 +44,6 @@ struct Unsettled {
     incarnation: Incarnation,
     /// Absent while no session is established
     told: Option<Instant>,
-}
-
-/// What a task came to
-enum Done {
-    Prepared(InstanceId, Result<Box<Prepared>, PreparationError>),
-    Launched(InstanceFacts, Result<(), StartError>),
 }
 
 pub(super) struct Orders {
@@ -242,184 +213,6 @@ impl Orders {
                 supervisor.settle(end.instance, end.incarnation);
             }
             !is_done
-        });
-    }
-
-    fn start(&mut self, order: StartOrder) {
-        let (instance, incarnation) = (order.instance, order.incarnation);
-        let plan = order.start.composition_plan.as_ref();
-        let plan_hash = plan.map(|plan| plan.plan_hash.clone()).unwrap_or_default();
-        if self.shutting_down.is_some() {
-            let rejection = StartRejection {
-                stage: StartPreparationStage::Validation,
-                error_code: "NODE_SHUTTING_DOWN".to_owned(),
-                message: "this node is being shut down".to_owned(),
-                disposition: StartFailureDisposition::Transient,
-                retry_after: START_RETRY,
-                plan_hash,
-            };
-            self.reject(instance, incarnation, rejection);
-            return;
-        }
-        tracing::info!(%instance, incarnation = incarnation.get(), "start ordered");
-        self.settle(Some(instance));
-        self.report(instance, incarnation, State::Preparing, Duration::ZERO);
-        let (preparer, api) = (Arc::clone(&self.preparer), self.api());
-        let task = self.tasks.spawn(async move {
-            let prepared = preparer.prepare(&order.start, api.as_ref()).await;
-            Done::Prepared(instance, prepared.map(Box::new))
-        });
-        let pending = Pending {
-            incarnation,
-            plan_hash,
-            task: task.id(),
-            step: Step::Preparing(task),
-            early: Vec::new(),
-        };
-        self.pending.insert(instance, pending);
-    }
-
-    fn api(&self) -> Option<ControllerApi> {
-        let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
-        let host = dialled.as_ref()?.host();
-        (self.api_port > 0).then_some(ControllerApi {
-            host,
-            port: self.api_port,
-        })
-    }
-
-    fn handle_done(&mut self, done: Result<(Id, Done), JoinError>) {
-        match done {
-            Ok((task, Done::Prepared(instance, prepared))) => {
-                // A preparation that was cancelled when it had just ended has no entry any more.
-                if self
-                    .pending
-                    .get(&instance)
-                    .is_some_and(|pending| pending.task == task)
-                {
-                    match prepared {
-                        Ok(prepared) => self.launch(*prepared),
-                        Err(error) => self.preparation_failed(instance, &error),
-                    }
-                }
-            }
-            Ok((_, Done::Launched(facts, result))) => self.launched(&facts, result),
-            Err(error) if error.is_cancelled() => {}
-            Err(error) => {
-                let task = error.id();
-                let failed = self.pending.iter().find(|(_, pending)| pending.task == task);
-                let Some(instance) = failed.map(|(instance, _)| *instance) else {
-                    return;
-                };
-                tracing::error!(%instance, "a start ended with a panic");
-                let message = "internal error of the daemon; its log says more".to_owned();
-                self.launch_failed(instance, message, StartFailureDisposition::Permanent);
-            }
-        }
-    }
-
-    fn launch(&mut self, prepared: Prepared) {
-        let supervisor = self.supervisor.clone();
-        let instance = prepared.facts.instance;
-        let task = self.tasks.spawn(async move {
-            let Prepared { facts, launch } = prepared;
-            let deadline = Instant::now() + ID_FREE_TIMEOUT;
-            let result = loop {
-                match supervisor.start(facts.clone(), launch.clone()).await {
-                    // The former start has ended, and is about to let go of the id.
-                    Err(StartError::AlreadyRunning) if Instant::now() < deadline => {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    result => break result,
-                }
-            };
-            Done::Launched(facts, result)
-        });
-        if let Some(pending) = self.pending.get_mut(&instance) {
-            pending.task = task.id();
-            pending.step = Step::Launching { stop: None };
-        }
-    }
-
-    fn launched(&mut self, facts: &InstanceFacts, result: Result<(), StartError>) {
-        let instance = facts.instance;
-        if let Err(error) = result {
-            let disposition = match &error {
-                StartError::Spawn { .. } => StartFailureDisposition::Permanent,
-                _ => StartFailureDisposition::Transient,
-            };
-            self.launch_failed(instance, error.to_string(), disposition);
-            return;
-        }
-        let Some(pending) = self.pending.remove(&instance) else {
-            return;
-        };
-        self.enter(facts, Duration::ZERO);
-        self.report(instance, pending.incarnation, State::Starting, Duration::ZERO);
-        self.session.with(|session, _| {
-            session.start_accepted(instance, pending.incarnation, pending.plan_hash);
-        });
-        if let Step::Launching { stop: Some(force) } = pending.step {
-            self.supervisor.stop(instance, force);
-        }
-        for event in pending.early {
-            self.handle_supervisor(event);
-        }
-    }
-
-    fn enter(&mut self, facts: &InstanceFacts, uptime: Duration) {
-        let now = Instant::now();
-        let live = Live {
-            incarnation: facts.incarnation,
-            port: facts.port,
-            grace: facts.grace,
-            started: now.checked_sub(uptime).unwrap_or(now),
-        };
-        self.live.insert(facts.instance, live);
-    }
-
-    fn preparation_failed(&mut self, instance: InstanceId, error: &PreparationError) {
-        let Some(pending) = self.pending.remove(&instance) else {
-            return;
-        };
-        let rejection = StartRejection {
-            stage: error.stage(),
-            error_code: error.code().to_owned(),
-            message: error.to_string(),
-            disposition: error.disposition(),
-            retry_after: error.retry_after(),
-            plan_hash: pending.plan_hash,
-        };
-        self.reject(instance, pending.incarnation, rejection);
-    }
-
-    fn launch_failed(&mut self, instance: InstanceId, message: String, disposition: StartFailureDisposition) {
-        let Some(pending) = self.pending.remove(&instance) else {
-            return;
-        };
-        let rejection = StartRejection {
-            stage: StartPreparationStage::ProcessStart,
-            error_code: "START_FAILED".to_owned(),
-            message,
-            disposition,
-            retry_after: match disposition {
-                StartFailureDisposition::Transient => START_RETRY,
-                _ => Duration::ZERO,
-            },
-            plan_hash: pending.plan_hash,
-        };
-        self.reject(instance, pending.incarnation, rejection);
-    }
-
-    fn reject(&mut self, instance: InstanceId, incarnation: Incarnation, rejection: StartRejection) {
-        tracing::warn!(%instance, code = rejection.error_code, "start failed: {}", rejection.message);
-        // A stop that was waiting for this start has nothing to stop any more.
-        let stop = self.stops.remove(&instance);
-        self.session.with(|session, _| {
-            session.start_rejected(instance, incarnation, rejection);
-            if let Some(incarnation) = stop {
-                session.stop_acknowledged(instance, incarnation, Ok(()));
-            }
         });
     }
 

@@ -1,0 +1,224 @@
+//! Copies, downloads and refusals
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+use super::*;
+
+fn digest(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+fn artifacts(folder: &Path) -> Artifacts {
+    let limits = DownloadLimits {
+        max_bytes: 1000,
+        deadline: Duration::from_secs(20),
+        allow_unverified: false,
+    };
+    Artifacts::new(folder.join("cache"), limits)
+}
+
+/// Answers each connection with the next of `answers`, then refuses
+async fn server(answers: Vec<String>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    address
+}
+
+fn ok(body: &str) -> String {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+#[tokio::test]
+async fn a_path_and_a_file_url_are_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("my server.jar");
+    std::fs::write(&from, "jar").unwrap();
+    let target = folder.path().join("server.jar");
+    let artifacts = artifacts(folder.path());
+    let sha256 = digest(b"jar");
+    let url = Url::from_file_path(&from).unwrap();
+    for url in [from.to_str().unwrap(), url.as_str()] {
+        artifacts.provide(url, &sha256, &target).await.unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"jar");
+        std::fs::remove_file(&target).unwrap();
+    }
+    artifacts.provide(url.as_str(), "", &target).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_digest_says_both_and_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("server.jar");
+    std::fs::write(&from, "jar").unwrap();
+    let target = folder.path().join("workspace.jar");
+    let expected = digest(b"other");
+    let error = artifacts(folder.path())
+        .provide(from.to_str().unwrap(), &expected, &target)
+        .await
+        .unwrap_err();
+    assert!(!error.is_transient());
+    let said = error.to_string();
+    assert!(
+        said.contains(&expected) && said.contains(&digest(b"jar")),
+        "{said}"
+    );
+    assert_eq!(
+        std::fs::read_dir(folder.path()).unwrap().count(),
+        1,
+        "only the source"
+    );
+}
+
+#[tokio::test]
+async fn a_missing_file_is_named_and_a_folder_is_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let target = folder.path().join("x.jar");
+    let error = artifacts
+        .provide("/no/such/server.jar", "", &target)
+        .await
+        .unwrap_err();
+    assert!(matches!(&error, ArtifactError::Missing { path } if path == Path::new("/no/such/server.jar")));
+    assert!(!error.is_transient());
+    let error = artifacts
+        .provide(folder.path().to_str().unwrap(), "", &target)
+        .await;
+    assert!(matches!(error, Err(ArtifactError::NotAFile { .. })));
+}
+
+#[tokio::test]
+async fn a_download_is_kept_under_its_digest() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let address = server(vec![ok("jar")]).await;
+    let url = format!("http://{address}/server.jar");
+    let (first, second) = (folder.path().join("1.jar"), folder.path().join("2.jar"));
+    artifacts.provide(&url, &digest(b"jar"), &first).await.unwrap();
+    artifacts.provide(&url, &digest(b"jar"), &second).await.unwrap();
+    assert_eq!(
+        std::fs::read(second).unwrap(),
+        b"jar",
+        "the server answered only once"
+    );
+}
+
+#[tokio::test]
+async fn a_damaged_kept_file_is_downloaded_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let address = server(vec![ok("jar")]).await;
+    std::fs::create_dir(folder.path().join("cache")).unwrap();
+    std::fs::write(folder.path().join("cache").join(digest(b"jar")), "jar?").unwrap();
+    let target = folder.path().join("1.jar");
+    let url = format!("http://{address}/server.jar");
+    artifacts.provide(&url, &digest(b"jar"), &target).await.unwrap();
+    assert_eq!(std::fs::read(target).unwrap(), b"jar");
+}
+
+#[tokio::test]
+async fn redirects_are_followed_and_statuses_are_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let target = folder.path().join("1.jar");
+    let end = server(vec![ok("jar")]).await;
+    let redirect = format!(
+        "HTTP/1.1 302 Found\r\nLocation: http://{end}/x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    let start = server(vec![redirect]).await;
+    artifacts
+        .provide(&format!("http://{start}/"), &digest(b"jar"), &target)
+        .await
+        .unwrap();
+    for (status, is_transient) in [(404, false), (503, true)] {
+        let answer = format!("HTTP/1.1 {status} No\r\nContent-Length: 3\r\nConnection: close\r\n\r\njar");
+        let address = server(vec![answer]).await;
+        let error = artifacts
+            .provide(&format!("http://{address}/"), &digest(b"jar2"), &target)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ArtifactError::Status { status: got, .. } if got == status));
+        assert_eq!(error.is_transient(), is_transient);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_transient_and_hides_the_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://user:hunter2@{address}/server.jar?key=hunter2");
+    let error = artifacts(folder.path())
+        .provide(&url, &digest(b"jar"), &folder.path().join("1.jar"))
+        .await
+        .unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    let said = error.to_string();
+    assert!(said.contains("refused"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[tokio::test]
+async fn endless_and_cut_downloads_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let target = folder.path().join("1.jar");
+    let endless = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{}", "x".repeat(5000));
+    let address = server(vec![endless]).await;
+    let error = artifacts
+        .provide(&format!("http://{address}/"), &digest(b"a"), &target)
+        .await;
+    assert!(matches!(error, Err(ArtifactError::TooLarge { .. })), "{error:?}");
+    let cut = "HTTP/1.1 200 OK\r\nContent-Length: 500\r\nConnection: close\r\n\r\nonly this".to_owned();
+    let address = server(vec![cut]).await;
+    let error = artifacts
+        .provide(&format!("http://{address}/"), &digest(b"a"), &target)
+        .await;
+    assert!(error.unwrap_err().is_transient());
+    assert!(!target.exists());
+}
+
+#[tokio::test]
+async fn sources_that_cannot_be_trusted_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let target = folder.path().join("1.jar");
+    let refused = async |url: &str, sha256: &str| artifacts.provide(url, sha256, &target).await.unwrap_err();
+    assert!(matches!(
+        refused("http://127.0.0.1:1/x", "").await,
+        ArtifactError::NoDigest { .. }
+    ));
+    assert!(matches!(refused("", "").await, ArtifactError::NoSource));
+    assert!(matches!(
+        refused("/x", "abc").await,
+        ArtifactError::MalformedDigest { .. }
+    ));
+    for url in [
+        "ftp://x/y",
+        "server.jar",
+        "../server.jar",
+        "file://elsewhere/x",
+        "jar:file:/x",
+    ] {
+        assert!(
+            matches!(refused(url, "").await, ArtifactError::UnsupportedUrl { .. }),
+            "{url}"
+        );
+    }
+}
