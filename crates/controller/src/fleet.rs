@@ -83,16 +83,20 @@ impl Fleet {
             if candidates.is_empty() {
                 return Err(OrderError::NoNode);
             }
+            let mut contended = false;
             for node in candidates {
                 match self.nodes.launch(node, order.clone()).await {
                     Ok(record) => return Ok(Seen { record, vitals: None }),
                     Err(error @ OrderError::Invalid(_)) => return Err(error),
                     Err(error) if request.node.is_some() && request.instance.is_some() => return Err(error),
                     // Another node may have room; another id may be free.
-                    Err(error) => refused = error,
+                    Err(error) => {
+                        contended |= matches!(error, OrderError::Conflict(_));
+                        refused = error;
+                    }
                 }
             }
-            if request.instance.is_some() || !matches!(refused, OrderError::Conflict(_)) {
+            if request.instance.is_some() || !contended {
                 return Err(refused);
             }
         }
@@ -134,6 +138,12 @@ impl Fleet {
     pub(crate) async fn command(&self, instance: InstanceId, line: String) -> Result<(), OrderError> {
         self.nodes
             .command(self.node_of(instance).await?, instance, line)
+            .await
+    }
+
+    pub(crate) async fn declare_lost(&self, instance: InstanceId) -> Result<(), OrderError> {
+        self.nodes
+            .declare_lost(self.node_of(instance).await?, instance)
             .await
     }
 

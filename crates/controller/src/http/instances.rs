@@ -277,6 +277,17 @@ pub(super) async fn stop(
     Ok(Json(json!({ "status": status })))
 }
 
+pub(super) async fn declare_lost(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<Json<Value>, ApiError> {
+    let actor = caller.require(Permission::InstancesManage)?;
+    api.fleet.declare_lost(id.parse("instance")?).await?;
+    note(&api, &actor, "instance.lost", &id.0, "").await?;
+    Ok(Json(json!({ "status": "lost" })))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Command {

@@ -60,6 +60,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/instances", get(instances::list).post(instances::start))
         .route("/instances/{id}", get(instances::show).delete(instances::forget))
         .route("/instances/{id}/stop", post(instances::stop))
+        .route("/instances/{id}/lost", post(instances::declare_lost))
         .route("/instances/{id}/command", post(instances::command))
         .route("/instances/{id}/console", get(console::stream))
         .route("/crashes", get(crashes::list))

@@ -250,6 +250,23 @@ impl Node {
             })
     }
 
+    /// Gives up an instance whose node is away and may not come back
+    ///
+    /// If it runs after all when the node is back, it is stopped there.
+    pub(super) fn declare_lost(&mut self, instance: InstanceId) -> Result<(), OrderError> {
+        if self.is_connected() {
+            return Err(OrderError::Conflict(format!(
+                "{} is connected: stop the instance instead",
+                self.id
+            )));
+        }
+        match self.act(Act::DeclareLost(instance)) {
+            Verdict::Accepted | Verdict::AlreadyInEffect => Ok(()),
+            Verdict::Denied(DeniedReason::UnknownInstance) => Err(OrderError::UnknownInstance),
+            Verdict::Denied(reason) => Err(OrderError::Conflict(reason.to_string())),
+        }
+    }
+
     /// Deletes the record and the console of an instance that has ended
     pub(super) async fn forget(&mut self, instance: InstanceId) -> Result<(), OrderError> {
         let found = self.recorded(instance).await?;

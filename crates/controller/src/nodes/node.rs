@@ -35,6 +35,7 @@ pub(super) enum Act {
     Start(Box<StartInstance>),
     Stop(InstanceId, StopMode),
     Forget(InstanceId),
+    DeclareLost(InstanceId),
 }
 
 pub(super) struct Node {
@@ -117,6 +118,7 @@ impl Node {
                 line,
                 reply,
             } => answer(reply, self.command(instance, &line)),
+            Order::DeclareLost { instance, reply } => answer(reply, self.declare_lost(instance)),
             Order::Forget { instance, reply } => answer(reply, self.forget(instance).await),
             Order::Cordon { cordoned, reply } => answer(reply, self.cordon(cordoned).await),
             Order::Drain {
@@ -197,6 +199,8 @@ impl Node {
                     Act::Start(start) => session.start(now, start),
                     Act::Stop(instance, mode) => session.stop(now, instance, mode),
                     Act::Forget(instance) => session.forget(instance),
+                    // A daemon that is here says itself what has become of its instances.
+                    Act::DeclareLost(_) => Some(Verdict::AlreadyInEffect),
                 }
             });
             if let Some(verdict) = verdict {
@@ -209,6 +213,7 @@ impl Node {
             Some(Act::Start(start)) => roster.start(now, start),
             Some(Act::Stop(instance, mode)) => roster.stop(now, instance, mode),
             Some(Act::Forget(instance)) => roster.forget(instance),
+            Some(Act::DeclareLost(instance)) => roster.declare_lost(now, instance),
             None => Verdict::AlreadyInEffect,
         }
     }

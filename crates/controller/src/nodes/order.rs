@@ -38,6 +38,11 @@ pub(super) enum Order {
         line: String,
         reply: Reply<()>,
     },
+    /// Give up an instance whose node stays away
+    DeclareLost {
+        instance: InstanceId,
+        reply: Reply<()>,
+    },
     /// Delete an instance that has ended
     Forget {
         instance: InstanceId,

@@ -162,6 +162,11 @@ impl Nodes {
         .await
     }
 
+    pub(crate) async fn declare_lost(&self, node: NodeId, instance: InstanceId) -> Result<(), OrderError> {
+        self.ask(node, |reply| Order::DeclareLost { instance, reply })
+            .await
+    }
+
     pub(crate) async fn forget(&self, node: NodeId, instance: InstanceId) -> Result<(), OrderError> {
         self.ask(node, |reply| Order::Forget { instance, reply }).await
     }

@@ -31,6 +31,7 @@ async fn only_the_system_routes_are_public() {
         ("GET", "/instances/a-1"),
         ("DELETE", "/instances/a-1"),
         ("POST", "/instances/a-1/stop"),
+        ("POST", "/instances/a-1/lost"),
         ("POST", "/instances/a-1/command"),
         ("GET", "/instances/a-1/console"),
         ("GET", "/crashes"),

@@ -283,6 +283,59 @@ async fn a_stop_that_was_asked_for_while_the_node_was_away_is_carried_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_the_daemon_never_saw_is_sent_again() {
+    let mut cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    cluster
+        .post("/instances", &json!({ "group": "lobby", "jar": JAR }))
+        .await;
+    puppet.vanish(&cluster, "node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    let start = puppet.start().await;
+    assert_eq!((start.instance_id.as_str(), start.incarnation), ("lobby-1", 1));
+    puppet.vanish(&cluster, "node-1").await;
+    cluster.restart().await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    assert_eq!(
+        puppet.start().await,
+        start,
+        "it is the same start, not another one"
+    );
+    puppet.bring_up(&start).await;
+    cluster.instance_state("lobby-1", "RUNNING").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_node_stays_away_can_be_given_up() {
+    let mut cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    cluster
+        .post("/instances", &json!({ "group": "lobby", "jar": JAR }))
+        .await;
+    let start = puppet.start().await;
+    puppet.bring_up(&start).await;
+    cluster.instance_state("lobby-1", "RUNNING").await;
+    assert_eq!(
+        cluster.act("/instances/lobby-1/lost").await.0,
+        409,
+        "its daemon is here to be asked"
+    );
+    puppet.vanish(&cluster, "node-1").await;
+    assert_eq!(cluster.act("/instances/lobby-1/lost").await.0, 200);
+    cluster.instance_state("lobby-1", "CRASHED").await;
+    cluster.restart().await;
+    assert_eq!(cluster.instance("lobby-1").await["state"], "CRASHED");
+    // It runs after all: what was given up is not taken back.
+    let alive = vec![running(&start, InstanceState::Running)];
+    let (mut puppet, _) = Puppet::join_with(&cluster, &credential, "node-1", alive).await;
+    let stop = puppet.stop().await;
+    assert_eq!((stop.instance_id.as_str(), stop.incarnation), ("lobby-1", 1));
+    assert_eq!(cluster.act("/instances/none/lost").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_fails_for_good_says_why() {
     let cluster = Cluster::start().await;
     let credential = cluster.enrol("node-1").await;
