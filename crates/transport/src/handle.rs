@@ -2,7 +2,7 @@
 //!
 //! A session is sans-I/O: it sits behind a mutex, and whoever holds the lock gives it a fact or takes work from it. Nobody
 //! holds the lock across an await, so [`SessionHandle::with`] never waits for the network. After each visit the
-//! [`Cell`] works out who has something to do now (the writer of the stream, its reader, a consumer of events) and only
+//! handle works out who has something to do now (the writer of the stream, its reader, a consumer of events) and only
 //! those are woken.
 
 use std::fmt;

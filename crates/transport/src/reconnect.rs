@@ -11,6 +11,18 @@
 //! - A redirect names the next target, dialled without waiting the first time. If it leads nowhere, the
 //!   list goes on; a leader that accepts the handshake joins it.
 //! - Controllers that a controller announces join the end of the list. None ever leaves it.
+//!
+//! ```
+//! use prexorcloud_transport::reconnect::{Backoff, Ended, Reconnect};
+//!
+//! let seeds = ["controller-1:9090".parse()?, "controller-2:9090".parse()?];
+//! let mut policy = Reconnect::new(Backoff::default(), seeds)?;
+//! assert_eq!(policy.next_attempt(0.5).target.to_string(), "controller-1:9090");
+//! policy.ended(&Ended::Failed);
+//! let attempt = policy.next_attempt(0.5);
+//! assert_eq!((attempt.target.to_string().as_str(), attempt.delay.as_millis()), ("controller-2:9090", 500));
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
 
 use std::time::Duration;
 

@@ -7,6 +7,9 @@ use tonic::Status;
 
 use crate::codec::NotAnEnvelope;
 
+/// A longer sentence is cut.
+const MAX_STATUS_CHARS: usize = 1024;
+
 /// Where a status comes from that ended the incoming half
 pub(super) enum Origin {
     /// The connection, with the innermost cause.
@@ -64,5 +67,9 @@ pub(crate) fn status_of(close: &Close) -> Option<Status> {
         Code::Aborted => tonic::Code::Aborted,
         Code::Unavailable => tonic::Code::Unavailable,
     };
-    Some(Status::new(code, close.message.clone()))
+    // The status travels as a header, and headers have a limit.
+    Some(Status::new(
+        code,
+        close.message.chars().take(MAX_STATUS_CHARS).collect::<String>(),
+    ))
 }
