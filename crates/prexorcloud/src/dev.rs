@@ -69,13 +69,17 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<()> {
 
 async fn start(cluster: &mut Cluster) -> anyhow::Result<ControllerReady> {
     let controller = cluster.start_controller().await?;
+    let operator = cluster.operator(&controller)?;
     let token = if is_enrolled(&cluster.data("daemon")) {
         None
     } else {
-        let operator = cluster.operator(&controller)?;
         Some(cluster::create_token(&operator, NODE).await?.token)
     };
     cluster.start_daemon(&controller, token.as_deref()).await?;
+    cluster::node_until(&operator, "ONLINE", |node| {
+        node.connected && node.status == "ONLINE"
+    })
+    .await?;
     Ok(controller)
 }
 

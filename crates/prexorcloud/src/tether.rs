@@ -5,10 +5,17 @@
 //! and ends them in the end ([`end_descendants`]).
 
 use std::io;
+use std::time::{Duration, Instant};
 
-use prexorcloud_daemon::process::children;
-use rustix::process::{Signal, WaitOptions};
+use prexorcloud_daemon::process::{Identity, children, kill_tree};
+use rustix::process::WaitOptions;
 use tokio::io::AsyncReadExt as _;
+
+/// How long killed processes may take to be gone
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Between two looks at what is left
+const LOOK: Duration = Duration::from_millis(2);
 
 /// Resolves when standard input ends, or never without a tether
 pub async fn cut(tethered: bool) {
@@ -29,19 +36,26 @@ pub fn adopt_orphans() -> io::Result<()> {
 
 /// Kills and reaps every process that this one started, and everything that those left behind
 ///
-/// Needs [`adopt_orphans`]: killing direct children until there are none then reaches all of them. The id of a child
-/// cannot be reused before it is reaped here.
+/// Needs [`adopt_orphans`]: killing direct children until there are none then reaches all of them. It looks again and
+/// again instead of waiting for a child, because the runtime reaps children, too, and each death can bring new ones.
+///
+/// # Errors
+/// `/proc` cannot be read, or a process does not even end when it is killed.
 pub fn end_descendants() -> io::Result<()> {
-    let me = rustix::process::getpid();
+    let own = rustix::process::getpid();
+    let me = Identity::of(own)?;
+    let deadline = Instant::now() + LIMIT;
     loop {
-        for child in children(me)? {
-            // It may have ended meanwhile.
-            let _ = rustix::process::kill_process(child, Signal::KILL);
+        let children = children(own)?;
+        if children.is_empty() {
+            return Ok(());
         }
-        match rustix::process::wait(WaitOptions::empty()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::CHILD) => return Ok(()),
-            Err(error) => return Err(error.into()),
+        if Instant::now() > deadline {
+            return Err(io::Error::other(format!("{} do not end", children.len())));
         }
+        // By identity, so that nobody is hit who was given the id of one that just ended.
+        kill_tree(&me, false)?;
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+        std::thread::sleep(LOOK);
     }
 }

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use prexorctl::Client;
-use prexorctl::resource::CreatedToken;
+use prexorctl::resource::{CreatedToken, Node};
 use prexorctl::settings::{Target, Token};
 use serde_json::{Value, json};
 use sha2::Digest as _;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::tether;
 use announcement::{ControllerReady, DaemonReady};
@@ -37,6 +38,12 @@ const STANDIN_JAR: &str = "demo-server.standin";
 
 /// The committed build of `demo/`
 const JAR_BYTES: &[u8] = include_bytes!("../../assets/demo-server.jar");
+
+/// How long anything may take; generous, because a busy machine is no failure
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// Between two looks at something
+const LOOK: Duration = Duration::from_millis(15);
 
 /// How long a process may take until it serves; the machine may be busy with many other things
 const READY_LIMIT: Duration = Duration::from_secs(60);
@@ -253,6 +260,39 @@ impl Drop for Cluster {
         }
         // The folder goes after this, when nothing writes to it any more.
     }
+}
+
+/// Waits until the node is as wanted
+pub async fn node_until(
+    operator: &Client,
+    wanted: &str,
+    is_so: impl Fn(&Node) -> bool,
+) -> anyhow::Result<Node> {
+    let deadline = Instant::now() + LIMIT;
+    let mut look = looks();
+    loop {
+        look.tick().await;
+        let nodes = operator.get::<Vec<Node>>(&["nodes"], &[]).await?.value;
+        let node = nodes.into_iter().find(|node| node.id == NODE);
+        let seen = match node {
+            Some(node) if is_so(&node) => return Ok(node),
+            Some(node) => node.status,
+            None => "unknown".to_owned(),
+        };
+        if Instant::now() >= deadline {
+            bail!(
+                "{NODE} should have become {wanted} within {} s, but is {seen}",
+                LIMIT.as_secs()
+            );
+        }
+    }
+}
+
+/// Moments to look at something that changes by itself
+pub fn looks() -> Interval {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    look
 }
 
 /// A one-time token for the node

@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use rustix::process::{Pid, Signal};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 const LONGEST_ANNOUNCEMENT: u64 = 64 * 1024;
@@ -22,6 +22,8 @@ const TAIL_BYTES: u64 = 16 * 1024;
 pub struct Process {
     name: &'static str,
     child: Child,
+    /// Held apart from the child, because waiting for a child closes its standard input
+    _tether: Option<ChildStdin>,
     log: PathBuf,
 }
 
@@ -35,7 +37,7 @@ impl Process {
             .mode(0o600)
             .open(log)
             .with_context(|| format!("cannot write {}", log.display()))?;
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .arg(name)
             .arg("--config")
             .arg(config)
@@ -52,6 +54,7 @@ impl Process {
             .with_context(|| format!("cannot start the {name}"))?;
         Ok(Self {
             name,
+            _tether: child.stdin.take(),
             child,
             log: log.to_owned(),
         })

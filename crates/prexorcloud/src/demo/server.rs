@@ -1,22 +1,14 @@
 //! A server of the demo, watched from outside as an operator would
 
-use std::time::Duration;
-
 use anyhow::{bail, ensure};
 use prexorctl::Client;
 use prexorctl::console::{Console, Extent, Happening};
 use prexorctl::resource::{Instance, Outcome};
 use serde_json::{Value, json};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::Instant;
 
 use super::stage::Stage;
-use crate::cluster::Jar;
-
-/// Between two looks at the state
-const LOOK: Duration = Duration::from_millis(15);
-
-/// How long anything may take; generous, because a busy machine is no failure
-pub const LIMIT: Duration = Duration::from_secs(60);
+use crate::cluster::{Jar, LIMIT, looks};
 
 /// An instance, its state and its console
 #[derive(Debug)]
@@ -86,8 +78,7 @@ impl Server {
     /// Gives that line. It is an error if it ends in another state, or if nothing of it happens in time.
     pub async fn until(&mut self, stage: &Stage, state: &str, text: &str) -> anyhow::Result<String> {
         let deadline = Instant::now() + LIMIT;
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = looks();
         let from = self.lines.len();
         loop {
             let printed = self.lines.iter().skip(from).find(|line| line.contains(text));

@@ -1,27 +1,25 @@
 //! The steps of the demo, each of which proves what it shows
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use prexorcloud_security::token::JoinToken;
 use prexorcloud_security::trust::TrustAnchors;
 use prexorcloud_transport::Target;
 use prexorctl::Client;
-use prexorctl::resource::{Crash, JoinToken as ListedToken, Node, Outcome};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use prexorctl::resource::{Crash, JoinToken as ListedToken, Outcome};
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::intruder;
-use super::server::{LIMIT, Server};
+use super::server::Server;
 use super::stage::Stage;
 use crate::cluster::announcement::ControllerReady;
-use crate::cluster::{self, Cluster, Jar, NODE};
+use crate::cluster::{self, Cluster, Jar, LIMIT, NODE};
 
 const GREETING: &str = "hello from the demo";
 const LOG_LINES_SHOWN: usize = 4;
 const DRAIN_SECONDS: u32 = 20;
-const LOOK: Duration = Duration::from_millis(15);
 
 /// Runs all steps
 pub async fn run(cluster: &mut Cluster, stage: &mut Stage) -> anyhow::Result<()> {
@@ -125,7 +123,10 @@ async fn handshake(operator: &Client, stage: &mut Stage) -> anyhow::Result<()> {
         "Handshake",
         "One mutual TLS stream; both sides agree on the protocol version before anything else is said.",
     );
-    let node = node_until(operator, "ONLINE", |node| node.status == "ONLINE").await?;
+    let node = cluster::node_until(operator, "ONLINE", |node| {
+        node.connected && node.status == "ONLINE"
+    })
+    .await?;
     stage.fact(&format!(
         "{NODE}, daemon {}, {} MiB of memory",
         node.version.as_deref().unwrap_or("of unknown version"),
@@ -215,7 +216,7 @@ async fn crash_server(operator: &Client, jar: &Jar, stage: &mut Stage) -> anyhow
 async fn crash_report(operator: &Client, instance: &str) -> anyhow::Result<Crash> {
     let wanted = [("instance", instance.to_owned())];
     let deadline = Instant::now() + LIMIT;
-    let mut look = looks();
+    let mut look = cluster::looks();
     loop {
         look.tick().await;
         let crashes = operator.get::<Vec<Crash>>(&["crashes"], &wanted).await?.value;
@@ -316,7 +317,7 @@ async fn drain(
     server.until(stage, "STOPPED", "All dimensions are saved").await?;
     let status = cluster.daemon_mut()?.ended(LIMIT).await?;
     ensure!(status.success(), "the daemon ended with {status}");
-    node_until(operator, "not connected", |node| !node.connected).await?;
+    cluster::node_until(operator, "not connected", |node| !node.connected).await?;
     stage.state(NODE, "OFFLINE");
     stage.pass("STOPPED, OFFLINE, exit code 0");
     Ok(())
@@ -331,33 +332,6 @@ async fn token_status(operator: &Client, id: &str) -> anyhow::Result<ListedToken
         .into_iter()
         .find(|token| token.token_id == id)
         .with_context(|| format!("the token {id} is not listed"))
-}
-
-async fn node_until(operator: &Client, wanted: &str, is_so: impl Fn(&Node) -> bool) -> anyhow::Result<Node> {
-    let deadline = Instant::now() + LIMIT;
-    let mut look = looks();
-    loop {
-        look.tick().await;
-        let nodes = operator.get::<Vec<Node>>(&["nodes"], &[]).await?.value;
-        let node = nodes.into_iter().find(|node| node.id == NODE);
-        let seen = match node {
-            Some(node) if is_so(&node) => return Ok(node),
-            Some(node) => node.status,
-            None => "unknown".to_owned(),
-        };
-        if Instant::now() >= deadline {
-            bail!(
-                "{NODE} should have become {wanted} within {} s, but is {seen}",
-                LIMIT.as_secs()
-            );
-        }
-    }
-}
-
-fn looks() -> tokio::time::Interval {
-    let mut look = interval(LOOK);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    look
 }
 
 fn target(controller: &ControllerReady) -> anyhow::Result<Target> {
