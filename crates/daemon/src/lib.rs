@@ -18,7 +18,8 @@
 //! | [`standin`] | a built-in server for machines without Java |
 //!
 //! An instance belongs to its shim and not to the daemon: killing the daemon stops nothing, and the next one finds
-//! everything by the records on disk.
+//! everything by the records on disk. A process manager must leave them alone too: under systemd that is
+//! `KillMode=process`.
 
 #![warn(missing_docs)]
 

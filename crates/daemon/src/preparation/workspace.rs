@@ -123,6 +123,8 @@ impl Workspace {
     }
 
     /// Gives the folder its real name, in the place of whatever had it; returns that name
+    ///
+    /// Does not wait for a former folder to be deleted. Call it inside a tokio runtime.
     pub(super) fn promote(mut self) -> Result<PathBuf, PreparationError> {
         let live = self.live.clone();
         let Some(staging) = self.staging.take() else {
@@ -154,8 +156,13 @@ impl Workspace {
             self.staging = Some(staging);
             return Err(failed(error));
         }
-        if replaced && let Err(error) = fs::remove_dir_all(&aside) {
-            tracing::warn!(folder = %aside.display(), %error, "cannot delete the folder of an earlier start");
+        if replaced {
+            // Nobody waits for it: a world can be large, and a leftover is swept by the next daemon.
+            drop(tokio::task::spawn_blocking(move || {
+                if let Err(error) = fs::remove_dir_all(&aside) {
+                    tracing::warn!(folder = %aside.display(), %error, "cannot delete the folder of an earlier start");
+                }
+            }));
         }
         Ok(live)
     }

@@ -144,7 +144,7 @@ impl Feed {
         let mut ended_at = None;
         loop {
             follower.seek(progress.progress().delivered);
-            if self.shed(follower, progress)?.is_some() {
+            if self.shed(follower, progress).await?.is_some() {
                 follower.punch(progress.progress().settled, self.retention)?;
             }
             if *self.ended.borrow() {
@@ -162,12 +162,26 @@ impl Feed {
     }
 
     /// Gives up the oldest lines of a backlog that is too large, and writes down that they are gone
-    fn shed(&self, follower: &mut Follower, progress: &mut ProgressFile) -> io::Result<Option<ConsoleLine>> {
-        let lost = follower.shed(self.retention)?;
+    async fn shed(
+        &self,
+        follower: &mut Follower,
+        progress: &mut ProgressFile,
+    ) -> io::Result<Option<ConsoleLine>> {
+        if follower.backlog()? <= self.retention.backlog {
+            return Ok(None);
+        }
+        // Tens of megabytes are read over: not where sessions are served.
+        let (path, from, retention) = (self.control.console_log(), follower.cursor(), self.retention);
+        let work = tokio::task::spawn_blocking(move || {
+            let mut follower = Follower::open(&path, from)?;
+            let lost = follower.shed(retention)?;
+            io::Result::Ok((follower.cursor(), lost))
+        });
+        let (cursor, lost) = work.await.map_err(io::Error::other)??;
         if lost == 0 {
             return Ok(None);
         }
-        let cursor = follower.cursor();
+        follower.seek(cursor);
         progress.write(Progress {
             delivered: cursor,
             settled: cursor,
@@ -196,7 +210,7 @@ impl Feed {
                 .and_then(|watcher| watcher.arm(&self.control.console_log()).ok());
             let ended = *self.ended.borrow();
             let mut lines = Vec::new();
-            lines.extend(self.shed(follower, progress)?);
+            lines.extend(self.shed(follower, progress).await?);
             let more = if ended {
                 follower.read_to_end(now_ms(), &mut lines)?
             } else {
@@ -213,6 +227,8 @@ impl Feed {
             self.note(follower.cursor(), &mut settling, progress)?;
             follower.punch(progress.progress().settled, self.retention)?;
             if more {
+                // Without a line there was nothing to wait for, and others want to run too.
+                tokio::task::yield_now().await;
                 continue;
             }
             if ended {

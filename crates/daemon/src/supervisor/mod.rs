@@ -450,13 +450,20 @@ impl Inner {
     /// Deletes what an ended instance leaves behind
     async fn clean_up(&self, facts: &InstanceFacts, control: &ControlDir) {
         let crashed = matches!(control.read_exit(), Ok(Some(exit)) if exit.cause.code() != 0);
-        if let Some(folder) = &facts.ephemeral_folder {
-            if crashed {
-                tokio::time::sleep(self.settings.keep_crashed).await;
-            }
-            folder.remove();
+        if crashed && facts.ephemeral_folder.is_some() {
+            tokio::time::sleep(self.settings.keep_crashed).await;
         }
-        remove_folder(control.path());
+        let (workspace, control) = (facts.ephemeral_folder.clone(), control.clone());
+        // A world can be large: not where sessions are served.
+        let work = tokio::task::spawn_blocking(move || {
+            if let Some(workspace) = workspace {
+                workspace.remove();
+            }
+            remove_folder(control.path());
+        });
+        if work.await.is_err() {
+            tracing::debug!("cleaning up was cut short; the next daemon goes on with it");
+        }
     }
 }
 
