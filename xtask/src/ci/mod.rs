@@ -19,6 +19,8 @@ pub struct Context {
     root: PathBuf,
     /// Where Cargo puts what it builds.
     target: PathBuf,
+    /// Crates that are tools of this repository only.
+    unpublished: Vec<String>,
     /// Whether this is the server, where a step that cannot run has failed.
     server: bool,
 }
@@ -95,15 +97,11 @@ const STEPS: &[Step] = &[
         about: "each crate packages, and what everybody depends on builds from its package",
         run: |ci| {
             // A laptop may have edits that are not committed; what is packaged is the same.
-            let all = [
-                "package",
-                "--workspace",
-                "--exclude",
-                "xtask",
-                "--no-verify",
-                "--allow-dirty",
-            ];
-            if let failed @ Outcome::Failed(_) = ci.cargo(&all)? {
+            let mut all = ci.command(&["package", "--workspace", "--no-verify", "--allow-dirty"]);
+            for name in &ci.unpublished {
+                all.args(["--exclude", name]);
+            }
+            if let failed @ Outcome::Failed(_) = run(&mut all)? {
                 return Ok(failed);
             }
             ci.cargo(&[
@@ -229,8 +227,15 @@ impl Context {
             .no_deps()
             .exec()
             .context("cannot describe the workspace")?;
+        let unpublished = metadata
+            .workspace_packages()
+            .iter()
+            .filter(|package| package.publish.as_ref().is_some_and(Vec::is_empty))
+            .map(|package| package.name.to_string())
+            .collect();
         Ok(Self {
             root: root.to_owned(),
+            unpublished,
             target: metadata.target_directory.into_std_path_buf(),
             server: std::env::var_os("CI").is_some_and(|value| !value.is_empty() && value != "false"),
         })
@@ -341,6 +346,7 @@ mod tests {
         let context = |server| Context {
             root: PathBuf::new(),
             target: PathBuf::new(),
+            unpublished: Vec::new(),
             server,
         };
         assert!(matches!(context(true).without("no x".into()), Outcome::Failed(_)));

@@ -111,6 +111,18 @@ const LAYERS: &[(&str, &[&str])] = &[
             "prexorcloud-transport",
         ],
     ),
+    (
+        "prexorcloud-bench",
+        &[
+            "prexorcloud-proto",
+            "prexorcloud-compat",
+            "prexorcloud-protocol",
+            "prexorcloud-security",
+            "prexorcloud-transport",
+            "prexorcloud-controller",
+            "prexorcloud-daemon",
+        ],
+    ),
     ("xtask", &["prexorcloud-compat"]),
 ];
 
