@@ -250,7 +250,7 @@ impl Command {
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::ledger::{Answer, Ledger, Order};
 /// use prexorcloud_protocol::{Incarnation, Verdict, proto::StartInstanceAck};
-/// # let now = Instant::now();
+/// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut ledger = Ledger::new("lobby-1".parse().unwrap(), Incarnation::new(1));
 /// assert_eq!(ledger.issue(now, Order::Start), Verdict::Accepted);
 /// assert_eq!(ledger.poll_dispatch(), None);

@@ -634,6 +634,48 @@ fn a_drain_survives_reports_and_reconnects() {
 }
 
 #[test]
+fn an_order_that_arrives_again_changes_nothing() {
+    let mut pair = running(36, Behaviour::default());
+    let again = |pair: &mut Pair| {
+        for back in 0..6 {
+            pair.apply(&Action::Replay(back)).unwrap();
+            pair.run_for(5 * SECOND).unwrap();
+        }
+    };
+    apply(&mut pair, "stop lobby-1");
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
+    again(&mut pair);
+    assert_eq!((pair.real(LOBBY), launches(&pair)), (Some(State::Stopped), 1));
+    // The second use of the id does not mind the orders of the first.
+    pair.start(LOBBY, Behaviour::default()).unwrap();
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Running))
+        .unwrap();
+    again(&mut pair);
+    assert_eq!((pair.real(LOBBY), launches(&pair)), (Some(State::Running), 2));
+    apply(&mut pair, "stop lobby-1");
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
+    again(&mut pair);
+    assert_eq!((pair.real(LOBBY), launches(&pair)), (Some(State::Stopped), 2));
+    pair.come_to_rest().unwrap();
+}
+
+#[test]
+fn a_later_incarnation_waits_until_the_one_before_it_has_ended() {
+    let mut pair = running(37, Behaviour::default());
+    apply(&mut pair, "inject down rival");
+    pair.run_for(SECOND).unwrap();
+    assert_eq!((pair.real(LOBBY), launches(&pair)), (Some(State::Running), 1));
+    assert_eq!(
+        pair.log().matching("INSTANCE_STILL_ALIVE").count(),
+        2,
+        "sent, and heard"
+    );
+    pair.come_to_rest().unwrap();
+}
+
+#[test]
 fn hours_of_sleep_on_either_side_end_no_instance() {
     for (seed, side) in [(32, Side::Daemon), (33, Side::Controller)] {
         for action in [

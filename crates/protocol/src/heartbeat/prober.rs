@@ -133,7 +133,7 @@ enum Belief {
 /// ```
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::heartbeat::{HeartbeatConfig, News, Output, Prober};
-/// # let start = Instant::now();
+/// # let start = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut prober = Prober::new(start, HeartbeatConfig::default());
 /// assert_eq!(prober.poll_output(), Some(Output::SendPing { sequence: 1 }));
 ///

@@ -20,7 +20,7 @@ use crate::time::Deadline;
 /// ```
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::heartbeat::SilenceWatch;
-/// # let start = Instant::now();
+/// # let start = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let interval = Duration::from_secs(30);
 /// let mut watch = SilenceWatch::new(start, interval);
 /// watch.handle_message(start + interval);

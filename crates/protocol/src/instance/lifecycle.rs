@@ -31,18 +31,13 @@
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::StartInstance;
-
-use super::{Age, Input, Judgement, State, Transition, transition};
+use super::{
+    Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Report, Spec, State, Transition, transition,
+};
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::time::Deadline;
-use crate::validate::{self, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
-/// How long `PREPARING` and `STARTING` may take together if the start does not say.
-pub const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
-/// How long a server may take to stop by itself if the start does not say.
-pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// How long a daemon waits between the polite signal and the kill.
 pub const KILL: Duration = Duration::from_secs(10);
 /// What is added to a daemon's own deadlines before the controller interferes.
@@ -51,186 +46,6 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 pub const SILENT_PREPARATION: Duration = Duration::from_secs(600);
 /// How long after a conclusive stop acknowledgement the last state may still arrive.
 pub const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// What someone asked for
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Desired {
-    /// The instance is to run.
-    Run,
-    /// The instance is to stop, with time to save.
-    Stop,
-    /// The instance is to be killed.
-    ForceStop,
-}
-
-impl Desired {
-    /// How to stop, if stopping is what is wanted.
-    #[must_use]
-    pub const fn stop_mode(self) -> Option<StopMode> {
-        match self {
-            Self::Run => None,
-            Self::Stop => Some(StopMode::Graceful),
-            Self::ForceStop => Some(StopMode::Force),
-        }
-    }
-}
-
-impl From<StopMode> for Desired {
-    fn from(mode: StopMode) -> Self {
-        match mode {
-            StopMode::Graceful => Self::Stop,
-            StopMode::Force => Self::ForceStop,
-        }
-    }
-}
-
-/// Why a state changed
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Cause {
-    /// The daemon reported it.
-    Reported,
-    /// The server said itself that it is ready.
-    Ready,
-    /// The start went out again.
-    Dispatched,
-    /// Someone asked for it.
-    Requested,
-    /// The start was stopped before it had left; nothing ever ran.
-    Withdrawn,
-    /// The daemon refused the start for good, or never answered.
-    StartFailed,
-    /// The start took too long.
-    StartupTimedOut,
-    /// The instance has lived as long as it was meant to.
-    LifetimeOver,
-    /// The daemon answered the stop, and had nothing more to say.
-    StopAcknowledged,
-    /// Even a forced stop had no effect in time; the instance is given up.
-    StopOverdue,
-    /// A crash report arrived.
-    CrashReported,
-    /// The handshake's list of instances says so.
-    Reconciled,
-    /// The application gave the instance up.
-    DeclaredLost,
-    /// A newer incarnation was found in its place.
-    Superseded,
-}
-
-/// The deadlines of an instance, from its start message
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// How long `PREPARING` and `STARTING` may take together.
-    pub startup: Duration,
-    /// How long the server may take to stop by itself.
-    pub grace: Duration,
-    /// How long the instance may run; `None` for ever.
-    pub lifetime: Option<Duration>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            startup: DEFAULT_STARTUP,
-            grace: DEFAULT_GRACE,
-            lifetime: None,
-        }
-    }
-}
-
-impl Limits {
-    /// The limits that `start` asks for; zero and negative numbers mean the default.
-    #[must_use]
-    pub fn of(start: &StartInstance) -> Self {
-        let seconds = |wire: i32| {
-            u64::try_from(wire)
-                .ok()
-                .filter(|&s| s > 0)
-                .map(Duration::from_secs)
-        };
-        Self {
-            startup: seconds(start.startup_timeout_seconds).unwrap_or(DEFAULT_STARTUP),
-            grace: seconds(start.shutdown_grace_seconds).unwrap_or(DEFAULT_GRACE),
-            lifetime: seconds(start.max_lifetime_seconds),
-        }
-    }
-}
-
-/// Which instance, and what holds for it from the beginning
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spec {
-    /// The instance.
-    pub instance: InstanceId,
-    /// Its group.
-    pub group: GroupName,
-    /// Which start of the id this is.
-    pub incarnation: Incarnation,
-    /// The port that it serves; 0 if unknown.
-    pub port: u16,
-    /// Its deadlines.
-    pub limits: Limits,
-}
-
-impl Spec {
-    /// What `start` asks for.
-    ///
-    /// # Errors
-    /// [`Invalid`] names the first field that breaks a rule of the contract.
-    pub fn of(start: &StartInstance) -> Result<Self, Invalid> {
-        validate::start_instance(start)?;
-        let name = |field, invalid| Invalid {
-            field,
-            fault: validate::Fault::Name(invalid),
-        };
-        Ok(Self {
-            instance: validate::instance_id(&start.instance_id)?,
-            group: GroupName::new(&start.group).map_err(|invalid| name("start_instance.group", invalid))?,
-            incarnation: Incarnation::new(start.incarnation),
-            port: u16::try_from(start.port).unwrap_or_default(),
-            limits: Limits::of(start),
-        })
-    }
-}
-
-/// What a daemon says about an instance
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// The incarnation it speaks of.
-    pub incarnation: Incarnation,
-    /// The state it sees.
-    pub state: State,
-    /// The port, 0 if it does not say.
-    pub port: u16,
-    /// Players online.
-    pub player_count: i32,
-    /// How long the process has been running.
-    pub uptime: Duration,
-}
-
-impl Report {
-    /// A report of a state and nothing else, by a peer that names no incarnation.
-    #[must_use]
-    pub const fn of(state: State) -> Self {
-        Self {
-            incarnation: Incarnation::UNKNOWN,
-            state,
-            port: 0,
-            player_count: 0,
-            uptime: Duration::ZERO,
-        }
-    }
-}
-
-/// Whether a crash report is about the current incarnation
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[must_use]
-pub enum CrashVerdict {
-    /// It is; the instance is `CRASHED` now, unless it had ended already.
-    Current,
-    /// It is about an earlier one, or one that is not known here: worth keeping, but no instance is touched.
-    Stale,
-}
 
 /// What a lifecycle wants done, or wants known
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -297,7 +112,7 @@ struct Pending {
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, Limits, Output, Report, Spec, State};
 /// use prexorcloud_protocol::{Incarnation, StopMode};
-/// # let now = Instant::now();
+/// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let spec = Spec {
 ///     instance: "lobby-1".parse().unwrap(),
 ///     group: "lobby".parse().unwrap(),

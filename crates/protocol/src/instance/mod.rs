@@ -5,9 +5,13 @@
 //! [`transition()`] is the one function that joins them, [`Lifecycle`] adds incarnations, deadlines and events.
 
 pub mod lifecycle;
+mod report;
+mod spec;
 mod state;
 pub mod transition;
 
-pub use lifecycle::{Cause, CrashVerdict, Desired, Lifecycle, Limits, Output, Report, Spec, Timer};
+pub use lifecycle::{Lifecycle, Output, Timer};
+pub use report::{Cause, CrashVerdict, Report};
+pub use spec::{DEFAULT_GRACE, DEFAULT_STARTUP, Desired, Limits, Spec};
 pub use state::{State, UnknownState};
 pub use transition::{Age, Input, Judgement, Transition, transition};

@@ -75,7 +75,7 @@ enum Link {
 /// use prexorcloud_protocol::reconcile::ReconcilePolicy;
 /// use prexorcloud_protocol::roster::{Dispatch, Roster};
 /// use prexorcloud_protocol::{NodeId, Verdict};
-/// # let now = Instant::now();
+/// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut roster = Roster::new(NodeId::new("node-1").unwrap());
 /// let start = StartInstance {
 ///     instance_id: "lobby-1".into(),
