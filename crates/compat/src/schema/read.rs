@@ -92,11 +92,13 @@ fn map_entries(set: &FileDescriptorSet) -> HashMap<String, MapEntry> {
             if !is_map_entry(message) {
                 continue;
             }
-            if let [key, value] = message.field.as_slice()
-                && key.number() == 1
-                && value.number() == 2
-                && let (Some(key), Some(value)) = (bare_kind(key), bare_kind(value))
-            {
+            let kinds = match message.field.as_slice() {
+                [key, value] if key.number() == 1 && value.number() == 2 => {
+                    bare_kind(key).zip(bare_kind(value))
+                }
+                _ => None,
+            };
+            if let Some((key, value)) = kinds {
                 let kind = format!("map<{key}, {value}>");
                 entries.insert(name, MapEntry { kind, used: false });
             }
