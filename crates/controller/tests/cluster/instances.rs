@@ -2,6 +2,10 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use prexorcloud_controller::{
+    records::{IncarnationRecord, InstanceRecord},
+    store::{self, SqliteOptions, SqliteStore, Store},
+};
 use prexorcloud_proto::{
     ConsoleOutput, CrashReport, InstanceState, StartFailureDisposition, StartInstanceAck,
     StartPreparationStage, controller_message::Payload as ToDaemon, daemon_message::Payload,
@@ -295,6 +299,23 @@ async fn a_start_that_the_daemon_never_saw_is_sent_again() {
     let start = puppet.start().await;
     assert_eq!((start.instance_id.as_str(), start.incarnation), ("lobby-1", 1));
     puppet.vanish(&cluster, "node-1").await;
+    cluster.stop().await;
+    {
+        // The number was given out with the record, before anything left for the daemon.
+        let file = cluster.config.data_dir.join("controller.db");
+        let store = SqliteStore::open(file, &SqliteOptions::default()).unwrap();
+        let counter = store::load::<IncarnationRecord>(&store, "lobby-1")
+            .await
+            .unwrap()
+            .unwrap();
+        let instance = store::load::<InstanceRecord>(&store, "lobby-1")
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!((counter.record.last, counter.revision), (1, instance.revision));
+        assert_eq!(instance.record.start.unwrap(), start);
+        store.close().await.unwrap();
+    }
     cluster.restart().await;
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
     assert_eq!(
