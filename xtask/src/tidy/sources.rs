@@ -171,6 +171,53 @@ pub fn check(files: &Files) -> Vec<String> {
         }
     }
     bad.extend(missing(files));
+    bad.extend(let_chains(files));
+    bad
+}
+
+/// The first Rust with `if let .. && ..`, which clippy does not hold against a lower `rust-version`.
+const LET_CHAINS: (u32, u32) = (1, 88);
+
+/// Let chains in crates that promise to build with a Rust that has none.
+fn let_chains(files: &Files) -> Vec<String> {
+    let mut bad = Vec::new();
+    for (manifest, text) in files {
+        let Some(krate) = manifest.strip_suffix("Cargo.toml") else {
+            continue;
+        };
+        let promised = text
+            .lines()
+            .find_map(|line| line.strip_prefix("rust-version = \"")?.strip_suffix('"'))
+            .and_then(|version| version.split_once('.'))
+            .and_then(|(major, rest)| {
+                let minor = rest.split('.').next()?;
+                Some((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?))
+            });
+        if promised.is_none_or(|promised| promised >= LET_CHAINS) {
+            continue;
+        }
+        let sources = files
+            .iter()
+            .filter(|(name, _)| name.starts_with(&format!("{krate}src/")) && name.ends_with(".rs"));
+        for (name, text) in sources {
+            let mut in_condition = false;
+            for (index, line) in text.lines().enumerate() {
+                let code = line.split("//").next().unwrap_or_default();
+                in_condition |= ["if let ", "while let "].iter().any(|start| code.contains(start));
+                if in_condition && code.contains("&& ") && !code.contains("|") {
+                    bad.push(format!(
+                        "{name}:{}: a let chain needs Rust {}.{}, which {manifest} does not ask for",
+                        index + 1,
+                        LET_CHAINS.0,
+                        LET_CHAINS.1
+                    ));
+                }
+                if code.trim_end().ends_with('{') {
+                    in_condition = false;
+                }
+            }
+        }
+    }
     bad
 }
 
@@ -358,6 +405,21 @@ mod tests {
             }
             let bad = with("xtask/src/run.rs", &format!("include_str!(\"{path}\")\n"));
             assert_eq!(bad, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_let_chain_below_its_rust_is_found() {
+        let chain =
+            "fn f() {\n    if let Some(a) = g()\n        && a > 1\n    {\n    }\n    if b && c {\n    }\n}\n";
+        for (promised, count) in [("1.85", 1), ("1.88", 0), ("1.95.0", 0)] {
+            let mut files = clean();
+            files.insert(
+                "crates/x/Cargo.toml".into(),
+                format!("rust-version = \"{promised}\"\n\n[lints]\nworkspace = true\n"),
+            );
+            files.insert("crates/x/src/run.rs".into(), chain.into());
+            assert_eq!(check(&files).len(), count, "{promised}");
         }
     }
 

@@ -382,12 +382,12 @@ impl Reader {
             self.invalid(&element, "has no valid type");
             String::new()
         });
-        if let Some(entry) = field
+        let entry = field
             .type_name
             .as_deref()
-            .and_then(|name| self.map_entries.get_mut(&resolved(name)))
-            && cardinality == Cardinality::Repeated
-        {
+            .filter(|_| cardinality == Cardinality::Repeated)
+            .and_then(|name| self.map_entries.get_mut(&resolved(name)));
+        if let Some(entry) = entry {
             entry.used = true;
             kind.clone_from(&entry.kind);
         }
