@@ -76,6 +76,8 @@ pub(super) struct Feed {
     pub(super) batches: mpsc::Sender<ConsoleBatch>,
     pub(super) retention: Retention,
     pub(super) settle: Duration,
+    /// Lines that were given up and not told of yet
+    pub(super) missed: u64,
 }
 
 /// Why handing over paused
@@ -144,9 +146,8 @@ impl Feed {
         let mut ended_at = None;
         loop {
             follower.seek(progress.progress().delivered);
-            if self.shed(follower, progress).await?.is_some() {
-                follower.punch(progress.progress().settled, self.retention)?;
-            }
+            self.shed(follower, progress).await?;
+            follower.punch(progress.progress().settled, self.retention)?;
             if *self.ended.borrow() {
                 let ended_at = *ended_at.get_or_insert_with(Instant::now);
                 if ended_at.elapsed() > GIVE_UP {
@@ -162,13 +163,9 @@ impl Feed {
     }
 
     /// Gives up the oldest lines of a backlog that is too large, and writes down that they are gone
-    async fn shed(
-        &self,
-        follower: &mut Follower,
-        progress: &mut ProgressFile,
-    ) -> io::Result<Option<ConsoleLine>> {
+    async fn shed(&mut self, follower: &mut Follower, progress: &mut ProgressFile) -> io::Result<()> {
         if follower.backlog()? <= self.retention.backlog {
-            return Ok(None);
+            return Ok(());
         }
         // Tens of megabytes are read over: not where sessions are served.
         let (path, from, retention) = (self.control.console_log(), follower.cursor(), self.retention);
@@ -179,7 +176,7 @@ impl Feed {
         });
         let (cursor, lost) = work.await.map_err(io::Error::other)??;
         if lost == 0 {
-            return Ok(None);
+            return Ok(());
         }
         follower.seek(cursor);
         progress.write(Progress {
@@ -188,12 +185,20 @@ impl Feed {
         })?;
         let instance = self.instance;
         tracing::warn!(%instance, lost, "console lines given up: they waited too long to be sent");
-        Ok(Some(ConsoleLine {
-            // The number of the last lost line: the place of the gap.
-            sequence: cursor.next_sequence.saturating_sub(1),
-            text: format!("[prexorcloud] {lost} lines of this console were dropped here"),
+        self.missed = self.missed.saturating_add(lost);
+        Ok(())
+    }
+
+    /// The line that stands in the gap, if there is one: under the number of the last lost line
+    fn notice(&self, next: Cursor) -> Option<ConsoleLine> {
+        (self.missed > 0).then(|| ConsoleLine {
+            sequence: next.next_sequence.saturating_sub(1),
+            text: format!(
+                "[prexorcloud] {} lines of this console were dropped here",
+                self.missed
+            ),
             timestamp_ms: now_ms(),
-        }))
+        })
     }
 
     async fn hand_over(&mut self, follower: &mut Follower, progress: &mut ProgressFile) -> io::Result<Pause> {
@@ -210,7 +215,8 @@ impl Feed {
                 .and_then(|watcher| watcher.arm(&self.control.console_log()).ok());
             let ended = *self.ended.borrow();
             let mut lines = Vec::new();
-            lines.extend(self.shed(follower, progress).await?);
+            self.shed(follower, progress).await?;
+            lines.extend(self.notice(follower.cursor()));
             let more = if ended {
                 follower.read_to_end(now_ms(), &mut lines)?
             } else {
@@ -222,6 +228,7 @@ impl Feed {
                     let _ = self.flow.changed().await;
                     return Ok(Pause::FlowChanged);
                 }
+                self.missed = 0;
                 settling.push_back((Instant::now(), follower.cursor()));
             }
             self.note(follower.cursor(), &mut settling, progress)?;

@@ -108,6 +108,7 @@ impl Instance {
                 batches: self.inner.batches.clone(),
                 retention: self.inner.settings.retention,
                 settle: self.inner.settings.settle,
+                missed: 0,
             }
             .run(),
         );

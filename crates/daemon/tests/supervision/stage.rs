@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prexorcloud_daemon::control::{ControlDir, LaunchSpec};
-use prexorcloud_daemon::process::Identity;
+use prexorcloud_daemon::process::{Identity, kill_tree};
 use prexorcloud_daemon::supervisor::{
     ConsoleStart, Event, Exit, InstanceFacts, Reports, Settings, ShimCommand, Supervisor,
 };
@@ -123,6 +123,21 @@ impl Stage {
     /// The control folder of the only instance
     pub fn control(&self) -> ControlDir {
         only_control(self.folder.path())
+    }
+}
+
+/// A test that fails leaves no process behind
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.folder.path().join("run"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if let Ok(Some(running)) = ControlDir::new(entry.path()).read_state() {
+                let _ = kill_tree(&running.main, true);
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Starting, the console, commands
 
 use libtest_mimic::Trial;
+use prexorcloud_daemon::console::tail;
 use prexorcloud_daemon::control::ExitCause;
 use prexorcloud_daemon::supervisor::{CommandError, StartError};
 
@@ -31,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
         trial(
             "an_ended_instance_takes_no_commands",
             an_ended_instance_takes_no_commands,
+        ),
+        trial(
+            "a_console_that_nobody_takes_is_bounded",
+            a_console_that_nobody_takes_is_bounded,
         ),
         trial("an_open_port_alone_means_ready", an_open_port_alone_means_ready),
     ]
@@ -221,5 +226,36 @@ async fn an_open_port_alone_means_ready() {
     stage.ready().await;
     assert!(only_control(stage.folder.path()).path().join("ready").exists());
     stage.supervisor.stop("lobby-1".parse().unwrap(), true);
+    stage.exit().await;
+}
+
+async fn a_console_that_nobody_takes_is_bounded() {
+    let backlog = 400_000;
+    let mut stage = Stage::with(|settings| settings.retention.backlog = backlog);
+    stage.start_standin(facts("lobby-1", free_port())).await;
+    stage.ready().await;
+    let id = "lobby-1".parse().unwrap();
+    stage.supervisor.command(id, "spam 50000").unwrap();
+    let control = stage.control();
+    until("the flood is written and shed", || {
+        let written = std::fs::metadata(control.console_log()).unwrap().len();
+        let cursor = std::fs::read_to_string(control.cursor()).unwrap_or_default();
+        let delivered: u64 = cursor.split(' ').next()?.parse().ok()?;
+        let is_written = tail(&control.console_log(), 1).unwrap()[0].ends_with("50000 of 50000");
+        (is_written && written - delivered <= backlog).then_some(())
+    })
+    .await;
+    stage.open_consoles();
+    stage.line("spam line 50000 of 50000").await;
+    let (gap, notice) = &stage.console[0];
+    assert!(
+        notice.starts_with("[prexorcloud] ") && notice.ends_with("were dropped here"),
+        "{notice}"
+    );
+    // What remains keeps its numbers, without a further gap.
+    for (index, (sequence, _)) in stage.console.iter().enumerate() {
+        assert_eq!(*sequence, gap + index as u64);
+    }
+    stage.supervisor.stop(id, true);
     stage.exit().await;
 }
