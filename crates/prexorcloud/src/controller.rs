@@ -1,5 +1,6 @@
 //! `prexorcloud controller`
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::arguments::{EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::ControllerReady;
 use crate::ending::Ending;
 use crate::logging::{self, Shape};
-use crate::{complain, environment, tether};
+use crate::{complain, environment, sentence, tether};
 
 /// How long a shutdown may take before the process ends anyway
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
@@ -31,14 +32,14 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
         LogFormat::Json => Shape::Json,
     };
     if let Err(error) = logging::start(&config.log.filter, shape) {
-        return complain(&format!("{error:#}"), EXIT_USAGE);
+        return complain(&sentence(&error), EXIT_USAGE);
     }
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
     match serve(config, &arguments, shape).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&format!("{error:#}"), EXIT_FAILED),
+        Err(error) => complain(&sentence(&error), EXIT_FAILED),
     }
 }
 
@@ -85,12 +86,7 @@ fn announce(controller: &RunningController) -> anyhow::Result<()> {
 /// Says where everything is, and after a first start what to do next
 fn greet(controller: &RunningController, shape: Shape) {
     let data = controller.data_dir();
-    tracing::info!(
-        grpc = %controller.grpc_addr(),
-        http = %controller.http_addr(),
-        data = %data.display(),
-        "controller is ready"
-    );
+    tracing::info!(folder = %data.display(), "everything is kept here");
     let Some(first) = controller.first_run() else {
         return;
     };
@@ -99,10 +95,15 @@ fn greet(controller: &RunningController, shape: Shape) {
         tracing::info!(admin_token_file = %token.display(), "first start: made a certificate authority and an administrator");
         return;
     }
-    eprintln!("{}", first_steps(data, token, controller.http_addr().port()));
+    eprintln!("{}", first_steps(data, token, controller.http_addr()));
 }
 
-fn first_steps(data: &Path, token: &Path, port: u16) -> String {
+fn first_steps(data: &Path, token: &Path, http: SocketAddr) -> String {
+    let http = if http.ip().is_unspecified() {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, http.port()))
+    } else {
+        http
+    };
     let (data, token) = (data.display(), token.display());
     format!(
         "\n\
@@ -112,7 +113,7 @@ fn first_steps(data: &Path, token: &Path, port: u16) -> String {
         \x20 admin token        {token}   (keep it secret)\n\
         \n\
         Next, make a one-time token for a node:\n\
-        \x20 prexorctl -c http://127.0.0.1:{port} --token-file {token} token create --node node-1\n\
+        \x20 prexorctl -c http://{http} --token-file {token} token create --node node-1\n\
         \n\
         and start its daemon with it, on the node:\n\
         \x20 prexorcloud config example daemon > daemon.toml   # set controller.endpoints and enrolment.join_token\n\

@@ -12,7 +12,7 @@ use crate::cluster::announcement::DaemonReady;
 use crate::cluster::{SHIM, STANDIN};
 use crate::ending::Ending;
 use crate::logging::{self, Shape};
-use crate::{complain, environment, tether};
+use crate::{complain, environment, sentence, tether};
 
 /// How long a shutdown may take before the process ends anyway
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
         LogFormat::Json => Shape::Json,
     };
     if let Err(error) = logging::start(&config.log.filter, shape) {
-        return complain(&format!("{error:#}"), EXIT_USAGE);
+        return complain(&sentence(&error), EXIT_USAGE);
     }
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
@@ -44,7 +44,7 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
     }
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&format!("{error:#}"), EXIT_FAILED),
+        Err(error) => complain(&sentence(&error), EXIT_FAILED),
     }
 }
 
@@ -64,12 +64,7 @@ async fn serve(config: config::DaemonConfig, arguments: &ServeArguments) -> anyh
         () = ending.asked_for() => return Ok(()),
         () = tether::cut(arguments.tether) => return Ok(()),
     };
-    tracing::info!(
-        node = %daemon.node_id(),
-        adopted = daemon.adopted(),
-        data = %data.display(),
-        "daemon is ready"
-    );
+    tracing::info!(folder = %data.display(), "everything is kept here");
     if arguments.announce {
         DaemonReady {
             node: daemon.node_id().to_string(),

@@ -11,9 +11,9 @@ use prexorctl::resource::Outcome;
 use crate::arguments::{DevArguments, EXIT_FAILED};
 use crate::cluster::announcement::ControllerReady;
 use crate::cluster::{self, Cluster, Folder, NODE, Runtime};
-use crate::complain;
 use crate::demo::java;
 use crate::ending::Ending;
+use crate::{complain, sentence};
 
 /// How long servers get to stop by themselves after Ctrl-C
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -21,7 +21,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(40);
 pub async fn run(arguments: DevArguments) -> ExitCode {
     match serve(&arguments).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&format!("{error:#}"), EXIT_FAILED),
+        Err(error) => complain(&sentence(&error), EXIT_FAILED),
     }
 }
 
@@ -59,7 +59,7 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<()> {
         );
         tokio::select! {
             stopped = stop(&mut cluster, &controller) => if let Err(error) = stopped {
-                eprintln!("warning: {error:#}");
+                eprintln!("warning: {}", sentence(&error));
             },
             () = ending.asked_for() => {}
         }

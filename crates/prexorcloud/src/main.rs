@@ -73,6 +73,19 @@ fn complain(sentence: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// An error and its causes as one sentence; a cause that was told already is not told again
+fn sentence(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for part in error.chain().map(ToString::to_string) {
+        if told.is_empty() {
+            told = part;
+        } else if !told.contains(&part) {
+            told = format!("{told}: {part}");
+        }
+    }
+    told
+}
+
 /// The environment as text; a value that is none is shown to the configuration as it can be
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(|(name, value)| {
@@ -81,4 +94,22 @@ fn environment() -> impl Iterator<Item = (String, String)> {
             value.to_string_lossy().into_owned(),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = std::io::Error::other("the disk is full");
+        let middle = anyhow::Error::from(cause).context("cannot write /x: the disk is full");
+        let told = Err::<(), _>(middle)
+            .context("the store")
+            .map_err(|error| super::sentence(&error));
+        assert_eq!(
+            told,
+            Err("the store: cannot write /x: the disk is full".to_owned())
+        );
+    }
 }

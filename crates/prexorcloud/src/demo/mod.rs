@@ -13,8 +13,8 @@ use prexorctl::printable;
 
 use crate::arguments::{DemoArguments, EXIT_FAILED, EXIT_INTERRUPTED};
 use crate::cluster::{Cluster, Folder, Runtime};
-use crate::complain;
 use crate::ending::Ending;
+use crate::{complain, sentence};
 use stage::Stage;
 
 /// Lines of each log that are shown after a failure
@@ -28,7 +28,7 @@ pub async fn run(arguments: DemoArguments) -> ExitCode {
     let folder = match Folder::temporary("demo") {
         Ok(folder) if arguments.keep => folder.keep(),
         Ok(folder) => folder,
-        Err(error) => return complain(&format!("{error:#}"), EXIT_FAILED),
+        Err(error) => return complain(&sentence(&error), EXIT_FAILED),
     };
     let java = java::find().await;
     let runtime = if java.is_some() {
@@ -57,7 +57,7 @@ pub async fn run(arguments: DemoArguments) -> ExitCode {
 
     let mut cluster = match Cluster::prepare(folder, runtime) {
         Ok(cluster) => cluster,
-        Err(error) => return complain(&format!("{error:#}"), EXIT_FAILED),
+        Err(error) => return complain(&sentence(&error), EXIT_FAILED),
     };
     let outcome = tokio::select! {
         outcome = tour::run(&mut cluster, &mut stage) => Some(outcome),
@@ -93,7 +93,7 @@ fn report(error: &anyhow::Error, stage: &Stage, cluster: &Cluster) {
     let step = stage.failing().map_or_else(String::new, |(number, title)| {
         format!("step {number} ({title}) failed: ")
     });
-    eprintln!("error: {step}{}", printable::short(&format!("{error:#}"), 2_000));
+    eprintln!("error: {step}{}", printable::short(&sentence(error), 2_000));
     for process in cluster.processes() {
         eprintln!("-- the end of the log of the {} --", process.name());
         for line in process.tail(TAIL_LINES) {

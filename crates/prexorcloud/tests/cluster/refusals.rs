@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use crate::rig::{Rig, run};
+use crate::rig::{Rig, finish, program, run};
 
 fn controller_with(rig: &Rig, text: &str) -> crate::rig::Ran {
     let config = rig.write("wrong.toml", text);
@@ -31,6 +31,34 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
     assert!(
         ran.stderr
             .contains("d.toml:1: unknown key `nodeid`, did you mean `node_id`?"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn the_environment_is_checked_like_the_file() {
+    let rig = Rig::new();
+    let folder = rig.path("controller");
+    let mut command = program(&["controller", "--data-dir", folder.to_str().unwrap()]);
+    let ran = finish(command.env("PREXORCLOUD_CONTROLLER_GRPC_LISTEN", "everywhere"));
+    assert_eq!(ran.code, 64, "{ran:?}");
+    assert!(
+        ran.error().contains("PREXORCLOUD_CONTROLLER_GRPC_LISTEN"),
+        "{ran:?}"
+    );
+    assert!(!folder.exists());
+
+    let mut command = program(&["config", "check", "controller"]);
+    let file = rig.write("empty.toml", "");
+    let ran = finish(
+        command
+            .arg(file)
+            .env("PREXORCLOUD_CONTROLLER_GRPC_LISTN", "127.0.0.1:0"),
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stderr
+            .starts_with("warning: PREXORCLOUD_CONTROLLER_GRPC_LISTN is not a setting"),
         "{ran:?}"
     );
 }
@@ -89,6 +117,11 @@ fn a_folder_that_cannot_be_written_is_named() {
             let ran = run(&[role, "--data-dir", &folder]);
             assert_eq!(ran.code, 1, "{ran:?}");
             assert!(ran.error().contains(&folder), "{ran:?}");
+            assert_eq!(
+                ran.error().matches("os error").count(),
+                1,
+                "causes are told once: {ran:?}"
+            );
         }
     }
 }
