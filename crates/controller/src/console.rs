@@ -71,15 +71,17 @@ impl Consoles {
 
     /// A view that begins at `from` (0 or 1 = the oldest line that is kept) and goes on with live lines
     ///
-    /// It may be opened before the instance printed anything.
+    /// It may be opened before the instance printed anything. Numbers begin at 1 again when a controller starts, so a
+    /// `from` that is not reached yet comes from an earlier one, and everything is new to that reader.
     #[must_use]
     pub fn follow(&self, instance: &str, from: u64) -> ConsoleReader {
         let ring = self.ring(instance);
+        let from = if from > ring.kept().next { 1 } else { from.max(1) };
         ConsoleReader {
             appended: ring.appended.subscribe(),
             ring,
-            next: from.max(1),
-            from_oldest: from <= 1,
+            next: from,
+            from_oldest: from == 1,
         }
     }
 
@@ -350,6 +352,10 @@ mod tests {
         assert_eq!(shown(&reader.take(100)), ["8 b", "9 b"]);
         let mut resumed = consoles.follow("lobby-1", 4);
         assert_eq!(shown(&resumed.take(1)), ["missed 3 before 7"]);
+        let mut next = consoles.follow("lobby-1", 10);
+        assert!(next.take(1).is_empty());
+        let mut from_an_earlier_controller = consoles.follow("lobby-1", 4000);
+        assert_eq!(shown(&from_an_earlier_controller.take(1)), ["7 b"]);
     }
 
     #[test]

@@ -263,6 +263,9 @@ impl Foundation {
         let (failed, failure) = watch::channel(None);
         let http = tokio::spawn(watch_http(http, stopping.clone(), failed.clone()));
         tokio::spawn(watch_store(Arc::clone(&store), stopping.clone(), failed));
+        if !http_address.ip().is_loopback() {
+            tracing::warn!(http = %http_address, "http.listen is not loopback: tokens and consoles travel unencrypted there, put a TLS proxy in front");
+        }
         tracing::info!(grpc = %grpc.local_addr(), http = %http_address, epoch = epoch.get(), "the controller serves");
         let grpc_address = grpc.local_addr();
         let ending = Ending {

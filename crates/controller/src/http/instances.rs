@@ -115,7 +115,7 @@ pub(super) async fn start(
         &seen.record.instance_id,
         &seen.record.node_id,
     )
-    .await?;
+    .await;
     Ok((StatusCode::CREATED, Json(seen.into())))
 }
 
@@ -242,7 +242,7 @@ pub(super) async fn forget(
 ) -> Result<StatusCode, ApiError> {
     let actor = caller.require(Permission::InstancesManage)?;
     api.fleet.forget(id.parse("instance")?).await?;
-    note(&api, &actor, "instance.delete", &id.0, "").await?;
+    note(&api, &actor, "instance.delete", &id.0, "").await;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -268,7 +268,7 @@ pub(super) async fn stop(
         &id.0,
         if force { "force" } else { "" },
     )
-    .await?;
+    .await;
     let status = match answer {
         StopAnswer::Stopping => "stopping",
         StopAnswer::ForceStopping => "force-stopping",
@@ -284,7 +284,7 @@ pub(super) async fn declare_lost(
 ) -> Result<Json<Value>, ApiError> {
     let actor = caller.require(Permission::InstancesManage)?;
     api.fleet.declare_lost(id.parse("instance")?).await?;
-    note(&api, &actor, "instance.lost", &id.0, "").await?;
+    note(&api, &actor, "instance.lost", &id.0, "").await;
     Ok(Json(json!({ "status": "lost" })))
 }
 
@@ -303,13 +303,14 @@ pub(super) async fn command(
     let actor = caller.require(Permission::InstancesManage)?;
     api.fleet.command(id.parse("instance")?, command).await?;
     // The text is not noted: console commands may hold secrets.
-    note(&api, &actor, "instance.command", &id.0, "").await?;
+    note(&api, &actor, "instance.command", &id.0, "").await;
     Ok(Json(json!({ "status": "sent" })))
 }
 
-async fn note(api: &Api, actor: &str, action: &str, target: &str, detail: &str) -> Result<(), ApiError> {
+/// Leaves a trace of what was done; it is done even if that fails
+async fn note(api: &Api, actor: &str, action: &str, target: &str, detail: &str) {
     let entry = audit::entry(actor, action, target, detail);
-    // A put without a condition cannot conflict.
-    let _ = api.store.txn(Txn::new().put_record(&entry)).await?;
-    Ok(())
+    if let Err(error) = api.store.txn(Txn::new().put_record(&entry)).await {
+        tracing::error!(%error, actor, action, target, "an action could not be noted in the audit log");
+    }
 }
