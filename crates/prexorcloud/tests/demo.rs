@@ -214,7 +214,7 @@ fn until_running(mut command: Command) -> (Child, BufReader<std::process::ChildS
 #[test]
 fn an_interrupt_ends_everything() {
     let place = Place::new();
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let (child, stdout) = until_running(place.demo(&[]));
         rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
         drop(stdout);

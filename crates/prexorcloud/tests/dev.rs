@@ -63,18 +63,21 @@ impl Dev {
         (ran.status.code(), String::from_utf8(ran.stdout).unwrap())
     }
 
-    fn interrupt(mut self) -> Option<i32> {
+    fn interrupt(self) -> Option<i32> {
         rustix::process::kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+        self.ended().0
+    }
+
+    /// Waits for its end: the exit code and what it said on standard error
+    fn ended(mut self) -> (Option<i32>, String) {
         let deadline = Instant::now() + LIMIT;
-        let code = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status.code();
-            }
+        while self.child.try_wait().unwrap().is_none() {
             assert!(Instant::now() < deadline, "it did not end");
             std::thread::sleep(Duration::from_millis(10));
-        };
+        }
         drop(self.stdout);
-        code
+        let output = self.child.wait_with_output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
     }
 }
 
@@ -121,7 +124,21 @@ fn the_three_commands_work_as_printed() {
     rustix::process::kill_process(Pid::from_child(&attached), Signal::INT).unwrap();
     assert_eq!(attached.wait().unwrap().code(), Some(0));
 
-    assert_eq!(dev.interrupt(), Some(0));
+    // An operator ends the node, and with it the cluster.
+    let shutdown = dev.commands[0].replace("node list", "node shutdown node-1");
+    let status = Command::new("/bin/sh")
+        .args(["-c", &shutdown])
+        .env_clear()
+        .status()
+        .unwrap();
+    assert_eq!(status.code(), Some(0));
+    let ran = dev.ended();
+    assert_eq!(ran.0, Some(0), "{}", ran.1);
+    assert!(
+        ran.1.contains("shut down by the controller") && !ran.1.contains("warning"),
+        "{}",
+        ran.1
+    );
     assert_eq!(processes_of(place.path()), Vec::<String>::new());
     let left: Vec<_> = fs::read_dir(place.path())
         .unwrap()

@@ -33,7 +33,7 @@ pub(super) async fn run(command: TokenCommand, client: &Client, output: &Output)
                 ("expires", output.moment(created.expires_at.as_deref())),
             ])?;
             eprintln!(
-                "It can be used once and is not shown again. On the node: put it into daemon.toml as join_token."
+                "It can be used once and is not shown again. On the node: put it into daemon.toml as enrolment.join_token."
             );
             Ok(())
         }
