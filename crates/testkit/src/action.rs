@@ -219,7 +219,7 @@ impl Action {
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
             ),
-            97 if rng.chance(50) => Self::Replay(rng.below(12) as usize),
+            97 => Self::Replay(rng.below(8) as usize),
             96 => Self::Suspend(
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),

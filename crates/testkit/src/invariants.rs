@@ -16,8 +16,10 @@ use crate::daemon_host::STALE_MARK;
 use crate::pair::{End, Pair};
 use crate::scenario::Peers;
 
-/// How soon news must arrive when nothing is in their way: longer than an orphan takes to stop.
-const SOON: Duration = Duration::from_secs(60);
+/// How soon news must arrive when nothing is in their way.
+const SOON: Duration = Duration::from_secs(20);
+/// How soon an instance that counts as ended must have been stopped: its grace, the kill, and a retry.
+const STOPPED_SOON: Duration = Duration::from_secs(120);
 
 /// A named promise
 #[derive(Clone, Copy, Debug)]
@@ -366,8 +368,10 @@ pub fn nothing_goes_on_for_ever(pair: &Pair) -> Result<(), String> {
 /// Once the two have been connected for a while with nothing in their way, what has been true of a process for a while
 /// is what the controller believes of it.
 pub fn both_sides_agree_soon(pair: &Pair) -> Result<(), String> {
-    let long_ago = |moment: Duration| moment + SOON <= pair.now();
-    if pair.peers() != Peers::Rust || !long_ago(pair.undisturbed_since()) {
+    let ago = |moment: Duration| pair.now().saturating_sub(moment);
+    let calm = ago(pair.undisturbed_since());
+    let long_ago = |moment: Duration| ago(moment) >= SOON;
+    if pair.peers() != Peers::Rust || calm < SOON {
         return Ok(());
     }
     let controller = pair.controller();
@@ -391,7 +395,10 @@ pub fn both_sides_agree_soon(pair: &Pair) -> Result<(), String> {
         }
         let agreed = match (known.state(), process.state) {
             // The controller may give an instance up, and stops it as an orphan then.
-            (known, _) if known.is_terminal() => !process.is_live(),
+            (ended, _) if ended.is_terminal() => {
+                let since = controller.clock.moment_of(known.since());
+                !process.is_live() || calm.min(ago(since)) < STOPPED_SOON
+            }
             (State::Draining, State::Running) => true,
             (known, real) => known == real,
         };
