@@ -1,5 +1,6 @@
 //! Build, contract and release tasks of the workspace, as functions that tests can call
 
+pub mod bench;
 pub mod ci;
 pub mod codegen;
 pub mod contract;

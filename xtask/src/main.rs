@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{ci, codegen, contract, demo_jar, tidy};
+use xtask::{bench, ci, codegen, contract, demo_jar, tidy};
 
 #[derive(Parser)]
 #[command(about)]
@@ -45,6 +45,12 @@ enum Task {
         /// Another tree than this repository
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
+    },
+    /// Measure in release mode, beside bare tonic; print one table and write target/bench.json
+    Bench {
+        /// Handed on to the benchmark, for instance `--only console`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
     },
     /// Guard the wire contract
     #[command(subcommand)]
@@ -127,6 +133,7 @@ fn run(task: Task) -> Result<ExitCode> {
             }
             println!("tidy: in order");
         }
+        Task::Bench { arguments } => bench::run(&here, &arguments)?,
         Task::Contract(Contract::Verify { root }) => {
             let (good, bad) = contract::verify(&root.unwrap_or(here))?;
             for line in &good {

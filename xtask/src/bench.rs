@@ -1,0 +1,34 @@
+//! Runs the benchmarks in release mode and leaves their figures in `target/bench.json`
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+/// Builds and runs `prexorcloud-bench`; `arguments` are handed on to it
+///
+/// # Errors
+/// If it cannot be built, or a measurement fails. A figure that misses its aim is printed, not an error: machines differ.
+pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let json = root.join("target").join("bench.json");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .current_dir(root)
+        .args([
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            "prexorcloud-bench",
+            "--",
+            "--json",
+        ])
+        .arg(&json)
+        .args(arguments)
+        .status()
+        .context("cannot start cargo")?;
+    if !status.success() {
+        bail!("the benchmark failed ({status})");
+    }
+    Ok(())
+}
