@@ -62,7 +62,8 @@ enum Commit {
     Start(Box<StartInstance>),
     Stop(InstanceId, StopMode),
     Forget(InstanceId),
-    Event(InstanceEvent),
+    /// With what is wanted of the instance since; a start that took too long is a wish to kill.
+    Event(InstanceEvent, Option<Desired>),
     Crash(Box<CrashReport>, u32),
 }
 
@@ -457,6 +458,11 @@ impl ControllerHost {
             instance,
             incarnation,
         }
+        | InstanceEvent::StopOverdue {
+            instance,
+            incarnation,
+            ..
+        }
         | InstanceEvent::OrphanStopped {
             instance,
             incarnation,
@@ -465,7 +471,19 @@ impl ControllerHost {
         {
             self.facts.may_stop.insert((*instance, *incarnation));
         }
-        self.commit(world, Commit::Event(event));
+        let desired = match &event {
+            InstanceEvent::Changed {
+                instance,
+                incarnation,
+                ..
+            } => self
+                .roster()
+                .and_then(|roster| roster.get(*instance))
+                .filter(|known| known.incarnation() == *incarnation)
+                .map(|known| known.desired()),
+            _ => None,
+        };
+        self.commit(world, Commit::Event(event, desired));
     }
 
     fn handle_console(&mut self, output: &ConsoleOutput) {
@@ -544,7 +562,7 @@ impl ControllerHost {
                         .remove(&(instance, Incarnation::new(record.start.incarnation)));
                 }
             }
-            Commit::Event(event) => Self::event_stored(store, event),
+            Commit::Event(event, desired) => Self::event_stored(store, event, desired),
             Commit::Crash(report, stream) => {
                 let mut id = report.report_id.clone();
                 if id.is_empty() {
@@ -587,7 +605,7 @@ impl ControllerHost {
         }
     }
 
-    fn event_stored(store: &mut Store, event: InstanceEvent) {
+    fn event_stored(store: &mut Store, event: InstanceEvent, desired: Option<Desired>) {
         match event {
             InstanceEvent::Changed {
                 instance,
@@ -600,6 +618,7 @@ impl ControllerHost {
                     && record.start.incarnation == incarnation.get()
                 {
                     record.state = to;
+                    record.desired = record.desired.max(desired.unwrap_or(Desired::Run));
                     record.cause = Some(cause);
                     store.see(instance, incarnation, to);
                 }

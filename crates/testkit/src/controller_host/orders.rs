@@ -42,9 +42,12 @@ impl ControllerHost {
     ) -> bool {
         let about_to = |commit: &(Duration, Commit)| match &commit.1 {
             Commit::Start(start) => start.instance_id == instance.as_str(),
-            Commit::Event(InstanceEvent::Adopted {
-                instance: adopted, ..
-            }) => *adopted == instance,
+            Commit::Event(
+                InstanceEvent::Adopted {
+                    instance: adopted, ..
+                },
+                _,
+            ) => *adopted == instance,
             _ => false,
         };
         let alive = self
