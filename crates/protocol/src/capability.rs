@@ -10,12 +10,15 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 5] = [
+const NAMES: [&str; 8] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
     "console-sequence/1",
     "artifacts/1",
+    "readiness/1",
+    "startup-deadline/1",
+    "ended-listed/1",
 ];
 
 impl Capabilities {
@@ -32,11 +35,24 @@ impl Capabilities {
     /// `artifacts/1`: templates and modules may be fetched through `ArtifactService`.
     pub const ARTIFACTS: Self = Self(1 << 4);
 
+    /// `readiness/1`: the daemon judges whether a server is ready for players, and reports `RUNNING`.
+    pub const READINESS: Self = Self(1 << 5);
+    /// `startup-deadline/1`: the daemon itself ends a server that is not ready in time, and reports it as a crash.
+    pub const STARTUP_DEADLINE: Self = Self(1 << 6);
+    /// `ended-listed/1`: a handshake also lists what has ended without a controller surely knowing.
+    pub const ENDED_LISTED: Self = Self(1 << 7);
+
     /// Everything that the machines of this crate handle by themselves.
     ///
     /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has.
     pub const SESSION: Self = Self(
-        Self::INCARNATIONS.0 | Self::PREPARING_REPORTED.0 | Self::CRASH_ACK.0 | Self::CONSOLE_SEQUENCE.0,
+        Self::INCARNATIONS.0
+            | Self::PREPARING_REPORTED.0
+            | Self::CRASH_ACK.0
+            | Self::CONSOLE_SEQUENCE.0
+            | Self::READINESS.0
+            | Self::STARTUP_DEADLINE.0
+            | Self::ENDED_LISTED.0,
     );
 
     /// The set that a handshake's list stands for.

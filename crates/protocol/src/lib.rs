@@ -14,6 +14,7 @@
 //! | [`id`] | which names and numbers are safe to use |
 //! | [`limits`], [`validate`] | which messages are acceptable, and how ours are cut to fit |
 //! | [`capability`] | what both sides can do beyond protocol version 1 |
+//! | [`peer`] | what one side may assume of the other |
 //! | [`fence`] | which controller is obeyed |
 //! | [`handshake`] | whether a stream may carry anything at all |
 //! | [`heartbeat`] | when a peer is asked, and when it is given up |
@@ -36,6 +37,7 @@ pub mod instance;
 pub mod ledger;
 pub mod limits;
 pub mod outbox;
+pub mod peer;
 pub mod reconcile;
 pub mod roster;
 pub mod session;

@@ -33,6 +33,8 @@ pub const ERROR_CONTEXT: usize = 256;
 pub const VERSION: usize = 64;
 /// The longest advertised address.
 pub const ADVERTISE_ADDRESS: usize = 255;
+/// Longest name of a daemon's process, `Handshake.boot_id`.
+pub const BOOT_ID: usize = 64;
 /// The longest label key.
 pub const LABEL_KEY: usize = 64;
 /// The longest label value.
@@ -154,6 +156,7 @@ pub fn fit_controller(payload: &mut controller_message::Payload) {
 
 fn fit_handshake(handshake: &mut Handshake) {
     shorten(&mut handshake.version, VERSION);
+    shorten(&mut handshake.boot_id, BOOT_ID);
     if !fits(&handshake.advertise_address, ADVERTISE_ADDRESS) {
         // A shortened address is a wrong address; without one the controller uses the peer's.
         handshake.advertise_address.clear();

@@ -125,6 +125,7 @@ pub fn handshake(handshake: &Handshake) -> Result<NodeId, Invalid> {
         &handshake.advertise_address,
         limits::ADVERTISE_ADDRESS,
     )?;
+    text("handshake.boot_id", &handshake.boot_id, limits::BOOT_ID)?;
     count("handshake.labels", handshake.labels.len(), limits::LABELS)?;
     for (key, value) in &handshake.labels {
         text("handshake.labels", key, limits::LABEL_KEY)?;

@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "24afaaf4c1ae0c38bd00cf772a7eb73c8e996e0627edb1f26edfe2699a8bc359";
+pub const WIRE_DIGEST: &str = "bf34911e0862b45080a8641baedde756105a86abe1d82ec1c970fd1a9017403f";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "2f4eb70b4314f98eb6a7420488dbc50947fab4228c95cb1859fd84d8988b7873",
+        "ef7dcfc62036fa129d33ffa01d8471e52d2562a5fecaa4a8998b513f21903ed5",
     ),
 ];

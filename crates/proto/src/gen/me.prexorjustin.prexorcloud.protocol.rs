@@ -1473,6 +1473,14 @@ pub struct Handshake {
     /// `protocol_version`.
     #[prost(int32, tag = "101")]
     pub min_protocol_version: i32,
+    /// Names this process of the daemon: a random text, made anew at each start of the daemon, at most 64 characters. Two
+    /// streams of one node with different boot ids come from two processes. Empty = not said, as Java daemons do.
+    #[prost(string, tag = "102")]
+    pub boot_id: ::prost::alloc::string::String,
+    /// Counts the streams that this process has opened, from 1. Of two streams with the same boot id, the one with the
+    /// higher ordinal is newer. 0 = not said, as Java daemons do: the stream that was accepted later is newer.
+    #[prost(uint64, tag = "103")]
+    pub stream_ordinal: u64,
 }
 /// What a node is made of, for display. Every field may be empty or 0 where the daemon cannot find it out.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -27,6 +27,8 @@ pub struct DaemonConfig {
     pub advertise_address: String,
     /// The host's hardware and software, for operators.
     pub host_info: Option<HostInfo>,
+    /// Names this process of the daemon; made anew at each start, at most 64 characters. Empty: not announced.
+    pub boot_id: String,
     /// What is announced beyond protocol version 1.
     pub capabilities: Capabilities,
     /// How long the acknowledgement may take.
@@ -46,6 +48,7 @@ impl DaemonConfig {
             labels: HashMap::new(),
             advertise_address: String::new(),
             host_info: None,
+            boot_id: String::new(),
             capabilities: Capabilities::SESSION,
             ack_timeout: Duration::from_secs(10),
             bounds: Bounds::default(),

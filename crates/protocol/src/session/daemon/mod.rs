@@ -98,6 +98,8 @@ pub struct DaemonSession {
     unknown: UnknownVariants,
     anomalies: Option<AnomalyBudget>,
     last_outcome: Option<DaemonOutcome>,
+    /// How many streams this session has had.
+    streams: u64,
 }
 
 impl DaemonSession {
@@ -118,6 +120,7 @@ impl DaemonSession {
             unknown: UnknownVariants::default(),
             anomalies: None,
             last_outcome: None,
+            streams: 0,
         }
     }
 
@@ -323,6 +326,7 @@ impl Session for DaemonSession {
     fn handle_connected(&mut self, now: Instant) {
         self.handle_disconnected(now);
         self.anomalies = Some(AnomalyBudget::new(now));
+        self.streams = self.streams.saturating_add(1);
         let handshake = Handshake {
             node_id: self.config.node_id.into(),
             version: self.config.version.clone(),
@@ -335,6 +339,8 @@ impl Session for DaemonSession {
             protocol_version: compat::PROTOCOL_VERSION,
             capabilities: self.config.capabilities.to_wire(),
             min_protocol_version: compat::MIN_PROTOCOL_VERSION,
+            boot_id: self.config.boot_id.clone(),
+            stream_ordinal: self.streams,
         };
         self.hosted.listed_in_handshake();
         self.link = Link::AwaitingAck(DaemonHandshake::new(now, self.config.ack_timeout));
