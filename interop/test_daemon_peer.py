@@ -12,6 +12,7 @@ from stream import DaemonSide
 
 daemon = contract.daemon
 Code = grpc.StatusCode
+CAPABILITIES = ["incarnations/1", "preparing-reported/1", "crash-ack/1", "readiness/1"]
 HOST = daemon.HostInfo(os_name="Linux", arch="amd64", java_version="17")
 
 
@@ -126,6 +127,46 @@ class DaemonPeer(unittest.TestCase):
             with self.subTest(node_id=node_id, code=code), self.assertRaises(grpc.RpcError) as refusal:
                 self.exchange(token, node_id)
             self.assertEqual(refusal.exception.code(), code)
+
+    def test_a_delayed_handshake_of_an_older_stream_stops_nothing(self):
+        counted = lambda ordinal: {"boot_id": "python-boot", "stream_ordinal": ordinal}
+        # By the daemon's own count where it counts, else by the order in which the controller accepted the streams.
+        cases = [("counted", counted(1), counted(2)), ("plain", {}, {})]
+        for name, of_older, of_newer in cases:
+            with self.subTest(name):
+                node_id, channel = self.enrolled()
+                older, newer = DaemonSide(channel), DaemonSide(channel)
+                self.addCleanup(older.close)
+                self.addCleanup(newer.close)
+                capabilities = CAPABILITIES if of_newer else []
+                newer.tell(handshake=handshake(node_id, host_info=HOST, capabilities=capabilities, **of_newer))
+                newer.expect("handshake_ack")
+                start, _ = self.started(node_id, newer, f"late-{name}", incarnation=bool(of_newer))
+                older.tell(handshake=handshake(node_id, capabilities=capabilities, **of_older))
+                end = older.expect_end()
+                self.assertEqual(end.code, Code.ABORTED, end)
+                # A command is sent after whatever the other stream has caused.
+                self.controller.post(f"/instances/{start.instance_id}/command", {"command": "say hi"})
+                kinds = []
+                while not kinds or kinds[-1] != "send_command":
+                    kinds.append(newer.incoming.get(timeout=15).WhichOneof("payload"))
+                self.assertNotIn("stop_instance", kinds)
+                self.assertEqual(self.instance(start.instance_id)["state"], "RUNNING")
+                self.assertEqual(self.node(node_id)["status"], "ONLINE")
+
+    def test_a_later_stream_that_came_first_through_the_network_gives_way_to_nobody(self):
+        node_id, channel = self.enrolled()
+        counted = lambda ordinal: {"boot_id": "python-boot", "stream_ordinal": ordinal}
+        later, earlier = DaemonSide(channel), DaemonSide(channel)
+        self.addCleanup(later.close)
+        self.addCleanup(earlier.close)
+        earlier.tell(handshake=handshake(node_id, host_info=HOST, **counted(1)))
+        earlier.expect("handshake_ack")
+        later.tell(handshake=handshake(node_id, host_info=HOST, **counted(2)))
+        later.expect("handshake_ack")
+        end = earlier.expect_end()
+        self.assertEqual(end.code, Code.ABORTED, end)
+        self.assertEqual(self.node(node_id)["status"], "ONLINE")
 
     def test_a_node_certificate_is_no_admin(self):
         _, channel = self.enrolled()

@@ -24,7 +24,7 @@ use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::roster::Roster;
-use prexorcloud_protocol::session::controller::Admission;
+use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
     Close, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent, DaemonSession,
     Incarnation, NodeId,
@@ -91,10 +91,14 @@ pub struct Acceptor {
 impl NodeAcceptor for Acceptor {
     type Session = ControllerSession;
 
-    fn open(&self, _: &Peer) -> Result<ControllerSession, Close> {
+    fn open(&self, peer: &Peer) -> Result<ControllerSession, Close> {
         let identity = NodeId::new("node-1")
             .map_err(|error| Close::new(prexorcloud_protocol::Code::InvalidArgument, error.to_string()))?;
-        Ok(ControllerSession::new(ControllerConfig::default(), identity))
+        Ok(ControllerSession::new(
+            ControllerConfig::default(),
+            identity,
+            peer.connection_id(),
+        ))
     }
 
     fn attach(&self, _: Peer, session: SessionHandle<ControllerSession>) {
@@ -113,9 +117,9 @@ async fn control(session: SessionHandle<ControllerSession>, template: Bytes) {
                 }
                 ControllerEvent::Hello(hello) => session.with(|session, now| {
                     let roster = Roster::new(hello.node_id);
-                    let _ = session.accept(now, &hello, Admission::default(), roster);
+                    let _ = session.accept(now, hello, Admission::default(), roster);
                 }),
-                ControllerEvent::Template(request) => {
+                ControllerEvent::Request(DaemonRequest::Template(request)) => {
                     let data = TemplateData {
                         template_name: request.template_name,
                         hash: "0".repeat(64),

@@ -78,6 +78,9 @@ pub struct Node {
     /// Disk left, MiB
     #[serde(default)]
     pub free_disk_mb: Option<i64>,
+    /// Whether it was built from the controller's contract: `SAME`, `DIFFERENT`, `UNKNOWN`
+    #[serde(default)]
+    pub contract: Option<String>,
     /// Instances that it hosts
     #[serde(default)]
     pub instance_count: Option<i64>,

@@ -71,6 +71,14 @@ impl Capabilities {
         self.names().map(str::to_owned).collect()
     }
 
+    /// The list for a handshake, with the digest of the contract that this build was made from.
+    #[must_use]
+    pub fn announcement(self) -> Vec<String> {
+        let mut names = self.to_wire();
+        names.push(prexorcloud_compat::contract::capability());
+        names
+    }
+
     /// Whether every capability of `other` is in this set.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {

@@ -4,14 +4,16 @@
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::handshake::controller::Refusal;
+use prexorcloud_protocol::handshake::controller::{Hello, Refusal};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::Anomaly;
-use prexorcloud_protocol::session::controller::{Admission, CommandError, ControllerOutcome, CrashStanding};
+use prexorcloud_protocol::session::controller::{
+    AcceptError, Admission, CommandError, ControllerOutcome, CrashStanding,
+};
 use prexorcloud_protocol::{
     Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId,
     NodeId, Received, SendError, Session, StopMode, Verdict,
@@ -24,7 +26,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut session = ControllerSession::new(ControllerConfig::default(), node());
+        let mut session = ControllerSession::new(ControllerConfig::default(), node(), 1);
         let now = Instant::now();
         session.handle_connected(now);
         Self { session, now }
@@ -49,7 +51,7 @@ impl Bench {
             epoch: Epoch::new(3),
             ..Default::default()
         };
-        self.session.accept(self.now, &hello, admission, roster).unwrap();
+        self.session.accept(self.now, hello, admission, roster).unwrap();
     }
 
     fn receive(&mut self, payload: FromDaemon) {
@@ -309,6 +311,180 @@ fn a_second_handshake_is_refused_at_any_time() {
     assert!(late.session.take_roster().is_some());
 }
 
+/// The session of the `accepted`th stream, whose handshake waits for a decision.
+fn greeted(accepted: u64, handshake: Handshake) -> (ControllerSession, Box<Hello>) {
+    let now = Instant::now();
+    let mut session = ControllerSession::new(ControllerConfig::default(), node(), accepted);
+    session.handle_connected(now);
+    let payload = Some(FromDaemon::Handshake(Box::new(handshake)));
+    session.handle_message(now, DaemonMessage { payload }.into());
+    match session.poll_event() {
+        Some(ControllerEvent::Hello(hello)) => (session, hello),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_older_stream_never_takes_the_place_of_a_newer_one() {
+    let counted = |stream_ordinal| Handshake {
+        boot_id: "boot".into(),
+        stream_ordinal,
+        ..handshake()
+    };
+    // By the daemon's own count where it counts (the network may deliver them in either order), else by acceptance.
+    for (older, newer) in [
+        ((2, counted(1)), (1, counted(2))),
+        ((1, handshake()), (2, handshake())),
+    ] {
+        let now = Instant::now();
+        let (mut first, delayed) = greeted(older.0, older.1);
+        let (mut second, hello) = greeted(newer.0, newer.1);
+        second
+            .accept(now, hello, Admission::default(), Roster::new(node()))
+            .unwrap();
+        assert!(!second.roster().unwrap().admits(&delayed.stream));
+        second.start(now, Box::new(start(1)));
+        let roster = second.replace().unwrap();
+        let refused = first
+            .accept(now, delayed, Admission::default(), roster)
+            .unwrap_err();
+        assert_eq!(refused.error, AcceptError::Superseded);
+        assert_eq!(refused.roster.entries().count(), 1);
+        assert_eq!(first.close().unwrap().code, Code::Aborted);
+        let acknowledged = |message: ControllerMessage| matches!(message.payload, Some(FromController::HandshakeAck(ack)) if ack.protocol_compatible);
+        assert!(!std::iter::from_fn(|| first.poll_transmit()).any(acknowledged));
+    }
+}
+
+#[test]
+fn a_decision_admits_only_the_stream_and_the_node_that_it_was_made_for() {
+    let now = Instant::now();
+    let (mut first, _) = greeted(1, handshake());
+    let (_, foreign) = greeted(2, handshake());
+    let refused = first
+        .accept(now, foreign, Admission::default(), Roster::new(node()))
+        .unwrap_err();
+    assert_eq!(refused.error, AcceptError::ForeignHello);
+
+    let (mut session, hello) = greeted(3, handshake());
+    let elsewhere: NodeId = "node-2".parse().unwrap();
+    let again = hello.clone();
+    let refused = session
+        .accept(now, hello, Admission::default(), Roster::new(elsewhere))
+        .unwrap_err();
+    assert_eq!(refused.error, AcceptError::ForeignRoster(elsewhere));
+    session
+        .accept(now, again.clone(), Admission::default(), Roster::new(node()))
+        .unwrap();
+    let refused = session
+        .accept(now, again, Admission::default(), Roster::new(node()))
+        .unwrap_err();
+    assert_eq!(refused.error, AcceptError::NotAwaited);
+}
+
+#[test]
+fn a_node_with_more_to_hear_than_fits_connects_like_any_other() {
+    for (count, padding) in [(3_000, 0), (90, 100_000)] {
+        let now = Instant::now();
+        let mut roster = Roster::new(node());
+        for number in 0..count {
+            let start = StartInstance {
+                instance_id: format!("lobby-{number}"),
+                plugin_token: "x".repeat(padding),
+                ..start(1)
+            };
+            assert_eq!(roster.start(now, Box::new(start)), Verdict::Accepted);
+        }
+        let (mut session, hello) = greeted(1, handshake());
+        session.accept(now, hello, Admission::default(), roster).unwrap();
+        assert_eq!(session.close(), None);
+        let is_start =
+            |message: &ControllerMessage| matches!(message.payload, Some(FromController::StartInstance(_)));
+        let sent = std::iter::from_fn(|| session.poll_transmit())
+            .filter(is_start)
+            .count();
+        assert_eq!(sent, count);
+        assert_eq!(session.close(), None);
+    }
+}
+
+#[test]
+fn nothing_is_told_after_the_end() {
+    let mut bench = Bench::new();
+    bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+    // Held until the admission, and the second one ends the session in the middle of them.
+    bench.receive(FromDaemon::NodeStatus(NodeStatus::default()));
+    let ControllerEvent::Hello(hello) = bench.event() else {
+        panic!()
+    };
+    bench.session.close_with(Close::new(Code::Unavailable, "no"));
+    bench.receive(FromDaemon::NodeStatus(NodeStatus::default()));
+    bench.session.handle_disconnected(bench.now);
+    let refused = bench
+        .session
+        .accept(bench.now, hello, Admission::default(), Roster::new(node()));
+    assert!(refused.is_err());
+    let events = bench.events();
+    assert!(
+        matches!(events.last(), Some(ControllerEvent::Closed(_))),
+        "{events:?}"
+    );
+    assert_eq!(events.len(), 1);
+
+    let mut bench = Bench::established();
+    bench.session.close_with(Close::new(Code::Unavailable, "no"));
+    bench.receive(FromDaemon::NodeStatus(NodeStatus::default()));
+    bench
+        .session
+        .handle_timeout(bench.now + Duration::from_secs(3_600));
+    bench.session.handle_disconnected(bench.now);
+    let events = bench.events();
+    assert!(
+        matches!(events.as_slice(), [ControllerEvent::Closed(_)]),
+        "{events:?}"
+    );
+}
+
+#[test]
+fn a_crash_is_acknowledged_only_once_it_is_stored() {
+    let mut bench = Bench::established();
+    bench.receive(FromDaemon::CrashReport(Box::new(CrashReport {
+        instance_id: "lobby-1".into(),
+        group: "lobby".into(),
+        report_id: "r1".into(),
+        ..Default::default()
+    })));
+    assert_eq!(bench.sent(), None);
+    bench.session.crash_stored("r1");
+    assert!(matches!(bench.sent(), Some(FromController::CrashReportAck(ack)) if ack.report_id == "r1"));
+}
+
+#[test]
+fn the_contract_is_announced_and_compared() {
+    use prexorcloud_protocol::compat::{ContractMatch, contract};
+    let with = |digest: Option<String>| Handshake {
+        capabilities: digest.into_iter().collect(),
+        ..handshake()
+    };
+    let other = format!("contract-sha256/{}", "0".repeat(64));
+    for (announced, expected) in [
+        (Some(contract::capability()), ContractMatch::Same),
+        (Some(other), ContractMatch::Different),
+        (None, ContractMatch::Unknown),
+    ] {
+        let (mut session, hello) = greeted(1, with(announced));
+        assert_eq!(hello.agreement.contract, expected);
+        session
+            .accept(Instant::now(), hello, Admission::default(), Roster::new(node()))
+            .unwrap();
+        let Some(FromController::HandshakeAck(ack)) = session.poll_transmit().unwrap().payload else {
+            panic!("the acknowledgement comes first")
+        };
+        let digest = contract::digest_in_capabilities(&ack.capabilities);
+        assert_eq!(digest, Some(contract::WIRE_DIGEST));
+    }
+}
+
 #[test]
 fn an_accepted_stream_that_ended_meanwhile_gives_the_roster_back() {
     let mut bench = Bench::new();
@@ -319,7 +495,7 @@ fn an_accepted_stream_that_ended_meanwhile_gives_the_roster_back() {
     bench.session.handle_disconnected(bench.now);
     let back = bench
         .session
-        .accept(bench.now, &hello, Admission::default(), Roster::new(node()));
+        .accept(bench.now, hello, Admission::default(), Roster::new(node()));
     assert!(back.is_err());
     assert_eq!(
         bench.events(),

@@ -377,7 +377,7 @@ fn versions_that_do_not_fit_end_in_upgrade_required_on_both_sides() {
             Hosted::new(),
             EpochFence::default(),
         );
-        let mut controller = ControllerSession::new(ControllerConfig::default(), node);
+        let mut controller = ControllerSession::new(ControllerConfig::default(), node, 1);
         daemon.handle_connected(now);
         controller.handle_connected(now);
         let mut first = daemon.poll_transmit().unwrap();

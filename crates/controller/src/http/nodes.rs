@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
-use prexorcloud_protocol::NodeId;
+use prexorcloud_protocol::{NodeId, compat::ContractMatch};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -39,6 +39,8 @@ pub(super) struct Node {
     labels: HashMap<String, String>,
     host_info: Option<Value>,
     session_id: Option<String>,
+    /// Whether the daemon was built from the same contract: `SAME`, `DIFFERENT`, `UNKNOWN`
+    contract: Option<&'static str>,
     connected_since: Option<String>,
     last_heartbeat: Option<String>,
     first_seen: String,
@@ -88,12 +90,21 @@ impl From<NodeView> for Node {
             used_ports: load.used_ports,
             labels: record.labels,
             host_info,
+            contract: session.as_ref().map(|session| name_of(session.contract)),
             connected_since: session.as_ref().map(|session| time(session.since_ms)),
             session_id: session.map(|session| session.session_id),
             last_heartbeat: time_unless_never(heard_at_ms),
             first_seen: time(record.first_seen_ms),
             last_seen: time(record.last_seen_ms.max(heard_at_ms)),
         }
+    }
+}
+
+fn name_of(contract: ContractMatch) -> &'static str {
+    match contract {
+        ContractMatch::Same => "SAME",
+        ContractMatch::Different => "DIFFERENT",
+        ContractMatch::Unknown => "UNKNOWN",
     }
 }
 

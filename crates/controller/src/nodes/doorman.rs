@@ -1,6 +1,9 @@
 //! Streams of daemons, from their first byte to the hand-over to their node's task
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use prexorcloud_protocol::{
     Close, Code, ControllerConfig, ControllerEvent, ControllerSession, heartbeat::HeartbeatConfig,
@@ -16,6 +19,8 @@ pub(crate) struct Doorman {
     nodes: Arc<Nodes>,
     revocations: SharedRevocations,
     session: ControllerConfig,
+    /// How many streams have been accepted
+    accepted: AtomicU64,
 }
 
 impl Doorman {
@@ -30,6 +35,7 @@ impl Doorman {
             nodes,
             revocations,
             session,
+            accepted: AtomicU64::new(0),
         }
     }
 }
@@ -42,7 +48,8 @@ impl NodeAcceptor for Doorman {
             return Err(Close::new(Code::Unavailable, "the controller is shutting down"));
         }
         let node = node_of(peer, &self.revocations)?;
-        Ok(ControllerSession::new(self.session.clone(), node))
+        let accepted = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(ControllerSession::new(self.session.clone(), node, accepted))
     }
 
     fn attach(&self, peer: Peer, session: SessionHandle<ControllerSession>) {

@@ -19,6 +19,7 @@ mod node;
 mod order;
 mod persistence;
 mod registry;
+mod requests;
 mod session_events;
 mod view;
 

@@ -105,7 +105,7 @@ impl Node {
 
     async fn handle_order(&mut self, order: Order) {
         match order {
-            Order::Join { hello, session, peer } => self.admit(*hello, session, peer).await,
+            Order::Join { hello, session, peer } => self.admit(hello, session, peer).await,
             Order::Introduce { reply } => answer(reply, self.introduce().await),
             Order::Start { order, reply } => answer(reply, self.start(*order).await),
             Order::Stop {

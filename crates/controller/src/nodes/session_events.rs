@@ -2,13 +2,14 @@
 
 use std::sync::atomic::Ordering;
 
-use prexorcloud_proto::{ConsoleOutput, ErrorReport, controller_message::Payload};
+use prexorcloud_proto::ConsoleOutput;
 use prexorcloud_protocol::{
     Close, Code, ControllerEvent, ControllerSession, InstanceId,
+    compat::ContractMatch,
     handshake::controller::Hello,
     reconcile::GroupPolicy,
     roster::{InstanceEvent, Roster},
-    session::controller::Admission,
+    session::controller::{AcceptError, Admission},
 };
 use prexorcloud_transport::{Peer, SessionHandle};
 
@@ -24,15 +25,15 @@ const CRASHES_BETWEEN_PRUNING: usize = 16;
 
 impl Node {
     /// Admits a stream whose handshake is complete; the previous one of this node ends
+    ///
+    /// What has to be stored is stored first, and the previous stream gives way last: a stream that has ended meanwhile,
+    /// or was opened before the present one, costs nobody anything.
     pub(super) async fn admit(
         &mut self,
-        hello: Hello,
+        hello: Box<Hello>,
         session: SessionHandle<ControllerSession>,
         peer: Peer,
     ) {
-        // The old stream is closed first. What it had said until then still counts, what it says from now on does not.
-        self.go_offline();
-        self.handle_backlog().await;
         let elsewhere = match self.prepare_admission(&hello, &peer).await {
             Ok(elsewhere) => elsewhere,
             Err(error) => {
@@ -42,6 +43,20 @@ impl Node {
                 return;
             }
         };
+        let stream = hello.stream.clone();
+        if !self.look_at_roster(|roster| roster.admits(&stream)) {
+            tracing::info!(node = %self.id, address = %peer.address(), "a stream that was opened before the present one is turned away");
+            let close = Close::new(Code::Aborted, AcceptError::Superseded.to_string());
+            session.with(|session, _| session.close_with(close));
+            return;
+        }
+        if !session.with(|session, _| session.is_awaiting_admission()) {
+            tracing::info!(node = %self.id, address = %peer.address(), "a stream ended before it could be admitted");
+            return;
+        }
+        // What the old stream had said until now still counts, what it says from now on does not.
+        self.go_offline();
+        self.handle_backlog().await;
         let session_id = uuid::Uuid::new_v4().to_string();
         let admission = Admission {
             session_id: session_id.clone(),
@@ -52,22 +67,27 @@ impl Node {
             groups: GroupPolicy::AdoptAny,
         };
         let roster = std::mem::replace(&mut self.parked, Roster::new(self.id));
-        match session.with(|session, now| session.accept(now, &hello, admission, roster)) {
+        let (version, contract) = (hello.handshake.version.clone(), hello.agreement.contract);
+        match session.with(|session, now| session.accept(now, hello, admission, roster)) {
             Ok(()) => {
-                tracing::info!(node = %self.id, session = session_id, address = %peer.address(), version = hello.handshake.version, "a node connected");
+                tracing::info!(node = %self.id, session = session_id, address = %peer.address(), version, "a node connected");
+                if contract == ContractMatch::Different {
+                    tracing::info!(node = %self.id, "the daemon was built from another contract of the same protocol version; what only one of the two knows is not used");
+                }
                 let since_ms = now_millis();
                 self.with_view(|view| {
                     view.session = Some(SessionView {
                         session_id,
                         since_ms,
                         unreachable: false,
+                        contract,
                     });
                     view.heard_at_ms = since_ms;
                 });
                 self.session = Some(session);
             }
             // The stream ended while we were looking; the next one comes by itself.
-            Err(roster) => self.parked = *roster,
+            Err(refused) => self.parked = refused.roster,
         }
     }
 
@@ -142,21 +162,7 @@ impl Node {
             ControllerEvent::DaemonError(report) => {
                 tracing::warn!(node = %self.id, code = report.error_code, message = report.error_message, context = report.context, "the daemon reports an error");
             }
-            ControllerEvent::Template(request) => {
-                self.answer_error(
-                    "TEMPLATE_UNKNOWN",
-                    "this controller has no such template",
-                    request.template_name,
-                );
-            }
-            ControllerEvent::EventSubscribe(subscribe) => {
-                let context = subscribe.event_types.first().cloned().unwrap_or_default();
-                self.answer_error(
-                    "EVENT_TYPE_UNKNOWN",
-                    "this controller forwards no such event",
-                    context,
-                );
-            }
+            ControllerEvent::Request(request) => self.handle_request(request),
             ControllerEvent::Closed(outcome) => {
                 tracing::info!(node = %self.id, %outcome, "the node's session ended");
                 self.go_offline();
@@ -170,8 +176,8 @@ impl Node {
             ControllerEvent::Ignored(anomaly) => {
                 tracing::warn!(node = %self.id, %anomaly, "something from the daemon was ignored");
             }
-            // Nothing here asked for these, or there is nothing to do about them.
-            other => tracing::debug!(node = %self.id, event = kind_of(&other), "news from the daemon"),
+            // The admission has said it, and a handshake is the doorman's.
+            ControllerEvent::Established | ControllerEvent::Hello(_) | _ => {}
         }
     }
 
@@ -307,30 +313,5 @@ impl Node {
                 session.unreachable = unreachable;
             }
         });
-    }
-
-    fn answer_error(&self, code: &str, message: &str, context: String) {
-        let report = ErrorReport {
-            error_code: code.to_owned(),
-            error_message: message.to_owned(),
-            context,
-            retry_after_seconds: 0,
-        };
-        if let Some(handle) = &self.session
-            && let Err(error) = handle.with(|session, _| session.send(Payload::ErrorReport(Box::new(report))))
-        {
-            tracing::debug!(node = %self.id, %error, "an error report could not be sent");
-        }
-    }
-}
-
-fn kind_of(event: &ControllerEvent) -> &'static str {
-    match event {
-        ControllerEvent::Established => "established",
-        ControllerEvent::Cache(_) => "cache status",
-        ControllerEvent::Module(_) => "module state",
-        ControllerEvent::FileTree(_) => "file tree",
-        ControllerEvent::FileContent(_) => "file content",
-        _ => "other",
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use prexorcloud_proto as proto;
-use prexorcloud_protocol::InstanceId;
+use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
 
 use crate::records::NodeRecord;
 
@@ -29,6 +29,8 @@ pub(crate) struct SessionView {
     pub(crate) session_id: String,
     pub(crate) since_ms: i64,
     pub(crate) unreachable: bool,
+    /// Whether the daemon was built from the same contract
+    pub(crate) contract: ContractMatch,
 }
 
 /// Facts of a running instance that are not recorded

@@ -224,7 +224,11 @@ impl NodeAcceptor for Acceptor {
             .ok_or_else(refused)?
             .parse()
             .map_err(|_| refused())?;
-        Ok(ControllerSession::new(ControllerConfig::default(), node))
+        Ok(ControllerSession::new(
+            ControllerConfig::default(),
+            node,
+            peer.connection_id(),
+        ))
     }
 
     fn attach(&self, _peer: Peer, session: SessionHandle<ControllerSession>) {
@@ -249,9 +253,9 @@ impl NodeAcceptor for Acceptor {
                             groups: GroupPolicy::AdoptAny,
                         };
                         session.with(|session, now| {
-                            if let Err(roster) = session.accept(now, &hello, admission, roster) {
+                            if let Err(refused) = session.accept(now, hello, admission, roster) {
                                 // The stream has ended meanwhile.
-                                shared.roster = Some(*roster);
+                                shared.roster = Some(refused.roster);
                             }
                         });
                         continue;

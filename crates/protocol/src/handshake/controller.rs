@@ -8,6 +8,7 @@ use prexorcloud_proto::{DaemonMessage, Handshake, daemon_message};
 use super::{HELD_MESSAGES, Held};
 use crate::capability::Capabilities;
 use crate::id::NodeId;
+use crate::roster::StreamOrder;
 use crate::session::{Close, Code};
 use crate::time::{Deadline, after};
 use crate::validate::{self, Invalid};
@@ -21,8 +22,10 @@ pub struct Hello {
     pub handshake: Handshake,
     /// What both sides can do beyond protocol version 1.
     pub capabilities: Capabilities,
-    /// The protocol version that both sides speak.
+    /// The protocol version that both sides speak, and whether they were built from the same contract.
     pub agreement: compat::Agreement,
+    /// The place of the stream among those of the node.
+    pub stream: StreamOrder,
 }
 
 /// Why a stream is refused
@@ -110,6 +113,7 @@ pub enum HandshakeTimer {
 #[derive(Clone, Debug)]
 pub struct ControllerHandshake {
     certified: NodeId,
+    accepted: u64,
     capabilities: Capabilities,
     handshake_timeout: Duration,
     admission_timeout: Duration,
@@ -117,11 +121,13 @@ pub struct ControllerHandshake {
 }
 
 impl ControllerHandshake {
-    /// A stream of the node named by its certificate is open; its first message must come within `handshake_timeout`.
+    /// A stream of the node named by its certificate is open, the `accepted`th of this controller; its first message
+    /// must come within `handshake_timeout`.
     #[must_use]
     pub fn new(
         now: Instant,
         certified: NodeId,
+        accepted: u64,
         capabilities: Capabilities,
         handshake_timeout: Duration,
         admission_timeout: Duration,
@@ -131,6 +137,7 @@ impl ControllerHandshake {
         };
         Self {
             certified,
+            accepted,
             capabilities,
             handshake_timeout,
             admission_timeout,
@@ -198,11 +205,13 @@ impl ControllerHandshake {
         let capabilities = self
             .capabilities
             .intersection(Capabilities::from_wire(&handshake.capabilities));
+        let stream = StreamOrder::of(&handshake, self.accepted);
         Ok(Hello {
             node_id: claimed,
             handshake,
             capabilities,
             agreement,
+            stream,
         })
     }
 

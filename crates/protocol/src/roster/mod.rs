@@ -38,6 +38,7 @@ mod event;
 mod handshake;
 mod messages;
 mod slots;
+mod stream_order;
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -46,6 +47,7 @@ use prexorcloud_proto::{StartInstance, StopInstance};
 
 pub use event::{Dispatch, Due, InstanceEvent, RosterEntry, RosterTimer};
 use slots::{Place, Role, Slot, Slots};
+pub use stream_order::StreamOrder;
 
 pub use crate::instance::CrashVerdict;
 
@@ -108,6 +110,8 @@ pub struct Roster {
     link: Link,
     events: VecDeque<InstanceEvent>,
     dropped: u64,
+    /// The newest stream that was ever admitted.
+    newest: Option<StreamOrder>,
 }
 
 impl Roster {
@@ -120,6 +124,7 @@ impl Roster {
             link: Link::Down,
             events: VecDeque::new(),
             dropped: 0,
+            newest: None,
         }
     }
 
@@ -127,6 +132,18 @@ impl Roster {
     #[must_use]
     pub const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Whether a stream may take over: none that was opened after it has been admitted yet.
+    #[must_use]
+    pub fn admits(&self, stream: &StreamOrder) -> bool {
+        self.newest
+            .as_ref()
+            .is_none_or(|newest| !stream.is_older_than(newest))
+    }
+
+    pub(crate) fn admit(&mut self, stream: &StreamOrder) {
+        self.newest = Some(stream.clone());
     }
 
     /// Whether a session is established.

@@ -15,7 +15,7 @@ use prexorcloud_protocol::instance::{Desired, State};
 use prexorcloud_protocol::proto::{ConsoleOutput, CrashReport, StartInstance};
 use prexorcloud_protocol::reconcile::GroupPolicy;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
-use prexorcloud_protocol::session::controller::{Admission, ControllerOutcome};
+use prexorcloud_protocol::session::controller::{AcceptError, Admission, ControllerOutcome};
 use prexorcloud_protocol::{
     Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Deadline, Epoch,
     Incarnation, InstanceId, NodeId, Session as _, StopMode, Verdict,
@@ -195,7 +195,7 @@ impl ControllerHost {
     }
 
     pub(crate) fn open(&mut self, world: &World, stream: u32) {
-        let mut session = ControllerSession::new(self.config.clone(), self.node);
+        let mut session = ControllerSession::new(self.config.clone(), self.node, u64::from(stream));
         session.handle_connected(self.local(world));
         self.sessions.insert(stream, session);
     }
@@ -278,7 +278,7 @@ impl ControllerHost {
             .position(|greeting| greeting.due <= world.now)
         {
             let Greeting { stream, hello, .. } = self.greetings.remove(index);
-            self.answer(world, stream, &hello);
+            self.answer(world, stream, hello);
             return true;
         }
         if self.commits.front().is_some_and(|(due, _)| *due <= world.now) {
@@ -307,7 +307,7 @@ impl ControllerHost {
         self.parked = Some(roster);
     }
 
-    fn answer(&mut self, world: &mut World, stream: u32, hello: &Hello) {
+    fn answer(&mut self, world: &mut World, stream: u32, hello: Box<Hello>) {
         let now = self.local(world);
         if std::mem::take(&mut self.redirects) {
             if let Some(session) = self.sessions.get_mut(&stream) {
@@ -315,13 +315,15 @@ impl ControllerHost {
             }
             return;
         }
-        if self.current.is_some_and(|current| current > stream) {
-            // The daemon has gone on to another stream while this one waited; what its handshake listed is old.
+        let is_open = self
+            .sessions
+            .get(&stream)
+            .is_some_and(ControllerSession::is_awaiting_admission);
+        let is_older = self.roster().is_some_and(|roster| !roster.admits(&hello.stream));
+        if !is_open || is_older {
+            // Neither may cost a live session its place.
             if let Some(session) = self.sessions.get_mut(&stream) {
-                session.close_with(Close::new(
-                    Code::Aborted,
-                    "a newer stream of the same node was admitted",
-                ));
+                session.close_with(Close::new(Code::Aborted, AcceptError::Superseded.to_string()));
             }
             return;
         }
@@ -346,7 +348,7 @@ impl ControllerHost {
         };
         match session.accept(now, hello, admission, roster) {
             Ok(()) => self.current = Some(stream),
-            Err(roster) => self.parked = Some(*roster),
+            Err(refused) => self.parked = Some(refused.roster),
         }
     }
 

@@ -14,7 +14,7 @@ use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::Hosted;
 use prexorcloud_protocol::outbox::Class;
 use prexorcloud_protocol::roster::Roster;
-use prexorcloud_protocol::session::controller::Admission;
+use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
     ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent, DaemonSession, NodeId,
 };
@@ -29,10 +29,11 @@ use crate::raw;
 
 async fn start(config: ControllerConfig) -> Controller<ControllerSession> {
     let authority = Arc::new(Authority::new("cluster"));
-    Controller::start_of(authority, ServerOptions::default(), move |_| {
+    Controller::start_of(authority, ServerOptions::default(), move |peer| {
         Ok(ControllerSession::new(
             config.clone(),
             NodeId::new("node-1").unwrap(),
+            peer.connection_id(),
         ))
     })
     .await
@@ -47,9 +48,8 @@ async fn admit(node: &SessionHandle<ControllerSession>) {
                     session_id: "session-1".into(),
                     ..Default::default()
                 };
-                session
-                    .accept(now, &hello, admission, Roster::new(hello.node_id))
-                    .unwrap();
+                let roster = Roster::new(hello.node_id);
+                session.accept(now, hello, admission, roster).unwrap();
             }),
             ControllerEvent::Established => return,
             other => panic!("{other:?}"),
@@ -110,7 +110,7 @@ async fn both_sessions_shake_hands_and_a_blob_does_not_delay_the_answer_to_a_pin
     let mut blobs = 0;
     while blobs < BLOBS {
         match within(node.next_event()).await.unwrap() {
-            ControllerEvent::FileContent(_) => blobs += 1,
+            ControllerEvent::Request(DaemonRequest::FileContent(_)) => blobs += 1,
             ControllerEvent::NodeStatus(_) => {}
             other => panic!("{other:?}"),
         }
@@ -145,7 +145,8 @@ async fn answer(
         while let Some(event) = node.next_event().await {
             if let ControllerEvent::Hello(hello) = event {
                 node.with(|session, now| {
-                    let _ = session.accept(now, &hello, Admission::default(), Roster::new(hello.node_id));
+                    let roster = Roster::new(hello.node_id);
+                    let _ = session.accept(now, hello, Admission::default(), roster);
                 });
             }
         }

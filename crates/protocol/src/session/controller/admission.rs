@@ -9,28 +9,78 @@ use super::{Admission, ControllerEvent, ControllerOutcome, ControllerSession, Li
 use crate::capability::Capabilities;
 use crate::handshake::controller::Hello;
 use crate::heartbeat::Prober;
+use crate::id::NodeId;
 use crate::reconcile::ReconcilePolicy;
 use crate::roster::Roster;
 use crate::session::{Close, Code, wire_millis};
 
+/// Why a node was not admitted
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// No handshake waits for a decision: the stream has ended meanwhile, or the decision has been made.
+    #[error("no handshake of this stream waits for a decision")]
+    NotAwaited,
+    /// The handshake came on another stream.
+    #[error("the handshake belongs to another stream")]
+    ForeignHello,
+    /// The roster is of another node.
+    #[error("the roster belongs to node {0}")]
+    ForeignRoster(NodeId),
+    /// A stream that the daemon opened later has been admitted before; this one has been closed.
+    #[error("a newer stream of the same node was admitted before")]
+    Superseded,
+}
+
+/// A roster that comes back, because the node was not admitted
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{error}")]
+pub struct NotAccepted {
+    /// The roster, as it was.
+    pub roster: Roster,
+    /// Why.
+    #[source]
+    pub error: AcceptError,
+}
+
 impl ControllerSession {
     /// Admits the node: acknowledges, reconciles, and goes on with what the roster has to do.
     ///
+    /// `hello` is the decision's ticket: it is taken, and it admits no other stream than the one that it came on.
+    ///
     /// # Errors
-    /// Gives the roster back if no handshake waits for a decision (the stream has ended meanwhile, say).
+    /// [`NotAccepted`] gives the roster back. After [`AcceptError::Superseded`] the stream ends; ask
+    /// [`Roster::admits`] before a live session is made to give its roster up.
     pub fn accept(
         &mut self,
         now: Instant,
-        hello: &Hello,
+        hello: Box<Hello>,
         admission: Admission,
         mut roster: Roster,
-    ) -> Result<(), Box<Roster>> {
+    ) -> Result<(), Box<NotAccepted>> {
+        let refuse = |roster, error| Err(Box::new(NotAccepted { roster, error }));
+        if !self.is_awaiting_admission() {
+            return refuse(roster, AcceptError::NotAwaited);
+        }
+        if hello.node_id != self.identity || hello.stream.accepted() != self.accepted {
+            return refuse(roster, AcceptError::ForeignHello);
+        }
+        if roster.node() != self.identity {
+            let node = roster.node();
+            return refuse(roster, AcceptError::ForeignRoster(node));
+        }
+        if !roster.admits(&hello.stream) {
+            let close = Close::new(Code::Aborted, AcceptError::Superseded.to_string());
+            self.close_with(close);
+            return refuse(roster, AcceptError::Superseded);
+        }
         let Link::Handshaking(handshake) = &mut self.link else {
-            return Err(Box::new(roster));
+            return refuse(roster, AcceptError::NotAwaited);
         };
         let Some(held) = handshake.complete() else {
-            return Err(Box::new(roster));
+            return refuse(roster, AcceptError::NotAwaited);
         };
+        roster.admit(&hello.stream);
         let Admission {
             session_id,
             epoch,
@@ -48,7 +98,7 @@ impl ControllerSession {
             leader_grpc_addr: String::new(),
             epoch: epoch.get(),
             controller_grpc_addrs,
-            capabilities: self.config.capabilities.to_wire(),
+            capabilities: self.config.capabilities.announcement(),
         };
         let policy = ReconcilePolicy {
             elsewhere,
@@ -65,7 +115,7 @@ impl ControllerSession {
             roster,
         }));
         self.push(controller_message::Payload::HandshakeAck(Box::new(ack)));
-        self.events.push_back(ControllerEvent::Established);
+        self.tell(ControllerEvent::Established);
         self.pump();
         for message in held {
             self.handle_established(now, message);
@@ -88,7 +138,7 @@ impl ControllerSession {
                 protocol_compatible: true,
                 leader_grpc_addr: leader.clone(),
                 controller_grpc_addrs: controllers,
-                capabilities: self.config.capabilities.to_wire(),
+                capabilities: self.config.capabilities.announcement(),
                 ..Default::default()
             },
         )));

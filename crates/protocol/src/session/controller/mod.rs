@@ -8,7 +8,11 @@
 //!
 //! Nothing is registered before the verdict: the application hears of the node through
 //! [`ControllerEvent::Hello`], decides, and hands over the node's [`Roster`] with [`accept`](ControllerSession::accept).
+//! An older stream never takes the place of a newer one, whatever the order in which their handshakes are answered.
 //! The acknowledgement is the first message out; what reconciliation decides follows it.
+//!
+//! Starts and stops leave the roster only as the outbox has room for them, so that a node with thousands of them to hear
+//! of connects like any other. Nothing follows [`ControllerEvent::Closed`].
 //!
 //! The session knows whether the node answers. Whether an operator has cordoned or is draining it is another fact,
 //! kept by the application, and nothing here changes it.
@@ -40,8 +44,9 @@ use crate::session::Code;
 use crate::time::Deadline;
 use crate::trace::TraceParent;
 
+pub use admission::{AcceptError, NotAccepted};
 pub use config::ControllerConfig;
-pub use news::{Admission, CommandError, ControllerEvent, ControllerOutcome, CrashStanding};
+pub use news::{Admission, CommandError, ControllerEvent, ControllerOutcome, CrashStanding, DaemonRequest};
 
 /// The timers of a controller's session
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,28 +82,36 @@ enum Link {
 pub struct ControllerSession {
     config: ControllerConfig,
     identity: NodeId,
+    accepted: u64,
     link: Link,
     released: Option<Roster>,
     outbox: Outbox<ControllerMessage>,
     events: VecDeque<ControllerEvent>,
     unknown: UnknownVariants,
     anomalies: Option<AnomalyBudget>,
+    /// The application has been told of the end, so there is no more news.
+    is_end_told: bool,
 }
 
 impl ControllerSession {
     /// A session for a stream whose client certificate names `identity`.
+    ///
+    /// `accepted` numbers the streams that this controller accepts, rising with every one; it orders the streams of
+    /// daemons that do not count them themselves.
     #[must_use]
-    pub fn new(config: ControllerConfig, identity: NodeId) -> Self {
+    pub fn new(config: ControllerConfig, identity: NodeId, accepted: u64) -> Self {
         let outbox = Outbox::new(config.bounds);
         Self {
             config,
             identity,
+            accepted,
             link: Link::Idle,
             released: None,
             outbox,
             events: VecDeque::new(),
             unknown: UnknownVariants::default(),
             anomalies: None,
+            is_end_told: false,
         }
     }
 
@@ -112,6 +125,12 @@ impl ControllerSession {
     #[must_use]
     pub const fn is_established(&self) -> bool {
         matches!(self.link, Link::Established(_))
+    }
+
+    /// Whether a handshake waits for the application's decision.
+    #[must_use]
+    pub const fn is_awaiting_admission(&self) -> bool {
+        matches!(&self.link, Link::Handshaking(handshake) if handshake.is_awaiting_admission())
     }
 
     /// What both sides can do beyond protocol version 1, while the session is established.
@@ -189,7 +208,7 @@ impl ControllerSession {
                 HandshakeAck {
                     protocol_version: compat::Verdict::UpgradeRequired(*incompatible).version_to_ack(),
                     protocol_compatible: false,
-                    capabilities: self.config.capabilities.to_wire(),
+                    capabilities: self.config.capabilities.announcement(),
                     ..Default::default()
                 },
             )));
@@ -210,7 +229,15 @@ impl ControllerSession {
                 return;
             }
         }
-        self.events.push_back(ControllerEvent::Closed(outcome));
+        self.tell(ControllerEvent::Closed(outcome));
+    }
+
+    /// Queues news for the application; after the end there is none.
+    fn tell(&mut self, event: ControllerEvent) {
+        if !self.is_end_told {
+            self.is_end_told = matches!(event, ControllerEvent::Closed(_));
+            self.events.push_back(event);
+        }
     }
 
     fn answer_error(&mut self, code: &str, message: String, context: &str) {
@@ -236,7 +263,7 @@ impl ControllerSession {
         if let Some(code) = code {
             self.answer_error(code, anomaly.to_string(), context);
         }
-        self.events.push_back(ControllerEvent::Ignored(anomaly));
+        self.tell(ControllerEvent::Ignored(anomaly));
     }
 
     /// Moves what the machines have to say to the outbox and the events.
@@ -248,23 +275,37 @@ impl ControllerSession {
                         self.push(controller_message::Payload::Ping(Ping { sequence }));
                     }
                     heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
-                        self.events
-                            .push_back(ControllerEvent::Unreachable { missed, silent_for });
+                        self.tell(ControllerEvent::Unreachable { missed, silent_for });
                     }
                     heartbeat::Output::News(heartbeat::News::Recovered { after }) => {
-                        self.events.push_back(ControllerEvent::Recovered { after });
+                        self.tell(ControllerEvent::Recovered { after });
                     }
                 }
-            } else if let Some(dispatch) = live.roster.poll_dispatch() {
-                self.push(match dispatch {
-                    Dispatch::Start(start) => controller_message::Payload::StartInstance(start),
-                    Dispatch::Stop(stop) => controller_message::Payload::StopInstance(stop),
-                });
             } else if let Some(event) = live.roster.poll_event() {
-                self.events.push_back(ControllerEvent::Instance(event));
+                self.tell(ControllerEvent::Instance(event));
             } else {
+                break;
+            }
+        }
+        self.pull_dispatches();
+    }
+
+    /// Moves starts and stops to the outbox while less than half of it is in use: the rest is for what cannot wait.
+    fn pull_dispatches(&mut self) {
+        while let Link::Established(live) = &mut self.link {
+            let bound = self.config.bounds.control;
+            let has_room = self.outbox.len(Class::Control) < bound.messages.div_ceil(2)
+                && self.outbox.has_room(Class::Control, bound.bytes / 2);
+            if !has_room {
                 return;
             }
+            let Some(dispatch) = live.roster.poll_dispatch() else {
+                return;
+            };
+            self.push(match dispatch {
+                Dispatch::Start(start) => controller_message::Payload::StartInstance(start),
+                Dispatch::Stop(stop) => controller_message::Payload::StopInstance(stop),
+            });
         }
     }
 }
@@ -281,6 +322,7 @@ impl Session for ControllerSession {
             self.link = Link::Handshaking(ControllerHandshake::new(
                 now,
                 self.identity,
+                self.accepted,
                 self.config.capabilities,
                 self.config.handshake_timeout,
                 self.config.admission_timeout,
@@ -296,7 +338,7 @@ impl Session for ControllerSession {
         match &mut self.link {
             Link::Idle | Link::Closing(_) | Link::Ended => {}
             Link::Handshaking(handshake) => match handshake.handle_message(now, message) {
-                Ok(Some(hello)) => self.events.push_back(ControllerEvent::Hello(Box::new(hello))),
+                Ok(Some(hello)) => self.tell(ControllerEvent::Hello(Box::new(hello))),
                 Ok(None) => {}
                 Err(refusal) => self.refuse_stream(refusal),
             },
@@ -334,13 +376,10 @@ impl Session for ControllerSession {
     fn handle_disconnected(&mut self, now: Instant) {
         match std::mem::replace(&mut self.link, Link::Ended) {
             Link::Idle => return,
-            Link::Handshaking(_) => self
-                .events
-                .push_back(ControllerEvent::Closed(ControllerOutcome::StreamEnded)),
+            Link::Handshaking(_) => self.tell(ControllerEvent::Closed(ControllerOutcome::StreamEnded)),
             Link::Established(live) => {
                 self.released = Some(live.roster);
-                self.events
-                    .push_back(ControllerEvent::Closed(ControllerOutcome::StreamEnded));
+                self.tell(ControllerEvent::Closed(ControllerOutcome::StreamEnded));
             }
             Link::Closing(_) | Link::Ended => {}
         }
@@ -353,7 +392,12 @@ impl Session for ControllerSession {
     fn poll_transmit(&mut self) -> Option<ControllerMessage> {
         match self.link {
             Link::Idle | Link::Ended => None,
-            Link::Handshaking(_) | Link::Established(_) | Link::Closing(_) => self.outbox.pop(),
+            Link::Handshaking(_) | Link::Closing(_) => self.outbox.pop(),
+            Link::Established(_) => {
+                let message = self.outbox.pop();
+                self.pull_dispatches();
+                message
+            }
         }
     }
 

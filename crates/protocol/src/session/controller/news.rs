@@ -44,6 +44,34 @@ pub enum CrashStanding {
     Past,
 }
 
+/// What a daemon asks, or answers, beyond the life of the session and its instances
+///
+/// The session has checked the fields, and knows no more about it; each is for a handler of its own.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum DaemonRequest {
+    /// The daemon wants a template.
+    Template(TemplateRequest),
+    /// The daemon's caches.
+    Cache(Box<CacheStatus>),
+    /// The state of a module on the node.
+    Module(ModuleStateUpdate),
+    /// The daemon wants events.
+    EventSubscribe(EventSubscribe),
+    /// The daemon wants events no more.
+    EventUnsubscribe(EventUnsubscribe),
+    /// The answer to a walk through an instance's files.
+    FileTree(InstanceFileTree),
+    /// The answer to a read of an instance's file.
+    FileContent(InstanceFileContent),
+}
+
+impl From<DaemonRequest> for ControllerEvent {
+    fn from(request: DaemonRequest) -> Self {
+        Self::Request(request)
+    }
+}
+
 /// News for the controller's application
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -68,20 +96,8 @@ pub enum ControllerEvent {
     },
     /// A log record of the daemon.
     Log(Box<DaemonLogRecord>),
-    /// The daemon wants a template.
-    Template(TemplateRequest),
-    /// The daemon's caches.
-    Cache(Box<CacheStatus>),
-    /// The state of a module on the node.
-    Module(ModuleStateUpdate),
-    /// The daemon wants events.
-    EventSubscribe(EventSubscribe),
-    /// The daemon wants events no more.
-    EventUnsubscribe(EventUnsubscribe),
-    /// The answer to a walk through an instance's files.
-    FileTree(InstanceFileTree),
-    /// The answer to a read of an instance's file.
-    FileContent(InstanceFileContent),
+    /// Anything that is not about the life of the session or its instances.
+    Request(DaemonRequest),
     /// The daemon reports an error that did not end the stream.
     DaemonError(ErrorReport),
     /// The daemon begins to shut down.

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use prexorcloud_proto::{ConsoleOutput, DaemonMessage, daemon_message};
 
-use super::{ControllerEvent, ControllerSession, CrashStanding, Link};
+use super::{ControllerEvent, ControllerSession, CrashStanding, DaemonRequest, Link};
 use crate::handshake::controller::Refusal;
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Age, Judgement};
@@ -15,7 +15,9 @@ use crate::validate;
 impl ControllerSession {
     pub(super) fn handle_established(&mut self, now: Instant, message: DaemonMessage) {
         use daemon_message::Payload;
-        let Some(payload) = message.payload else { return };
+        let Some(payload) = message.payload.filter(|_| self.is_established()) else {
+            return;
+        };
         if let Payload::Handshake(_) = payload {
             return self.refuse_stream(Refusal::Repeated);
         }
@@ -33,18 +35,18 @@ impl ControllerSession {
             | Payload::CrashReport(_) => return self.handle_instance(now, payload),
             Payload::ConsoleOutput(output) => return self.handle_console(now, output),
             Payload::NodeStatus(status) => ControllerEvent::NodeStatus(status),
-            Payload::TemplateRequest(request) => ControllerEvent::Template(request),
-            Payload::CacheStatus(status) => ControllerEvent::Cache(status),
+            Payload::TemplateRequest(request) => DaemonRequest::Template(request).into(),
+            Payload::CacheStatus(status) => DaemonRequest::Cache(status).into(),
             Payload::ErrorReport(report) => ControllerEvent::DaemonError(report),
             Payload::ShutdownNodeAck(ack) => ControllerEvent::ShutdownAcknowledged(ack),
             Payload::DaemonLogRecord(record) => ControllerEvent::Log(record),
-            Payload::ModuleStateUpdate(update) => ControllerEvent::Module(update),
-            Payload::EventSubscribe(subscribe) => ControllerEvent::EventSubscribe(subscribe),
-            Payload::EventUnsubscribe(unsubscribe) => ControllerEvent::EventUnsubscribe(unsubscribe),
-            Payload::InstanceFileTree(tree) => ControllerEvent::FileTree(tree),
-            Payload::InstanceFileContent(content) => ControllerEvent::FileContent(content),
+            Payload::ModuleStateUpdate(update) => DaemonRequest::Module(update).into(),
+            Payload::EventSubscribe(subscribe) => DaemonRequest::EventSubscribe(subscribe).into(),
+            Payload::EventUnsubscribe(unsubscribe) => DaemonRequest::EventUnsubscribe(unsubscribe).into(),
+            Payload::InstanceFileTree(tree) => DaemonRequest::FileTree(tree).into(),
+            Payload::InstanceFileContent(content) => DaemonRequest::FileContent(content).into(),
         };
-        self.events.push_back(event);
+        self.tell(event);
     }
 
     fn handle_pong(&mut self, now: Instant, sequence: i64) {
@@ -69,7 +71,7 @@ impl ControllerSession {
             None => Anomaly::UnknownInstance { what: WHAT },
             Some(lifecycle) => match Age::of(Incarnation::new(output.incarnation), lifecycle.incarnation()) {
                 Age::Current | Age::Unknown => {
-                    return self.events.push_back(ControllerEvent::Console(output));
+                    return self.tell(ControllerEvent::Console(output));
                 }
                 Age::Older | Age::Newer => Anomaly::StaleInstance { what: WHAT },
             },
@@ -95,7 +97,7 @@ impl ControllerSession {
                     CrashVerdict::Stale => CrashStanding::Past,
                 };
                 self.pump();
-                self.events.push_back(ControllerEvent::Crash { report, standing });
+                self.tell(ControllerEvent::Crash { report, standing });
                 return;
             }
             _ => return,

@@ -1,0 +1,64 @@
+//! What a daemon asks for beyond the life of its session and its instances
+
+use prexorcloud_proto::{ErrorReport, EventSubscribe, TemplateRequest, controller_message::Payload};
+use prexorcloud_protocol::session::controller::DaemonRequest;
+
+use super::node::Node;
+
+impl Node {
+    pub(super) fn handle_request(&self, request: DaemonRequest) {
+        match request {
+            DaemonRequest::Template(request) => self.refuse_template(request),
+            DaemonRequest::EventSubscribe(subscribe) => self.refuse_subscription(&subscribe),
+            // Answers to what nothing here asks for, and a subscription's end, which never began.
+            other => {
+                tracing::debug!(node = %self.id, request = name_of(&other), "nothing here serves what the daemon asks");
+            }
+        }
+    }
+
+    fn refuse_template(&self, request: TemplateRequest) {
+        self.answer_error(
+            "TEMPLATE_UNKNOWN",
+            "this controller has no such template",
+            request.template_name,
+        );
+    }
+
+    fn refuse_subscription(&self, subscribe: &EventSubscribe) {
+        let context = subscribe.event_types.first().cloned().unwrap_or_default();
+        self.answer_error(
+            "EVENT_TYPE_UNKNOWN",
+            "this controller forwards no such event",
+            context,
+        );
+    }
+
+    fn answer_error(&self, code: &str, message: &str, context: String) {
+        let report = ErrorReport {
+            error_code: code.to_owned(),
+            error_message: message.to_owned(),
+            context,
+            retry_after_seconds: 0,
+        };
+        if let Some(handle) = &self.session
+            && let Err(error) = handle.with(|session, _| session.send(Payload::ErrorReport(Box::new(report))))
+        {
+            tracing::debug!(node = %self.id, %error, "an error report could not be sent");
+        }
+    }
+}
+
+/// For the log: what a request carries may be secret, or large
+fn name_of(request: &DaemonRequest) -> &'static str {
+    match request {
+        DaemonRequest::Template(_) => "template",
+        DaemonRequest::Cache(_) => "cache status",
+        DaemonRequest::Module(_) => "module state",
+        DaemonRequest::EventSubscribe(_) => "event subscription",
+        DaemonRequest::EventUnsubscribe(_) => "end of an event subscription",
+        DaemonRequest::FileTree(_) => "file tree",
+        DaemonRequest::FileContent(_) => "file content",
+        _ => "other",
+    }
+}
