@@ -19,15 +19,15 @@
 //! and `INSTANCE_ALREADY_RUNNING` are rejections on the wire and successes here: a repeated start is normal.
 //!
 //! An attempt that the stream took with it does not count; [`RETRIES`] bounds those that a connected daemon rejected as
-//! transient or did not answer. While disconnected nothing runs: whether to wait for a node is the application's
-//! decision.
+//! transient or did not answer. While disconnected nothing runs, and while the node is silent nothing falls due:
+//! whether to wait for a node is the application's decision.
 //!
 //! # Invariants
 //! Checked after every step by `tests/ledger.rs`:
 //! - `at_most_one_live_attempt`: an attempt begins only after the one before it was answered, given up or lost;
 //! - `nothing_leaves_while_disconnected`: `poll_dispatch` gives nothing out without a stream;
 //! - `retries_are_bounded`: at most `1 + RETRIES` attempts are given out between two (re)connections;
-//! - `connected_commands_always_have_a_deadline`: a command that is in flight or waiting has a timer, and a mute daemon
+//! - `connected_commands_always_have_a_deadline`: unless the node is silent, a command that is in flight or waiting has a timer, and a mute daemon
 //!   settles or fails it within its deadlines;
 //! - `permanent_is_never_retried`;
 //! - `stale_acks_change_nothing`: an acknowledgement of another incarnation, or of nothing, leaves the ledger as it was;
@@ -269,6 +269,8 @@ pub struct Ledger {
     instance: InstanceId,
     incarnation: Incarnation,
     connected: bool,
+    /// The daemon does not answer, although there is a stream: nothing falls due.
+    silent: bool,
     /// Commands wait although there is a stream.
     held: bool,
     command: Option<Command>,
@@ -282,6 +284,7 @@ impl Ledger {
             instance,
             incarnation,
             connected: false,
+            silent: false,
             held: false,
             command: None,
         }
@@ -392,31 +395,52 @@ impl Ledger {
     }
 
     fn attempt(command: &mut Command, now: Instant) {
-        let wait = match command.order {
+        command.attempts = command.attempts.saturating_add(1);
+        command.unsent = true;
+        command.phase = Self::in_flight(command.order, now);
+    }
+
+    fn in_flight(order: Order, now: Instant) -> Phase {
+        let wait = match order {
             Order::Start => START_ANSWER,
             Order::Stop(_) => STOP_ANSWER,
         };
-        command.attempts = command.attempts.saturating_add(1);
-        command.unsent = true;
-        command.phase = Phase::InFlight {
+        Phase::InFlight {
             due: now.checked_add(wait).unwrap_or(now),
-        };
+        }
     }
 
     /// A stream has been established, and what is wanted may leave.
     pub fn handle_connected(&mut self, now: Instant) {
         self.connected = true;
+        self.silent = false;
         self.resume(now);
     }
 
     /// The stream is gone, and with it the attempt that was on its way.
     pub fn handle_disconnected(&mut self) {
         self.connected = false;
+        self.silent = false;
         self.held = false;
         if let Some(command) = &mut self.command
             && matches!(command.phase, Phase::InFlight { .. })
         {
             command.park();
+        }
+    }
+
+    /// The daemon does not answer, although there is a stream. Nothing falls due until it does.
+    pub fn handle_silence(&mut self) {
+        self.silent = self.connected;
+    }
+
+    /// The daemon answers again, and is given its time again.
+    pub fn handle_heard(&mut self, now: Instant) {
+        if std::mem::take(&mut self.silent)
+            && let Some(command) = &mut self.command
+            && matches!(command.phase, Phase::InFlight { .. })
+        {
+            command.phase = Self::in_flight(command.order, now);
         }
     }
 
@@ -518,6 +542,9 @@ impl Ledger {
     ///
     /// The answer is news only if the daemon let an attempt expire.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Expired> {
+        if self.silent {
+            return None;
+        }
         let may_leave = self.connected && !self.held;
         let command = self.command.as_mut()?;
         match command.phase {
@@ -553,6 +580,9 @@ impl Ledger {
     /// The armed timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+        if self.silent {
+            return None;
+        }
         match self.command?.phase {
             Phase::InFlight { due } => Some(Deadline {
                 at: due,

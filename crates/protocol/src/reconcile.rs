@@ -33,6 +33,7 @@ use prexorcloud_proto::RunningInstance;
 
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Age, Desired, Input, Lifecycle, State, Transition, transition};
+use crate::peer::DaemonPeer;
 
 /// Which groups an unknown instance may belong to, to be adopted
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,18 +52,8 @@ pub struct ReconcilePolicy {
     pub elsewhere: Vec<InstanceId>,
     /// Which groups exist.
     pub groups: GroupPolicy,
-    /// The peer lists instances that are still in preparation.
-    pub reports_preparing: bool,
-    /// The peer names incarnations. One that does not (the Java daemon) does not report `RUNNING` either.
-    pub incarnations: bool,
-}
-
-impl ReconcilePolicy {
-    /// Whether the peer reports `RUNNING` and player counts itself.
-    #[must_use]
-    pub const fn reports_running(&self) -> bool {
-        self.incarnations
-    }
+    /// What the daemon is taken to do.
+    pub peer: DaemonPeer,
 }
 
 /// What the controller knows of an instance
@@ -279,7 +270,7 @@ impl Listed {
     fn of(entry: &RunningInstance, policy: &ReconcilePolicy) -> Self {
         let incarnation = Incarnation::new(entry.incarnation);
         Self {
-            incarnation: if policy.incarnations {
+            incarnation: if policy.peer.names_incarnations {
                 incarnation
             } else {
                 Incarnation::UNKNOWN
@@ -443,7 +434,7 @@ impl Planner<'_> {
             (None, Some(group)) if listed.is_alive() => {
                 let state = match listed.state.unwrap_or(State::Running) {
                     // Such a peer never says more than this of a running server.
-                    State::Starting if !self.policy.reports_running() => State::Running,
+                    State::Starting if !self.policy.peer.judges_readiness => State::Running,
                     state => state,
                 };
                 let Listed {
@@ -480,7 +471,7 @@ impl Planner<'_> {
         let instance = known.instance;
         let may_be_unlisted = match known.state {
             State::Scheduled => true,
-            State::Preparing | State::Starting => !self.policy.reports_preparing,
+            State::Preparing | State::Starting => !self.policy.peer.lists_preparing,
             State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => false,
         };
         if known.desired == Desired::Run && may_be_unlisted && known.can_dispatch {

@@ -342,6 +342,21 @@ fn a_failed_stop_is_repeated_too() {
 }
 
 #[test]
+fn a_silent_daemon_is_given_its_time_to_answer_again() {
+    let now = Instant::now();
+    let mut ledger = sent(now, Order::Start);
+    ledger.handle_silence();
+    let later = now + Duration::from_secs(3600);
+    assert_eq!(
+        (ledger.poll_timeout(), ledger.handle_timeout(later)),
+        (None, None)
+    );
+    ledger.handle_heard(later);
+    assert_eq!(ledger.poll_timeout().unwrap().at, later + START_ANSWER);
+    assert_eq!(ledger.poll_dispatch(), None, "it is on its way still");
+}
+
+#[test]
 fn what_is_held_back_leaves_when_it_is_let_go() {
     let now = Instant::now();
     let mut ledger = ledger();

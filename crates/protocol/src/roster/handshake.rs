@@ -21,12 +21,12 @@ impl Roster {
     pub fn handle_handshake(&mut self, now: Instant, reported: &[RunningInstance], policy: &ReconcilePolicy) {
         // A newer stream may replace one that nobody has seen end.
         self.handle_disconnected(now);
-        let reports_running = policy.reports_running();
-        self.link = Link::Up { reports_running };
+        let peer = policy.peer;
+        self.link = Link::Up { peer };
         let entries: Vec<usize> = self.slots.places().filter_map(|place| place.entry).collect();
         for &index in &entries {
             if let Some(slot) = self.slots.get_mut(index) {
-                slot.lifecycle.handle_connected(now, reports_running);
+                slot.lifecycle.handle_connected(now, peer);
             }
         }
         let known: Vec<Known> = entries
@@ -192,8 +192,8 @@ impl Roster {
         let index = self
             .slots
             .insert(Slot::new(Role::Entry, Lifecycle::adopted(now, spec, state), None));
-        if let (Link::Up { reports_running }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
-            slot.lifecycle.handle_connected(now, reports_running);
+        if let (Link::Up { peer }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
+            slot.lifecycle.handle_connected(now, peer);
             slot.lifecycle.handle_start_accepted(now);
         }
         self.tell(InstanceEvent::Adopted {

@@ -6,7 +6,7 @@ use prexorcloud_proto::{CrashReport, InstanceStatusUpdate, StartInstanceAck, Sto
 
 use super::event::InstanceEvent;
 use super::slots::{Role, Slot};
-use super::{CrashVerdict, Link, Roster};
+use super::{CrashVerdict, Roster};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Judgement, Limits, Report, Spec, State};
 use crate::ledger::{Answer, Order, StartFailure};
@@ -185,12 +185,8 @@ impl Roster {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
-        let conclusive = matches!(
-            self.link,
-            Link::Up {
-                reports_running: false
-            }
-        );
+        // A peer that announces nothing answers once the process is gone.
+        let conclusive = self.peer().is_some_and(|peer| !peer.names_incarnations);
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };

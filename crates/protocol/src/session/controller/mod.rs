@@ -248,6 +248,7 @@ impl ControllerSession {
                         self.push(controller_message::Payload::Ping(Ping { sequence }));
                     }
                     heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
+                        live.roster.handle_silence();
                         self.events
                             .push_back(ControllerEvent::Unreachable { missed, silent_for });
                     }
