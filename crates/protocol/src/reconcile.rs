@@ -7,15 +7,15 @@
 //! | Known here | Listed as alive | Not listed |
 //! |---|---|---|
 //! | not | [adopt](Action::Adopt), or [stop](Action::StopOrphan) if its group is gone or it runs elsewhere | - |
-//! | wanted, same incarnation | [update](Action::Update) or [leave alone](Action::LeaveAlone) | `SCHEDULED`: [send the start again](Action::Redispatch). `STOPPING`: [ended](Action::MarkStopped). Otherwise [lost](Action::MarkLost) |
+//! | wanted, same incarnation | [update](Action::Update) or [leave alone](Action::LeaveAlone) | `SCHEDULED`, `PREPARING`: [send the start again](Action::Redispatch). `STOPPING`: [ended](Action::MarkStopped). Otherwise [lost](Action::MarkLost) |
 //! | to be stopped | [stop again](Action::StopAgain) | [ended](Action::MarkStopped) |
 //! | ended | [stop](Action::StopOrphan) | [leave alone](Action::LeaveAlone) |
 //! | wanted, later incarnation | [stop](Action::StopOrphan) the earlier one; the known one counts as not listed | |
 //! | earlier incarnation | [adopt](Action::Adopt) the later one, the known one is superseded | |
 //!
-//! A peer that does not list instances in preparation (the Java daemon) may have one although it says nothing: there an
-//! unlisted `PREPARING` or `STARTING` is sent again rather than lost, and the daemon answers
-//! `INSTANCE_ALREADY_STARTING`.
+//! What a peer that lists instances in preparation does not list, it does not prepare: an unlisted `PREPARING` never
+//! ran, and is sent again. A peer that does not (the Java daemon) may have launched it, and forgets everything when it
+//! dies while its servers run on: there it is lost, because a second copy of a live server is worse than none.
 //!
 //! An id that is listed twice is judged by the latest incarnation; an unsafe id is ignored, as nothing could ever be
 //! done about it.
@@ -469,12 +469,18 @@ impl Planner<'_> {
     /// A known instance that is not listed.
     fn unlisted(&mut self, known: &Known) {
         let instance = known.instance;
-        let may_be_unlisted = match known.state {
+        let never_ran = match known.state {
             State::Scheduled => true,
-            State::Preparing | State::Starting => !self.policy.peer.lists_preparing,
-            State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => false,
+            // What such a peer does not list it does not prepare; another one may be about to launch it.
+            State::Preparing => self.policy.peer.lists_preparing,
+            State::Starting
+            | State::Running
+            | State::Draining
+            | State::Stopping
+            | State::Stopped
+            | State::Crashed => false,
         };
-        if known.desired == Desired::Run && may_be_unlisted && known.can_dispatch {
+        if known.desired == Desired::Run && never_ran && known.can_dispatch {
             self.actions.push(Action::Redispatch { instance });
         } else {
             self.superseded(known);

@@ -112,10 +112,8 @@ fn what_a_rust_daemon_does_not_list_it_does_not_have() {
     let instance = id("lobby-1");
     for state in State::ALL {
         let expected = match state {
-            State::Scheduled => Action::Redispatch { instance },
-            State::Preparing | State::Starting | State::Running | State::Draining => {
-                Action::MarkLost { instance }
-            }
+            State::Scheduled | State::Preparing => Action::Redispatch { instance },
+            State::Starting | State::Running | State::Draining => Action::MarkLost { instance },
             State::Stopping => Action::MarkStopped { instance },
             State::Stopped | State::Crashed => Action::LeaveAlone {
                 instance,
@@ -137,9 +135,18 @@ fn what_a_rust_daemon_does_not_list_it_does_not_have() {
 }
 
 #[test]
-fn a_java_daemon_may_have_what_it_does_not_list() {
+fn a_java_daemon_may_run_what_it_does_not_list() {
     let java = ReconcilePolicy::default();
-    for state in [State::Scheduled, State::Preparing, State::Starting] {
+    for state in [State::Preparing, State::Starting] {
+        let action = only(plan(&[known(state, Desired::Run)], &[], &java));
+        let instance = id("lobby-1");
+        assert_eq!(
+            action,
+            Action::MarkLost { instance },
+            "{state}: never a second copy"
+        );
+    }
+    for state in [State::Scheduled] {
         let action = only(plan(&[known(state, Desired::Run)], &[], &java));
         assert_eq!(
             action,

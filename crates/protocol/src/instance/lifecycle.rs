@@ -360,6 +360,7 @@ impl Lifecycle {
 
     /// The daemon has taken the start on.
     pub fn handle_start_accepted(&mut self, now: Instant) {
+        self.dispatched = true;
         if self.state == State::Scheduled && self.link != Link::Down && self.startup_due.is_none() {
             self.arm_startup(now);
         }
@@ -407,6 +408,8 @@ impl Lifecycle {
             Transition::Same => Judgement::Duplicate,
             Transition::Illegal => return Judgement::Illegal { state: from, input },
         };
+        // Whatever the stream has been seen to carry: the daemon knows it.
+        self.dispatched = true;
         self.refresh(now, report);
         judgement
     }
@@ -480,10 +483,18 @@ impl Lifecycle {
         }
     }
 
-    /// The daemon still has the instance running although it acknowledged the stop: the stop starts over.
-    pub fn handle_stop_missed(&mut self, now: Instant) {
-        if self.state == State::Stopping && self.stop_stage == StopStage::Acknowledged {
+    /// The daemon has the instance running although it acknowledged the stop: the stop goes out again, and starts over.
+    pub fn handle_stop_repeated(&mut self, now: Instant) {
+        if self.state == State::Stopping {
             self.arm_stop(now);
+        }
+    }
+
+    /// As [`handle_stop_repeated`](Self::handle_stop_repeated), and the stop has been repeated often enough: the
+    /// acknowledgement proves nothing, and the deadline stays.
+    pub fn handle_stop_contradicted(&mut self) {
+        if self.stop_stage == StopStage::Acknowledged {
+            self.stop_stage = self.stage_of_desired();
         }
     }
 
@@ -694,14 +705,19 @@ impl Lifecycle {
     }
 
     fn arm_stop(&mut self, now: Instant) {
-        let wait = KILL + MARGIN;
-        (self.stop_stage, self.stop_due) = if self.desired == Desired::ForceStop {
-            (StopStage::Forced, now.checked_add(wait))
-        } else {
-            (
-                StopStage::Graceful,
-                now.checked_add(self.spec.limits.grace.saturating_add(wait)),
-            )
+        self.stop_stage = self.stage_of_desired();
+        let grace = match self.stop_stage {
+            StopStage::Graceful => self.spec.limits.grace,
+            StopStage::Forced | StopStage::Acknowledged => Duration::ZERO,
         };
+        self.stop_due = now.checked_add(grace.saturating_add(KILL + MARGIN));
+    }
+
+    fn stage_of_desired(&self) -> StopStage {
+        if self.desired == Desired::ForceStop {
+            StopStage::Forced
+        } else {
+            StopStage::Graceful
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::slots::{Place, Role, Slot};
 use super::{Link, Roster};
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Cause, Lifecycle, Limits, Report, Spec, State};
-use crate::ledger::Order;
+use crate::ledger::{Order, Reissue, StartFailure};
 use crate::limits;
 use crate::reconcile::{self, Action, Known, OrphanReason, ReconcilePolicy};
 use crate::verdict::StopMode;
@@ -86,9 +86,11 @@ impl Roster {
             }
             Action::StopAgain { instance, state } => self.with_entry(now, instance, |slot| {
                 Self::heard(slot, now, state, 0);
-                let mode = slot.lifecycle.desired().stop_mode().unwrap_or(StopMode::Graceful);
+                let Some(mode) = slot.lifecycle.desired().stop_mode() else {
+                    return;
+                };
                 let _ = slot.ledger.issue(now, Order::Stop(mode));
-                slot.ledger.reissue(now);
+                slot.ledger.renew(now);
             }),
             Action::StopOrphan {
                 instance,
@@ -102,7 +104,7 @@ impl Roster {
                 self.with_entry(now, instance, |slot| {
                     slot.lifecycle.mark_dispatched();
                     let _ = slot.lifecycle.request_stop(now, StopMode::Graceful);
-                    slot.ledger.reissue(now);
+                    slot.ledger.renew(now);
                 });
                 if let Some(incarnation) = self.get(instance).map(Lifecycle::incarnation).filter(|_| is_news)
                 {
@@ -129,13 +131,31 @@ impl Roster {
             Action::MarkStopped { instance } => self.with_entry(now, instance, |slot| {
                 slot.lifecycle.handle_gone(now, Cause::Reconciled);
             }),
-            Action::Redispatch { instance } => self.with_entry(now, instance, |slot| {
-                slot.lifecycle.handle_redispatch(now);
-                let _ = slot.ledger.issue(now, Order::Start);
-                slot.ledger.reissue(now);
-            }),
+            Action::Redispatch { instance } => self.redispatch(now, instance),
             Action::LeaveAlone { .. } | Action::Ignore { .. } => {}
         }
+    }
+
+    /// Sends a start again that the daemon has nothing of; its attempts count on, so it is not lost for ever.
+    fn redispatch(&mut self, now: Instant, instance: InstanceId) {
+        let entry = self.slots.place(instance).entry;
+        let Some((index, slot)) = entry.and_then(|index| Some((index, self.slots.get_mut(index)?))) else {
+            return;
+        };
+        let _ = slot.ledger.issue(now, Order::Start);
+        if slot.ledger.reissue(now) == Reissue::Exhausted {
+            slot.ledger.withdraw();
+            slot.lifecycle.handle_start_failed(now);
+            let incarnation = slot.lifecycle.incarnation();
+            self.tell(InstanceEvent::StartFailed {
+                instance,
+                incarnation,
+                failure: StartFailure::forgotten(),
+            });
+        } else {
+            slot.lifecycle.handle_redispatch(now);
+        }
+        self.pump(now, index);
     }
 
     fn with_entry(&mut self, now: Instant, instance: InstanceId, act: impl FnOnce(&mut Slot)) {
@@ -171,6 +191,10 @@ impl Roster {
             // The plan has asked the transition table already; a stop that is repeated does not mind.
             let _ = slot.lifecycle.handle_listed(now, report);
         }
+        if slot.lifecycle.state().is_coming_up() {
+            // Whoever ordered it: the daemon may still refuse it.
+            slot.ledger.assume(Order::Start);
+        }
     }
 
     fn adopt(
@@ -195,6 +219,9 @@ impl Roster {
         if let (Link::Up { peer }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
             slot.lifecycle.handle_connected(now, peer);
             slot.lifecycle.handle_start_accepted(now);
+            if state.is_coming_up() {
+                slot.ledger.assume(Order::Start);
+            }
         }
         self.tell(InstanceEvent::Adopted {
             instance,

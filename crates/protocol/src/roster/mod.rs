@@ -12,7 +12,8 @@
 //!
 //! # What is bounded
 //! - Entries: [`limits::INSTANCES_PER_NODE`]; a start beyond that is denied, and so are orphans beyond that ignored.
-//! - Dispatches: at most one per instance is waiting, in the ledger of the instance.
+//! - Dispatches: at most one per instance is waiting, in the ledger of the instance. What one incarnation can cost on one
+//!   stream is bounded by its [commands](crate::ledger), and what an id can cost by `1 + RETRIES` orphans beside it.
 //! - Events: [`EVENTS_KEPT`]. A step adds at most a handful per instance, so an application that polls never sees the
 //!   bound. One that does not loses the later events, and is told so by [`InstanceEvent::Lagged`]; the entries are right
 //!   in any case.
@@ -25,6 +26,7 @@
 //!
 //! # Invariants
 //! Checked after every step by `tests/roster`:
+//! - `traffic_is_bounded`: whatever the daemon says, an incarnation costs a bounded number of messages per stream;
 //! - `at_most_one_live_attempt` per instance, and `nothing_leaves_while_disconnected`;
 //! - `terminal_is_final`, per incarnation;
 //! - `incarnations_only_rise`: the entry of an id never goes back to an earlier incarnation;
@@ -52,7 +54,7 @@ pub use crate::instance::CrashVerdict;
 
 use crate::id::{InstanceId, NodeId};
 use crate::instance::{Cause, Judgement, Lifecycle, Output, Spec, State};
-use crate::ledger::{Expired, Order, StartFailure};
+use crate::ledger::{Expired, Order, RETRIES, StartFailure};
 use crate::limits;
 use crate::peer::DaemonPeer;
 use crate::time::Deadline;
@@ -386,6 +388,7 @@ impl Roster {
             let Some(index) = entry else { continue };
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.lifecycle.rest();
+                slot.orphans = 0;
                 slot.ledger.handle_disconnected();
             }
             self.slots.refresh(index);
@@ -556,6 +559,14 @@ impl Roster {
         // Without a stream there is nobody to tell; the next handshake will show it again.
         if known || full || !self.is_connected() {
             return;
+        }
+        // A daemon that has it end and live by turns is not told for ever.
+        let entry = self.slots.place(instance).entry;
+        if let Some(entry) = entry.and_then(|index| self.slots.get_mut(index)) {
+            if entry.orphans > RETRIES {
+                return;
+            }
+            entry.orphans += 1;
         }
         let index = self.slots.insert(Slot::new(
             Role::Orphan,

@@ -38,7 +38,8 @@ enum Action {
     StopAcknowledged {
         conclusive: bool,
     },
-    StopMissed,
+    StopRepeated,
+    StopContradicted,
     Drain,
     Undrain,
     Lost,
@@ -76,7 +77,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => incarnation.prop_map(|incarnation| Action::Crash { incarnation }),
         2 => mode.prop_map(Action::Stop),
         2 => any::<bool>().prop_map(|conclusive| Action::StopAcknowledged { conclusive }),
-        1 => Just(Action::StopMissed),
+        1 => Just(Action::StopRepeated),
+        1 => Just(Action::StopContradicted),
         2 => Just(Action::Drain),
         2 => Just(Action::Undrain),
         1 => Just(Action::Lost),
@@ -163,7 +165,8 @@ proptest! {
                     prop_assert!(lifecycle.is_terminal() || lifecycle.desired() >= Desired::from(mode));
                 }
                 Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
-                Action::StopMissed => lifecycle.handle_stop_missed(now),
+                Action::StopRepeated => lifecycle.handle_stop_repeated(now),
+                Action::StopContradicted => lifecycle.handle_stop_contradicted(),
                 Action::Drain => drop(lifecycle.request_drain(now)),
                 Action::Undrain => drop(lifecycle.cancel_drain(now)),
                 Action::Lost => lifecycle.handle_lost(now, Cause::DeclaredLost),
@@ -234,7 +237,8 @@ proptest! {
                     );
                 }
                 Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
-                Action::StopMissed => lifecycle.handle_stop_missed(now),
+                Action::StopRepeated => lifecycle.handle_stop_repeated(now),
+                Action::StopContradicted => lifecycle.handle_stop_contradicted(),
                 _ => {}
             }
         }

@@ -8,6 +8,7 @@ mod handshakes;
 mod invariants;
 mod lives;
 mod patience;
+mod storms;
 mod strangers;
 mod world;
 
