@@ -11,10 +11,11 @@ use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::{self, Lifecycle, Spec, State};
+use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::reconcile::ReconcilePolicy;
 use prexorcloud_protocol::roster::Roster;
 use prexorcloud_protocol::{
-    DaemonConfig, DaemonSession, Epoch, Incarnation, InstanceId, NodeId, Received, Session as _,
+    Capabilities, DaemonConfig, DaemonSession, Epoch, Incarnation, InstanceId, NodeId, Received, Session as _,
 };
 
 use crate::allocations;
@@ -100,7 +101,7 @@ pub fn run(report: &mut Report) {
             now,
             Spec::of(&start).unwrap_or_else(|_| unreachable!("a valid start")),
         );
-        lifecycle.handle_connected(now, true);
+        lifecycle.handle_connected(now, DaemonPeer::of(Capabilities::SESSION));
         lifecycle.mark_dispatched();
         let states = [State::Preparing, State::Starting, State::Running, State::Running];
         let reports = states.map(|state| instance::Report {
@@ -194,8 +195,7 @@ fn roster_of(now: Instant, count: usize) -> (Roster, Vec<InstanceStatusUpdate>) 
     let node = NodeId::new("node-1").unwrap_or_else(|_| unreachable!("a safe name"));
     let mut roster = Roster::new(node);
     let policy = ReconcilePolicy {
-        reports_preparing: true,
-        incarnations: true,
+        peer: DaemonPeer::of(Capabilities::SESSION),
         ..Default::default()
     };
     roster.handle_handshake(now, &[], &policy);

@@ -19,15 +19,22 @@
 //! and `INSTANCE_ALREADY_RUNNING` are rejections on the wire and successes here: a repeated start is normal.
 //!
 //! An attempt that the stream took with it does not count; [`RETRIES`] bounds those that a connected daemon rejected as
-//! transient or did not answer. While disconnected nothing runs: whether to wait for a node is the application's
-//! decision.
+//! transient or did not answer. While disconnected nothing runs, and while the node is silent nothing falls due:
+//! whether to wait for a node is the application's decision.
+//!
+//! # What a daemon can cost
+//! A command that was answered and had no effect goes out [again](Ledger::reissue), but after [`MIN_RETRY_DELAY`] and as
+//! one of its attempts. So whatever a daemon says or does not do, one command is at most `1 + RETRIES` messages on one
+//! stream, and one incarnation, which can be started, stopped and killed, at most three times as many. What follows then
+//! is the verdict of the [lifecycle](crate::instance)'s deadline.
 //!
 //! # Invariants
 //! Checked after every step by `tests/ledger.rs`:
 //! - `at_most_one_live_attempt`: an attempt begins only after the one before it was answered, given up or lost;
 //! - `nothing_leaves_while_disconnected`: `poll_dispatch` gives nothing out without a stream;
-//! - `retries_are_bounded`: at most `1 + RETRIES` attempts are given out between two (re)connections;
-//! - `connected_commands_always_have_a_deadline`: a command that is in flight or waiting has a timer, and a mute daemon
+//! - `retries_are_bounded`, and with it `traffic_is_bounded`: at most `1 + RETRIES` attempts of a command are given out
+//!   between two (re)connections, however often it is reissued;
+//! - `connected_commands_always_have_a_deadline`: unless the node is silent, a command that is in flight or waiting has a timer, and a mute daemon
 //!   settles or fails it within its deadlines;
 //! - `permanent_is_never_retried`;
 //! - `stale_acks_change_nothing`: an acknowledgement of another incarnation, or of nothing, leaves the ledger as it was;
@@ -60,6 +67,8 @@ pub const ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
 pub const ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
 /// The error code of a start that the daemon never answered.
 pub const UNANSWERED: &str = "START_UNANSWERED";
+/// The error code of a start that the daemon took on, and knew nothing of afterwards.
+pub const FORGOTTEN: &str = "START_FORGOTTEN";
 
 /// What a command wants
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -153,6 +162,16 @@ impl StartFailure {
             plan_hash: String::new(),
         }
     }
+
+    /// The failure of a start that the daemon lost before it came to anything, every time.
+    #[must_use]
+    pub fn forgotten() -> Self {
+        Self {
+            error_code: FORGOTTEN.to_owned(),
+            message: format!("the daemon has lost the start {} times", RETRIES + 1),
+            ..Self::unanswered()
+        }
+    }
 }
 
 /// What an acknowledgement did
@@ -178,6 +197,18 @@ pub enum Answer {
     Stale,
     /// About an incarnation that is newer than this one. Nothing has changed.
     Newer,
+}
+
+/// What became of a command that was answered and had no effect
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Reissue {
+    /// It goes out again.
+    Again,
+    /// It has no attempt left. Nothing has changed.
+    Exhausted,
+    /// There is none, or it has not been answered yet. Nothing has changed.
+    Pending,
 }
 
 /// What became of an attempt that the daemon did not answer
@@ -269,6 +300,8 @@ pub struct Ledger {
     instance: InstanceId,
     incarnation: Incarnation,
     connected: bool,
+    /// The daemon does not answer, although there is a stream: nothing falls due.
+    silent: bool,
     /// Commands wait although there is a stream.
     held: bool,
     command: Option<Command>,
@@ -282,6 +315,7 @@ impl Ledger {
             instance,
             incarnation,
             connected: false,
+            silent: false,
             held: false,
             command: None,
         }
@@ -339,8 +373,32 @@ impl Ledger {
         Verdict::Accepted
     }
 
-    /// Sends the command in force once more, with all its attempts, if it had been answered.
-    pub fn reissue(&mut self, now: Instant) {
+    /// The command in force was answered and had no effect: sends it once more
+    ///
+    /// This counts as an attempt and waits for [`MIN_RETRY_DELAY`], or for the next stream. A daemon that acknowledges
+    /// everything and does nothing is not told for ever.
+    pub fn reissue(&mut self, now: Instant) -> Reissue {
+        let connected = self.connected;
+        let Some(command) = self
+            .command
+            .as_mut()
+            .filter(|command| command.phase == Phase::Settled)
+        else {
+            return Reissue::Pending;
+        };
+        if command.attempts > RETRIES {
+            return Reissue::Exhausted;
+        }
+        command.acknowledged = false;
+        command.phase = match now.checked_add(MIN_RETRY_DELAY) {
+            Some(due) if connected => Phase::Waiting { due },
+            _ => Phase::Parked,
+        };
+        Reissue::Again
+    }
+
+    /// A new stream shows that the command in force has had no effect: it begins anew, with all its attempts.
+    pub fn renew(&mut self, now: Instant) {
         if let Some(Command {
             order,
             phase: Phase::Settled,
@@ -349,6 +407,17 @@ impl Ledger {
         {
             self.begin(now, order);
         }
+    }
+
+    /// The daemon has been given `order` already, by a controller that has been restarted since.
+    pub fn assume(&mut self, order: Order) {
+        self.command.get_or_insert(Command {
+            order,
+            phase: Phase::Settled,
+            attempts: 1,
+            unsent: false,
+            acknowledged: false,
+        });
     }
 
     /// Nothing is wanted any more.
@@ -392,26 +461,32 @@ impl Ledger {
     }
 
     fn attempt(command: &mut Command, now: Instant) {
-        let wait = match command.order {
+        command.attempts = command.attempts.saturating_add(1);
+        command.unsent = true;
+        command.phase = Self::in_flight(command.order, now);
+    }
+
+    fn in_flight(order: Order, now: Instant) -> Phase {
+        let wait = match order {
             Order::Start => START_ANSWER,
             Order::Stop(_) => STOP_ANSWER,
         };
-        command.attempts = command.attempts.saturating_add(1);
-        command.unsent = true;
-        command.phase = Phase::InFlight {
+        Phase::InFlight {
             due: now.checked_add(wait).unwrap_or(now),
-        };
+        }
     }
 
     /// A stream has been established, and what is wanted may leave.
     pub fn handle_connected(&mut self, now: Instant) {
         self.connected = true;
+        self.silent = false;
         self.resume(now);
     }
 
     /// The stream is gone, and with it the attempt that was on its way.
     pub fn handle_disconnected(&mut self) {
         self.connected = false;
+        self.silent = false;
         self.held = false;
         if let Some(command) = &mut self.command
             && matches!(command.phase, Phase::InFlight { .. })
@@ -420,9 +495,28 @@ impl Ledger {
         }
     }
 
+    /// The daemon does not answer, although there is a stream. Nothing falls due until it does.
+    pub fn handle_silence(&mut self) {
+        self.silent = self.connected;
+    }
+
+    /// The daemon answers again, and is given its time again.
+    pub fn handle_heard(&mut self, now: Instant) {
+        if std::mem::take(&mut self.silent)
+            && let Some(command) = &mut self.command
+            && matches!(command.phase, Phase::InFlight { .. })
+        {
+            command.phase = Self::in_flight(command.order, now);
+        }
+    }
+
     /// A report, or the handshake's list, shows that the daemon has the command.
     pub fn handle_evidence(&mut self) {
         if let Some(command) = &mut self.command {
+            if matches!(command.phase, Phase::Waiting { .. }) {
+                // The daemon goes on by itself, which is an attempt like any other: it may reject that one, too.
+                command.attempts = command.attempts.saturating_add(1);
+            }
             command.phase = Phase::Settled;
             command.unsent = false;
             // It got there somehow, if only by the stream of an earlier controller process.
@@ -464,6 +558,10 @@ impl Ledger {
         let Some(command) = self.command.as_mut().filter(stop) else {
             return Answer::Unexpected;
         };
+        if ack.accepted && matches!(command.phase, Phase::Waiting { .. }) {
+            // It says so once more of an attempt that had no effect.
+            return Answer::Repeated;
+        }
         if ack.accepted {
             return Self::settle(command);
         }
@@ -482,6 +580,9 @@ impl Ledger {
     fn settle(command: &mut Command) -> Answer {
         if std::mem::replace(&mut command.acknowledged, true) && command.phase == Phase::Settled {
             return Answer::Repeated;
+        }
+        if matches!(command.phase, Phase::Waiting { .. }) {
+            command.attempts = command.attempts.saturating_add(1);
         }
         command.phase = Phase::Settled;
         command.unsent = false;
@@ -518,6 +619,9 @@ impl Ledger {
     ///
     /// The answer is news only if the daemon let an attempt expire.
     pub fn handle_timeout(&mut self, now: Instant) -> Option<Expired> {
+        if self.silent {
+            return None;
+        }
         let may_leave = self.connected && !self.held;
         let command = self.command.as_mut()?;
         match command.phase {
@@ -553,6 +657,9 @@ impl Ledger {
     /// The armed timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+        if self.silent {
+            return None;
+        }
         match self.command?.phase {
             Phase::InFlight { due } => Some(Deadline {
                 at: due,

@@ -7,15 +7,15 @@
 //! | Known here | Listed as alive | Not listed |
 //! |---|---|---|
 //! | not | [adopt](Action::Adopt), or [stop](Action::StopOrphan) if its group is gone or it runs elsewhere | - |
-//! | wanted, same incarnation | [update](Action::Update) or [leave alone](Action::LeaveAlone) | `SCHEDULED`: [send the start again](Action::Redispatch). `STOPPING`: [ended](Action::MarkStopped). Otherwise [lost](Action::MarkLost) |
+//! | wanted, same incarnation | [update](Action::Update) or [leave alone](Action::LeaveAlone) | `SCHEDULED`, `PREPARING`: [send the start again](Action::Redispatch). `STOPPING`: [ended](Action::MarkStopped). Otherwise [lost](Action::MarkLost) |
 //! | to be stopped | [stop again](Action::StopAgain) | [ended](Action::MarkStopped) |
 //! | ended | [stop](Action::StopOrphan) | [leave alone](Action::LeaveAlone) |
 //! | wanted, later incarnation | [stop](Action::StopOrphan) the earlier one; the known one counts as not listed | |
 //! | earlier incarnation | [adopt](Action::Adopt) the later one, the known one is superseded | |
 //!
-//! A peer that does not list instances in preparation (the Java daemon) may have one although it says nothing: there an
-//! unlisted `PREPARING` or `STARTING` is sent again rather than lost, and the daemon answers
-//! `INSTANCE_ALREADY_STARTING`.
+//! What a peer that lists instances in preparation does not list, it does not prepare: an unlisted `PREPARING` never
+//! ran, and is sent again. A peer that does not (the Java daemon) may have launched it, and forgets everything when it
+//! dies while its servers run on: there it is lost, because a second copy of a live server is worse than none.
 //!
 //! An id that is listed twice is judged by the latest incarnation; an unsafe id is ignored, as nothing could ever be
 //! done about it.
@@ -33,6 +33,7 @@ use prexorcloud_proto::RunningInstance;
 
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Age, Desired, Input, Lifecycle, State, Transition, transition};
+use crate::peer::DaemonPeer;
 
 /// Which groups an unknown instance may belong to, to be adopted
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,18 +52,8 @@ pub struct ReconcilePolicy {
     pub elsewhere: Vec<InstanceId>,
     /// Which groups exist.
     pub groups: GroupPolicy,
-    /// The peer lists instances that are still in preparation.
-    pub reports_preparing: bool,
-    /// The peer names incarnations. One that does not (the Java daemon) does not report `RUNNING` either.
-    pub incarnations: bool,
-}
-
-impl ReconcilePolicy {
-    /// Whether the peer reports `RUNNING` and player counts itself.
-    #[must_use]
-    pub const fn reports_running(&self) -> bool {
-        self.incarnations
-    }
+    /// What the daemon is taken to do.
+    pub peer: DaemonPeer,
 }
 
 /// What the controller knows of an instance
@@ -279,7 +270,7 @@ impl Listed {
     fn of(entry: &RunningInstance, policy: &ReconcilePolicy) -> Self {
         let incarnation = Incarnation::new(entry.incarnation);
         Self {
-            incarnation: if policy.incarnations {
+            incarnation: if policy.peer.names_incarnations {
                 incarnation
             } else {
                 Incarnation::UNKNOWN
@@ -443,7 +434,7 @@ impl Planner<'_> {
             (None, Some(group)) if listed.is_alive() => {
                 let state = match listed.state.unwrap_or(State::Running) {
                     // Such a peer never says more than this of a running server.
-                    State::Starting if !self.policy.reports_running() => State::Running,
+                    State::Starting if !self.policy.peer.judges_readiness => State::Running,
                     state => state,
                 };
                 let Listed {
@@ -478,12 +469,18 @@ impl Planner<'_> {
     /// A known instance that is not listed.
     fn unlisted(&mut self, known: &Known) {
         let instance = known.instance;
-        let may_be_unlisted = match known.state {
+        let never_ran = match known.state {
             State::Scheduled => true,
-            State::Preparing | State::Starting => !self.policy.reports_preparing,
-            State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => false,
+            // What such a peer does not list it does not prepare; another one may be about to launch it.
+            State::Preparing => self.policy.peer.lists_preparing,
+            State::Starting
+            | State::Running
+            | State::Draining
+            | State::Stopping
+            | State::Stopped
+            | State::Crashed => false,
         };
-        if known.desired == Desired::Run && may_be_unlisted && known.can_dispatch {
+        if known.desired == Desired::Run && never_ran && known.can_dispatch {
             self.actions.push(Action::Redispatch { instance });
         } else {
             self.superseded(known);

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::{InstanceStatusUpdate, StartInstance, StartInstanceAck};
 use prexorcloud_protocol::reconcile::ReconcilePolicy;
 use prexorcloud_protocol::roster::Roster;
-use prexorcloud_protocol::{InstanceId, NodeId};
+use prexorcloud_protocol::{Capabilities, InstanceId, NodeId};
 
 struct Counting;
 
@@ -86,8 +87,7 @@ fn a_report_costs_no_allocation() {
     let now = Instant::now();
     let mut roster = Roster::new(NodeId::new("node-1").unwrap());
     let policy = ReconcilePolicy {
-        reports_preparing: true,
-        incarnations: true,
+        peer: DaemonPeer::of(Capabilities::SESSION),
         ..Default::default()
     };
     roster.handle_handshake(now, &[], &policy);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::ledger::{
     ALREADY_RUNNING, ALREADY_STARTING, Answer, CommandId, Disposition, Expired, Kind, Ledger,
-    MAX_RETRY_DELAY, Order, RETRIES, START_ANSWER, STOP_ANSWER, StartFailure, Timer,
+    MAX_RETRY_DELAY, MIN_RETRY_DELAY, Order, RETRIES, Reissue, START_ANSWER, STOP_ANSWER, StartFailure,
+    Timer,
 };
 use prexorcloud_protocol::proto::{
     StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck,
@@ -333,12 +334,72 @@ fn a_failed_stop_is_repeated_too() {
         ..refused
     };
     assert_eq!(ledger.handle_stop_ack(now, &done), Answer::Settled);
-    ledger.reissue(now);
+    assert_eq!(ledger.reissue(now), Reissue::Again);
+    assert_eq!(ledger.poll_dispatch(), None, "not at once");
+    assert_eq!(ledger.reissue(now), Reissue::Pending);
+    assert_eq!(ledger.handle_timeout(now + SECOND), None);
     assert_eq!(
         ledger.poll_dispatch(),
         Some(GRACEFUL),
         "it had no effect after all"
     );
+}
+
+#[test]
+fn a_silent_daemon_is_given_its_time_to_answer_again() {
+    let now = Instant::now();
+    let mut ledger = sent(now, Order::Start);
+    ledger.handle_silence();
+    let later = now + Duration::from_secs(3600);
+    assert_eq!(
+        (ledger.poll_timeout(), ledger.handle_timeout(later)),
+        (None, None)
+    );
+    ledger.handle_heard(later);
+    assert_eq!(ledger.poll_timeout().unwrap().at, later + START_ANSWER);
+    assert_eq!(ledger.poll_dispatch(), None, "it is on its way still");
+}
+
+#[test]
+fn a_command_that_never_has_an_effect_is_not_repeated_for_ever() {
+    let mut now = Instant::now();
+    let mut ledger = sent(now, GRACEFUL);
+    let done = StopInstanceAck {
+        accepted: true,
+        incarnation: 5,
+        ..Default::default()
+    };
+    for _ in 0..RETRIES {
+        assert_eq!(ledger.handle_stop_ack(now, &done), Answer::Settled);
+        assert_eq!(ledger.reissue(now), Reissue::Again);
+        assert_eq!(ledger.poll_timeout().unwrap().at, now + MIN_RETRY_DELAY);
+        now += MIN_RETRY_DELAY;
+        assert_eq!(ledger.handle_timeout(now), None);
+        assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+    }
+    assert_eq!(ledger.handle_stop_ack(now, &done), Answer::Settled);
+    let before = ledger.clone();
+    assert_eq!(ledger.reissue(now), Reissue::Exhausted);
+    assert_eq!(ledger, before);
+    // A new stream is a new chance.
+    ledger.handle_disconnected();
+    ledger.renew(now);
+    ledger.handle_connected(now);
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+}
+
+#[test]
+fn a_start_that_an_earlier_controller_sent_can_be_rejected() {
+    let now = Instant::now();
+    let mut ledger = ledger();
+    ledger.assume(Order::Start);
+    ledger.handle_connected(now);
+    assert_eq!((ledger.poll_dispatch(), ledger.is_settled()), (None, true));
+    let permanent = rejected(StartFailureDisposition::Permanent, 0);
+    assert_eq!(ledger.handle_start_ack(now, &permanent), Answer::Failed);
+    let mut stopping = sent(now, FORCE);
+    stopping.assume(Order::Start);
+    assert_eq!(stopping.order(), Some(FORCE), "what is in force stays");
 }
 
 #[test]
@@ -363,6 +424,10 @@ enum Action {
     Hold(bool),
     Issue(Order),
     Reissue,
+    Renew,
+    Assume(Order),
+    Silence,
+    Heard,
     Withdraw,
     Evidence,
     StartAck {
@@ -388,6 +453,7 @@ fn delays() -> impl Strategy<Value = Duration> {
 
 fn action() -> impl Strategy<Value = Action> {
     let order = prop_oneof![2 => Just(Order::Start), 1 => Just(GRACEFUL), 1 => Just(FORCE)];
+    let order2 = order.clone();
     let incarnation = prop_oneof![5 => Just(5_u64), 2 => Just(0_u64), 1 => Just(4_u64), 1 => Just(6_u64)];
     let seconds = prop_oneof![3 => 0..20_i32, 1 => any::<i32>()];
     prop_oneof![
@@ -398,7 +464,11 @@ fn action() -> impl Strategy<Value = Action> {
         1 => Just(Action::Disconnect),
         1 => any::<bool>().prop_map(Action::Hold),
         4 => order.prop_map(Action::Issue),
-        1 => Just(Action::Reissue),
+        2 => Just(Action::Reissue),
+        1 => Just(Action::Renew),
+        1 => order2.prop_map(Action::Assume),
+        1 => Just(Action::Silence),
+        1 => Just(Action::Heard),
         1 => Just(Action::Withdraw),
         1 => Just(Action::Evidence),
         5 => (incarnation.clone(), any::<bool>(), any::<bool>(), any::<bool>(), seconds).prop_map(
@@ -418,7 +488,7 @@ proptest! {
     fn ledger_keeps_its_invariants(actions in prop::collection::vec(action(), 1..80)) {
         let mut now = Instant::now();
         let mut ledger = ledger();
-        let (mut connected, mut held) = (false, false);
+        let (mut connected, mut held, mut silent) = (false, false, false);
         // Attempts given out since the command was issued or the stream changed.
         let mut given = 0_u32;
         let mut live = false;
@@ -447,11 +517,11 @@ proptest! {
                 }
                 Action::Connect => {
                     ledger.handle_connected(now);
-                    connected = true;
+                    (connected, silent) = (true, false);
                 }
                 Action::Disconnect => {
                     ledger.handle_disconnected();
-                    (connected, held, live, given) = (false, false, false, 0);
+                    (connected, held, silent, live, given) = (false, false, false, false, 0);
                 }
                 Action::Hold(hold) => {
                     ledger.hold(now, hold);
@@ -466,10 +536,37 @@ proptest! {
                     }
                 },
                 Action::Reissue => {
-                    if ledger.is_settled() {
-                        (live, given, retry_not_before) = (false, 0, None);
+                    let settled = ledger.is_settled();
+                    match ledger.reissue(now) {
+                        Reissue::Again => {
+                            prop_assert!(settled);
+                            live = false;
+                            retry_not_before = now.checked_add(MIN_RETRY_DELAY).filter(|_| connected);
+                        }
+                        Reissue::Exhausted | Reissue::Pending => prop_assert_eq!(&ledger, &before),
                     }
-                    ledger.reissue(now);
+                }
+                Action::Renew => {
+                    // At a handshake, before the new stream counts.
+                    ledger.handle_disconnected();
+                    ledger.renew(now);
+                    (connected, held, silent, live, given) = (false, false, false, false, 0);
+                }
+                Action::Assume(order) => {
+                    ledger.assume(order);
+                    if before.command().is_none() {
+                        (live, given, retry_not_before) = (false, 1, None);
+                    } else {
+                        prop_assert_eq!(&ledger, &before);
+                    }
+                }
+                Action::Silence => {
+                    ledger.handle_silence();
+                    silent = connected;
+                }
+                Action::Heard => {
+                    ledger.handle_heard(now);
+                    silent = false;
                 }
                 Action::Withdraw => {
                     ledger.withdraw();
@@ -543,7 +640,10 @@ proptest! {
                 let later = ledger.poll_timeout().is_none_or(|deadline| deadline.at > now);
                 prop_assert!(later, "no_deadline_in_the_past_after_timeout");
             }
-            if connected && !held && ledger.command().is_some() && !ledger.is_settled() {
+            if silent {
+                prop_assert_eq!(ledger.poll_timeout(), None, "silence judges nobody");
+            }
+            if connected && !held && !silent && ledger.command().is_some() && !ledger.is_settled() {
                 prop_assert!(ledger.poll_timeout().is_some(), "connected_commands_always_have_a_deadline");
             }
         }

@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use prexorcloud_protocol::instance::{Age, Desired, Input, State, Transition, transition};
+use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::RunningInstance;
 use prexorcloud_protocol::reconcile::{
     Action, GroupPolicy, Ignored, Known, OrphanReason, ReconcilePolicy, Rest, plan,
 };
-use prexorcloud_protocol::{Incarnation, InstanceId};
+use prexorcloud_protocol::{Capabilities, Incarnation, InstanceId};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -23,8 +24,7 @@ fn config() -> ProptestConfig {
 
 fn rust_peer() -> ReconcilePolicy {
     ReconcilePolicy {
-        reports_preparing: true,
-        incarnations: true,
+        peer: DaemonPeer::of(Capabilities::SESSION),
         ..Default::default()
     }
 }
@@ -112,10 +112,8 @@ fn what_a_rust_daemon_does_not_list_it_does_not_have() {
     let instance = id("lobby-1");
     for state in State::ALL {
         let expected = match state {
-            State::Scheduled => Action::Redispatch { instance },
-            State::Preparing | State::Starting | State::Running | State::Draining => {
-                Action::MarkLost { instance }
-            }
+            State::Scheduled | State::Preparing => Action::Redispatch { instance },
+            State::Starting | State::Running | State::Draining => Action::MarkLost { instance },
             State::Stopping => Action::MarkStopped { instance },
             State::Stopped | State::Crashed => Action::LeaveAlone {
                 instance,
@@ -137,9 +135,18 @@ fn what_a_rust_daemon_does_not_list_it_does_not_have() {
 }
 
 #[test]
-fn a_java_daemon_may_have_what_it_does_not_list() {
+fn a_java_daemon_may_run_what_it_does_not_list() {
     let java = ReconcilePolicy::default();
-    for state in [State::Scheduled, State::Preparing, State::Starting] {
+    for state in [State::Preparing, State::Starting] {
+        let action = only(plan(&[known(state, Desired::Run)], &[], &java));
+        let instance = id("lobby-1");
+        assert_eq!(
+            action,
+            Action::MarkLost { instance },
+            "{state}: never a second copy"
+        );
+    }
+    for state in [State::Scheduled] {
         let action = only(plan(&[known(state, Desired::Run)], &[], &java));
         assert_eq!(
             action,
@@ -404,11 +411,16 @@ fn policy() -> impl Strategy<Value = ReconcilePolicy> {
         ])),
     ];
     (elsewhere, groups, any::<bool>(), any::<bool>()).prop_map(
-        |(elsewhere, groups, reports_preparing, incarnations)| ReconcilePolicy {
-            elsewhere,
-            groups,
-            reports_preparing,
-            incarnations,
+        |(elsewhere, groups, lists_preparing, ours)| {
+            let mut peer = DaemonPeer::default();
+            peer.lists_preparing = lists_preparing;
+            peer.names_incarnations = ours;
+            peer.judges_readiness = ours;
+            ReconcilePolicy {
+                elsewhere,
+                groups,
+                peer,
+            }
         },
     )
 }
@@ -587,7 +599,11 @@ fn normalized(
     };
     (
         entry.instance_id.clone(),
-        if policy.incarnations { entry.incarnation } else { 0 },
+        if policy.peer.names_incarnations {
+            entry.incarnation
+        } else {
+            0
+        },
         State::try_from(entry.state).ok(),
         u16::try_from(entry.port).unwrap_or_default(),
         group,

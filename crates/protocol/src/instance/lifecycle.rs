@@ -6,15 +6,22 @@
 //!
 //! | Timer | Runs | On expiry |
 //! |---|---|---|
-//! | [`Startup`](Timer::Startup) | in `PREPARING` and `STARTING`: `startup_timeout_seconds`, 0 = 60; in `SCHEDULED` once the daemon has accepted the start: [`SILENT_PREPARATION`] | [`Output::StartupTimedOut`] and a forced stop |
+//! | [`Preparation`](Timer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`Output::StartupTimedOut`] and a forced stop |
+//! | [`Startup`](Timer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
 //! | [`Stop`](Timer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`Output::StopOverdue`] and a forced stop, then `CRASHED` |
 //! | [`Lifetime`](Timer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`Output::LifetimeOver`] and a graceful stop |
 //!
-//! `Startup` and `Stop` wait for news, so they are suspended while there is no stream; what fell due meanwhile falls
-//! due at the next handshake, after its report has been heard. `Lifetime` is a plan of our own and goes on.
+//! # Silence judges nobody
+//! All but `Lifetime` wait for the daemon, so they rest while there is no stream, and while the node does not answer on
+//! the one there is. Afterwards the daemon is given its time again: it may have been down, or the order may have been
+//! lost. Only a graceful stop that the daemon's list shows as begun goes on with what was left of its grace. `Lifetime`
+//! is a plan of our own and goes on.
 //!
-//! A peer that never reports `RUNNING` (the Java daemon: there the server's plugin does) is given no startup deadline
-//! in `STARTING`, or every server on it would be killed. Its readiness comes in through
+//! # Whose deadline it is
+//! A daemon that [keeps the startup deadline](DaemonPeer::keeps_startup_deadline) ends a late server itself, politely
+//! first, and says why; the controller's own deadline is later by the time that takes. A daemon that does not
+//! [judge readiness](DaemonPeer::judges_readiness) (the Java daemon: there the server's plugin does) is given no
+//! deadline in `STARTING`, or every server on it would be killed. Its readiness comes in through
 //! [`handle_ready`](Lifecycle::handle_ready).
 //!
 //! # Invariants
@@ -35,6 +42,7 @@ use super::{
     Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Report, Spec, State, Transition, transition,
 };
 use crate::id::{GroupName, Incarnation, InstanceId};
+use crate::peer::DaemonPeer;
 use crate::time::Deadline;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
@@ -42,8 +50,8 @@ use crate::verdict::{DeniedReason, StopMode, Verdict};
 pub const KILL: Duration = Duration::from_secs(10);
 /// What is added to a daemon's own deadlines before the controller interferes.
 pub const MARGIN: Duration = Duration::from_secs(5);
-/// How long a daemon may prepare an accepted start without reporting anything, as Java daemons do.
-pub const SILENT_PREPARATION: Duration = Duration::from_secs(600);
+/// How long a daemon may prepare a start that it has accepted; Java daemons say nothing meanwhile.
+pub const PREPARATION: Duration = Duration::from_secs(600);
 /// How long after a conclusive stop acknowledgement the last state may still arrive.
 pub const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -62,7 +70,10 @@ pub enum Output {
     /// A stop has to reach the daemon.
     Stop(StopMode),
     /// The start took too long; a forced stop follows.
-    StartupTimedOut,
+    StartupTimedOut {
+        /// How long it was given.
+        limit: Duration,
+    },
     /// A stop took too long. After a graceful one a forced one follows, after a forced one the instance is given up.
     StopOverdue(StopMode),
     /// The instance has lived as long as it was meant to; a graceful stop follows.
@@ -72,7 +83,9 @@ pub enum Output {
 /// The timers of a lifecycle
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Timer {
-    /// The start has to be complete.
+    /// The process has to be there.
+    Preparation,
+    /// The server has to be ready.
     Startup,
     /// The stop has to be complete.
     Stop,
@@ -92,6 +105,8 @@ enum StopStage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Down,
+    /// There is a stream, and the daemon does not answer on it.
+    Silent,
     Up,
 }
 
@@ -101,7 +116,7 @@ struct Pending {
     /// The state at the last poll, if it has changed since, and the reason of the last change.
     changed: Option<(State, Cause)>,
     stop: Option<StopMode>,
-    startup_timed_out: bool,
+    startup_timed_out: Option<Duration>,
     stop_overdue: Option<StopMode>,
     lifetime_over: bool,
 }
@@ -111,7 +126,8 @@ struct Pending {
 /// ```
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, Limits, Output, Report, Spec, State};
-/// use prexorcloud_protocol::{Incarnation, StopMode};
+/// use prexorcloud_protocol::peer::DaemonPeer;
+/// use prexorcloud_protocol::{Capabilities, Incarnation, StopMode};
 /// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let spec = Spec {
 ///     instance: "lobby-1".parse().unwrap(),
@@ -121,7 +137,7 @@ struct Pending {
 ///     limits: Limits::default(),
 /// };
 /// let mut lobby = Lifecycle::new(now, spec);
-/// lobby.handle_connected(now, true);
+/// lobby.handle_connected(now, DaemonPeer::of(Capabilities::INCARNATIONS.union(Capabilities::READINESS)));
 /// lobby.mark_dispatched();
 /// assert!(lobby.handle_report(now, Report { incarnation: Incarnation::new(1), ..Report::of(State::Starting) }).is_accepted());
 ///
@@ -130,7 +146,7 @@ struct Pending {
 /// lobby.handle_timeout(late);
 /// assert_eq!(lobby.desired(), Desired::ForceStop);
 /// let outputs: Vec<_> = std::iter::from_fn(|| lobby.poll_output()).collect();
-/// assert_eq!(outputs[0], Output::StartupTimedOut);
+/// assert_eq!(outputs[0], Output::StartupTimedOut { limit: Duration::from_secs(60) });
 /// assert_eq!(outputs[2], Output::Stop(StopMode::Force));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,8 +158,8 @@ pub struct Lifecycle {
     draining: bool,
     /// The daemon may know of this incarnation.
     dispatched: bool,
-    /// The peer reports when an instance is ready, and how many players it has.
-    reports_running: bool,
+    /// What the daemon at the other end of the last stream does.
+    peer: DaemonPeer,
     player_count: i32,
     uptime: Duration,
     since: Instant,
@@ -151,6 +167,8 @@ pub struct Lifecycle {
     startup_due: Option<Instant>,
     stop_due: Option<Instant>,
     stop_stage: StopStage,
+    /// What was left of the grace when the stream ended, if that is known.
+    grace_left: Option<Duration>,
     lifetime_due: Option<Instant>,
     pending: Pending,
 }
@@ -165,7 +183,7 @@ impl Lifecycle {
             state: State::Scheduled,
             draining: false,
             dispatched: false,
-            reports_running: true,
+            peer: DaemonPeer::default(),
             player_count: 0,
             uptime: Duration::ZERO,
             since: now,
@@ -173,6 +191,7 @@ impl Lifecycle {
             startup_due: None,
             stop_due: None,
             stop_stage: StopStage::Graceful,
+            grace_left: None,
             lifetime_due: None,
             pending: Pending::default(),
         }
@@ -280,35 +299,52 @@ impl Lifecycle {
         self.dispatched
     }
 
-    /// A stream to the daemon has been established.
-    ///
-    /// `reports_running` tells whether this peer reports `RUNNING` and player counts itself.
-    pub fn handle_connected(&mut self, now: Instant, reports_running: bool) {
+    /// A stream to the daemon has been established. What it has to do, it is given the time for.
+    pub fn handle_connected(&mut self, now: Instant, peer: DaemonPeer) {
         self.link = Link::Up;
-        self.reports_running = reports_running;
+        self.peer = peer;
         match self.state {
-            State::Starting if !reports_running => self.startup_due = None,
-            State::Preparing | State::Starting if self.startup_due.is_none() => {
-                self.startup_due = now.checked_add(self.spec.limits.startup);
-            }
-            // A forced stop is given its time again: it has to travel over this stream first.
-            State::Stopping if self.stop_due.is_none() || self.stop_stage == StopStage::Forced => {
-                self.arm_stop(now);
-            }
-            _ => {}
+            State::Scheduled => self.startup_due = None,
+            State::Preparing | State::Starting => self.arm_startup(now),
+            State::Stopping => self.arm_stop(now),
+            State::Running | State::Draining | State::Stopped | State::Crashed => {}
         }
     }
 
     /// The stream is gone.
-    pub fn handle_disconnected(&mut self, _now: Instant) {
+    pub fn handle_disconnected(&mut self, now: Instant) {
+        if self.link == Link::Up && self.state == State::Stopping && self.stop_stage == StopStage::Graceful {
+            self.grace_left = self.stop_due.map(|due| due.saturating_duration_since(now));
+        }
         self.rest();
     }
 
     /// Waits for the daemon no longer; needs no clock, because nothing is armed.
     pub(crate) fn rest(&mut self) {
         self.link = Link::Down;
-        if self.state == State::Scheduled {
-            self.startup_due = None;
+    }
+
+    /// The daemon does not answer, although there is a stream. Nothing is held against it until it does.
+    pub fn handle_silence(&mut self) {
+        if self.link == Link::Up {
+            self.link = Link::Silent;
+        }
+    }
+
+    /// The daemon answers again, and is given its time again.
+    pub fn handle_heard(&mut self, now: Instant) {
+        if self.link != Link::Silent {
+            return;
+        }
+        self.link = Link::Up;
+        match self.state {
+            State::Scheduled if self.startup_due.is_none() => {}
+            State::Scheduled | State::Preparing | State::Starting => self.arm_startup(now),
+            State::Stopping if self.stop_stage == StopStage::Acknowledged => {
+                self.stop_due = now.checked_add(LAST_WORDS);
+            }
+            State::Stopping => self.arm_stop(now),
+            State::Running | State::Draining | State::Stopped | State::Crashed => {}
         }
     }
 
@@ -324,8 +360,9 @@ impl Lifecycle {
 
     /// The daemon has taken the start on.
     pub fn handle_start_accepted(&mut self, now: Instant) {
-        if self.state == State::Scheduled && self.link == Link::Up && self.startup_due.is_none() {
-            self.startup_due = now.checked_add(SILENT_PREPARATION.max(self.spec.limits.startup));
+        self.dispatched = true;
+        if self.state == State::Scheduled && self.link != Link::Down && self.startup_due.is_none() {
+            self.arm_startup(now);
         }
     }
 
@@ -341,7 +378,18 @@ impl Lifecycle {
 
     /// The daemon's list at the handshake has an entry for this instance.
     pub fn handle_listed(&mut self, now: Instant, report: Report) -> Judgement {
-        self.observe(now, report, Cause::Reconciled)
+        let stops_already = self.state == State::Stopping && report.state == State::Stopping;
+        let judgement = self.observe(now, report, Cause::Reconciled);
+        // The order got there, and its grace has begun.
+        if let Some(left) = self
+            .grace_left
+            .take()
+            .filter(|_| stops_already && judgement.is_accepted())
+            && self.stop_stage == StopStage::Graceful
+        {
+            self.stop_due = now.checked_add(left);
+        }
+        judgement
     }
 
     fn observe(&mut self, now: Instant, report: Report, cause: Cause) -> Judgement {
@@ -360,6 +408,8 @@ impl Lifecycle {
             Transition::Same => Judgement::Duplicate,
             Transition::Illegal => return Judgement::Illegal { state: from, input },
         };
+        // Whatever the stream has been seen to carry: the daemon knows it.
+        self.dispatched = true;
         self.refresh(now, report);
         judgement
     }
@@ -378,7 +428,7 @@ impl Lifecycle {
             self.spec.port = report.port;
         }
         // Java daemons say 0 whatever the truth is.
-        if self.reports_running || report.player_count > 0 {
+        if self.peer.judges_readiness || report.player_count > 0 {
             self.player_count = report.player_count.max(0);
         }
         if report.uptime.is_zero() {
@@ -433,10 +483,18 @@ impl Lifecycle {
         }
     }
 
-    /// The daemon still has the instance running although it acknowledged the stop: the stop starts over.
-    pub fn handle_stop_missed(&mut self, now: Instant) {
-        if self.state == State::Stopping && self.stop_stage == StopStage::Acknowledged {
+    /// The daemon has the instance running although it acknowledged the stop: the stop goes out again, and starts over.
+    pub fn handle_stop_repeated(&mut self, now: Instant) {
+        if self.state == State::Stopping {
             self.arm_stop(now);
+        }
+    }
+
+    /// As [`handle_stop_repeated`](Self::handle_stop_repeated), and the stop has been repeated often enough: the
+    /// acknowledgement proves nothing, and the deadline stays.
+    pub fn handle_stop_contradicted(&mut self) {
+        if self.stop_stage == StopStage::Acknowledged {
+            self.stop_stage = self.stage_of_desired();
         }
     }
 
@@ -499,12 +557,12 @@ impl Lifecycle {
             self.pending.lifetime_over = true;
             let _ = self.stop(now, StopMode::Graceful, Cause::LifetimeOver);
         }
-        if self.link == Link::Down {
+        if self.link != Link::Up {
             return;
         }
         if expired(self.startup_due) {
             self.startup_due = None;
-            self.pending.startup_timed_out = true;
+            self.pending.startup_timed_out = self.startup_limit();
             let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
         }
         if expired(self.stop_due) {
@@ -532,11 +590,16 @@ impl Lifecycle {
     pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
         let deadline = |timer, due: Option<Instant>| due.map(|at| Deadline { at, timer });
         let lifetime = deadline(Timer::Lifetime, self.lifetime_due);
-        if self.link == Link::Down {
+        if self.link != Link::Up {
             return lifetime;
         }
+        let startup = if self.state == State::Starting {
+            Timer::Startup
+        } else {
+            Timer::Preparation
+        };
         let waiting = Deadline::earlier(
-            deadline(Timer::Startup, self.startup_due),
+            deadline(startup, self.startup_due),
             deadline(Timer::Stop, self.stop_due),
         );
         Deadline::earlier(lifetime, waiting)
@@ -547,8 +610,8 @@ impl Lifecycle {
     /// Drain it after every call. Changes that nobody polled are reported as one, from the first state to the last.
     pub fn poll_output(&mut self) -> Option<Output> {
         let pending = &mut self.pending;
-        if std::mem::take(&mut pending.startup_timed_out) {
-            return Some(Output::StartupTimedOut);
+        if let Some(limit) = pending.startup_timed_out.take() {
+            return Some(Output::StartupTimedOut { limit });
         }
         if let Some(mode) = pending.stop_overdue.take() {
             return Some(Output::StopOverdue(mode));
@@ -587,13 +650,7 @@ impl Lifecycle {
     fn arm(&mut self, now: Instant, from: State) {
         match self.state {
             State::Scheduled => self.startup_due = None,
-            State::Preparing | State::Starting => {
-                if self.state == State::Starting && !self.reports_running {
-                    self.startup_due = None;
-                } else if from == State::Scheduled && self.link == Link::Up {
-                    self.startup_due = now.checked_add(self.spec.limits.startup);
-                }
-            }
+            State::Preparing | State::Starting => self.arm_startup(now),
             State::Running | State::Draining => {
                 self.startup_due = None;
                 if self.state == State::Running && from != State::Draining {
@@ -612,7 +669,8 @@ impl Lifecycle {
                 self.lifetime_due = None;
                 self.draining = false;
                 self.stop_due = None;
-                if self.link == Link::Up {
+                self.grace_left = None;
+                if self.link != Link::Down {
                     self.arm_stop(now);
                 }
             }
@@ -625,15 +683,41 @@ impl Lifecycle {
         }
     }
 
-    fn arm_stop(&mut self, now: Instant) {
-        let wait = KILL + MARGIN;
-        (self.stop_stage, self.stop_due) = if self.desired == Desired::ForceStop {
-            (StopStage::Forced, now.checked_add(wait))
-        } else {
-            (
-                StopStage::Graceful,
-                now.checked_add(self.spec.limits.grace.saturating_add(wait)),
-            )
+    /// How long the state may last on the way up; `None` if nobody can tell.
+    fn startup_limit(&self) -> Option<Duration> {
+        let Limits { startup, grace, .. } = self.spec.limits;
+        match self.state {
+            State::Scheduled | State::Preparing => Some(PREPARATION.max(startup)),
+            State::Starting if !self.peer.judges_readiness => None,
+            State::Starting if self.peer.keeps_startup_deadline => {
+                Some(startup.saturating_add(grace).saturating_add(KILL + MARGIN))
+            }
+            State::Starting => Some(startup),
+            State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => None,
+        }
+    }
+
+    fn arm_startup(&mut self, now: Instant) {
+        self.startup_due = match (self.link, self.startup_limit()) {
+            (Link::Up | Link::Silent, Some(limit)) => now.checked_add(limit),
+            (Link::Down, _) | (_, None) => None,
         };
+    }
+
+    fn arm_stop(&mut self, now: Instant) {
+        self.stop_stage = self.stage_of_desired();
+        let grace = match self.stop_stage {
+            StopStage::Graceful => self.spec.limits.grace,
+            StopStage::Forced | StopStage::Acknowledged => Duration::ZERO,
+        };
+        self.stop_due = now.checked_add(grace.saturating_add(KILL + MARGIN));
+    }
+
+    fn stage_of_desired(&self) -> StopStage {
+        if self.desired == Desired::ForceStop {
+            StopStage::Forced
+        } else {
+            StopStage::Graceful
+        }
     }
 }

@@ -8,7 +8,7 @@ use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::validate::{self, Invalid};
 use crate::verdict::StopMode;
 
-/// How long `PREPARING` and `STARTING` may take together if the start does not say.
+/// How long `STARTING` may take if the start does not say.
 pub const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
 /// How long a server may take to stop by itself if the start does not say.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ impl From<StopMode> for Desired {
 /// The deadlines of an instance, from its start message
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long `PREPARING` and `STARTING` may take together.
+    /// How long `STARTING` may take.
     pub startup: Duration,
     /// How long the server may take to stop by itself.
     pub grace: Duration,

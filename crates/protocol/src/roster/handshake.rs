@@ -9,7 +9,7 @@ use super::slots::{Place, Role, Slot};
 use super::{Link, Roster};
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Cause, Lifecycle, Limits, Report, Spec, State};
-use crate::ledger::Order;
+use crate::ledger::{Order, Reissue, StartFailure};
 use crate::limits;
 use crate::reconcile::{self, Action, Known, OrphanReason, ReconcilePolicy};
 use crate::verdict::StopMode;
@@ -21,12 +21,12 @@ impl Roster {
     pub fn handle_handshake(&mut self, now: Instant, reported: &[RunningInstance], policy: &ReconcilePolicy) {
         // A newer stream may replace one that nobody has seen end.
         self.handle_disconnected(now);
-        let reports_running = policy.reports_running();
-        self.link = Link::Up { reports_running };
+        let peer = policy.peer;
+        self.link = Link::Up { peer };
         let entries: Vec<usize> = self.slots.places().filter_map(|place| place.entry).collect();
         for &index in &entries {
             if let Some(slot) = self.slots.get_mut(index) {
-                slot.lifecycle.handle_connected(now, reports_running);
+                slot.lifecycle.handle_connected(now, peer);
             }
         }
         let known: Vec<Known> = entries
@@ -86,9 +86,11 @@ impl Roster {
             }
             Action::StopAgain { instance, state } => self.with_entry(now, instance, |slot| {
                 Self::heard(slot, now, state, 0);
-                let mode = slot.lifecycle.desired().stop_mode().unwrap_or(StopMode::Graceful);
+                let Some(mode) = slot.lifecycle.desired().stop_mode() else {
+                    return;
+                };
                 let _ = slot.ledger.issue(now, Order::Stop(mode));
-                slot.ledger.reissue(now);
+                slot.ledger.renew(now);
             }),
             Action::StopOrphan {
                 instance,
@@ -102,7 +104,7 @@ impl Roster {
                 self.with_entry(now, instance, |slot| {
                     slot.lifecycle.mark_dispatched();
                     let _ = slot.lifecycle.request_stop(now, StopMode::Graceful);
-                    slot.ledger.reissue(now);
+                    slot.ledger.renew(now);
                 });
                 if let Some(incarnation) = self.get(instance).map(Lifecycle::incarnation).filter(|_| is_news)
                 {
@@ -129,13 +131,31 @@ impl Roster {
             Action::MarkStopped { instance } => self.with_entry(now, instance, |slot| {
                 slot.lifecycle.handle_gone(now, Cause::Reconciled);
             }),
-            Action::Redispatch { instance } => self.with_entry(now, instance, |slot| {
-                slot.lifecycle.handle_redispatch(now);
-                let _ = slot.ledger.issue(now, Order::Start);
-                slot.ledger.reissue(now);
-            }),
+            Action::Redispatch { instance } => self.redispatch(now, instance),
             Action::LeaveAlone { .. } | Action::Ignore { .. } => {}
         }
+    }
+
+    /// Sends a start again that the daemon has nothing of; its attempts count on, so it is not lost for ever.
+    fn redispatch(&mut self, now: Instant, instance: InstanceId) {
+        let entry = self.slots.place(instance).entry;
+        let Some((index, slot)) = entry.and_then(|index| Some((index, self.slots.get_mut(index)?))) else {
+            return;
+        };
+        let _ = slot.ledger.issue(now, Order::Start);
+        if slot.ledger.reissue(now) == Reissue::Exhausted {
+            slot.ledger.withdraw();
+            slot.lifecycle.handle_start_failed(now);
+            let incarnation = slot.lifecycle.incarnation();
+            self.tell(InstanceEvent::StartFailed {
+                instance,
+                incarnation,
+                failure: StartFailure::forgotten(),
+            });
+        } else {
+            slot.lifecycle.handle_redispatch(now);
+        }
+        self.pump(now, index);
     }
 
     fn with_entry(&mut self, now: Instant, instance: InstanceId, act: impl FnOnce(&mut Slot)) {
@@ -171,6 +191,10 @@ impl Roster {
             // The plan has asked the transition table already; a stop that is repeated does not mind.
             let _ = slot.lifecycle.handle_listed(now, report);
         }
+        if slot.lifecycle.state().is_coming_up() {
+            // Whoever ordered it: the daemon may still refuse it.
+            slot.ledger.assume(Order::Start);
+        }
     }
 
     fn adopt(
@@ -192,9 +216,12 @@ impl Roster {
         let index = self
             .slots
             .insert(Slot::new(Role::Entry, Lifecycle::adopted(now, spec, state), None));
-        if let (Link::Up { reports_running }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
-            slot.lifecycle.handle_connected(now, reports_running);
+        if let (Link::Up { peer }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
+            slot.lifecycle.handle_connected(now, peer);
             slot.lifecycle.handle_start_accepted(now);
+            if state.is_coming_up() {
+                slot.ledger.assume(Order::Start);
+            }
         }
         self.tell(InstanceEvent::Adopted {
             instance,

@@ -6,10 +6,10 @@ use prexorcloud_proto::{CrashReport, InstanceStatusUpdate, StartInstanceAck, Sto
 
 use super::event::InstanceEvent;
 use super::slots::{Role, Slot};
-use super::{CrashVerdict, Link, Roster};
+use super::{CrashVerdict, Roster};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Judgement, Limits, Report, Spec, State};
-use crate::ledger::{Answer, Order, StartFailure};
+use crate::ledger::{Answer, Order, Reissue, StartFailure};
 use crate::reconcile::OrphanReason;
 use crate::validate::{Fault, Invalid};
 
@@ -88,10 +88,18 @@ impl Roster {
                 limits: Limits::default(),
             };
             self.stop_orphan(now, spec, report.state, reason);
-        } else if slot.lifecycle.desired().stop_mode().is_some() && slot.ledger.is_settled() {
+        } else if slot.lifecycle.desired().stop_mode().is_some() {
             // The stop was acknowledged, and yet it runs: the Java daemon does so with one that is still preparing.
-            slot.lifecycle.handle_stop_missed(now);
-            slot.ledger.reissue(now);
+            Self::repeat_stop(slot, now);
+        }
+    }
+
+    /// The stop was acknowledged, and had no effect.
+    fn repeat_stop(slot: &mut Slot, now: Instant) {
+        match slot.ledger.reissue(now) {
+            Reissue::Again => slot.lifecycle.handle_stop_repeated(now),
+            Reissue::Exhausted => slot.lifecycle.handle_stop_contradicted(),
+            Reissue::Pending => {}
         }
     }
 
@@ -119,6 +127,17 @@ impl Roster {
                     instance,
                     incarnation: current,
                     plan_hash,
+                })
+            }
+            Answer::Retrying { .. } if slot.start.is_none() => {
+                // Only the daemon had it, so there is nothing to send again.
+                slot.ledger.withdraw();
+                slot.lifecycle.handle_start_failed(now);
+                let failure = StartFailure::of(ack);
+                Some(InstanceEvent::StartFailed {
+                    instance,
+                    incarnation: current,
+                    failure,
                 })
             }
             Answer::Retrying { attempt, after } => {
@@ -169,10 +188,7 @@ impl Roster {
         }
         if ack.accepted {
             // It did start, after the stop was acknowledged.
-            if slot.ledger.is_settled() {
-                slot.lifecycle.handle_stop_missed(now);
-                slot.ledger.reissue(now);
-            }
+            Self::repeat_stop(slot, now);
         } else if !matches!(ack.error_code.as_str(), ALREADY_RUNNING | ALREADY_STARTING) {
             slot.lifecycle.handle_start_failed(now);
         }
@@ -185,18 +201,14 @@ impl Roster {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
-        let conclusive = matches!(
-            self.link,
-            Link::Up {
-                reports_running: false
-            }
-        );
+        // A peer that announces nothing answers once the process is gone.
+        let conclusive = self.peer().is_some_and(|peer| !peer.names_incarnations);
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };
         let (instance, current) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
         match slot.ledger.handle_stop_ack(now, ack) {
-            Answer::Settled | Answer::Repeated if ack.accepted => {
+            Answer::Settled => {
                 slot.lifecycle.handle_stop_acknowledged(now, conclusive);
             }
             Answer::Failed if slot.role == Role::Entry => {

@@ -12,18 +12,21 @@
 //!
 //! # What is bounded
 //! - Entries: [`limits::INSTANCES_PER_NODE`]; a start beyond that is denied, and so are orphans beyond that ignored.
-//! - Dispatches: at most one per instance is waiting, in the ledger of the instance.
+//! - Dispatches: at most one per instance is waiting, in the ledger of the instance. What one incarnation can cost on one
+//!   stream is bounded by its [commands](crate::ledger), and what an id can cost by `1 + RETRIES` orphans beside it.
 //! - Events: [`EVENTS_KEPT`]. A step adds at most a handful per instance, so an application that polls never sees the
 //!   bound. One that does not loses the later events, and is told so by [`InstanceEvent::Lagged`]; the entries are right
 //!   in any case.
 //!
 //! # A node that stays away
-//! Timers that wait for the daemon rest while there is no stream, because neither a late start nor a lost stop can be
-//! told from a broken cable. How long to believe in a silent node is the application's decision; it ends the wait with
+//! Timers that wait for the daemon rest while there is no stream, and while [nobody answers](Roster::handle_silence) on
+//! the one there is, because neither a late start nor a lost stop can be told from a broken cable. Afterwards the daemon
+//! is given its time again. How long to believe in a silent node is the application's decision; it ends the wait with
 //! [`declare_lost`](Roster::declare_lost). If the node comes back after all, what runs there is an orphan.
 //!
 //! # Invariants
 //! Checked after every step by `tests/roster`:
+//! - `traffic_is_bounded`: whatever the daemon says, an incarnation costs a bounded number of messages per stream;
 //! - `at_most_one_live_attempt` per instance, and `nothing_leaves_while_disconnected`;
 //! - `terminal_is_final`, per incarnation;
 //! - `incarnations_only_rise`: the entry of an id never goes back to an earlier incarnation;
@@ -53,8 +56,9 @@ pub use crate::instance::CrashVerdict;
 
 use crate::id::{InstanceId, NodeId};
 use crate::instance::{Cause, Judgement, Lifecycle, Output, Spec, State};
-use crate::ledger::{Expired, Order, StartFailure};
+use crate::ledger::{Expired, Order, RETRIES, StartFailure};
 use crate::limits;
+use crate::peer::DaemonPeer;
 use crate::time::Deadline;
 use crate::validate::{Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
@@ -65,7 +69,13 @@ pub const EVENTS_KEPT: usize = 4 * limits::INSTANCES_PER_NODE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
     Down,
-    Up { reports_running: bool },
+    Up {
+        peer: DaemonPeer,
+    },
+    /// There is a stream, and the daemon does not answer on it.
+    Silent {
+        peer: DaemonPeer,
+    },
 }
 
 /// The instances of one node
@@ -76,7 +86,8 @@ enum Link {
 /// use prexorcloud_protocol::proto::{InstanceStatusUpdate, StartInstance};
 /// use prexorcloud_protocol::reconcile::ReconcilePolicy;
 /// use prexorcloud_protocol::roster::{Dispatch, Roster};
-/// use prexorcloud_protocol::{NodeId, Verdict};
+/// use prexorcloud_protocol::peer::DaemonPeer;
+/// use prexorcloud_protocol::{Capabilities, NodeId, Verdict};
 /// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut roster = Roster::new(NodeId::new("node-1").unwrap());
 /// let start = StartInstance {
@@ -89,7 +100,7 @@ enum Link {
 /// assert_eq!(roster.start(now, Box::new(start)), Verdict::Accepted);
 /// assert_eq!(roster.poll_dispatch(), None, "there is no stream yet");
 ///
-/// let policy = ReconcilePolicy { reports_preparing: true, incarnations: true, ..Default::default() };
+/// let policy = ReconcilePolicy { peer: DaemonPeer::of(Capabilities::SESSION), ..Default::default() };
 /// roster.handle_handshake(now, &[], &policy);
 /// assert!(matches!(roster.poll_dispatch(), Some(Dispatch::Start(_))));
 ///
@@ -148,8 +159,16 @@ impl Roster {
 
     /// Whether a session is established.
     #[must_use]
-    pub const fn is_connected(&self) -> bool {
-        matches!(self.link, Link::Up { .. })
+    pub fn is_connected(&self) -> bool {
+        self.peer().is_some()
+    }
+
+    /// The daemon at the other end of the stream, if there is one.
+    fn peer(&self) -> Option<DaemonPeer> {
+        match self.link {
+            Link::Up { peer } | Link::Silent { peer } => Some(peer),
+            Link::Down => None,
+        }
     }
 
     /// Everything that is known, in the order of the ids, instances that have ended included.
@@ -321,8 +340,54 @@ impl Roster {
     }
 
     /// The stream is gone. What was on its way is sent again after the next handshake, if it is still wanted.
-    pub fn handle_disconnected(&mut self, _now: Instant) {
+    pub fn handle_disconnected(&mut self, now: Instant) {
+        if self.link == Link::Down {
+            return;
+        }
+        for index in self
+            .slots
+            .places()
+            .filter_map(|place| place.entry)
+            .collect::<Vec<_>>()
+        {
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.lifecycle.handle_disconnected(now);
+            }
+        }
         self.rest();
+    }
+
+    /// The daemon does not answer on its stream. Nothing that it has to do falls due until it does.
+    pub fn handle_silence(&mut self) {
+        if let Link::Up { peer } = self.link {
+            self.link = Link::Silent { peer };
+            self.for_each_slot(|slot| {
+                slot.lifecycle.handle_silence();
+                slot.ledger.handle_silence();
+            });
+        }
+    }
+
+    /// The daemon answers again, and is given its time again. Without effect if it was not silent.
+    pub fn handle_heard(&mut self, now: Instant) {
+        if let Link::Silent { peer } = self.link {
+            self.link = Link::Up { peer };
+            self.for_each_slot(|slot| {
+                slot.lifecycle.handle_heard(now);
+                slot.ledger.handle_heard(now);
+            });
+        }
+    }
+
+    fn for_each_slot(&mut self, mut act: impl FnMut(&mut Slot)) {
+        for Place { entry, orphan } in self.slots.places().collect::<Vec<_>>() {
+            for index in [entry, orphan].into_iter().flatten() {
+                if let Some(slot) = self.slots.get_mut(index) {
+                    act(slot);
+                }
+                self.slots.refresh(index);
+            }
+        }
     }
 
     /// Waits for the daemon no longer; needs no clock, because nothing is armed.
@@ -340,6 +405,7 @@ impl Roster {
             let Some(index) = entry else { continue };
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.lifecycle.rest();
+                slot.orphans = 0;
                 slot.ledger.handle_disconnected();
             }
             self.slots.refresh(index);
@@ -466,15 +532,20 @@ impl Roster {
 
     /// Connects a new slot to the stream, if there is one.
     fn join(&mut self, now: Instant, index: usize) {
-        let Link::Up { reports_running } = self.link else {
+        let Some(peer) = self.peer() else {
             return;
         };
+        let is_silent = matches!(self.link, Link::Silent { .. });
         let Some(slot) = self.slots.get_mut(index) else {
             return;
         };
         let (instance, role) = (slot.lifecycle.instance(), slot.role);
-        slot.lifecycle.handle_connected(now, reports_running);
+        slot.lifecycle.handle_connected(now, peer);
         slot.ledger.handle_connected(now);
+        if is_silent {
+            slot.lifecycle.handle_silence();
+            slot.ledger.handle_silence();
+        }
         if role == Role::Entry && self.slots.place(instance).orphan.is_some() {
             self.hold(now, instance, true);
         }
@@ -505,6 +576,14 @@ impl Roster {
         // Without a stream there is nobody to tell; the next handshake will show it again.
         if known || full || !self.is_connected() {
             return;
+        }
+        // A daemon that has it end and live by turns is not told for ever.
+        let entry = self.slots.place(instance).entry;
+        if let Some(entry) = entry.and_then(|index| self.slots.get_mut(index)) {
+            if entry.orphans > RETRIES {
+                return;
+            }
+            entry.orphans += 1;
         }
         let index = self.slots.insert(Slot::new(
             Role::Orphan,
@@ -561,14 +640,11 @@ impl Roster {
                     }
                     continue;
                 }
-                Output::StartupTimedOut => {
-                    let limit = lifecycle.limits().startup;
-                    InstanceEvent::StartupTimedOut {
-                        instance,
-                        incarnation,
-                        limit,
-                    }
-                }
+                Output::StartupTimedOut { limit } => InstanceEvent::StartupTimedOut {
+                    instance,
+                    incarnation,
+                    limit,
+                },
                 Output::StopOverdue(mode) => InstanceEvent::StopOverdue {
                     instance,
                     incarnation,

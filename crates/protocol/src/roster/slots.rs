@@ -28,6 +28,8 @@ pub(super) struct Slot {
     pub(super) ledger: Ledger,
     /// The start, as long as it may have to go out (again).
     pub(super) start: Option<Box<StartInstance>>,
+    /// How many orphans have been found in the way of this entry, on the present stream.
+    pub(super) orphans: u32,
     /// In the queue of slots that have something to send.
     queued: bool,
 }
@@ -40,6 +42,7 @@ impl Slot {
             lifecycle,
             ledger,
             start,
+            orphans: 0,
             queued: false,
         }
     }

@@ -5,20 +5,21 @@ use std::time::{Duration, Instant};
 use prexorcloud_protocol::instance::{
     Cause, CrashVerdict, Desired, Judgement, Lifecycle, Output, Report, State,
 };
-use prexorcloud_protocol::{Incarnation, StopMode, Verdict};
+use prexorcloud_protocol::peer::DaemonPeer;
+use prexorcloud_protocol::{Capabilities, Incarnation, StopMode, Verdict};
 use proptest::prelude::*;
 
-use crate::{CURRENT, LIFETIME, config, spec};
+use crate::{CURRENT, LIFETIME, config, java, ours, spec};
 
 #[derive(Clone, Debug)]
 enum Action {
     Pass(Duration),
     Fire(Duration),
     FireNow,
-    Connect {
-        reports_running: bool,
-    },
+    Connect(DaemonPeer),
     Disconnect,
+    Silence,
+    Heard,
     MarkDispatched,
     Redispatch,
     StartAccepted,
@@ -37,7 +38,8 @@ enum Action {
     StopAcknowledged {
         conclusive: bool,
     },
-    StopMissed,
+    StopRepeated,
+    StopContradicted,
     Drain,
     Undrain,
     Lost,
@@ -60,7 +62,9 @@ fn action() -> impl Strategy<Value = Action> {
         2 => delays().prop_map(Action::Pass),
         4 => prop_oneof![3 => Just(Duration::ZERO), 1 => delays()].prop_map(Action::Fire),
         1 => Just(Action::FireNow),
-        2 => any::<bool>().prop_map(|reports_running| Action::Connect { reports_running }),
+        2 => prop::sample::select(vec![ours(), java(), DaemonPeer::of(Capabilities::SESSION)]).prop_map(Action::Connect),
+        1 => Just(Action::Silence),
+        1 => Just(Action::Heard),
         1 => Just(Action::Disconnect),
         3 => Just(Action::MarkDispatched),
         2 => Just(Action::Redispatch),
@@ -73,7 +77,8 @@ fn action() -> impl Strategy<Value = Action> {
         1 => incarnation.prop_map(|incarnation| Action::Crash { incarnation }),
         2 => mode.prop_map(Action::Stop),
         2 => any::<bool>().prop_map(|conclusive| Action::StopAcknowledged { conclusive }),
-        1 => Just(Action::StopMissed),
+        1 => Just(Action::StopRepeated),
+        1 => Just(Action::StopContradicted),
         2 => Just(Action::Drain),
         2 => Just(Action::Undrain),
         1 => Just(Action::Lost),
@@ -132,7 +137,9 @@ proptest! {
                     lifecycle.handle_timeout(now);
                     fired = true;
                 }
-                Action::Connect { reports_running } => lifecycle.handle_connected(now, reports_running),
+                Action::Connect(peer) => lifecycle.handle_connected(now, peer),
+                Action::Silence => lifecycle.handle_silence(),
+                Action::Heard => lifecycle.handle_heard(now),
                 Action::Disconnect => lifecycle.handle_disconnected(now),
                 Action::MarkDispatched => lifecycle.mark_dispatched(),
                 Action::Redispatch => lifecycle.handle_redispatch(now),
@@ -158,7 +165,8 @@ proptest! {
                     prop_assert!(lifecycle.is_terminal() || lifecycle.desired() >= Desired::from(mode));
                 }
                 Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
-                Action::StopMissed => lifecycle.handle_stop_missed(now),
+                Action::StopRepeated => lifecycle.handle_stop_repeated(now),
+                Action::StopContradicted => lifecycle.handle_stop_contradicted(),
                 Action::Drain => drop(lifecycle.request_drain(now)),
                 Action::Undrain => drop(lifecycle.cancel_drain(now)),
                 Action::Lost => lifecycle.handle_lost(now, Cause::DeclaredLost),
@@ -217,7 +225,9 @@ proptest! {
             match action {
                 Action::Pass(delay) => now += delay,
                 Action::Fire(_) | Action::FireNow => lifecycle.handle_timeout(now),
-                Action::Connect { reports_running } => lifecycle.handle_connected(now, reports_running),
+                Action::Connect(peer) => lifecycle.handle_connected(now, peer),
+                Action::Silence => lifecycle.handle_silence(),
+                Action::Heard => lifecycle.handle_heard(now),
                 Action::Disconnect => lifecycle.handle_disconnected(now),
                 Action::MarkDispatched => lifecycle.mark_dispatched(),
                 Action::Report { incarnation, state, .. } => {
@@ -227,12 +237,13 @@ proptest! {
                     );
                 }
                 Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
-                Action::StopMissed => lifecycle.handle_stop_missed(now),
+                Action::StopRepeated => lifecycle.handle_stop_repeated(now),
+                Action::StopContradicted => lifecycle.handle_stop_contradicted(),
                 _ => {}
             }
         }
         let _ = lifecycle.request_stop(now, mode);
-        lifecycle.handle_connected(now, true);
+        lifecycle.handle_connected(now, ours());
         // From here on the daemon is mute. At most four timers: two stages, one late each.
         for _ in 0..4 {
             let Some(deadline) = lifecycle.poll_timeout() else { break };

@@ -6,17 +6,19 @@ mod invariants;
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::instance::lifecycle::{KILL, LAST_WORDS, MARGIN, SILENT_PREPARATION};
+use prexorcloud_protocol::instance::lifecycle::{KILL, LAST_WORDS, MARGIN, PREPARATION};
 use prexorcloud_protocol::instance::{
     Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, Limits, Output, Report, Spec, State, Timer,
     Transition, transition,
 };
+use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::StartInstance;
-use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode, Verdict};
+use prexorcloud_protocol::{Capabilities, DeniedReason, Incarnation, StopMode, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 const CURRENT: Incarnation = Incarnation::new(5);
+const SECOND: Duration = Duration::from_secs(1);
 const STARTUP: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(30);
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -28,6 +30,19 @@ fn config() -> ProptestConfig {
         ))),
         ..ProptestConfig::default()
     }
+}
+
+/// A daemon that says everything, and leaves the startup deadline to the controller.
+fn ours() -> DaemonPeer {
+    DaemonPeer::of(
+        Capabilities::INCARNATIONS
+            .union(Capabilities::READINESS)
+            .union(Capabilities::PREPARING_REPORTED),
+    )
+}
+
+fn java() -> DaemonPeer {
+    DaemonPeer::of(Capabilities::NONE)
 }
 
 fn spec(lifetime: Option<Duration>) -> Spec {
@@ -46,7 +61,7 @@ fn spec(lifetime: Option<Duration>) -> Spec {
 /// A lifecycle that got to `state` by reports, over a stream of a peer that reports everything.
 fn in_state(now: Instant, state: State) -> Lifecycle {
     let mut lifecycle = Lifecycle::new(now, spec(Some(LIFETIME)));
-    lifecycle.handle_connected(now, true);
+    lifecycle.handle_connected(now, ours());
     lifecycle.mark_dispatched();
     if state == State::Draining {
         let _ = lifecycle.handle_report(now, report(State::Running));
@@ -134,7 +149,7 @@ fn every_report_of_another_incarnation_changes_nothing() {
 fn a_peer_without_incarnations_is_judged_by_state_once_it_may_know_the_instance() {
     let now = Instant::now();
     let mut lifecycle = Lifecycle::new(now, spec(None));
-    lifecycle.handle_connected(now, false);
+    lifecycle.handle_connected(now, java());
     let late = lifecycle.handle_report(now, Report::of(State::Stopped));
     assert_eq!(
         late,
@@ -175,17 +190,20 @@ fn a_peer_without_incarnations_is_judged_by_state_once_it_may_know_the_instance(
 #[test]
 fn a_hanging_start_is_killed() {
     let now = Instant::now();
-    for state in [State::Preparing, State::Starting] {
+    for (state, limit, timer) in [
+        (State::Preparing, PREPARATION, Timer::Preparation),
+        (State::Starting, STARTUP, Timer::Startup),
+    ] {
         let mut lifecycle = in_state(now, state);
         let deadline = lifecycle.poll_timeout().unwrap();
-        assert_eq!((deadline.at, deadline.timer), (now + STARTUP, Timer::Startup));
+        assert_eq!((deadline.at, deadline.timer), (now + limit, timer));
         lifecycle.handle_timeout(deadline.at - Duration::from_nanos(1));
         assert_eq!(drain(&mut lifecycle), []);
         lifecycle.handle_timeout(deadline.at);
         assert_eq!(
             drain(&mut lifecycle),
             [
-                Output::StartupTimedOut,
+                Output::StartupTimedOut { limit },
                 changed(state, State::Stopping, Cause::StartupTimedOut),
                 Output::Stop(StopMode::Force)
             ]
@@ -195,13 +213,51 @@ fn a_hanging_start_is_killed() {
 }
 
 #[test]
-fn the_startup_deadline_covers_both_states_together() {
+fn the_startup_clock_starts_with_the_process_and_preparation_has_its_own() {
     let now = Instant::now();
     let mut lifecycle = in_state(now, State::Preparing);
-    let _ = lifecycle.handle_report(now + STARTUP / 2, report(State::Starting));
-    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + STARTUP);
-    let _ = lifecycle.handle_report(now + STARTUP / 2, report(State::Running));
+    let _ = lifecycle.handle_report(now + STARTUP / 2, report(State::Preparing));
+    assert_eq!(
+        lifecycle.poll_timeout().unwrap().at,
+        now + PREPARATION,
+        "repeating it gains nothing"
+    );
+    let launched = now + 3 * STARTUP;
+    let _ = lifecycle.handle_report(launched, report(State::Starting));
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, launched + STARTUP);
+    let _ = lifecycle.handle_report(launched, report(State::Running));
     assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Lifetime);
+
+    let slow = Limits {
+        startup: 2 * PREPARATION,
+        ..Limits::default()
+    };
+    let mut lifecycle = Lifecycle::new(
+        now,
+        Spec {
+            limits: slow,
+            ..spec(None)
+        },
+    );
+    lifecycle.handle_connected(now, ours());
+    let _ = lifecycle.handle_report(now, report(State::Preparing));
+    assert_eq!(
+        lifecycle.poll_timeout().unwrap().at,
+        now + 2 * PREPARATION,
+        "never less than the startup"
+    );
+}
+
+#[test]
+fn a_daemon_that_keeps_the_startup_deadline_is_given_time_to_act_on_it() {
+    let now = Instant::now();
+    let mut lifecycle = Lifecycle::new(now, spec(None));
+    lifecycle.handle_connected(now, DaemonPeer::of(Capabilities::SESSION));
+    let _ = lifecycle.handle_report(now, report(State::Starting));
+    let limit = STARTUP + GRACE + KILL + MARGIN;
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + limit);
+    lifecycle.handle_timeout(now + limit);
+    assert_eq!(lifecycle.poll_output(), Some(Output::StartupTimedOut { limit }));
 }
 
 #[test]
@@ -210,12 +266,12 @@ fn a_start_that_is_accepted_and_never_heard_of_again_is_given_up() {
     let mut lifecycle = in_state(now, State::Scheduled);
     assert_eq!(lifecycle.poll_timeout(), None, "the ledger waits for the answer");
     lifecycle.handle_start_accepted(now);
-    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + SILENT_PREPARATION);
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + PREPARATION);
     let _ = lifecycle.handle_report(now + STARTUP, report(State::Preparing));
     assert_eq!(
         lifecycle.poll_timeout().unwrap().at,
-        now + 2 * STARTUP,
-        "now it talks"
+        now + STARTUP + PREPARATION,
+        "now it prepares"
     );
 }
 
@@ -223,10 +279,10 @@ fn a_start_that_is_accepted_and_never_heard_of_again_is_given_up() {
 fn a_peer_that_never_reports_running_is_not_killed_for_it() {
     let now = Instant::now();
     let mut lifecycle = Lifecycle::new(now, spec(None));
-    lifecycle.handle_connected(now, false);
+    lifecycle.handle_connected(now, java());
     lifecycle.mark_dispatched();
     let _ = lifecycle.handle_report(now, Report::of(State::Preparing));
-    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Startup);
+    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Preparation);
     let _ = lifecycle.handle_report(now, Report::of(State::Starting));
     assert_eq!(lifecycle.poll_timeout(), None);
     assert!(lifecycle.handle_ready(now).is_accepted());
@@ -380,11 +436,11 @@ fn waiting_timers_rest_without_a_stream() {
     assert_eq!(starting.poll_timeout(), None);
     starting.handle_timeout(long);
     assert_eq!(drain(&mut starting), []);
-    starting.handle_connected(long, true);
+    starting.handle_connected(long, ours());
     assert_eq!(
         starting.poll_timeout().unwrap().at,
-        now + STARTUP,
-        "overdue, unless the handshake knows better"
+        long + STARTUP,
+        "nobody could have acted meanwhile"
     );
     let _ = starting.handle_listed(long, report(State::Running));
     starting.handle_timeout(long);
@@ -395,8 +451,101 @@ fn waiting_timers_rest_without_a_stream() {
     let _ = stopping.request_stop(now, StopMode::Graceful);
     stopping.handle_timeout(long);
     assert_eq!(stopping.state(), State::Stopping);
-    stopping.handle_connected(long, true);
+    stopping.handle_connected(long, ours());
     assert_eq!(stopping.poll_timeout().unwrap().at, long + GRACE + KILL + MARGIN);
+}
+
+#[test]
+fn a_graceful_stop_gets_its_grace_again_after_a_reconnect() {
+    let now = Instant::now();
+    let lost = now + GRACE;
+    let back = now + Duration::from_secs(3600);
+    let mut stopping = in_state(now, State::Running);
+    let _ = stopping.request_stop(now, StopMode::Graceful);
+    drain(&mut stopping);
+    stopping.handle_disconnected(lost);
+    stopping.handle_connected(back, ours());
+    let full = back + GRACE + KILL + MARGIN;
+    let mut begun = stopping.clone();
+
+    let _ = stopping.handle_listed(back, report(State::Running));
+    assert_eq!(stopping.poll_timeout().unwrap().at, full, "the order was lost");
+    stopping.handle_timeout(full - Duration::from_nanos(1));
+    assert_eq!(drain(&mut stopping), []);
+
+    assert!(begun.handle_listed(back, report(State::Stopping)).is_accepted());
+    assert_eq!(
+        begun.poll_timeout().unwrap().at,
+        back + KILL + MARGIN,
+        "what was left"
+    );
+
+    let mut restored = Lifecycle::restored(now, spec(None), State::Running, Desired::Stop);
+    restored.handle_connected(back, ours());
+    let _ = restored.handle_listed(back, report(State::Stopping));
+    assert_eq!(
+        restored.poll_timeout().unwrap().at,
+        full,
+        "nobody knows what was left"
+    );
+}
+
+#[test]
+fn a_forced_stop_is_given_its_time_again_after_a_reconnect() {
+    let now = Instant::now();
+    let back = now + Duration::from_secs(3600);
+    let mut killed = in_state(now, State::Running);
+    let _ = killed.request_stop(now, StopMode::Force);
+    killed.handle_disconnected(now + KILL);
+    killed.handle_connected(back, ours());
+    let _ = killed.handle_listed(back, report(State::Stopping));
+    assert_eq!(killed.poll_timeout().unwrap().at, back + KILL + MARGIN);
+    killed.handle_timeout(back);
+    assert!(!killed.is_terminal());
+}
+
+#[test]
+fn silence_judges_nobody() {
+    let now = Instant::now();
+    let long = now + Duration::from_secs(3600);
+    for (state, limit) in [(State::Preparing, PREPARATION), (State::Starting, STARTUP)] {
+        let mut coming = in_state(now, state);
+        coming.handle_silence();
+        assert_eq!(coming.poll_timeout(), None);
+        coming.handle_timeout(long);
+        assert_eq!(coming.state(), state);
+        coming.handle_heard(long);
+        assert_eq!(coming.poll_timeout().unwrap().at, long + limit);
+        coming.handle_heard(long + SECOND);
+        assert_eq!(
+            coming.poll_timeout().unwrap().at,
+            long + limit,
+            "it was not silent any more"
+        );
+    }
+    for (mode, limit) in [
+        (StopMode::Graceful, GRACE + KILL + MARGIN),
+        (StopMode::Force, KILL + MARGIN),
+    ] {
+        let mut stopping = in_state(now, State::Running);
+        let _ = stopping.request_stop(now, mode);
+        stopping.handle_silence();
+        drain(&mut stopping);
+        stopping.handle_timeout(long);
+        assert_eq!((drain(&mut stopping), stopping.poll_timeout()), (vec![], None));
+        stopping.handle_heard(long);
+        assert_eq!(stopping.poll_timeout().unwrap().at, long + limit);
+    }
+    let mut asked = in_state(now, State::Running);
+    asked.handle_silence();
+    assert_eq!(
+        asked.poll_timeout().unwrap().timer,
+        Timer::Lifetime,
+        "a plan of our own goes on"
+    );
+    let _ = asked.request_stop(now, StopMode::Graceful);
+    asked.handle_timeout(long);
+    assert_eq!(asked.desired(), Desired::Stop, "asked for while it was silent");
 }
 
 #[test]
@@ -404,7 +553,7 @@ fn a_restored_wish_to_stop_is_a_stop() {
     let now = Instant::now();
     let mut lifecycle = Lifecycle::restored(now, spec(None), State::Running, Desired::Stop);
     assert_eq!(lifecycle.state(), State::Stopping);
-    lifecycle.handle_connected(now, true);
+    lifecycle.handle_connected(now, ours());
     assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Stop);
     let ended = Lifecycle::restored(now, spec(None), State::Stopped, Desired::Stop);
     assert_eq!(ended.state(), State::Stopped);
@@ -447,7 +596,7 @@ fn endless_durations_do_not_overflow() {
         lifetime: Some(Duration::MAX),
     };
     let mut lifecycle = Lifecycle::new(now, Spec { limits, ..spec(None) });
-    lifecycle.handle_connected(now, true);
+    lifecycle.handle_connected(now, ours());
     lifecycle.mark_dispatched();
     for state in [State::Preparing, State::Running] {
         let _ = lifecycle.handle_report(

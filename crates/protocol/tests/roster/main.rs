@@ -7,19 +7,22 @@ mod bounds;
 mod handshakes;
 mod invariants;
 mod lives;
+mod patience;
+mod storms;
 mod strangers;
 mod world;
 
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::{Cause, State};
+use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::{
     CrashReport, InstanceStatusUpdate, RunningInstance, StartFailureDisposition, StartInstance,
     StartInstanceAck, StopInstance, StopInstanceAck,
 };
 use prexorcloud_protocol::reconcile::ReconcilePolicy;
 use prexorcloud_protocol::roster::{Dispatch, InstanceEvent, Roster};
-use prexorcloud_protocol::{InstanceId, NodeId, Verdict};
+use prexorcloud_protocol::{Capabilities, InstanceId, NodeId, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -36,8 +39,7 @@ fn config() -> ProptestConfig {
 
 fn rust_peer() -> ReconcilePolicy {
     ReconcilePolicy {
-        reports_preparing: true,
-        incarnations: true,
+        peer: DaemonPeer::of(Capabilities::SESSION),
         ..Default::default()
     }
 }
@@ -141,7 +143,11 @@ fn running(now: Instant, policy: &ReconcilePolicy, name: &str, incarnation: u64)
     let mut roster = connected(now, policy);
     assert_eq!(roster.start(now, start(name, incarnation)), Verdict::Accepted);
     assert_eq!(sent(&mut roster), [format!("start {name} {incarnation}")]);
-    let said = if policy.incarnations { incarnation } else { 0 };
+    let said = if policy.peer.names_incarnations {
+        incarnation
+    } else {
+        0
+    };
     assert!(
         roster
             .handle_status(now, &status(name, said, State::Running))

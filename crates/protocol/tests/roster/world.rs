@@ -99,7 +99,7 @@ impl World {
         self.roster.handle_handshake(self.now, reported, policy);
         self.live.clear();
         self.connected = true;
-        self.java = !policy.incarnations;
+        self.java = !policy.peer.names_incarnations;
     }
 
     fn fire(&mut self) -> Result<(), TestCaseError> {
@@ -180,8 +180,7 @@ impl World {
                     } else {
                         GroupPolicy::AdoptAny
                     },
-                    reports_preparing: !java,
-                    incarnations: !java,
+                    peer: if java { java_peer().peer } else { rust_peer().peer },
                 };
                 self.handshake(&reported, &policy);
             }

@@ -6,10 +6,10 @@ use prexorcloud_compat as compat;
 use prexorcloud_proto::{HandshakeAck, controller_message};
 
 use super::{Admission, ControllerEvent, ControllerOutcome, ControllerSession, Link, Live};
-use crate::capability::Capabilities;
 use crate::handshake::controller::Hello;
 use crate::heartbeat::Prober;
 use crate::id::NodeId;
+use crate::peer::DaemonPeer;
 use crate::reconcile::ReconcilePolicy;
 use crate::roster::Roster;
 use crate::session::{Close, Code, wire_millis};
@@ -103,8 +103,7 @@ impl ControllerSession {
         let policy = ReconcilePolicy {
             elsewhere,
             groups,
-            reports_preparing: hello.capabilities.contains(Capabilities::PREPARING_REPORTED),
-            incarnations: hello.capabilities.contains(Capabilities::INCARNATIONS),
+            peer: DaemonPeer::of(hello.capabilities),
         };
         let prober = Prober::new(now, self.config.heartbeat);
         roster.handle_handshake(now, &hello.handshake.running_instances, &policy);

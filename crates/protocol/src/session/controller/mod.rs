@@ -275,6 +275,7 @@ impl ControllerSession {
                         self.push(controller_message::Payload::Ping(Ping { sequence }));
                     }
                     heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
+                        live.roster.handle_silence();
                         self.tell(ControllerEvent::Unreachable { missed, silent_for });
                     }
                     heartbeat::Output::News(heartbeat::News::Recovered { after }) => {

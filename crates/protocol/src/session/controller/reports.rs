@@ -54,7 +54,10 @@ impl ControllerSession {
             return;
         };
         match live.prober.handle_pong(now, sequence) {
-            Ok(_) => self.pump(),
+            Ok(_) => {
+                live.roster.handle_heard(now);
+                self.pump();
+            }
             Err(error) => self.note(now, error.into(), Some(error_code::UNSOLICITED_PONG), "Pong"),
         }
     }

@@ -1,0 +1,261 @@
+//! Daemons that do not do what they say cost a bounded number of messages, and are judged at their deadline
+
+use std::time::{Duration, Instant};
+
+use prexorcloud_protocol::instance::{Cause, State};
+use prexorcloud_protocol::ledger::{FORGOTTEN, RETRIES};
+use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance, StopInstanceAck};
+use prexorcloud_protocol::reconcile::ReconcilePolicy;
+use prexorcloud_protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_protocol::{InstanceId, StopMode};
+
+use crate::{
+    changes, connected, events, id, java_peer, listed, running, rust_peer, sent, start, start_failed,
+    started, state, status, stopped,
+};
+
+/// The attempts of one command.
+const ATTEMPTS: usize = 1 + RETRIES as usize;
+const STEP: Duration = Duration::from_millis(20);
+
+/// Ten minutes of a daemon that says all of `says` fifty times a second; what that costs.
+fn storm(
+    roster: &mut Roster,
+    mut now: Instant,
+    says: impl Fn(&mut Roster, Instant),
+) -> (Vec<String>, Instant) {
+    let (end, mut out) = (now + Duration::from_secs(600), Vec::new());
+    let mut ended = None;
+    while now < end {
+        roster.handle_timeout(now);
+        out.extend(sent(roster));
+        says(roster, now);
+        out.extend(sent(roster));
+        if ended.is_none() && state(roster, "a").is_terminal() {
+            ended = Some(now);
+        }
+        now += STEP;
+    }
+    (out, ended.unwrap_or(end))
+}
+
+fn said(policy: &ReconcilePolicy) -> u64 {
+    u64::from(policy.peer.names_incarnations)
+}
+
+#[test]
+fn a_daemon_that_answers_a_stop_with_running_for_ever_is_given_up() {
+    for policy in [rust_peer(), java_peer()] {
+        let now = Instant::now();
+        let mut roster = running(now, &policy, "a", 1);
+        let _ = roster.stop(now, id("a"), StopMode::Graceful);
+        let said = said(&policy);
+        let (out, ended) = storm(&mut roster, now, |roster, now| {
+            let _ = roster.handle_stop_ack(now, &stopped("a", said));
+            let _ = roster.handle_status(now, &status("a", said, State::Running));
+        });
+        let (stops, kills) = out.split_at(out.iter().position(|line| line == "kill a 1").unwrap());
+        assert_eq!(stops, vec!["stop a 1"; ATTEMPTS]);
+        assert!(kills[..ATTEMPTS].iter().all(|line| line == "kill a 1"));
+        assert!(
+            ended < now + Duration::from_secs(90),
+            "it counts as ended in time"
+        );
+        let verdict = changes(&mut roster)
+            .into_iter()
+            .find(|(_, to, _)| to.is_terminal());
+        assert_eq!(
+            verdict,
+            Some((State::Stopping, State::Crashed, Cause::StopOverdue))
+        );
+        // What runs on is an orphan; that is bounded, too.
+        assert!(
+            out.len() <= 2 * ATTEMPTS + ATTEMPTS * 2 * ATTEMPTS,
+            "{}",
+            out.len()
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_acknowledges_everything_and_does_nothing_is_given_up() {
+    let now = Instant::now();
+    let mut roster = running(now, &rust_peer(), "a", 1);
+    let _ = roster.stop(now, id("a"), StopMode::Graceful);
+    let (out, _) = storm(&mut roster, now, |roster, now| {
+        let _ = roster.handle_stop_ack(now, &stopped("a", 1));
+    });
+    assert_eq!(out, ["stop a 1", "kill a 1"]);
+    assert_eq!(state(&roster, "a"), State::Crashed);
+
+    let mut roster = connected(now, &rust_peer());
+    let _ = roster.start(now, start("a", 1));
+    let (out, _) = storm(&mut roster, now, |roster, now| {
+        let _ = roster.handle_start_ack(now, &started("a", 1));
+    });
+    assert_eq!(out, ["start a 1"]);
+    roster.handle_timeout(now + Duration::from_secs(600));
+    assert_eq!(sent(&mut roster), ["kill a 1"], "its preparation has a deadline");
+}
+
+#[test]
+fn a_daemon_that_refuses_everything_is_asked_a_few_times() {
+    let now = Instant::now();
+    let mut roster = running(now, &rust_peer(), "a", 1);
+    let _ = roster.stop(now, id("a"), StopMode::Graceful);
+    let refused = StopInstanceAck {
+        accepted: false,
+        ..stopped("a", 1)
+    };
+    let (out, ended) = storm(&mut roster, now, |roster, now| {
+        let _ = roster.handle_stop_ack(now, &refused);
+    });
+    assert_eq!(out[..ATTEMPTS], vec!["stop a 1"; ATTEMPTS]);
+    assert_eq!(out[ATTEMPTS..], vec!["kill a 1"; ATTEMPTS]);
+    assert!(ended < now + Duration::from_secs(61));
+    assert_eq!(state(&roster, "a"), State::Crashed);
+
+    let mut roster = connected(now, &rust_peer());
+    let _ = roster.start(now, start("a", 1));
+    let mut refused = start_failed("a", 1, StartFailureDisposition::Transient);
+    refused.retry_after_seconds = 0;
+    let (out, ended) = storm(&mut roster, now, |roster, now| {
+        let _ = roster.handle_status(now, &status("a", 1, State::Preparing));
+        let _ = roster.handle_start_ack(now, &refused);
+    });
+    assert!(out.len() <= ATTEMPTS, "{out:?}");
+    assert!(ended < now + Duration::from_secs(600));
+    assert!(state(&roster, "a").is_terminal());
+}
+
+#[test]
+fn a_daemon_that_says_everything_all_the_time_costs_a_bounded_number_of_messages() {
+    let now = Instant::now();
+    for policy in [rust_peer(), java_peer()] {
+        let mut roster = connected(now, &policy);
+        let _ = roster.start(
+            now,
+            Box::new(StartInstance {
+                max_lifetime_seconds: 60,
+                ..*start("a", 1)
+            }),
+        );
+        let said = said(&policy);
+        let (out, _) = storm(&mut roster, now, |roster, now| {
+            for state in State::ALL {
+                let _ = roster.handle_status(now, &status("a", said, state));
+            }
+            let _ = roster.handle_start_ack(now, &started("a", said));
+            let _ = roster.handle_stop_ack(now, &stopped("a", said));
+        });
+        assert!(
+            out.len() <= 4 * ATTEMPTS + ATTEMPTS * 2 * ATTEMPTS,
+            "{} messages",
+            out.len()
+        );
+    }
+}
+
+#[test]
+fn an_incarnation_that_ends_and_lives_by_turns_is_not_stopped_for_ever() {
+    let now = Instant::now();
+    let mut roster = running(now, &rust_peer(), "a", 1);
+    let _ = roster.handle_crash(now, &crate::crash("a", 1));
+    let (out, _) = storm(&mut roster, now, |roster, now| {
+        let _ = roster.handle_status(now, &status("a", 1, State::Running));
+        let _ = roster.handle_status(now, &status("a", 1, State::Stopped));
+    });
+    assert!(out.len() <= ATTEMPTS, "{} stops", out.len());
+    roster.handle_handshake(now, &[listed("a", 1, State::Running)], &rust_peer());
+    assert_eq!(sent(&mut roster), ["stop a 1"], "a new stream is a new chance");
+}
+
+#[test]
+fn a_start_that_the_daemon_loses_every_time_has_failed() {
+    let mut now = Instant::now();
+    let a: InstanceId = id("a");
+    let mut roster = connected(now, &rust_peer());
+    let _ = roster.start(now, start("a", 1));
+    for attempt in 1..=ATTEMPTS {
+        assert_eq!(sent(&mut roster), ["start a 1"], "attempt {attempt}");
+        let _ = roster.handle_status(now, &status("a", 1, State::Preparing));
+        now += STEP;
+        roster.handle_handshake(now, &[], &rust_peer());
+    }
+    assert_eq!(
+        (sent(&mut roster), roster.get(a).unwrap().state()),
+        (vec![], State::Crashed)
+    );
+    assert!(events(&mut roster).iter().any(|event| matches!(
+        event,
+        InstanceEvent::StartFailed { failure, .. } if failure.error_code == FORGOTTEN
+    )));
+}
+
+#[test]
+fn a_rejection_ends_a_start_that_an_earlier_controller_sent() {
+    let now = Instant::now();
+    for before in [State::Scheduled, State::Preparing, State::Starting] {
+        for adopted in [false, true] {
+            let mut roster = crate::roster();
+            if !adopted {
+                let entry = prexorcloud_protocol::roster::RosterEntry {
+                    start: start("a", 1),
+                    state: before,
+                    desired: prexorcloud_protocol::instance::Desired::Run,
+                };
+                assert!(roster.restore(now, [entry]).is_empty());
+            }
+            roster.handle_handshake(now, &[listed("a", 1, before)], &rust_peer());
+            assert_eq!(sent(&mut roster), Vec::<String>::new());
+            events(&mut roster);
+            // An adopted one cannot be sent again, so there any rejection is final.
+            let disposition = if adopted {
+                StartFailureDisposition::Transient
+            } else {
+                StartFailureDisposition::Permanent
+            };
+            let judgement = roster.handle_start_ack(now, &start_failed("a", 1, disposition));
+            assert!(judgement.is_accepted());
+            assert_eq!(state(&roster, "a"), State::Crashed, "{before}");
+            let told = events(&mut roster);
+            assert!(
+                matches!(&told[0], InstanceEvent::StartFailed { failure, .. } if failure.error_code == "START_FAILED")
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rejection_never_touches_what_is_up() {
+    let now = Instant::now();
+    for disposition in [
+        StartFailureDisposition::Transient,
+        StartFailureDisposition::Permanent,
+    ] {
+        for draining in [false, true] {
+            let mut roster = running(now, &rust_peer(), "a", 1);
+            if draining {
+                let _ = roster.drain(now, id("a"));
+            }
+            events(&mut roster);
+            let before = roster.clone();
+            let _ = roster.handle_start_ack(now, &start_failed("a", 1, disposition));
+            let _ = roster.handle_start_ack(now, &start_failed("a", 0, disposition));
+            assert!(roster == before, "{disposition:?}, draining: {draining}");
+        }
+    }
+}
+
+#[test]
+fn a_report_that_overtakes_the_poll_of_its_start_counts_as_its_arrival() {
+    let now = Instant::now();
+    for seen in [State::Preparing, State::Starting, State::Running] {
+        let mut roster = connected(now, &rust_peer());
+        let _ = roster.start(now, start("a", 1));
+        assert!(roster.handle_status(now, &status("a", 1, seen)).is_accepted());
+        let _ = roster.stop(now, id("a"), StopMode::Graceful);
+        assert_eq!(sent(&mut roster), ["stop a 1"], "{seen}");
+        assert_eq!(state(&roster, "a"), State::Stopping);
+    }
+}
