@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use prexorcloud_protocol::compat::{self, ContractMatch};
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::handshake::HELD_MESSAGES;
 use prexorcloud_protocol::handshake::daemon::HandshakeFailure;
@@ -16,7 +17,7 @@ use prexorcloud_protocol::session::Anomaly;
 use prexorcloud_protocol::session::daemon::{StartRejection, StatusReport};
 use prexorcloud_protocol::{
     Capabilities, Code, DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession, Epoch, Incarnation,
-    InstanceId, NodeId, Received, SendError, Session, StopMode,
+    InstanceId, NodeId, Received, SendError, Session, StopMode, validate,
 };
 
 struct Bench {
@@ -29,6 +30,15 @@ impl Bench {
         let config = DaemonConfig::new(NodeId::new("node-1").unwrap(), "1.0.0");
         Self {
             session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
+            now: Instant::now(),
+        }
+    }
+
+    /// A daemon that has obeyed this epoch before.
+    fn with_fence(epoch: u64) -> Self {
+        let config = DaemonConfig::new(NodeId::new("node-1").unwrap(), "1.0.0");
+        Self {
+            session: DaemonSession::new(config, Hosted::new(), EpochFence::new(Epoch::new(epoch))),
             now: Instant::now(),
         }
     }
@@ -295,6 +305,127 @@ fn a_deposed_controller_is_told_so_and_left_even_at_the_acknowledgement() {
     );
     assert_eq!(bench.session.close().unwrap().code, Code::FailedPrecondition);
     assert_eq!(bench.session.fence().highest(), Epoch::new(5));
+}
+
+#[test]
+fn an_epoch_of_any_acknowledgement_is_told_and_counts_wherever_it_stands() {
+    let redirect = HandshakeAck {
+        leader_grpc_addr: "10.0.0.7:9090".into(),
+        ..ack(Capabilities::NONE)
+    };
+    let incompatible = HandshakeAck {
+        protocol_compatible: false,
+        ..ack(Capabilities::NONE)
+    };
+    for (acknowledgement, settles) in [
+        (ack(Capabilities::NONE), true),
+        (redirect, false),
+        (incompatible, false),
+    ] {
+        for (in_ack, on_envelope) in [(9, 0), (0, 9), (9, 4), (4, 9), (9, 9)] {
+            let mut bench = Bench::new();
+            bench.connect();
+            let acknowledgement = HandshakeAck {
+                epoch: in_ack,
+                ..acknowledgement.clone()
+            };
+            bench.receive_at(
+                FromController::HandshakeAck(Box::new(acknowledgement)),
+                on_envelope,
+            );
+            assert_eq!(bench.event(), DaemonEvent::FenceRaised(Epoch::new(9)));
+            assert_eq!(bench.session.fence().highest(), Epoch::new(9));
+            assert_eq!(bench.session.is_established(), settles);
+            if let Some(connected) = bench.session.connected() {
+                assert_eq!(connected.epoch, Epoch::new(9));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stale_epoch_on_the_envelope_of_an_acknowledgement_is_refused() {
+    let mut bench = Bench::with_fence(5);
+    bench.connect();
+    bench.receive_at(
+        FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))),
+        4,
+    );
+    assert!(
+        matches!(bench.sent(), Some(FromDaemon::ErrorReport(report)) if report.error_code == "STALE_EPOCH")
+    );
+    bench.session.handle_disconnected(bench.now);
+    assert!(matches!(
+        bench.event(),
+        DaemonEvent::Disconnected(DaemonOutcome::Handshake(HandshakeFailure::Stale(_)))
+    ));
+    bench.quiet();
+}
+
+#[test]
+fn a_follower_that_knows_no_leader_is_left_once_an_epoch_was_obeyed() {
+    for capabilities in [Capabilities::NONE, Capabilities::SESSION] {
+        let mut bench = Bench::with_fence(7);
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(capabilities))));
+        assert!(!bench.session.is_established());
+        assert_eq!(bench.session.close().unwrap().code, Code::Unavailable);
+        bench.session.handle_disconnected(bench.now);
+        let DaemonEvent::Disconnected(outcome) = bench.event() else {
+            panic!()
+        };
+        let obeyed = Epoch::new(7);
+        assert_eq!(outcome, HandshakeFailure::Leaderless { obeyed }.into());
+        assert!(!outcome.reached_established(), "the next dial waits longer");
+        assert!(outcome.to_string().contains("try another"), "{outcome}");
+        bench.quiet();
+
+        // The leader is found in the end.
+        bench.connect();
+        bench.receive_at(FromController::HandshakeAck(Box::new(ack(capabilities))), 7);
+        assert!(bench.session.is_established());
+    }
+}
+
+#[test]
+fn a_controller_without_epochs_is_settled_on_by_a_daemon_that_never_saw_one() {
+    for _ in 0..2 {
+        let mut bench = Bench::connected_to(ack(Capabilities::NONE));
+        bench.session.handle_disconnected(bench.now);
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::NONE))));
+        assert!(bench.session.is_established());
+    }
+}
+
+#[test]
+fn the_contract_is_announced_and_the_controllers_is_compared() {
+    let ours = compat::contract::WIRE_DIGEST;
+    let other = "0".repeat(64);
+    let announced = |digest: &str| vec![format!("contract-sha256/{digest}")];
+    for (capabilities, verdict, digest) in [
+        (Vec::new(), ContractMatch::Unknown, None),
+        (announced(ours), ContractMatch::Same, Some(ours)),
+        (announced(&other), ContractMatch::Different, Some(other.as_str())),
+        (announced("not\na digest"), ContractMatch::Different, None),
+    ] {
+        let mut bench = Bench::new();
+        let handshake = bench.connect();
+        assert_eq!(
+            compat::contract::digest_in_capabilities(&handshake.capabilities),
+            Some(ours)
+        );
+        validate::handshake(&handshake).expect("a controller takes it");
+        bench.receive(FromController::HandshakeAck(Box::new(HandshakeAck {
+            capabilities,
+            ..ack(Capabilities::NONE)
+        })));
+        let connected = bench.session.connected().expect("no reason to refuse");
+        assert_eq!(
+            (connected.contract, connected.contract_digest.as_deref()),
+            (verdict, digest)
+        );
+    }
 }
 
 #[test]

@@ -228,6 +228,7 @@ impl DaemonSession {
         let code = match failure {
             HandshakeFailure::UpgradeRequired(_) | HandshakeFailure::Stale(_) => Code::FailedPrecondition,
             HandshakeFailure::Redirected { .. } => Code::Ok,
+            HandshakeFailure::Leaderless { .. } => Code::Unavailable,
             HandshakeFailure::AckTimedOut { .. } => Code::DeadlineExceeded,
             HandshakeFailure::TooEarly => Code::ResourceExhausted,
         };
@@ -280,7 +281,13 @@ impl DaemonSession {
             self.begin_closing(close, DaemonOutcome::AcknowledgedTwice);
             return;
         };
-        let acknowledged = match handshake.handle_ack(ack, epoch, self.config.capabilities, &mut self.fence) {
+        let obeyed = self.fence.highest();
+        let judged = handshake.handle_ack(ack, epoch, self.config.capabilities, &mut self.fence);
+        if self.fence.highest() > obeyed {
+            self.events
+                .push_back(DaemonEvent::FenceRaised(self.fence.highest()));
+        }
+        let acknowledged = match judged {
             Ok(acknowledged) => acknowledged,
             Err(failure) => {
                 if let HandshakeFailure::Stale(stale) = &failure {
@@ -290,15 +297,8 @@ impl DaemonSession {
                 return;
             }
         };
-        let Acknowledged {
-            connected,
-            raised,
-            held,
-        } = acknowledged;
+        let Acknowledged { connected, held } = acknowledged;
         let interval = connected.heartbeat_interval;
-        if raised {
-            self.events.push_back(DaemonEvent::FenceRaised(connected.epoch));
-        }
         self.events.push_back(DaemonEvent::Connected(connected.clone()));
         self.link = Link::Established(Box::new(Live {
             connected,
@@ -327,6 +327,8 @@ impl Session for DaemonSession {
         self.handle_disconnected(now);
         self.anomalies = Some(AnomalyBudget::new(now));
         self.streams = self.streams.saturating_add(1);
+        let mut capabilities = self.config.capabilities.to_wire();
+        capabilities.push(compat::contract::capability());
         let handshake = Handshake {
             node_id: self.config.node_id.into(),
             version: self.config.version.clone(),
@@ -337,7 +339,7 @@ impl Session for DaemonSession {
             advertise_address: self.config.advertise_address.clone(),
             host_info: self.config.host_info.clone(),
             protocol_version: compat::PROTOCOL_VERSION,
-            capabilities: self.config.capabilities.to_wire(),
+            capabilities,
             min_protocol_version: compat::MIN_PROTOCOL_VERSION,
             boot_id: self.config.boot_id.clone(),
             stream_ordinal: self.streams,
