@@ -290,7 +290,7 @@ impl Daemon {
             incarnation: Incarnation::new(1),
             port: 30_000,
             state: State::Running,
-        });
+        })?;
         let config = DaemonConfig::new(NodeId::new("node-1")?, "1.0.0");
         let session = SessionHandle::new(DaemonSession::new(config, hosted, EpochFence::default()));
         tokio::spawn({

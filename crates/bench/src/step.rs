@@ -225,7 +225,7 @@ fn established(now: Instant) -> DaemonSession {
     let mut hosted = Hosted::new();
     if let (Ok(instance), Ok(group)) = (InstanceId::new("lobby-1"), "lobby".parse()) {
         let incarnation = Incarnation::new(1);
-        hosted.adopt(HostedInstance {
+        let _ = hosted.adopt(HostedInstance {
             instance,
             group,
             incarnation,

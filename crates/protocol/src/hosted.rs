@@ -4,16 +4,23 @@
 //! superseded incarnation, and remembers which news no controller has confirmed: an instance that ended while the
 //! stream was down is reported with the next handshake, or the controller would take it for lost.
 //!
+//! A controller that does not [understand ended instances](crate::peer::ControllerPeer::understands_ended) would take
+//! a listed one for running. It is listed what lives and told the ends right after its acknowledgement, each until it
+//! has left on a stream; later it may have given the id to another node, so nothing is repeated.
+//!
 //! Live instances are bounded by [`limits::INSTANCES_PER_NODE`]; of the ended ones the newest [`ENDED_KEPT`] are
 //! remembered, to answer late duplicates.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
-use prexorcloud_proto::RunningInstance;
+use prexorcloud_proto::{InstanceStatusUpdate, RunningInstance};
 
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{self, Input, State, Transition};
 use crate::limits;
+use crate::session::daemon::StatusReport;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
 /// How many ended instances are remembered.
@@ -43,22 +50,47 @@ enum News {
     Told,
     /// A controller acknowledged a handshake that listed it, and may die, or be deposed, before it has stored it.
     Acknowledged,
-    /// Two such handshakes were acknowledged.
+    /// Two such handshakes were acknowledged, or it has left on a stream to a controller that lists do not help.
     Confirmed,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     facts: HostedInstance,
+    /// As last reported.
+    player_count: u32,
+    /// As last reported.
+    uptime: Duration,
     stopping: Option<StopMode>,
     news: News,
+    /// Which end of the table's life its own was; 0 before it.
+    end: u64,
+}
+
+impl Entry {
+    const fn new(facts: HostedInstance) -> Self {
+        Self {
+            facts,
+            player_count: 0,
+            uptime: Duration::ZERO,
+            stopping: None,
+            news: News::Untold,
+            end: 0,
+        }
+    }
+
+    const fn is_live(&self) -> bool {
+        !self.facts.state.is_terminal()
+    }
 }
 
 /// The instances of one daemon
 #[derive(Clone, Debug, Default)]
 pub struct Hosted {
     entries: HashMap<InstanceId, Entry>,
-    ended: VecDeque<(InstanceId, Incarnation)>,
+    ended: VecDeque<(InstanceId, u64)>,
+    /// How many ends there have been.
+    ends: u64,
 }
 
 /// What an observation changed
@@ -97,17 +129,28 @@ impl Hosted {
     pub fn live(&self) -> impl Iterator<Item = HostedInstance> + '_ {
         self.entries
             .values()
+            .filter(|entry| entry.is_live())
             .map(|entry| entry.facts)
-            .filter(|facts| !facts.state.is_terminal())
     }
 
     /// Puts an instance into the table that this process did not start, as found after a restart of the daemon.
-    pub fn adopt(&mut self, facts: HostedInstance) {
-        self.insert(Entry {
-            facts,
-            stopping: None,
-            news: News::Untold,
-        });
+    ///
+    /// # Errors
+    /// [`DeniedReason::TooMany`] if as many live already as a node may have. The instance is not in the table then, so
+    /// no controller hears of it: tell the operator.
+    pub fn adopt(&mut self, facts: HostedInstance) -> Result<(), DeniedReason> {
+        let replaces = self.entries.get(&facts.instance).is_some_and(Entry::is_live);
+        if !facts.state.is_terminal() && !replaces && self.is_full() {
+            return Err(DeniedReason::TooMany {
+                limit: limits::INSTANCES_PER_NODE,
+            });
+        }
+        self.insert(facts);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() >= limits::INSTANCES_PER_NODE && self.live().count() >= limits::INSTANCES_PER_NODE
     }
 
     /// Judges an order to start; an accepted one is entered as scheduled.
@@ -134,22 +177,17 @@ impl Hosted {
                 return Verdict::Denied(DeniedReason::StillAlive { current });
             }
         }
-        if self.live().count() >= limits::INSTANCES_PER_NODE {
+        if self.is_full() {
             return Verdict::Denied(DeniedReason::TooMany {
                 limit: limits::INSTANCES_PER_NODE,
             });
         }
-        let facts = HostedInstance {
+        self.insert(HostedInstance {
             instance,
             group,
             incarnation,
             port,
             state: State::Scheduled,
-        };
-        self.insert(Entry {
-            facts,
-            stopping: None,
-            news: News::Untold,
         });
         Verdict::Accepted
     }
@@ -165,6 +203,13 @@ impl Hosted {
         }
         entry.stopping = Some(mode);
         Verdict::Accepted
+    }
+
+    /// A stop could not be carried out: the next one is new again.
+    pub fn stop_refused(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        if let Ok(entry) = self.current(instance, incarnation) {
+            entry.stopping = None;
+        }
     }
 
     /// Judges a console command.
@@ -221,7 +266,7 @@ impl Hosted {
                 entry.facts.state = to;
                 entry.news = News::Untold;
                 if to.is_terminal() {
-                    self.remember_ended(instance, incarnation);
+                    self.remember_ended(instance);
                 }
                 Observed::Changed { from }
             }
@@ -239,6 +284,25 @@ impl Hosted {
         }
     }
 
+    /// Keeps the figures of a report, for when the status must be told again.
+    pub(crate) fn measured(&mut self, instance: InstanceId, player_count: u32, uptime: Duration) {
+        if let Some(entry) = self.entries.get_mut(&instance) {
+            entry.player_count = player_count;
+            entry.uptime = uptime;
+        }
+    }
+
+    /// What was last reported of an instance.
+    pub(crate) fn last_report(&self, instance: InstanceId) -> Option<StatusReport> {
+        self.entries.get(&instance).map(|entry| StatusReport {
+            instance,
+            incarnation: entry.facts.incarnation,
+            state: entry.facts.state,
+            player_count: entry.player_count,
+            uptime: entry.uptime,
+        })
+    }
+
     /// The current state was put on an established stream.
     pub(crate) fn told(&mut self, instance: InstanceId) {
         if let Some(entry) = self.entries.get_mut(&instance) {
@@ -246,77 +310,102 @@ impl Hosted {
         }
     }
 
-    /// What a handshake must list: everything alive, and what ended without a controller surely knowing.
-    pub(crate) fn running_instances(&self) -> Vec<RunningInstance> {
-        let mut listed: Vec<_> = self
+    /// Whether the current state is still to be told.
+    pub(crate) fn is_untold(&self, instance: InstanceId) -> bool {
+        self.entries
+            .get(&instance)
+            .is_some_and(|entry| entry.news == News::Untold)
+    }
+
+    /// The list for a handshake that is queued now: what lives, then what ended without a controller surely knowing, the
+    /// newest end first.
+    ///
+    /// What does not fit, or is not to be listed, is told after the acknowledgement.
+    pub(crate) fn list(&mut self, with_ended: bool) -> Vec<RunningInstance> {
+        let mut entries: Vec<_> = self
             .entries
-            .values()
-            .filter(|entry| !entry.facts.state.is_terminal() || entry.news != News::Confirmed)
-            .map(|Entry { facts, .. }| RunningInstance {
+            .values_mut()
+            .filter(|entry| entry.is_live() || entry.news != News::Confirmed)
+            .collect();
+        entries.sort_unstable_by_key(|entry| (!entry.is_live(), Reverse(entry.end), entry.facts.instance));
+        let mut listed = Vec::with_capacity(entries.len().min(limits::INSTANCES_PER_NODE));
+        for entry in entries {
+            if listed.len() == limits::INSTANCES_PER_NODE || !entry.is_live() && !with_ended {
+                entry.news = News::Untold;
+                continue;
+            }
+            if entry.news == News::Untold {
+                entry.news = News::Told;
+            }
+            let facts = entry.facts;
+            listed.push(RunningInstance {
                 instance_id: facts.instance.into(),
                 group: facts.group.into(),
                 port: i32::from(facts.port),
                 state: facts.state.to_wire(),
                 incarnation: facts.incarnation.get(),
-            })
-            .collect();
-        listed.sort_unstable_by(|a, b| a.instance_id.cmp(&b.instance_id));
-        listed.truncate(limits::INSTANCES_PER_NODE);
+            });
+        }
         listed
     }
 
-    /// A handshake that listed everything has been queued: its list is what the controller is going to believe.
-    pub(crate) fn listed_in_handshake(&mut self) {
-        for entry in self.entries.values_mut() {
-            if entry.news == News::Untold {
-                entry.news = News::Told;
-            }
-        }
-    }
-
-    /// A controller acknowledged the handshake that listed everything.
+    /// A controller acknowledged the handshake with the newest list; gives what is to be told now, in order.
     ///
-    /// What had ended by then is confirmed, if this is the second time that it is listed. What changed since the handshake is returned, to be reported now.
-    pub(crate) fn handshake_acknowledged(&mut self) -> Vec<HostedInstance> {
-        let mut changed = Vec::new();
+    /// That is what has changed since, and what was not listed. To a controller that does not understand a listed end,
+    /// every end is told that it may not know, listed or not: it takes back what the controller made of the list.
+    ///
+    /// For one that understands it, what had ended is confirmed if this is the second time that it is listed.
+    pub(crate) fn acknowledged(&mut self, understands_ended: bool) -> Vec<InstanceId> {
+        let mut to_tell = Vec::new();
         for entry in self.entries.values_mut() {
+            if !understands_ended && !entry.is_live() && entry.news != News::Confirmed {
+                entry.news = News::Untold;
+            }
             match entry.news {
-                News::Untold => {
-                    entry.news = News::Told;
-                    changed.push(entry.facts);
-                }
-                News::Told if entry.facts.state.is_terminal() => entry.news = News::Acknowledged,
+                News::Untold => to_tell.push(entry.facts.instance),
+                News::Told if !entry.is_live() => entry.news = News::Acknowledged,
                 News::Acknowledged => entry.news = News::Confirmed,
                 News::Told | News::Confirmed => {}
             }
         }
-        changed.sort_unstable_by_key(|facts| facts.instance);
-        changed
+        to_tell.sort_unstable();
+        to_tell
     }
 
-    fn insert(&mut self, entry: Entry) {
-        let HostedInstance {
-            instance,
-            incarnation,
-            state,
-            ..
-        } = entry.facts;
-        self.entries.insert(instance, entry);
-        if state.is_terminal() {
-            self.remember_ended(instance, incarnation);
+    /// A status has left on a stream, to a controller to which ends are not listed.
+    pub(crate) fn status_left(&mut self, update: &InstanceStatusUpdate) {
+        let entry = InstanceId::new(&update.instance_id)
+            .ok()
+            .and_then(|instance| self.entries.get_mut(&instance));
+        if let Some(entry) = entry
+            && !entry.is_live()
+            && entry.news == News::Told
+            && entry.facts.incarnation.get() == update.incarnation
+            && entry.facts.state.to_wire() == update.state
+        {
+            entry.news = News::Confirmed;
         }
     }
 
-    fn remember_ended(&mut self, instance: InstanceId, incarnation: Incarnation) {
-        self.ended.push_back((instance, incarnation));
+    fn insert(&mut self, facts: HostedInstance) {
+        self.entries.insert(facts.instance, Entry::new(facts));
+        if facts.state.is_terminal() {
+            self.remember_ended(facts.instance);
+        }
+    }
+
+    fn remember_ended(&mut self, instance: InstanceId) {
+        self.ends = self.ends.saturating_add(1);
+        if let Some(entry) = self.entries.get_mut(&instance) {
+            entry.end = self.ends;
+        }
+        self.ended.push_back((instance, self.ends));
         while self.ended.len() > ENDED_KEPT {
-            let Some((oldest, incarnation)) = self.ended.pop_front() else {
+            let Some((oldest, end)) = self.ended.pop_front() else {
                 break;
             };
-            // The id may have been started again since; only that very incarnation is forgotten.
-            let forget =
-                |entry: &Entry| entry.facts.incarnation == incarnation && entry.facts.state.is_terminal();
-            if self.entries.get(&oldest).is_some_and(forget) {
+            // The id may be in use again, or have ended again; only that very end is forgotten.
+            if self.entries.get(&oldest).is_some_and(|entry| entry.end == end) {
                 self.entries.remove(&oldest);
             }
         }

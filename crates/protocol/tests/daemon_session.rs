@@ -4,19 +4,21 @@
 
 use std::time::{Duration, Instant};
 
+use prexorcloud_protocol::compat::{self, ContractMatch};
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::handshake::HELD_MESSAGES;
 use prexorcloud_protocol::handshake::daemon::HandshakeFailure;
-use prexorcloud_protocol::hosted::Hosted;
+use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::outbox::Class;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
-use prexorcloud_protocol::session::Anomaly;
 use prexorcloud_protocol::session::daemon::{StartRejection, StatusReport};
+use prexorcloud_protocol::session::{Anomaly, kind};
 use prexorcloud_protocol::{
     Capabilities, Code, DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession, Epoch, Incarnation,
-    InstanceId, NodeId, Received, SendError, Session, StopMode,
+    InstanceId, NodeId, Received, SendError, Session, StopMode, limits, validate,
 };
 
 struct Bench {
@@ -29,6 +31,15 @@ impl Bench {
         let config = DaemonConfig::new(NodeId::new("node-1").unwrap(), "1.0.0");
         Self {
             session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
+            now: Instant::now(),
+        }
+    }
+
+    /// A daemon that has obeyed this epoch before.
+    fn with_fence(epoch: u64) -> Self {
+        let config = DaemonConfig::new(NodeId::new("node-1").unwrap(), "1.0.0");
+        Self {
+            session: DaemonSession::new(config, Hosted::new(), EpochFence::new(Epoch::new(epoch))),
             now: Instant::now(),
         }
     }
@@ -295,6 +306,127 @@ fn a_deposed_controller_is_told_so_and_left_even_at_the_acknowledgement() {
     );
     assert_eq!(bench.session.close().unwrap().code, Code::FailedPrecondition);
     assert_eq!(bench.session.fence().highest(), Epoch::new(5));
+}
+
+#[test]
+fn an_epoch_of_any_acknowledgement_is_told_and_counts_wherever_it_stands() {
+    let redirect = HandshakeAck {
+        leader_grpc_addr: "10.0.0.7:9090".into(),
+        ..ack(Capabilities::NONE)
+    };
+    let incompatible = HandshakeAck {
+        protocol_compatible: false,
+        ..ack(Capabilities::NONE)
+    };
+    for (acknowledgement, settles) in [
+        (ack(Capabilities::NONE), true),
+        (redirect, false),
+        (incompatible, false),
+    ] {
+        for (in_ack, on_envelope) in [(9, 0), (0, 9), (9, 4), (4, 9), (9, 9)] {
+            let mut bench = Bench::new();
+            bench.connect();
+            let acknowledgement = HandshakeAck {
+                epoch: in_ack,
+                ..acknowledgement.clone()
+            };
+            bench.receive_at(
+                FromController::HandshakeAck(Box::new(acknowledgement)),
+                on_envelope,
+            );
+            assert_eq!(bench.event(), DaemonEvent::FenceRaised(Epoch::new(9)));
+            assert_eq!(bench.session.fence().highest(), Epoch::new(9));
+            assert_eq!(bench.session.is_established(), settles);
+            if let Some(connected) = bench.session.connected() {
+                assert_eq!(connected.epoch, Epoch::new(9));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stale_epoch_on_the_envelope_of_an_acknowledgement_is_refused() {
+    let mut bench = Bench::with_fence(5);
+    bench.connect();
+    bench.receive_at(
+        FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))),
+        4,
+    );
+    assert!(
+        matches!(bench.sent(), Some(FromDaemon::ErrorReport(report)) if report.error_code == "STALE_EPOCH")
+    );
+    bench.session.handle_disconnected(bench.now);
+    assert!(matches!(
+        bench.event(),
+        DaemonEvent::Disconnected(DaemonOutcome::Handshake(HandshakeFailure::Stale(_)))
+    ));
+    bench.quiet();
+}
+
+#[test]
+fn a_follower_that_knows_no_leader_is_left_once_an_epoch_was_obeyed() {
+    for capabilities in [Capabilities::NONE, Capabilities::SESSION] {
+        let mut bench = Bench::with_fence(7);
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(capabilities))));
+        assert!(!bench.session.is_established());
+        assert_eq!(bench.session.close().unwrap().code, Code::Unavailable);
+        bench.session.handle_disconnected(bench.now);
+        let DaemonEvent::Disconnected(outcome) = bench.event() else {
+            panic!()
+        };
+        let obeyed = Epoch::new(7);
+        assert_eq!(outcome, HandshakeFailure::Leaderless { obeyed }.into());
+        assert!(!outcome.reached_established(), "the next dial waits longer");
+        assert!(outcome.to_string().contains("try another"), "{outcome}");
+        bench.quiet();
+
+        // The leader is found in the end.
+        bench.connect();
+        bench.receive_at(FromController::HandshakeAck(Box::new(ack(capabilities))), 7);
+        assert!(bench.session.is_established());
+    }
+}
+
+#[test]
+fn a_controller_without_epochs_is_settled_on_by_a_daemon_that_never_saw_one() {
+    for _ in 0..2 {
+        let mut bench = Bench::connected_to(ack(Capabilities::NONE));
+        bench.session.handle_disconnected(bench.now);
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::NONE))));
+        assert!(bench.session.is_established());
+    }
+}
+
+#[test]
+fn the_contract_is_announced_and_the_controllers_is_compared() {
+    let ours = compat::contract::WIRE_DIGEST;
+    let other = "0".repeat(64);
+    let announced = |digest: &str| vec![format!("contract-sha256/{digest}")];
+    for (capabilities, verdict, digest) in [
+        (Vec::new(), ContractMatch::Unknown, None),
+        (announced(ours), ContractMatch::Same, Some(ours)),
+        (announced(&other), ContractMatch::Different, Some(other.as_str())),
+        (announced("not\na digest"), ContractMatch::Different, None),
+    ] {
+        let mut bench = Bench::new();
+        let handshake = bench.connect();
+        assert_eq!(
+            compat::contract::digest_in_capabilities(&handshake.capabilities),
+            Some(ours)
+        );
+        validate::handshake(&handshake).expect("a controller takes it");
+        bench.receive(FromController::HandshakeAck(Box::new(HandshakeAck {
+            capabilities,
+            ..ack(Capabilities::NONE)
+        })));
+        let connected = bench.session.connected().expect("no reason to refuse");
+        assert_eq!(
+            (connected.contract, connected.contract_digest.as_deref()),
+            (verdict, digest)
+        );
+    }
 }
 
 #[test]
@@ -681,4 +813,512 @@ fn shutting_down_still_delivers_what_was_queued() {
     assert_eq!(bench.session.close().unwrap().code, Code::Ok);
     bench.session.handle_disconnected(bench.now);
     assert_eq!(bench.event(), DaemonEvent::Disconnected(DaemonOutcome::ShutDown));
+}
+
+fn stop(force: bool) -> FromController {
+    FromController::StopInstance(StopInstance {
+        instance_id: "lobby-1".into(),
+        force,
+        incarnation: 1,
+    })
+}
+
+fn hosted(name: &str, state: State) -> HostedInstance {
+    HostedInstance {
+        instance: name.parse().unwrap(),
+        group: "lobby".parse().unwrap(),
+        incarnation: Incarnation::new(1),
+        port: 30_000,
+        state,
+    }
+}
+
+#[test]
+fn an_error_is_never_answered_with_an_error() {
+    let too_long = ErrorReport {
+        error_message: "x".repeat(2_000),
+        ..Default::default()
+    };
+    let mut bench = Bench::connected_to(HandshakeAck {
+        epoch: 5,
+        ..ack(Capabilities::SESSION)
+    });
+    bench.receive_at(FromController::ErrorReport(Box::new(too_long)), 5);
+    assert!(matches!(bench.event(), DaemonEvent::Ignored(Anomaly::Invalid(_))));
+    bench.quiet();
+    bench.receive_at(FromController::ErrorReport(Box::default()), 4);
+    assert!(matches!(bench.event(), DaemonEvent::Ignored(Anomaly::Stale(_))));
+    bench.quiet();
+    bench.receive_at(FromController::ErrorReport(Box::default()), 5);
+    assert!(matches!(
+        bench.event(),
+        DaemonEvent::Request(FromController::ErrorReport(_))
+    ));
+    bench.quiet();
+}
+
+#[test]
+fn an_unknown_variant_is_said_once_on_each_stream() {
+    let mut bench = Bench::new();
+    for stream in 1..=3 {
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+        assert!(matches!(bench.event(), DaemonEvent::Connected(_)));
+        for _ in 0..2 {
+            let unknown_variant = Some(99);
+            let message = ControllerMessage::default();
+            bench.session.handle_message(
+                bench.now,
+                Received {
+                    message,
+                    unknown_variant,
+                },
+            );
+        }
+        assert_eq!(
+            bench.event(),
+            DaemonEvent::Ignored(Anomaly::UnknownVariant { tag: 99 })
+        );
+        bench.quiet();
+        assert_eq!(bench.session.unknown_variants(), 2 * stream);
+        bench.session.handle_disconnected(bench.now);
+        let _ = bench.event();
+    }
+}
+
+#[test]
+fn a_repeated_order_is_answered_with_the_players_and_uptime_last_reported() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    for state in [State::Preparing, State::Starting, State::Running] {
+        bench.report(1, state);
+        let _ = bench.sent();
+    }
+    let report = StatusReport {
+        instance: lobby(),
+        incarnation: Incarnation::new(1),
+        state: State::Running,
+        player_count: 42,
+        uptime: Duration::from_secs(99),
+    };
+    let told = |bench: &mut Bench, players, uptime| {
+        let update = std::iter::from_fn(|| bench.sent())
+            .find_map(|payload| match payload {
+                FromDaemon::InstanceStatus(update) => Some(update),
+                _ => None,
+            })
+            .expect("a status");
+        assert_eq!((update.player_count, update.uptime_ms), (players, uptime));
+    };
+    let _ = bench.session.report(&report);
+    told(&mut bench, 42, 99_000);
+    bench.receive(FromController::StartInstance(Box::new(start_message(1))));
+    told(&mut bench, 42, 99_000);
+    for _ in 0..2 {
+        bench.receive(stop(false));
+    }
+    told(&mut bench, 42, 99_000);
+
+    // What no controller believes is not kept, what it does not hear at once is.
+    let _ = bench.session.report(&StatusReport {
+        state: State::Preparing,
+        player_count: 7,
+        ..report
+    });
+    bench.session.handle_disconnected(bench.now);
+    bench.connect();
+    let _ = bench.session.report(&StatusReport {
+        player_count: 41,
+        ..report
+    });
+    let _ = bench.session.report(&StatusReport {
+        state: State::Stopping,
+        player_count: 40,
+        uptime: Duration::from_secs(120),
+        ..report
+    });
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    told(&mut bench, 40, 120_000);
+
+    // The next incarnation begins with nothing.
+    bench.report(1, State::Stopped);
+    while bench.sent().is_some() {}
+    bench.receive(FromController::StartInstance(Box::new(start_message(2))));
+    bench.receive(FromController::StartInstance(Box::new(start_message(2))));
+    told(&mut bench, 0, 0);
+}
+
+/// Everything that a daemon can have waiting, one of each class at least.
+fn fill(bench: &mut Bench) {
+    bench.receive(FromController::Ping(Ping { sequence: 5 }));
+    bench
+        .session
+        .stop_acknowledged(lobby(), Incarnation::new(1), Ok(()));
+    bench.session.start_accepted(lobby(), Incarnation::new(1), "");
+    bench.session.acknowledge_shutdown(1, Duration::from_secs(1));
+    bench.report(1, State::Preparing);
+    let _ = bench.session.crash(crash("r1"));
+    for payload in [
+        FromDaemon::NodeStatus(NodeStatus::default()),
+        FromDaemon::ModuleStateUpdate(ModuleStateUpdate {
+            module_id: "m".into(),
+            state: "ACTIVE".into(),
+            ..Default::default()
+        }),
+        FromDaemon::InstanceFileTree(InstanceFileTree {
+            request_id: "r".into(),
+            ..Default::default()
+        }),
+    ] {
+        let _ = bench.session.send(payload);
+    }
+    bench.session.console(ConsoleOutput {
+        instance_id: "lobby-1".into(),
+        line: "kept".into(),
+        ..Default::default()
+    });
+}
+
+#[test]
+fn nothing_of_an_earlier_stream_or_of_the_time_between_precedes_the_handshake() {
+    for tell_the_end in [true, false] {
+        let mut bench = Bench::connected();
+        bench.start(1);
+        fill(&mut bench);
+        for class in [Class::Control, Class::Report, Class::Bulk, Class::BestEffort] {
+            assert!(
+                !bench.session.has_room(class, usize::MAX),
+                "something waits as {class}"
+            );
+        }
+        if tell_the_end {
+            bench.session.handle_disconnected(bench.now);
+            fill(&mut bench);
+        }
+        bench.connect();
+        assert_eq!(bench.session.poll_transmit(), None, "only the handshake leaves");
+        fill(&mut bench);
+        assert_eq!(bench.session.poll_transmit(), None);
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+        let sent: Vec<_> = std::iter::from_fn(|| bench.sent())
+            .map(|payload| kind::of_daemon(&payload))
+            .collect();
+        let lines = if tell_the_end { 3 } else { 2 };
+        let mut expected = vec!["Pong", "CrashReport"];
+        expected.extend(std::iter::repeat_n("ConsoleOutput", lines));
+        assert_eq!(
+            sent, expected,
+            "the ping was held on the new stream, lines are kept"
+        );
+    }
+}
+
+#[test]
+fn a_crash_report_that_found_its_class_full_follows_as_soon_as_there_is_room() {
+    let mut config = DaemonConfig::new(NodeId::new("node-1").unwrap(), "1.0.0");
+    config.bounds.report.messages = 2;
+    let mut bench = Bench {
+        session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
+        now: Instant::now(),
+    };
+    bench.connect();
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    let module = || {
+        FromDaemon::ModuleStateUpdate(ModuleStateUpdate {
+            module_id: "m".into(),
+            state: "ACTIVE".into(),
+            ..Default::default()
+        })
+    };
+    for _ in 0..2 {
+        bench.session.send(module()).unwrap();
+    }
+    for report in ["r1", "r2", "r3"] {
+        bench.session.crash(crash(report)).unwrap();
+    }
+    let sent: Vec<_> = std::iter::from_fn(|| bench.sent())
+        .map(|payload| match payload {
+            FromDaemon::CrashReport(report) => report.report_id,
+            other => kind::of_daemon(&other).to_owned(),
+        })
+        .collect();
+    assert_eq!(sent, ["ModuleStateUpdate", "ModuleStateUpdate", "r1", "r2", "r3"]);
+    assert!(bench.session.is_established(), "reports never make a peer slow");
+}
+
+/// The crash reports that leave.
+fn crashes(bench: &mut Bench) -> Vec<String> {
+    std::iter::from_fn(|| bench.sent())
+        .filter_map(|payload| match payload {
+            FromDaemon::CrashReport(report) => Some(report.report_id),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The crash reports that the application is told to forget.
+fn forgotten(bench: &mut Bench) -> Vec<String> {
+    std::iter::from_fn(|| bench.session.poll_event())
+        .filter_map(|event| match event {
+            DaemonEvent::CrashReportAcknowledged { report_id } => Some(report_id),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_controller_that_acknowledges_no_crash_is_told_each_exactly_once_whatever_ends_the_stream() {
+    type Ending = fn(&mut Bench);
+    let endings: [Ending; 4] = [
+        |_| {},
+        |bench| bench.session.shut_down(),
+        |bench| bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::NONE)))),
+        |bench| bench.advance(Duration::from_secs(90)),
+    ];
+    for (number, end) in endings.iter().enumerate() {
+        for is_written in [true, false] {
+            let mut bench = Bench::connected_to(ack(Capabilities::NONE));
+            bench.session.crash(crash("r1")).unwrap();
+            end(&mut bench);
+            let mut told = Vec::new();
+            if is_written {
+                told = crashes(&mut bench);
+                // An application that has not heard yet that the report is done with hands it over again.
+                bench.session.crash(crash("r1")).unwrap();
+                told.extend(crashes(&mut bench));
+            }
+            bench.session.handle_disconnected(bench.now);
+            for _ in 0..2 {
+                bench.connect();
+                bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::NONE))));
+                told.extend(crashes(&mut bench));
+                bench.session.handle_disconnected(bench.now);
+            }
+            assert_eq!(told, ["r1"], "ending {number}, written: {is_written}");
+            assert_eq!(forgotten(&mut bench), ["r1"]);
+        }
+    }
+}
+
+#[test]
+fn a_controller_that_acknowledges_crashes_is_told_on_each_stream_until_it_has() {
+    let mut bench = Bench::connected();
+    bench.session.crash(crash("r1")).unwrap();
+    for _ in 0..2 {
+        bench.session.shut_down();
+        assert_eq!(crashes(&mut bench), ["r1"]);
+        bench.session.handle_disconnected(bench.now);
+        assert_eq!(forgotten(&mut bench), <[String; 0]>::default());
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    }
+    assert_eq!(crashes(&mut bench), ["r1"]);
+    bench.receive(FromController::CrashReportAck(CrashReportAck {
+        report_id: "r1".into(),
+    }));
+    // Until the application has polled that it is done with, handing it over again changes nothing.
+    bench.session.crash(crash("r1")).unwrap();
+    assert_eq!(crashes(&mut bench), <[String; 0]>::default());
+    assert_eq!(forgotten(&mut bench), ["r1"]);
+}
+
+#[test]
+fn live_instances_are_listed_first_and_what_does_not_fit_is_told_after_the_acknowledgement() {
+    let mut bench = Bench::new();
+    for n in 0..limits::INSTANCES_PER_NODE - 2 {
+        bench
+            .session
+            .adopt(hosted(&format!("z-{n:04}"), State::Running))
+            .unwrap();
+    }
+    for n in 0..100 {
+        bench
+            .session
+            .adopt(hosted(&format!("a-{n:02}"), State::Stopped))
+            .unwrap();
+    }
+    let listed = bench.connect().running_instances;
+    assert_eq!(listed.len(), limits::INSTANCES_PER_NODE);
+    let (live, ended) = listed.split_at(limits::INSTANCES_PER_NODE - 2);
+    assert!(
+        live.iter()
+            .all(|instance| instance.state == State::Running.to_wire())
+    );
+    let ended: Vec<_> = ended
+        .iter()
+        .map(|instance| instance.instance_id.as_str())
+        .collect();
+    assert_eq!(ended, ["a-99", "a-98"], "the newest ends");
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    let told: Vec<_> = std::iter::from_fn(|| bench.session.poll_transmit())
+        .map(|message| status(message.payload))
+        .map(|update| (update.instance_id, update.state))
+        .collect();
+    let expected: Vec<_> = (0..98)
+        .map(|n| (format!("a-{n:02}"), State::Stopped.to_wire()))
+        .collect();
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn news_after_an_acknowledgement_never_fill_the_outbox() {
+    let mut config = DaemonConfig::new(NodeId::new("node-1").unwrap(), "1.0.0");
+    config.bounds.control.messages = 64;
+    let mut bench = Bench {
+        session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
+        now: Instant::now(),
+    };
+    for n in 0..1_000 {
+        bench
+            .session
+            .adopt(hosted(&format!("a-{n}"), State::Starting))
+            .unwrap();
+    }
+    bench.connect();
+    for n in 0..1_000 {
+        let _ = bench.session.report(&StatusReport {
+            instance: format!("a-{n}").parse().unwrap(),
+            incarnation: Incarnation::new(1),
+            state: State::Running,
+            player_count: 0,
+            uptime: Duration::ZERO,
+        });
+    }
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    for sequence in 0..40 {
+        bench.receive(FromController::Ping(Ping { sequence }));
+    }
+    assert!(bench.session.is_established());
+    let told = std::iter::from_fn(|| bench.sent())
+        .filter(|payload| matches!(payload, FromDaemon::InstanceStatus(_)))
+        .count();
+    assert_eq!(told, 1_000);
+}
+
+/// Connects and gives the states listed, and those told after the acknowledgement.
+fn reconnect(bench: &mut Bench, capabilities: Capabilities) -> (Vec<i32>, Vec<i32>) {
+    let listed = bench.connect().running_instances;
+    bench.receive(FromController::HandshakeAck(Box::new(ack(capabilities))));
+    let told = std::iter::from_fn(|| bench.sent()).map(|payload| status(Some(payload)).state);
+    let told = told.collect();
+    (listed.iter().map(|instance| instance.state).collect(), told)
+}
+
+#[test]
+fn a_controller_that_does_not_understand_ended_instances_is_listed_what_lives_and_told_the_ends_once() {
+    let java = Capabilities::NONE;
+    let (running, crashed) = (State::Running.to_wire(), State::Crashed.to_wire());
+    let mut bench = Bench::connected_to(ack(java));
+    bench.session.adopt(hosted("lobby-1", State::Running)).unwrap();
+    bench.session.adopt(hosted("lobby-2", State::Running)).unwrap();
+    bench.session.handle_disconnected(bench.now);
+    bench.report(1, State::Crashed);
+    // The ends are not listed, but told right after the acknowledgement, each until it has left.
+    for _ in 0..2 {
+        let listed = bench.connect().running_instances;
+        assert_eq!(listed.len(), 1, "{listed:?}");
+        bench.receive(FromController::HandshakeAck(Box::new(ack(java))));
+        bench.session.handle_disconnected(bench.now);
+    }
+    assert_eq!(reconnect(&mut bench, java), (vec![running], vec![crashed]));
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(reconnect(&mut bench, java), (vec![running], vec![]), "told once");
+    // What is told on a live stream is not told again, and never listed.
+    let _ = bench.session.report(&StatusReport {
+        instance: "lobby-2".parse().unwrap(),
+        incarnation: Incarnation::new(1),
+        state: State::Crashed,
+        player_count: 0,
+        uptime: Duration::ZERO,
+    });
+    assert_eq!(status(bench.sent()).state, crashed);
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(reconnect(&mut bench, java), (vec![], vec![]));
+}
+
+#[test]
+fn ends_listed_to_a_controller_that_turns_out_not_to_understand_them_are_taken_back_at_once() {
+    let stopped = State::Stopped.to_wire();
+    // Nobody has acknowledged yet, or the last one was another.
+    for before in [None, Some(Capabilities::SESSION)] {
+        let mut bench = Bench::new();
+        if let Some(capabilities) = before {
+            let _ = reconnect(&mut bench, capabilities);
+            bench.session.handle_disconnected(bench.now);
+        }
+        bench.session.adopt(hosted("lobby-1", State::Stopped)).unwrap();
+        assert_eq!(
+            reconnect(&mut bench, Capabilities::NONE),
+            (vec![stopped], vec![stopped])
+        );
+        bench.session.handle_disconnected(bench.now);
+        assert_eq!(reconnect(&mut bench, Capabilities::NONE), (vec![], vec![]));
+    }
+}
+
+#[test]
+fn ends_not_listed_to_a_controller_that_turns_out_to_understand_them_are_told_and_then_listed() {
+    let stopped = State::Stopped.to_wire();
+    let mut bench = Bench::connected_to(ack(Capabilities::NONE));
+    bench.session.handle_disconnected(bench.now);
+    bench.session.adopt(hosted("lobby-1", State::Stopped)).unwrap();
+    let rust = Capabilities::SESSION;
+    assert_eq!(reconnect(&mut bench, rust), (vec![], vec![stopped]));
+    for _ in 0..2 {
+        bench.session.handle_disconnected(bench.now);
+        assert_eq!(reconnect(&mut bench, rust), (vec![stopped], vec![]));
+    }
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(reconnect(&mut bench, rust), (vec![], vec![]));
+}
+
+#[test]
+fn a_start_beside_a_live_incarnation_may_be_tried_again_later() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    bench.receive(FromController::StartInstance(Box::new(start_message(2))));
+    let Some(FromDaemon::StartInstanceAck(ack)) = bench.sent() else {
+        panic!()
+    };
+    assert_eq!(
+        (ack.accepted, ack.error_code.as_str(), ack.incarnation),
+        (false, "INSTANCE_STILL_ALIVE", 2)
+    );
+    assert_eq!(ack.failure_disposition(), StartFailureDisposition::Transient);
+    assert_eq!(ack.retry_after_seconds, 5);
+    bench.report(1, State::Preparing);
+    bench.report(1, State::Stopped);
+    while bench.sent().is_some() {}
+    bench.start(2);
+    bench.receive(FromController::StartInstance(Box::new(start_message(1))));
+    let Some(FromDaemon::StartInstanceAck(ack)) = bench.sent() else {
+        panic!()
+    };
+    assert_eq!(
+        (ack.error_code.as_str(), ack.failure_disposition()),
+        ("STALE_INCARNATION", StartFailureDisposition::Permanent)
+    );
+}
+
+#[test]
+fn a_refused_stop_is_an_order_again_when_it_is_repeated() {
+    for force in [false, true] {
+        let mut bench = Bench::connected();
+        bench.start(1);
+        for _ in 0..3 {
+            bench.receive(stop(force));
+            assert!(matches!(bench.event(), DaemonEvent::Stop { .. }));
+            bench
+                .session
+                .stop_acknowledged(lobby(), Incarnation::new(1), Err("not permitted".into()));
+            assert!(matches!(bench.sent(), Some(FromDaemon::StopInstanceAck(ack)) if !ack.accepted));
+        }
+        bench.receive(stop(force));
+        let _ = bench.event();
+        bench
+            .session
+            .stop_acknowledged(lobby(), Incarnation::new(1), Ok(()));
+        bench.receive(stop(force));
+        assert_eq!(bench.session.poll_event(), None, "the accepted one is in effect");
+    }
 }

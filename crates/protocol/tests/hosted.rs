@@ -3,7 +3,7 @@
 
 use prexorcloud_protocol::hosted::{ENDED_KEPT, Hosted, HostedInstance, Observed};
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::{DeniedReason, GroupName, Incarnation, InstanceId, StopMode, Verdict};
+use prexorcloud_protocol::{DeniedReason, GroupName, Incarnation, InstanceId, StopMode, Verdict, limits};
 
 fn id(text: &str) -> InstanceId {
     text.parse().unwrap()
@@ -148,8 +148,8 @@ fn ended_instances_are_forgotten_oldest_first_and_live_ones_never() {
         port: 1,
         state,
     };
-    hosted.adopt(facts(0, State::Running));
-    (1..=ENDED_KEPT + 10).for_each(|n| hosted.adopt(facts(n, State::Stopped)));
+    hosted.adopt(facts(0, State::Running)).unwrap();
+    (1..=ENDED_KEPT + 10).for_each(|n| hosted.adopt(facts(n, State::Stopped)).unwrap());
     assert!(hosted.get(id("i0")).is_some());
     assert!(hosted.get(id("i10")).is_none() && hosted.get(id("i11")).is_some());
     assert_eq!(hosted.live().count(), 1);
@@ -164,4 +164,72 @@ fn an_id_in_use_again_is_not_forgotten_with_its_earlier_use() {
     }
     assert_eq!(start(&mut hosted, "a", 9_999), Verdict::Accepted);
     assert_eq!(hosted.get(id("a")).unwrap().state, State::Scheduled);
+}
+
+#[test]
+fn an_old_end_never_forgets_a_newer_one_of_the_same_id() {
+    // A Java controller names no incarnations, so two ends of an id may look alike.
+    for (first, second) in [(1, 2), (0, 0), (0, 1)] {
+        let mut hosted = running("a", first);
+        let _ = hosted.observe(id("a"), Incarnation::new(first), State::Crashed);
+        let end = |hosted: &mut Hosted, name: &str, incarnation| {
+            assert_eq!(start(hosted, name, incarnation), Verdict::Accepted);
+            let _ = hosted.observe(id(name), Incarnation::new(incarnation), State::Stopped);
+        };
+        (1..ENDED_KEPT).for_each(|n| end(&mut hosted, &format!("i{n}"), 1));
+        end(&mut hosted, "a", second);
+        let kept = hosted.get(id("a")).expect("the newest end of all");
+        assert_eq!(
+            (kept.incarnation.get(), kept.state),
+            (second, State::Stopped),
+            "{first} then {second}"
+        );
+        assert!(
+            hosted.get(id("i1")).is_some(),
+            "only the oldest end was forgotten"
+        );
+        end(&mut hosted, "z", 1);
+        assert!(hosted.get(id("i1")).is_none() && hosted.get(id("a")).is_some());
+    }
+}
+
+#[test]
+fn more_live_instances_than_a_node_may_have_are_not_taken_and_said_so() {
+    let facts = |n: usize, state| HostedInstance {
+        instance: id(&format!("i{n}")),
+        group: group(),
+        incarnation: Incarnation::new(1),
+        port: 1,
+        state,
+    };
+    let limit = limits::INSTANCES_PER_NODE;
+    let mut hosted = Hosted::new();
+    (0..limit).for_each(|n| hosted.adopt(facts(n, State::Running)).unwrap());
+    let full = DeniedReason::TooMany { limit };
+    assert_eq!(hosted.adopt(facts(limit, State::Starting)), Err(full));
+    assert!(hosted.get(id(&format!("i{limit}"))).is_none());
+    assert_eq!(start(&mut hosted, "new", 1), Verdict::Denied(full));
+    // Neither an end nor another word about what is known already takes a place.
+    assert_eq!(hosted.adopt(facts(limit, State::Stopped)), Ok(()));
+    assert_eq!(hosted.adopt(facts(0, State::Stopping)), Ok(()));
+    assert_eq!(hosted.live().count(), limit);
+    let _ = hosted.observe(id("i0"), Incarnation::new(1), State::Stopped);
+    assert_eq!(start(&mut hosted, "new", 1), Verdict::Accepted);
+}
+
+#[test]
+fn a_refused_stop_may_be_asked_for_again_and_nothing_else_may() {
+    for mode in [StopMode::Graceful, StopMode::Force] {
+        let mut hosted = running("a", 2);
+        let incarnation = Incarnation::new(2);
+        assert_eq!(hosted.stop(id("a"), incarnation, mode), Verdict::Accepted);
+        hosted.stop_refused(id("a"), Incarnation::new(1));
+        hosted.stop_refused(id("b"), incarnation);
+        assert_eq!(hosted.stop(id("a"), incarnation, mode), Verdict::AlreadyInEffect);
+        hosted.stop_refused(id("a"), incarnation);
+        assert_eq!(hosted.stop(id("a"), incarnation, mode), Verdict::Accepted);
+        let _ = hosted.observe(id("a"), incarnation, State::Stopped);
+        hosted.stop_refused(id("a"), incarnation);
+        assert_eq!(hosted.stop(id("a"), incarnation, mode), Verdict::AlreadyInEffect);
+    }
 }

@@ -192,7 +192,7 @@ impl Daemon {
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {
-            hosted.adopt(HostedInstance {
+            let adopted = hosted.adopt(HostedInstance {
                 instance: instance.facts.instance,
                 group: instance.facts.group,
                 incarnation: instance.facts.incarnation,
@@ -203,6 +203,11 @@ impl Daemon {
                     Found::Stopping => State::Stopping,
                 },
             });
+            if let Err(reason) = adopted {
+                tracing::error!(instance = %instance.facts.instance, pid = instance.pid, %reason,
+                    "an instance of an earlier daemon runs on, but no controller will hear of it");
+                continue;
+            }
             tracing::info!(instance = %instance.facts.instance, pid = instance.pid, running = instance.is_running,
                 "instance of an earlier daemon adopted");
         }

@@ -7,9 +7,10 @@ use prexorcloud_proto::{ControllerMessage, HandshakeAck};
 
 use super::{HELD_MESSAGES, Held};
 use crate::capability::Capabilities;
-use crate::fence::{Admitted, EpochFence, StaleEpoch};
+use crate::fence::{EpochFence, StaleEpoch};
 use crate::heartbeat;
 use crate::id::Epoch;
+use crate::peer::ControllerPeer;
 use crate::time::{Deadline, after};
 
 /// What the controller's acknowledgement said
@@ -27,6 +28,12 @@ pub struct Connected {
     pub controllers: Vec<String>,
     /// What both sides can do beyond protocol version 1.
     pub capabilities: Capabilities,
+    /// What may be assumed of the controller; made of [`capabilities`](Self::capabilities).
+    pub peer: ControllerPeer,
+    /// Whether the controller was built from the same contract. A difference is no obstacle, but worth a line in the log.
+    pub contract: compat::ContractMatch,
+    /// The contract digest that the controller announced, as received, if it has the form of one.
+    pub contract_digest: Option<String>,
 }
 
 /// Why the handshake did not lead to a session
@@ -53,6 +60,17 @@ pub enum HandshakeFailure {
     /// The controller has been superseded. Try the next controller.
     #[error(transparent)]
     Stale(#[from] StaleEpoch),
+    /// A controller with an epoch has been obeyed before, and this one has none and names no leader: it is a follower
+    /// that knows no leader. Try the next controller.
+    ///
+    /// To hand a node over to a controller that never fences, forget the persisted epoch.
+    #[error(
+        "this controller is not the leader and knows none: it sent no epoch, and epoch {obeyed} has been obeyed; try another"
+    )]
+    Leaderless {
+        /// The highest epoch obeyed so far.
+        obeyed: Epoch,
+    },
     /// The controller sent more before its acknowledgement than is held.
     #[error("the controller sent more than {HELD_MESSAGES} messages before its acknowledgement")]
     TooEarly,
@@ -89,9 +107,11 @@ impl DaemonHandshake {
         }
     }
 
-    /// Judges the acknowledgement; on success the fence is raised and the held messages are due.
+    /// Judges the acknowledgement; on success the held messages are due.
     ///
     /// The epoch of an acknowledgement stands in the acknowledgement (Java) or on its envelope; the higher one counts.
+    /// It raises the fence whatever else is wrong with the acknowledgement: a redirect names the leadership that it
+    /// redirects to. Compare [`EpochFence::highest`] before and after to learn whether a new epoch must be persisted.
     ///
     /// # Errors
     /// [`HandshakeFailure`] says what ends this stream.
@@ -103,7 +123,7 @@ impl DaemonHandshake {
         fence: &mut EpochFence,
     ) -> Result<Acknowledged, HandshakeFailure> {
         let epoch = envelope_epoch.max(Epoch::new(ack.epoch));
-        let admitted = fence.admit(epoch)?;
+        fence.admit(epoch)?;
         if let compat::Verdict::UpgradeRequired(incompatible) =
             compat::judge_ack(ack.protocol_version, ack.protocol_compatible)
         {
@@ -115,17 +135,32 @@ impl DaemonHandshake {
                 controllers: ack.controller_grpc_addrs,
             });
         }
+        if !epoch.is_fenced() && fence.highest().is_fenced() {
+            return Err(HandshakeFailure::Leaderless {
+                obeyed: fence.highest(),
+            });
+        }
+        let digest = compat::contract::digest_in_capabilities(&ack.capabilities);
+        let announced =
+            compat::Announcement::new(ack.protocol_version, ack.protocol_version).with_contract(digest);
+        let contract = match compat::negotiate(announced) {
+            compat::Verdict::Compatible(agreement) => agreement.contract,
+            compat::Verdict::UpgradeRequired(incompatible) => return Err(incompatible.into()),
+        };
+        let capabilities = ours.intersection(Capabilities::from_wire(&ack.capabilities));
         let connected = Connected {
+            peer: ControllerPeer::of(capabilities),
+            contract,
+            contract_digest: digest.filter(|digest| is_digest(digest)).map(str::to_owned),
             session_id: ack.session_id,
             heartbeat_interval: heartbeat::interval_from_wire(ack.heartbeat_interval_ms),
             controller_api_port: u16::try_from(ack.controller_api_port).unwrap_or(0),
             epoch,
             controllers: ack.controller_grpc_addrs,
-            capabilities: ours.intersection(Capabilities::from_wire(&ack.capabilities)),
+            capabilities,
         };
         Ok(Acknowledged {
             connected,
-            raised: admitted == Admitted::Raised,
             held: self.held.take(),
         })
     }
@@ -157,8 +192,11 @@ impl DaemonHandshake {
 pub struct Acknowledged {
     /// What the acknowledgement said.
     pub connected: Connected,
-    /// Whether the fence was raised, so that the new epoch must be persisted.
-    pub raised: bool,
     /// The messages that arrived early, in order; they are due now.
     pub held: Vec<ControllerMessage>,
+}
+
+/// Whether a text from a peer is a sha256 in hexadecimal, and so harmless in a log.
+fn is_digest(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }

@@ -13,6 +13,7 @@
 //!      ├─ leader named ─────────────────▶ Redirected
 //!      ├─ incompatible ─────────────────▶ UpgradeRequired (both versions are said)
 //!      ├─ stale epoch ──────────────────▶ StaleController
+//!      ├─ no epoch after one was obeyed ▶ Leaderless
 //!      └─ 10 s ─────────────────────────▶ AckTimedOut
 //! ```
 //!

@@ -242,6 +242,11 @@ impl UnknownVariants {
         true
     }
 
+    /// Another stream begins: each tag is new again, the count goes on.
+    pub(crate) fn begin_stream(&mut self) {
+        self.reported.clear();
+    }
+
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }

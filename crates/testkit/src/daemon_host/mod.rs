@@ -242,13 +242,18 @@ impl DaemonHost {
             latest.insert(process.instance, process);
         }
         for process in latest.values() {
-            session.adopt(HostedInstance {
+            let adopted = session.adopt(HostedInstance {
                 instance: process.instance,
                 group: process.group,
                 incarnation: process.incarnation,
                 port: process.port,
                 state: process.state,
             });
+            if let Err(reason) = adopted {
+                self.facts
+                    .disbelieved
+                    .push(format!("{} cannot be adopted: {reason}", process.instance));
+            }
         }
         self.session = Some(session);
         self.handed_over.clear();

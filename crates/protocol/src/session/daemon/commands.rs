@@ -31,8 +31,8 @@ impl DaemonSession {
             return self.handle_start(now, start, trace);
         }
         if let Err(invalid) = validate::controller(&payload) {
-            let context = kind::of_controller(&payload);
-            return self.note(now, invalid.into(), Some(error_code::INVALID_MESSAGE), context);
+            let code = answer(error_code::INVALID_MESSAGE, &payload);
+            return self.note(now, invalid.into(), code, kind::of_controller(&payload));
         }
         self.handle_valid(now, payload, &message.traceparent);
     }
@@ -88,7 +88,7 @@ impl DaemonSession {
         self.note(
             now,
             stale.into(),
-            Some(error_code::STALE_EPOCH),
+            answer(error_code::STALE_EPOCH, payload),
             kind::of_controller(payload),
         );
     }
@@ -247,6 +247,14 @@ impl DaemonSession {
                 .push_back(DaemonEvent::CrashReportAcknowledged { report_id });
             self.queue_crashes();
         }
+    }
+}
+
+/// The code that a refused message is answered with: an error is never answered with an error.
+const fn answer(code: &'static str, refused: &controller_message::Payload) -> Option<&'static str> {
+    match refused {
+        controller_message::Payload::ErrorReport(_) => None,
+        _ => Some(code),
     }
 }
 

@@ -11,6 +11,12 @@
 //! The session lives as long as the daemon. Between streams it keeps what must not be lost: the [`Hosted`] table, the
 //! epoch fence, crash reports that no controller has confirmed, and the newest console lines. Everything else that was
 //! waiting belonged to the stream that ended; the next handshake says what is true by then.
+//!
+//! What may be assumed of the controller is one [`ControllerPeer`], made of the newest acknowledgement. A handshake leaves
+//! before there is one, so whether it lists ended instances follows the acknowledgement before it: to a controller that
+//! did not announce to understand them, only what lives is listed. Before the first acknowledgement they are listed,
+//! because a controller that understands them would take what is not listed for lost. Where that, or a change of
+//! controllers, was wrong, the ends are told as reports right after the acknowledgement.
 
 mod commands;
 mod config;
@@ -28,21 +34,26 @@ use prexorcloud_proto::{
 
 use super::anomaly::AnomalyBudget;
 use super::{Anomaly, Close, Code, Received, Session, UnknownVariants, error_code};
-use crate::capability::Capabilities;
 use crate::fence::{Admitted, EpochFence};
 use crate::handshake::daemon::{Acknowledged, Connected, DaemonHandshake, HandshakeFailure};
 use crate::heartbeat::SilenceWatch;
 use crate::hosted::{Hosted, HostedInstance};
-use crate::id::Epoch;
+use crate::id::{Epoch, InstanceId};
 use crate::limits;
 use crate::outbox::{Class, Outbox, Overflow};
+use crate::peer::ControllerPeer;
 use crate::time::{Deadline, after};
+use crate::verdict::DeniedReason;
 
 pub use config::DaemonConfig;
 pub use news::{DaemonEvent, DaemonOutcome, StartOrder, StartRejection, StatusReport};
 
 /// The first `NodeStatus` is due this long after the acknowledgement, or after one interval if that is shorter.
 const FIRST_NODE_STATUS: Duration = Duration::from_secs(5);
+
+/// How many reports of what changed meanwhile wait in the outbox at a time; the others follow as it empties, so that an
+/// acknowledgement never fills it.
+const TOLD_AT_ONCE: usize = 16;
 
 /// How many crash reports wait for a controller's confirmation; the application keeps further ones.
 pub const CRASHES_KEPT: usize = 64;
@@ -100,6 +111,11 @@ pub struct DaemonSession {
     last_outcome: Option<DaemonOutcome>,
     /// How many streams this session has had.
     streams: u64,
+    /// What the newest acknowledgement makes of the controller, on this stream or an earlier one; stays valid while a
+    /// stream that is closing is written out.
+    peer: Option<ControllerPeer>,
+    /// What the controller must hear since its acknowledgement and has not been queued yet.
+    to_tell: VecDeque<InstanceId>,
 }
 
 impl DaemonSession {
@@ -121,6 +137,8 @@ impl DaemonSession {
             anomalies: None,
             last_outcome: None,
             streams: 0,
+            peer: None,
+            to_tell: VecDeque::new(),
         }
     }
 
@@ -182,8 +200,11 @@ impl DaemonSession {
     }
 
     /// Puts an instance into the table that this process did not start, as found after a restart.
-    pub fn adopt(&mut self, instance: HostedInstance) {
-        self.hosted.adopt(instance);
+    ///
+    /// # Errors
+    /// As [`Hosted::adopt`].
+    pub fn adopt(&mut self, instance: HostedInstance) -> Result<(), DeniedReason> {
+        self.hosted.adopt(instance)
     }
 
     /// Acknowledges an order to shut the node down.
@@ -228,6 +249,7 @@ impl DaemonSession {
         let code = match failure {
             HandshakeFailure::UpgradeRequired(_) | HandshakeFailure::Stale(_) => Code::FailedPrecondition,
             HandshakeFailure::Redirected { .. } => Code::Ok,
+            HandshakeFailure::Leaderless { .. } => Code::Unavailable,
             HandshakeFailure::AckTimedOut { .. } => Code::DeadlineExceeded,
             HandshakeFailure::TooEarly => Code::ResourceExhausted,
         };
@@ -280,7 +302,13 @@ impl DaemonSession {
             self.begin_closing(close, DaemonOutcome::AcknowledgedTwice);
             return;
         };
-        let acknowledged = match handshake.handle_ack(ack, epoch, self.config.capabilities, &mut self.fence) {
+        let obeyed = self.fence.highest();
+        let judged = handshake.handle_ack(ack, epoch, self.config.capabilities, &mut self.fence);
+        if self.fence.highest() > obeyed {
+            self.events
+                .push_back(DaemonEvent::FenceRaised(self.fence.highest()));
+        }
+        let acknowledged = match judged {
             Ok(acknowledged) => acknowledged,
             Err(failure) => {
                 if let HandshakeFailure::Stale(stale) = &failure {
@@ -290,29 +318,48 @@ impl DaemonSession {
                 return;
             }
         };
-        let Acknowledged {
-            connected,
-            raised,
-            held,
-        } = acknowledged;
+        let Acknowledged { connected, held } = acknowledged;
         let interval = connected.heartbeat_interval;
-        if raised {
-            self.events.push_back(DaemonEvent::FenceRaised(connected.epoch));
-        }
+        let peer = connected.peer;
+        self.peer = Some(peer);
         self.events.push_back(DaemonEvent::Connected(connected.clone()));
         self.link = Link::Established(Box::new(Live {
             connected,
             silence: SilenceWatch::new(now, interval),
             node_status_due: after(now, interval.min(FIRST_NODE_STATUS)),
         }));
-        for changed in self.hosted.handshake_acknowledged() {
-            self.tell_current(changed.instance);
-        }
+        self.to_tell = self.hosted.acknowledged(peer.understands_ended).into();
+        self.tell_waiting();
         self.queue_crashes();
         for message in held {
             if self.is_established() {
                 self.handle_established(now, message);
             }
+        }
+    }
+}
+
+impl DaemonSession {
+    /// What follows from a message having left: there is room, and a peer that answers nothing has been told.
+    fn handle_left(&mut self, message: &DaemonMessage) {
+        use daemon_message::Payload;
+        let peer = self.peer.unwrap_or_default();
+        match &message.payload {
+            Some(Payload::CrashReport(report)) if !peer.acknowledges_crashes => {
+                self.crash_acknowledged(report.report_id.clone());
+            }
+            Some(Payload::InstanceStatus(update)) if !peer.understands_ended => {
+                self.hosted.status_left(update);
+            }
+            _ => {}
+        }
+        self.tell_waiting();
+        if message
+            .payload
+            .as_ref()
+            .is_some_and(|payload| Class::of_daemon(payload) == Class::Report)
+        {
+            self.queue_crashes();
         }
     }
 }
@@ -326,23 +373,26 @@ impl Session for DaemonSession {
     fn handle_connected(&mut self, now: Instant) {
         self.handle_disconnected(now);
         self.anomalies = Some(AnomalyBudget::new(now));
+        self.unknown.begin_stream();
         self.streams = self.streams.saturating_add(1);
+        let with_ended = self.peer.is_none_or(|peer| peer.understands_ended);
+        let mut capabilities = self.config.capabilities.to_wire();
+        capabilities.push(compat::contract::capability());
         let handshake = Handshake {
             node_id: self.config.node_id.into(),
             version: self.config.version.clone(),
             total_memory_mb: self.config.total_memory_mb,
             available_cpus: self.config.available_cpus,
             labels: self.config.labels.clone(),
-            running_instances: self.hosted.running_instances(),
+            running_instances: self.hosted.list(with_ended),
             advertise_address: self.config.advertise_address.clone(),
             host_info: self.config.host_info.clone(),
             protocol_version: compat::PROTOCOL_VERSION,
-            capabilities: self.config.capabilities.to_wire(),
+            capabilities,
             min_protocol_version: compat::MIN_PROTOCOL_VERSION,
             boot_id: self.config.boot_id.clone(),
             stream_ordinal: self.streams,
         };
-        self.hosted.listed_in_handshake();
         self.link = Link::AwaitingAck(DaemonHandshake::new(now, self.config.ack_timeout));
         self.queue(daemon_message::Payload::Handshake(Box::new(handshake)));
     }
@@ -416,6 +466,7 @@ impl Session for DaemonSession {
             Link::Closing { outcome, .. } => outcome,
         };
         self.outbox.clear_stream();
+        self.to_tell.clear();
         self.crashes.iter_mut().for_each(|pending| pending.queued = false);
         self.last_outcome = Some(outcome.clone());
         self.events.push_back(DaemonEvent::Disconnected(outcome));
@@ -433,13 +484,7 @@ impl Session for DaemonSession {
             Link::AwaitingAck(_) | Link::Established(_) | Link::Closing { .. } => {}
         }
         let message = self.outbox.pop()?;
-        if let Some(daemon_message::Payload::CrashReport(report)) = &message.payload
-            && let Some(connected) = self.connected()
-            && !connected.capabilities.contains(Capabilities::CRASH_ACK)
-        {
-            let report_id = report.report_id.clone();
-            self.crash_acknowledged(report_id);
-        }
+        self.handle_left(&message);
         Some(message)
     }
 

@@ -1,20 +1,23 @@
 //! What the application reports, on its way to the controller
 
-use std::time::Duration;
-
 use prexorcloud_proto::{
     ConsoleOutput, CrashReport, DaemonMessage, InstanceStatusUpdate, StartInstanceAck, StartPreparationStage,
     StopInstanceAck, daemon_message,
 };
 use prost::Message as _;
 
-use super::{CRASHES_KEPT, DaemonSession, Link, PendingCrash, StartRejection, StatusReport};
-use crate::hosted::{HostedInstance, Observed};
+use super::{
+    CRASHES_KEPT, DaemonEvent, DaemonSession, Link, PendingCrash, StartRejection, StatusReport, TOLD_AT_ONCE,
+};
+use crate::hosted::Observed;
 use crate::id::{Incarnation, InstanceId};
 use crate::limits;
 use crate::outbox::{Class, Overflow};
 use crate::session::{SendError, kind, wire_millis, wire_seconds};
 use crate::validate::{self, Fault, Invalid};
+
+/// More than an envelope adds to the length of what is in it.
+const ENVELOPE_BYTES: usize = 16;
 
 impl DaemonSession {
     /// Reports what the supervisor saw.
@@ -24,8 +27,12 @@ impl DaemonSession {
         let observed = self
             .hosted
             .observe(report.instance, report.incarnation, report.state);
-        if matches!(observed, Observed::Changed { .. } | Observed::Unchanged) && self.is_established() {
-            self.tell(report);
+        if matches!(observed, Observed::Changed { .. } | Observed::Unchanged) {
+            self.hosted
+                .measured(report.instance, report.player_count, report.uptime);
+            if self.is_established() {
+                self.tell(report);
+            }
         }
         observed
     }
@@ -45,19 +52,22 @@ impl DaemonSession {
         self.hosted.told(report.instance);
     }
 
-    /// Tells what the table says of an instance, as the answer to a repeated command.
+    /// Tells again what was last reported of an instance, as the answer to a repeated command.
     pub(super) fn tell_current(&mut self, instance: InstanceId) {
-        if let Some(HostedInstance {
-            incarnation, state, ..
-        }) = self.hosted.get(instance)
+        if let Some(report) = self.hosted.last_report(instance) {
+            self.tell(&report);
+        }
+    }
+
+    /// Tells what the controller has not heard yet, as far as it reads.
+    pub(super) fn tell_waiting(&mut self) {
+        while self.is_established()
+            && self.outbox.len(Class::Control) < TOLD_AT_ONCE
+            && let Some(instance) = self.to_tell.pop_front()
         {
-            self.tell(&StatusReport {
-                instance,
-                incarnation,
-                state,
-                player_count: 0,
-                uptime: Duration::ZERO,
-            });
+            if self.hosted.is_untold(instance) {
+                self.tell_current(instance);
+            }
         }
     }
 
@@ -109,13 +119,16 @@ impl DaemonSession {
         )));
     }
 
-    /// Acknowledges a stop, or says why it could not be carried out.
+    /// Acknowledges a stop, or says why it could not be carried out; then the next one is an order again.
     pub fn stop_acknowledged(
         &mut self,
         instance: InstanceId,
         incarnation: Incarnation,
         result: Result<(), String>,
     ) {
+        if result.is_err() {
+            self.hosted.stop_refused(instance, incarnation);
+        }
         self.acknowledge_stop(instance.as_str(), incarnation.get(), result);
     }
 
@@ -168,7 +181,11 @@ impl DaemonSession {
             }
             .into());
         }
-        if self.crashes.iter().any(|pending| pending.report.report_id == *id) {
+        // Until the application has polled that a report is done with, it may hand it over again.
+        let is_done = |event: &DaemonEvent| matches!(event, DaemonEvent::CrashReportAcknowledged { report_id } if report_id == id);
+        if self.crashes.iter().any(|pending| pending.report.report_id == *id)
+            || self.events.iter().any(is_done)
+        {
             return Ok(());
         }
         if self.crashes.len() >= CRASHES_KEPT {
@@ -196,23 +213,23 @@ impl DaemonSession {
         Ok(())
     }
 
-    /// Queues every crash report that this stream has not seen, as far as there is room.
+    /// Queues every crash report that this stream has not seen, as far as there is room; the others follow as messages of
+    /// their class leave.
     pub(super) fn queue_crashes(&mut self) {
         if !self.is_established() {
             return;
         }
         for pending in self.crashes.iter_mut().filter(|pending| !pending.queued) {
-            let payload = daemon_message::Payload::CrashReport(Box::new(pending.report.clone()));
-            if self
-                .outbox
-                .push(DaemonMessage {
-                    payload: Some(payload),
-                })
-                .is_err()
-            {
+            // Asked before the report is copied, because it may be large.
+            let len = pending.report.encoded_len().saturating_add(ENVELOPE_BYTES);
+            if !self.outbox.has_room(Class::Report, len) {
                 return;
             }
-            pending.queued = true;
+            let payload = daemon_message::Payload::CrashReport(Box::new(pending.report.clone()));
+            let message = DaemonMessage {
+                payload: Some(payload),
+            };
+            pending.queued = self.outbox.push(message).is_ok();
         }
     }
 
