@@ -12,6 +12,7 @@
 //! | Module | Decides |
 //! |---|---|
 //! | [`id`] | which names and numbers are safe to use |
+//! | [`payload`] | what holds for each payload of the stream: one table |
 //! | [`limits`], [`validate`] | which messages are acceptable, and how ours are cut to fit |
 //! | [`capability`] | what both sides can do beyond protocol version 1 |
 //! | [`peer`] | what one side may assume of the other |
@@ -37,6 +38,7 @@ pub mod instance;
 pub mod ledger;
 pub mod limits;
 pub mod outbox;
+pub mod payload;
 pub mod peer;
 pub mod reconcile;
 pub mod roster;

@@ -2,12 +2,11 @@
 //!
 //! A receiver drops (Java) or refuses (this crate) a message with an over-long field, and with it everything else the
 //! message said. So whatever we send passes [`fit_daemon`] or [`fit_controller`] first: free text is shortened, the
-//! news arrives. Lengths are counted in UTF-16 code units, as the Java peers count them.
+//! news arrives. Which limit belongs to which field, and what is done about it, stands in [`payload`]. Lengths are counted in UTF-16 code units, as the Java peers count them.
 
-use prexorcloud_proto::{
-    CacheStatus, CrashReport, DaemonLogRecord, ErrorReport, Handshake, NodeStatus, StartInstanceAck,
-    StopInstanceAck, controller_message, daemon_message,
-};
+use prexorcloud_proto::{CrashReport, ErrorReport, controller_message, daemon_message};
+
+use crate::payload::{self, Fields as _};
 
 /// The largest message on the stream, in bytes (100 MiB), both ways.
 pub const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
@@ -17,6 +16,11 @@ pub const CONSOLE_LINE: usize = 65_536;
 pub const CRASH_TAIL_LINES: usize = 500;
 /// The longest line in the tail of a crash report.
 pub const CRASH_TAIL_LINE: usize = 8_192;
+/// The largest crash report that is made here, in bytes as encoded.
+pub const CRASH_REPORT_BYTES: usize = 1024 * 1024;
+/// The largest crash report that is accepted, in bytes as encoded: a full tail of ASCII lines from a Java daemon, and
+/// still half of what a store takes as one value.
+pub const CRASH_REPORT_BYTES_ACCEPTED: usize = 4 * 1024 * 1024;
 /// The longest console command.
 pub const COMMAND: usize = 1_000;
 /// The longest error message in a start or stop acknowledgement.
@@ -47,6 +51,12 @@ pub const INSTANCES_PER_NODE: usize = 4_096;
 pub const CAPABILITIES: usize = 128;
 /// The longest content hash.
 pub const HASH: usize = 128;
+/// The most entries of each kind in a cache status.
+pub const CACHE_ENTRIES: usize = 4_096;
+/// The longest platform or version in a cache status.
+pub const CACHE_TEXT: usize = 64;
+/// The longest file name in a cache status.
+pub const CACHE_FILE: usize = 128;
 /// The longest report id of a crash report.
 pub const REPORT_ID: usize = 64;
 /// The longest level of a forwarded log record.
@@ -119,136 +129,21 @@ pub fn shorten(text: &mut String, limit: usize) {
 
 /// Cuts a daemon's message to the limits that a controller enforces.
 pub fn fit_daemon(payload: &mut daemon_message::Payload) {
-    use daemon_message::Payload;
-    match payload {
-        Payload::Handshake(handshake) => fit_handshake(handshake),
-        Payload::NodeStatus(status) => fit_node_status(status),
-        Payload::ConsoleOutput(output) => shorten(&mut output.line, CONSOLE_LINE),
-        Payload::CrashReport(report) => fit_crash_report(report),
-        Payload::CacheStatus(status) => fit_cache_status(status),
-        Payload::ErrorReport(report) => fit_error_report(report),
-        Payload::StartInstanceAck(ack) => fit_start_ack(ack),
-        Payload::StopInstanceAck(StopInstanceAck { error_message, .. }) => {
-            shorten(error_message, ACK_MESSAGE)
-        }
-        Payload::DaemonLogRecord(record) => fit_log_record(record),
-        Payload::ModuleStateUpdate(update) => {
-            shorten(&mut update.state, MODULE_STATE);
-            shorten(&mut update.last_error, MODULE_ERROR);
-        }
-        Payload::InstanceStatus(_)
-        | Payload::Pong(_)
-        | Payload::TemplateRequest(_)
-        | Payload::ShutdownNodeAck(_)
-        | Payload::EventSubscribe(_)
-        | Payload::EventUnsubscribe(_)
-        | Payload::InstanceFileTree(_)
-        | Payload::InstanceFileContent(_) => {}
-    }
+    payload::fit_daemon(payload);
 }
 
 /// Cuts a controller's message to the limits that a daemon enforces.
 pub fn fit_controller(payload: &mut controller_message::Payload) {
-    if let controller_message::Payload::ErrorReport(report) = payload {
-        fit_error_report(report);
-    }
+    payload::fit_controller(payload);
 }
 
-fn fit_handshake(handshake: &mut Handshake) {
-    shorten(&mut handshake.version, VERSION);
-    shorten(&mut handshake.boot_id, BOOT_ID);
-    if !fits(&handshake.advertise_address, ADVERTISE_ADDRESS) {
-        // A shortened address is a wrong address; without one the controller uses the peer's.
-        handshake.advertise_address.clear();
-    }
-    handshake.labels.retain(|key, _| fits(key, LABEL_KEY));
-    handshake
-        .labels
-        .values_mut()
-        .for_each(|value| shorten(value, LABEL_VALUE));
-    if handshake.labels.len() > LABELS {
-        let mut keys: Vec<_> = handshake.labels.keys().cloned().collect();
-        keys.sort_unstable();
-        for key in keys.drain(LABELS..) {
-            handshake.labels.remove(&key);
-        }
-    }
-}
-
-fn fit_node_status(status: &mut NodeStatus) {
-    status.cpu_usage = if status.cpu_usage.is_finite() {
-        status.cpu_usage.clamp(0.0, 1.0)
-    } else {
-        0.0
-    };
-    for number in [
-        &mut status.total_memory_mb,
-        &mut status.used_memory_mb,
-        &mut status.free_disk_mb,
-        &mut status.total_disk_mb,
-    ] {
-        *number = (*number).max(0);
-    }
-    status.used_memory_mb = status.used_memory_mb.min(status.total_memory_mb);
-    status.instance_count = status.instance_count.max(0);
-    status.used_ports.retain(|port| (1..=65_535).contains(port));
-}
-
-fn fit_crash_report(report: &mut CrashReport) {
-    let surplus = report.log_tail.len().saturating_sub(CRASH_TAIL_LINES);
-    report.log_tail.drain(..surplus);
-    report
-        .log_tail
-        .iter_mut()
-        .for_each(|line| shorten(line, CRASH_TAIL_LINE));
-    report.uptime_ms = report.uptime_ms.max(0);
-}
-
-fn fit_cache_status(status: &mut CacheStatus) {
-    let safe = |entry: &prexorcloud_proto::TemplateCacheEntry| {
-        crate::id::TemplateName::new(&entry.name).is_ok() && fits(&entry.hash, HASH)
-    };
-    status.templates.retain(safe);
-    status.jars.retain(|jar| {
-        fits(&jar.platform, 64)
-            && fits(&jar.version, 64)
-            && fits(&jar.jar_file, 128)
-            && fits(&jar.sha256, HASH)
-    });
-    status.bootstraps.retain(|bootstrap| fits(&bootstrap.version, 64));
+/// Cuts a crash report to [`CRASH_REPORT_BYTES`]: the newest lines remain, after one that says how much was cut
+///
+/// For whoever keeps a report before a session has it.
+pub fn fit_crash_report(report: &mut CrashReport) {
+    report.fit();
 }
 
 pub(crate) fn fit_error_report(report: &mut ErrorReport) {
-    shorten(&mut report.error_code, ERROR_CODE);
-    shorten(&mut report.error_message, ERROR_MESSAGE);
-    shorten(&mut report.context, ERROR_CONTEXT);
-    report.retry_after_seconds = report.retry_after_seconds.max(0);
-}
-
-fn fit_start_ack(ack: &mut StartInstanceAck) {
-    shorten(&mut ack.error_message, ACK_MESSAGE);
-    shorten(&mut ack.error_code, ACK_CODE);
-    shorten(&mut ack.plan_hash, ACK_CODE);
-    ack.retry_after_seconds = ack.retry_after_seconds.max(0);
-}
-
-fn fit_log_record(record: &mut DaemonLogRecord) {
-    record.timestamp_ms = record.timestamp_ms.max(0);
-    shorten(&mut record.level, LOG_LEVEL);
-    shorten(&mut record.logger, LOG_LOGGER);
-    shorten(&mut record.thread, LOG_THREAD);
-    shorten(&mut record.message, LOG_MESSAGE);
-    shorten(&mut record.throwable, LOG_THROWABLE);
-    record.mdc.retain(|key, _| fits(key, LOG_MDC_TEXT));
-    record
-        .mdc
-        .values_mut()
-        .for_each(|value| shorten(value, LOG_MDC_TEXT));
-    if record.mdc.len() > LOG_MDC {
-        let mut kept = 0;
-        record.mdc.retain(|_, _| {
-            kept += 1;
-            kept <= LOG_MDC
-        });
-    }
+    report.fit();
 }

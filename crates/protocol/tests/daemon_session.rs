@@ -11,6 +11,7 @@ use prexorcloud_protocol::handshake::daemon::HandshakeFailure;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::outbox::Class;
+use prexorcloud_protocol::limits::CRASH_REPORT_BYTES;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
@@ -20,6 +21,7 @@ use prexorcloud_protocol::{
     Capabilities, Code, DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession, Epoch, Incarnation,
     InstanceId, NodeId, Received, SendError, Session, StopMode, limits, validate,
 };
+use prost::Message as _;
 
 struct Bench {
     session: DaemonSession,
@@ -719,8 +721,11 @@ fn a_crash_report_is_cut_to_the_limits_of_the_contract() {
     let Some(FromDaemon::CrashReport(report)) = bench.sent() else {
         panic!()
     };
-    assert_eq!(report.log_tail.len(), 500);
-    assert!(report.log_tail[0].starts_with("200 ") && report.log_tail.iter().all(|line| line.len() == 8_192));
+    let (marker, kept) = report.log_tail.split_first().unwrap();
+    let cut = 700 - kept.len();
+    assert!(marker.contains(&format!(" {cut} earlier line(s) ")), "{marker}");
+    assert!(kept[0].starts_with(&format!("{cut} ")) && kept.iter().all(|line| line.len() == 8_192));
+    assert!(report.encoded_len() <= CRASH_REPORT_BYTES);
 }
 
 #[test]

@@ -4,52 +4,19 @@ use prexorcloud_proto::{ControllerMessage, DaemonMessage, controller_message, da
 use prost::Message as _;
 
 use super::{Class, Outgoing};
+use crate::payload;
 
 impl Class {
     /// The class of a daemon's message.
     #[must_use]
     pub const fn of_daemon(payload: &daemon_message::Payload) -> Self {
-        use daemon_message::Payload;
-        match payload {
-            Payload::Handshake(_)
-            | Payload::NodeStatus(_)
-            | Payload::InstanceStatus(_)
-            | Payload::Pong(_)
-            | Payload::TemplateRequest(_)
-            | Payload::ErrorReport(_)
-            | Payload::ShutdownNodeAck(_)
-            | Payload::StartInstanceAck(_)
-            | Payload::StopInstanceAck(_)
-            | Payload::EventSubscribe(_)
-            | Payload::EventUnsubscribe(_) => Self::Control,
-            Payload::CrashReport(_) | Payload::CacheStatus(_) | Payload::ModuleStateUpdate(_) => Self::Report,
-            Payload::InstanceFileTree(_) | Payload::InstanceFileContent(_) => Self::Bulk,
-            Payload::ConsoleOutput(_) | Payload::DaemonLogRecord(_) => Self::BestEffort,
-        }
+        payload::of_daemon(payload).class
     }
 
     /// The class of a controller's message.
     #[must_use]
     pub const fn of_controller(payload: &controller_message::Payload) -> Self {
-        use controller_message::Payload;
-        match payload {
-            Payload::HandshakeAck(_)
-            | Payload::StartInstance(_)
-            | Payload::StopInstance(_)
-            | Payload::SendCommand(_)
-            | Payload::Ping(_)
-            | Payload::TemplateUpToDate(_)
-            | Payload::ShutdownNode(_)
-            | Payload::RequestCacheStatus(_)
-            | Payload::ErrorReport(_)
-            | Payload::ModuleUninstall(_)
-            | Payload::WalkInstanceFiles(_)
-            | Payload::ReadInstanceFile(_)
-            | Payload::CrashReportAck(_) => Self::Control,
-            Payload::PreWarmCache(_) => Self::Report,
-            Payload::TemplateData(_) | Payload::ModuleInstall(_) => Self::Bulk,
-            Payload::ModuleEvent(_) => Self::BestEffort,
-        }
+        payload::of_controller(payload).class
     }
 }
 
