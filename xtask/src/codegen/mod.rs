@@ -1,13 +1,17 @@
 //! Regenerates the code in `crates/proto/src/gen` from the `.proto` files
 //!
-//! protox compiles the protos, so nobody needs protoc. The output is held in memory first: [`check`] compares names
-//! and bytes with what is committed (which also notices a stray or missing file), [`write()`] replaces it.
+//! protox compiles the protos, so nobody needs protoc; prost-build makes the messages of the descriptors, and `services`
+//! lets tonic-build make clients and servers. The output is held in memory first: [`check`] compares names and bytes with
+//! what is committed (which also notices a stray or missing file), [`write()`] replaces it.
+
+mod services;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use prost::Message as _;
+use prost_build::Module;
 use prost_types::FileDescriptorSet;
 
 /// Where the generated files live, from the repository root.
@@ -61,30 +65,25 @@ pub fn compile(root: &Path) -> Result<FileDescriptorSet> {
 /// Generates every file of [`GENERATED_DIR`], by name.
 pub fn generate(root: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
     let descriptors = compile(root)?;
-    let scratch = Scratch::new()?;
-    let mut builder = tonic_prost_build::configure()
-        .build_transport(false)
-        .out_dir(scratch.path())
-        .emit_rerun_if_changed(false)
-        .bytes(".")
-        .client_mod_attribute(".", "#[cfg(feature = \"client\")]")
-        .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
-        .skip_debug(SECRET.iter().map(|name| format!(".{PACKAGE}.{name}")));
+    let mut config = prost_build::Config::new();
+    config
+        .bytes(["."])
+        .skip_debug(SECRET.iter().map(|name| format!(".{PACKAGE}.{name}")))
+        .service_generator(Box::new(services::Generator));
     for path in BOXED {
-        builder = builder.boxed(format!(".{PACKAGE}.{path}"));
+        config.boxed(format!(".{PACKAGE}.{path}"));
     }
-    builder
-        .compile_fds(descriptors.clone())
-        .context("cannot generate Rust code")?;
+    let requests = descriptors
+        .file
+        .iter()
+        .map(|file| (Module::from_protobuf_package_name(file.package()), file.clone()))
+        .collect();
+    let modules = config.generate(requests).context("cannot generate Rust code")?;
 
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(scratch.path())? {
-        let entry = entry?;
-        files.insert(
-            entry.file_name().to_string_lossy().into_owned(),
-            std::fs::read(entry.path())?,
-        );
-    }
+    let mut files: BTreeMap<_, _> = modules
+        .into_iter()
+        .map(|(module, code)| (module.to_file_name_or("_"), code.into_bytes()))
+        .collect();
     files.insert("descriptor.bin".into(), descriptors.encode_to_vec());
     Ok(files)
 }
@@ -138,28 +137,4 @@ pub fn check(root: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// A directory that is removed when it goes out of scope.
-struct Scratch(std::path::PathBuf);
-
-impl Scratch {
-    fn new() -> Result<Self> {
-        let nanos = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)?
-            .as_nanos();
-        let path = std::env::temp_dir().join(format!("prexorcloud-codegen-{}-{nanos}", std::process::id()));
-        std::fs::create_dir(&path)?;
-        Ok(Self(path))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
