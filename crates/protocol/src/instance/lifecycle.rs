@@ -39,7 +39,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Report, Spec, State, Transition, transition,
+    Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Output, Report, Spec, State, Timer,
+    Transition, transition,
 };
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::peer::DaemonPeer;
@@ -54,44 +55,6 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 pub const PREPARATION: Duration = Duration::from_secs(600);
 /// How long after a conclusive stop acknowledgement the last state may still arrive.
 pub const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// What a lifecycle wants done, or wants known
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// The state has changed.
-    Changed {
-        /// The state before.
-        from: State,
-        /// The state now.
-        to: State,
-        /// Why.
-        cause: Cause,
-    },
-    /// A stop has to reach the daemon.
-    Stop(StopMode),
-    /// The start took too long; a forced stop follows.
-    StartupTimedOut {
-        /// How long it was given.
-        limit: Duration,
-    },
-    /// A stop took too long. After a graceful one a forced one follows, after a forced one the instance is given up.
-    StopOverdue(StopMode),
-    /// The instance has lived as long as it was meant to; a graceful stop follows.
-    LifetimeOver,
-}
-
-/// The timers of a lifecycle
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Timer {
-    /// The process has to be there.
-    Preparation,
-    /// The server has to be ready.
-    Startup,
-    /// The stop has to be complete.
-    Stop,
-    /// The instance has to be stopped.
-    Lifetime,
-}
 
 /// What the running stop is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

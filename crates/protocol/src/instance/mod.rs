@@ -5,12 +5,14 @@
 //! [`transition()`] is the one function that joins them, [`Lifecycle`] adds incarnations, deadlines and events.
 
 pub mod lifecycle;
+mod output;
 mod report;
 mod spec;
 mod state;
 pub mod transition;
 
-pub use lifecycle::{Lifecycle, Output, Timer};
+pub use lifecycle::Lifecycle;
+pub use output::{Output, Timer};
 pub use report::{Cause, CrashVerdict, Report};
 pub use spec::{DEFAULT_GRACE, DEFAULT_STARTUP, Desired, Limits, Spec};
 pub use state::{State, UnknownState};
