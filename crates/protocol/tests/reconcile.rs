@@ -146,27 +146,26 @@ fn a_java_daemon_may_run_what_it_does_not_list() {
             "{state}: never a second copy"
         );
     }
-    for state in [State::Scheduled] {
-        let action = only(plan(&[known(state, Desired::Run)], &[], &java));
-        assert_eq!(
-            action,
-            Action::Redispatch {
-                instance: id("lobby-1")
-            },
-            "{state}"
-        );
-        let adopted = Known {
-            can_dispatch: false,
-            ..known(state, Desired::Run)
-        };
-        assert_eq!(
-            only(plan(&[adopted], &[], &java)),
-            Action::MarkLost {
-                instance: id("lobby-1")
-            },
-            "{state}"
-        );
-    }
+    let state = State::Scheduled;
+    let action = only(plan(&[known(state, Desired::Run)], &[], &java));
+    assert_eq!(
+        action,
+        Action::Redispatch {
+            instance: id("lobby-1")
+        },
+        "{state}"
+    );
+    let adopted = Known {
+        can_dispatch: false,
+        ..known(state, Desired::Run)
+    };
+    assert_eq!(
+        only(plan(&[adopted], &[], &java)),
+        Action::MarkLost {
+            instance: id("lobby-1")
+        },
+        "{state}"
+    );
     assert!(matches!(
         only(plan(&[known(State::Running, Desired::Run)], &[], &java)),
         Action::MarkLost { .. }
