@@ -1163,6 +1163,10 @@ fn live_instances_are_listed_first_and_what_does_not_fit_is_told_after_the_ackno
         .map(|n| (format!("a-{n:02}"), State::Stopped.to_wire()))
         .collect();
     assert_eq!(told, expected);
+    // It was told on one stream only, which may have lost it.
+    bench.session.handle_disconnected(bench.now);
+    let (_, told) = reconnect(&mut bench, Capabilities::SESSION);
+    assert_eq!(told.len(), 98);
 }
 
 #[test]

@@ -50,6 +50,9 @@ use orders::Orders;
 /// The version that controllers are told
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Gives another random UUID (version 4) each time that it is read
+const FRESH_UUID: &str = "/proc/sys/kernel/random/uuid";
+
 /// How long the link may take to say goodbye
 const GOODBYE: Duration = Duration::from_secs(12);
 
@@ -187,6 +190,7 @@ impl Daemon {
         let mut session_config = prexorcloud_protocol::DaemonConfig::new(node_id, VERSION);
         session_config.total_memory_mb = host.total_memory_mb();
         session_config.available_cpus = Host::available_cpus();
+        session_config.boot_id = fresh_uuid().map_err(file(PathBuf::from(FRESH_UUID)))?;
         session_config.labels = config.labels.clone().into_iter().collect();
         session_config.advertise_address = config.advertise_address.clone();
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
@@ -317,6 +321,11 @@ impl RunningDaemon {
     }
 }
 
+/// A name for this process that no other one ever has
+fn fresh_uuid() -> io::Result<String> {
+    Ok(std::fs::read_to_string(FRESH_UUID)?.trim().to_owned())
+}
+
 fn absolute(path: &std::path::Path) -> Result<PathBuf, StartError> {
     std::path::absolute(path).map_err(|error| StartError::File {
         path: path.to_path_buf(),
@@ -424,5 +433,21 @@ fn observer(
             let _ = learned.try_send(controllers);
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use prexorcloud_protocol::limits;
+
+    use super::*;
+
+    #[test]
+    fn each_start_of_the_daemon_has_a_name_of_its_own() {
+        let (one, other) = (fresh_uuid().unwrap(), fresh_uuid().unwrap());
+        assert_ne!(one, other);
+        assert!((1..=limits::BOOT_ID).contains(&one.len()), "{one}");
     }
 }

@@ -44,12 +44,15 @@ pub trait Session {
     fn handle_disconnected(&mut self, now: Instant);
 
     /// The next message for the wire. Ask when there is room for one.
+    #[must_use]
     fn poll_transmit(&mut self) -> Option<Self::Outgoing>;
 
     /// The next piece of news.
+    #[must_use]
     fn poll_event(&mut self) -> Option<Self::Event>;
 
     /// The earliest armed timer. May move after any other call.
+    #[must_use]
     fn poll_timeout(&self) -> Option<Deadline<Self::Timer>>;
 
     /// Why the session wants the stream ended. Write what [`poll_transmit`](Self::poll_transmit) still has, then end it.

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
+use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::hosted::Observed;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::session::daemon::StatusReport;
 use prexorcloud_protocol::{
-    Capabilities, DaemonEvent, DaemonOutcome, DaemonSession, Incarnation, InstanceId, SendError, StopMode,
+    DaemonEvent, DaemonOutcome, DaemonSession, Incarnation, InstanceId, SendError, StopMode,
 };
 use prexorcloud_transport::{SessionHandle, Target};
 use tokio::sync::{mpsc, oneshot};
@@ -191,7 +192,8 @@ impl Orders {
     fn handle_connected(&mut self, connected: &Connected) {
         tracing::info!(session = connected.session_id, "connected to the controller");
         self.api_port = connected.controller_api_port;
-        let start = if connected.capabilities.contains(Capabilities::CONSOLE_SEQUENCE) {
+        tell_contract(connected);
+        let start = if connected.peer.numbers_console {
             ConsoleStart::Settled
         } else {
             ConsoleStart::Unaccepted
@@ -402,5 +404,17 @@ impl Orders {
         if let Err(error) = self.session.with(|session, _| session.send(payload)) {
             tracing::debug!(%error, "a message was not sent");
         }
+    }
+}
+
+/// Says where the controller was built from another contract than this daemon
+fn tell_contract(connected: &Connected) {
+    if connected.contract == ContractMatch::Different {
+        let theirs = connected.contract_digest.as_deref().unwrap_or_default();
+        tracing::info!(
+            ours = contract::WIRE_DIGEST.get(..12),
+            theirs = theirs.get(..12),
+            "the controller was built from another contract; additive differences are fine"
+        );
     }
 }

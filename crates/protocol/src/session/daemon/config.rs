@@ -29,7 +29,7 @@ pub struct DaemonConfig {
     pub host_info: Option<HostInfo>,
     /// Names this process of the daemon; made anew at each start, at most 64 characters. Empty: not announced.
     pub boot_id: String,
-    /// What is announced beyond protocol version 1.
+    /// What is announced beyond protocol version 1, beside the contract's digest, which always is.
     pub capabilities: Capabilities,
     /// How long the acknowledgement may take.
     pub ack_timeout: Duration,

@@ -376,8 +376,6 @@ impl Session for DaemonSession {
         self.unknown.begin_stream();
         self.streams = self.streams.saturating_add(1);
         let with_ended = self.peer.is_none_or(|peer| peer.understands_ended);
-        let mut capabilities = self.config.capabilities.to_wire();
-        capabilities.push(compat::contract::capability());
         let handshake = Handshake {
             node_id: self.config.node_id.into(),
             version: self.config.version.clone(),
@@ -388,7 +386,7 @@ impl Session for DaemonSession {
             advertise_address: self.config.advertise_address.clone(),
             host_info: self.config.host_info.clone(),
             protocol_version: compat::PROTOCOL_VERSION,
-            capabilities,
+            capabilities: self.config.capabilities.announcement(),
             min_protocol_version: compat::MIN_PROTOCOL_VERSION,
             boot_id: self.config.boot_id.clone(),
             stream_ordinal: self.streams,
