@@ -202,7 +202,9 @@ pub enum ContractMatch {
 }
 
 impl ContractMatch {
-    fn of(theirs: Option<&str>) -> Self {
+    /// How the digest that a peer announced, if it did, compares with ours
+    #[must_use]
+    pub fn of(theirs: Option<&str>) -> Self {
         match theirs {
             None => Self::Unknown,
             Some(digest) if digest.eq_ignore_ascii_case(contract::WIRE_DIGEST) => Self::Same,

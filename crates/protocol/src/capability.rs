@@ -34,7 +34,6 @@ impl Capabilities {
     pub const CONSOLE_SEQUENCE: Self = Self(1 << 3);
     /// `artifacts/1`: templates and modules may be fetched through `ArtifactService`.
     pub const ARTIFACTS: Self = Self(1 << 4);
-
     /// `readiness/1`: the daemon judges whether a server is ready for players, and reports `RUNNING`.
     pub const READINESS: Self = Self(1 << 5);
     /// `startup-deadline/1`: the daemon itself ends a server that is not ready in time, and reports it as a crash.

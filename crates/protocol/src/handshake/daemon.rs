@@ -141,16 +141,10 @@ impl DaemonHandshake {
             });
         }
         let digest = compat::contract::digest_in_capabilities(&ack.capabilities);
-        let announced =
-            compat::Announcement::new(ack.protocol_version, ack.protocol_version).with_contract(digest);
-        let contract = match compat::negotiate(announced) {
-            compat::Verdict::Compatible(agreement) => agreement.contract,
-            compat::Verdict::UpgradeRequired(incompatible) => return Err(incompatible.into()),
-        };
         let capabilities = ours.intersection(Capabilities::from_wire(&ack.capabilities));
         let connected = Connected {
             peer: ControllerPeer::of(capabilities),
-            contract,
+            contract: compat::ContractMatch::of(digest),
             contract_digest: digest.filter(|digest| is_digest(digest)).map(str::to_owned),
             session_id: ack.session_id,
             heartbeat_interval: heartbeat::interval_from_wire(ack.heartbeat_interval_ms),

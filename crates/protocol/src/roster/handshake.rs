@@ -23,7 +23,7 @@ impl Roster {
         self.handle_disconnected(now);
         let peer = policy.peer;
         self.link = Link::Up { peer };
-        let entries: Vec<usize> = self.slots.places().filter_map(|place| place.entry).collect();
+        let entries = self.slots.entry_indices();
         for &index in &entries {
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.lifecycle.handle_connected(now, peer);
@@ -37,12 +37,7 @@ impl Roster {
         for action in reconcile::plan(&known, reported, policy) {
             self.perform(now, action);
         }
-        for index in self
-            .slots
-            .places()
-            .filter_map(|place| place.entry)
-            .collect::<Vec<_>>()
-        {
+        for index in self.slots.entry_indices() {
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.ledger.handle_connected(now);
             }

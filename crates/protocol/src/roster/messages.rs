@@ -119,7 +119,15 @@ impl Roster {
             // It runs, or has ended. A rejection of a repeated start says nothing about that.
             return Self::past(given, current);
         }
-        let event = match slot.ledger.handle_start_ack(now, ack) {
+        let answer = match slot.ledger.handle_start_ack(now, ack) {
+            Answer::Retrying { .. } if slot.start.is_none() => {
+                // Only the daemon had it, so there is nothing to send again.
+                slot.ledger.withdraw();
+                Answer::Failed
+            }
+            answer => answer,
+        };
+        let event = match answer {
             Answer::Settled => {
                 slot.lifecycle.handle_start_accepted(now);
                 let plan_hash = ack.plan_hash.clone();
@@ -127,17 +135,6 @@ impl Roster {
                     instance,
                     incarnation: current,
                     plan_hash,
-                })
-            }
-            Answer::Retrying { .. } if slot.start.is_none() => {
-                // Only the daemon had it, so there is nothing to send again.
-                slot.ledger.withdraw();
-                slot.lifecycle.handle_start_failed(now);
-                let failure = StartFailure::of(ack);
-                Some(InstanceEvent::StartFailed {
-                    instance,
-                    incarnation: current,
-                    failure,
                 })
             }
             Answer::Retrying { attempt, after } => {

@@ -344,12 +344,7 @@ impl Roster {
         if self.link == Link::Down {
             return;
         }
-        for index in self
-            .slots
-            .places()
-            .filter_map(|place| place.entry)
-            .collect::<Vec<_>>()
-        {
+        for index in self.slots.entry_indices() {
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.lifecycle.handle_disconnected(now);
             }

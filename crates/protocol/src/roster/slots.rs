@@ -105,6 +105,11 @@ impl Slots {
         self.orphans
     }
 
+    /// The indices of all entries, in the order of the ids.
+    pub(super) fn entry_indices(&self) -> Vec<usize> {
+        self.places().filter_map(|place| place.entry).collect()
+    }
+
     /// The slots of every id, in the order of the ids.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
         self.places.values().copied()

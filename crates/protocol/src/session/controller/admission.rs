@@ -74,10 +74,11 @@ impl ControllerSession {
             self.close_with(close);
             return refuse(roster, AcceptError::Superseded);
         }
-        let Link::Handshaking(handshake) = &mut self.link else {
-            return refuse(roster, AcceptError::NotAwaited);
+        let held = match &mut self.link {
+            Link::Handshaking(handshake) => handshake.complete(),
+            _ => None,
         };
-        let Some(held) = handshake.complete() else {
+        let Some(held) = held else {
             return refuse(roster, AcceptError::NotAwaited);
         };
         roster.admit(&hello.stream);

@@ -8,11 +8,11 @@ use prexorcloud_proto::{
 use prost::Message as _;
 
 use super::{CommandError, ControllerSession, Link};
-use crate::capability::Capabilities;
 use crate::id::InstanceId;
 use crate::instance::{Judgement, State};
 use crate::limits;
 use crate::outbox::Class;
+use crate::peer::DaemonPeer;
 use crate::roster::Roster;
 use crate::session::{SendError, kind};
 use crate::trace::TraceParent;
@@ -105,7 +105,7 @@ impl ControllerSession {
     pub fn crash_stored(&mut self, report_id: &str) {
         let knows = self
             .capabilities()
-            .is_some_and(|set| set.contains(Capabilities::CRASH_ACK));
+            .is_some_and(|shared| DaemonPeer::of(shared).keeps_crashes);
         if knows && !report_id.is_empty() {
             let ack = CrashReportAck {
                 report_id: report_id.to_owned(),

@@ -337,9 +337,7 @@ impl DaemonSession {
             }
         }
     }
-}
 
-impl DaemonSession {
     /// What follows from a message having left: there is room, and a peer that answers nothing has been told.
     fn handle_left(&mut self, message: &DaemonMessage) {
         use daemon_message::Payload;
