@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 
 import contract
 import grpc
@@ -37,12 +38,17 @@ class Conversation:
     def finish(self):
         self.outgoing.put(self._END)
 
+    def _next(self, until):
+        """The next message; `until` bounds the whole wait, however much else arrives meanwhile."""
+        return self.incoming.get(timeout=max(0.0, until - time.monotonic()))
+
     def expect(self, kind, where=lambda message: True, deadline=DEADLINE):
         """The next message of this kind that fits; others are passed over."""
         passed = []
+        until = time.monotonic() + deadline
         while True:
             try:
-                message = self.incoming.get(timeout=deadline)
+                message = self._next(until)
             except queue.Empty:
                 raise AssertionError(f"no {kind} within {deadline} s; passed over: {passed}") from None
             if isinstance(message, Exception):
@@ -65,9 +71,10 @@ class Conversation:
                     return True
             return False
 
+        until = time.monotonic() + DEADLINE
         while missing:
             try:
-                message = self.incoming.get(timeout=DEADLINE)
+                message = self._next(until)
             except queue.Empty:
                 raise AssertionError(f"still missing after {DEADLINE} s: {[kind for kind, _ in missing]}") from None
             if isinstance(message, Exception):
@@ -76,9 +83,10 @@ class Conversation:
 
     def expect_end(self, deadline=DEADLINE):
         """Waits for the end of the stream; gives the status."""
+        until = time.monotonic() + deadline
         while True:
             try:
-                message = self.incoming.get(timeout=deadline)
+                message = self._next(until)
             except queue.Empty:
                 raise AssertionError(f"the stream did not end within {deadline} s") from None
             if isinstance(message, Exception):
@@ -105,6 +113,10 @@ class DaemonSide(Conversation):
             self.incoming.put(StreamEnded(self.call.code(), self.call.details()))
         except grpc.RpcError:
             self.incoming.put(StreamEnded(self.call.code(), self.call.details()))
+
+    def await_acceptance(self):
+        """Returns once the controller has accepted the stream, which it shows by its headers."""
+        self.call.initial_metadata()
 
     def tell(self, **payload):
         self.send(contract.daemon.DaemonMessage(**payload))

@@ -135,8 +135,10 @@ class DaemonPeer(unittest.TestCase):
         for name, of_older, of_newer in cases:
             with self.subTest(name):
                 node_id, channel = self.enrolled()
-                older, newer = DaemonSide(channel), DaemonSide(channel)
+                older = DaemonSide(channel)
                 self.addCleanup(older.close)
+                older.await_acceptance()
+                newer = DaemonSide(channel)
                 self.addCleanup(newer.close)
                 capabilities = CAPABILITIES if of_newer else []
                 newer.tell(handshake=handshake(node_id, host_info=HOST, capabilities=capabilities, **of_newer))
@@ -157,8 +159,10 @@ class DaemonPeer(unittest.TestCase):
     def test_a_later_stream_that_came_first_through_the_network_gives_way_to_nobody(self):
         node_id, channel = self.enrolled()
         counted = lambda ordinal: {"boot_id": "python-boot", "stream_ordinal": ordinal}
-        later, earlier = DaemonSide(channel), DaemonSide(channel)
+        later = DaemonSide(channel)
         self.addCleanup(later.close)
+        later.await_acceptance()
+        earlier = DaemonSide(channel)
         self.addCleanup(earlier.close)
         earlier.tell(handshake=handshake(node_id, host_info=HOST, **counted(1)))
         earlier.expect("handshake_ack")
