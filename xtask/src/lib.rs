@@ -5,4 +5,5 @@ pub mod ci;
 pub mod codegen;
 pub mod contract;
 pub mod demo_jar;
+pub mod mutants;
 pub mod tidy;

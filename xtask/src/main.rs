@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{bench, ci, codegen, contract, demo_jar, tidy};
+use xtask::{bench, ci, codegen, contract, demo_jar, mutants, tidy};
 
 #[derive(Parser)]
 #[command(about)]
@@ -51,6 +51,20 @@ enum Task {
         /// Handed on to the benchmark, for instance `--only console`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
+    },
+    /// Plant the mistakes of xtask/mutants one by one and see that a test notices each
+    Mutants {
+        #[command(flatten)]
+        options: mutants::Options,
+        /// Print the chosen mutants instead
+        #[arg(long)]
+        list: bool,
+        /// Only see whether the list fits the sources: texts to be found once, names, tests
+        #[arg(long, conflicts_with = "list")]
+        check: bool,
+        /// Another tree than this repository
+        #[arg(long, value_name = "DIR")]
+        root: Option<PathBuf>,
     },
     /// Guard the wire contract
     #[command(subcommand)]
@@ -134,6 +148,32 @@ fn run(task: Task) -> Result<ExitCode> {
             println!("tidy: in order");
         }
         Task::Bench { arguments } => bench::run(&here, &arguments)?,
+        Task::Mutants {
+            options,
+            list,
+            check,
+            root,
+        } => {
+            let root = root.unwrap_or(here);
+            if list {
+                print!("{}", mutants::listing(&root, &options)?);
+            } else if check {
+                let (bad, count) = mutants::check(&root)?;
+                for sentence in &bad {
+                    eprintln!("{sentence}");
+                }
+                println!("mutants: {count} in the list, {} faults", bad.len());
+                if !bad.is_empty() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            } else {
+                let mut out = std::io::stdout();
+                let summary = mutants::run(&root, &options, &mut out)?;
+                if !summary.is_good() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
         Task::Contract(Contract::Verify { root }) => {
             let (good, bad) = contract::verify(&root.unwrap_or(here))?;
             for line in &good {

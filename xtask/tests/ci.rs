@@ -21,8 +21,8 @@ fn the_list_names_every_step() {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     for step in [
-        "fmt", "tidy", "contract", "clippy", "features", "docs", "package", "doctests", "tests", "interop",
-        "demo",
+        "fmt", "tidy", "contract", "clippy", "features", "docs", "package", "doctests", "tests", "mutants",
+        "interop", "demo",
     ] {
         assert!(names.contains(&step), "{step} not in {names:?}");
     }

@@ -162,6 +162,7 @@ fn another_contract_of_the_same_version_is_reported_and_allowed() {
         };
         assert_eq!(agreement.contract, expected, "{digest:?}");
     }
+    assert_eq!(ours, format!("contract-sha256/{}", contract::WIRE_DIGEST));
     assert_eq!(
         contract::digest_in_capabilities(&["artifacts/1", &ours]),
         Some(contract::WIRE_DIGEST)

@@ -508,9 +508,11 @@ fn a_message_larger_than_its_kind_is_refused() {
             ..Default::default()
         })
     };
-    assert_eq!(validate::daemon(&content(1 << 20)), Ok(()));
+    // Beside the content there are its key with a length of three bytes, and the id.
+    let largest = (2 << 20) - 4 - 5;
+    assert_eq!(validate::daemon(&content(largest)), Ok(()));
     assert_eq!(
-        validate::daemon(&content(2 << 20)),
+        validate::daemon(&content(largest + 1)),
         Err(Invalid {
             field: "instance_file_content",
             fault: Fault::TooLarge { limit: 2 << 20 },

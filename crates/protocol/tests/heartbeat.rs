@@ -250,6 +250,104 @@ fn a_sleeper_judges_nobody_on_waking() {
     );
 }
 
+#[test]
+fn an_answer_in_the_moment_of_the_next_ping_clears_the_misses() {
+    let start = Instant::now();
+    let mut prober = Prober::new(start, HeartbeatConfig::default());
+    prober.handle_timeout(start + INTERVAL);
+    prober.handle_timeout(start + 2 * INTERVAL);
+    prober.handle_pong(start + 2 * INTERVAL, 1).unwrap();
+    prober.handle_timeout(start + 3 * INTERVAL);
+    assert!(prober.is_reachable(), "heard an interval ago");
+    prober.handle_timeout(start + 4 * INTERVAL);
+    assert!(prober.is_reachable());
+    prober.handle_timeout(start + 5 * INTERVAL);
+    assert!(!prober.is_reachable());
+}
+
+#[test]
+fn a_limit_of_zero_misses_is_a_limit_of_one() {
+    let start = Instant::now();
+    let config = HeartbeatConfig {
+        interval: INTERVAL,
+        missed_limit: 0,
+    };
+    let mut prober = Prober::new(start, config);
+    assert!(prober.is_reachable());
+    prober.handle_timeout(start + INTERVAL);
+    assert!(!prober.is_reachable());
+}
+
+#[test]
+fn what_nobody_polled_is_told_in_order_or_not_at_all() {
+    let start = Instant::now();
+    let mut prober = Prober::new(start, HeartbeatConfig::default());
+    for tick in 1..=3 {
+        prober.handle_timeout(start + tick * INTERVAL);
+    }
+    prober.handle_pong(start + 3 * INTERVAL, 4).unwrap();
+    let told = outputs(&mut prober);
+    assert!(
+        matches!(
+            told[..],
+            [
+                Output::News(News::Unreachable { .. }),
+                Output::News(News::Recovered { .. }),
+                Output::SendPing { .. }
+            ]
+        ),
+        "{told:?}"
+    );
+
+    for tick in 4..=7 {
+        prober.handle_timeout(start + tick * INTERVAL);
+    }
+    assert!(matches!(
+        outputs(&mut prober)[..],
+        [Output::News(News::Unreachable { .. }), _]
+    ));
+    prober.handle_pong(start + 7 * INTERVAL, 8).unwrap();
+    for tick in 8..=11 {
+        prober.handle_timeout(start + tick * INTERVAL);
+    }
+    assert!(!prober.is_reachable());
+    assert_eq!(
+        outputs(&mut prober),
+        [ping(12)],
+        "a recovery that nobody heard of has not happened"
+    );
+}
+
+#[test]
+fn one_extra_interval_is_granted_and_a_message_ends_it() {
+    let start = Instant::now();
+    let morning = start + Duration::from_secs(8 * 3600);
+    let mut watch = SilenceWatch::new(start, INTERVAL);
+    assert_eq!(watch.handle_timeout(morning), None);
+    watch.handle_message(morning + Duration::from_secs(1));
+    assert_eq!(
+        watch.handle_timeout(morning + INTERVAL),
+        None,
+        "heard 29 seconds ago"
+    );
+
+    let mut watch = SilenceWatch::new(start, INTERVAL);
+    assert_eq!(watch.handle_timeout(morning), None);
+    let noon = morning + Duration::from_secs(4 * 3600);
+    assert_eq!(
+        watch.handle_timeout(noon),
+        Some(noon - start),
+        "a second sleep excuses nothing"
+    );
+}
+
+#[test]
+fn a_timer_that_is_late_by_an_interval_still_judges() {
+    let start = Instant::now();
+    let mut watch = SilenceWatch::new(start, INTERVAL);
+    assert_eq!(watch.handle_timeout(start + 4 * INTERVAL), Some(4 * INTERVAL));
+}
+
 #[derive(Clone, Debug)]
 enum Action {
     Pass(Duration),

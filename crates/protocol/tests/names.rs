@@ -1,11 +1,13 @@
 //! Names, epochs, capabilities, traces and lengths: what is accepted, and that nothing panics
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+use std::collections::HashMap;
+
 use prexorcloud_protocol::fence::{Admitted, EpochFence, StaleEpoch};
 use prexorcloud_protocol::id::NameFault;
 use prexorcloud_protocol::limits::{fits, shorten};
 use prexorcloud_protocol::trace::TraceParent;
-use prexorcloud_protocol::{Capabilities, Epoch, InstanceId, NodeId};
+use prexorcloud_protocol::{Capabilities, Epoch, Incarnation, InstanceId, NodeId};
 use proptest::prelude::*;
 
 #[test]
@@ -111,4 +113,55 @@ fn unknown_capabilities_are_ignored_and_known_ones_round_trip() {
     let mixed = Capabilities::from_wire(&["incarnations/1", "incarnations/2", "", "telepathy/9"]);
     assert_eq!(mixed, Capabilities::INCARNATIONS);
     assert_eq!(mixed.intersection(Capabilities::CRASH_ACK), Capabilities::NONE);
+}
+
+#[test]
+fn a_fence_lets_whoever_does_not_fence_through() {
+    let mut fence = EpochFence::new(Epoch::new(7));
+    assert_eq!(fence.admit(Epoch::UNFENCED), Ok(Admitted::Unfenced));
+    assert_eq!(fence.highest(), Epoch::new(7));
+}
+
+#[test]
+fn zero_alone_says_nothing() {
+    assert!(!Epoch::UNFENCED.is_fenced() && Epoch::new(1).is_fenced());
+    assert!(!Incarnation::UNKNOWN.is_known() && Incarnation::new(1).is_known());
+}
+
+#[test]
+fn a_map_by_name_can_be_searched_by_text() {
+    let ids = HashMap::from([(InstanceId::new("lobby-1").unwrap(), 1)]);
+    assert_eq!(ids.get("lobby-1"), Some(&1));
+}
+
+#[test]
+fn a_name_fills_the_column_it_is_printed_in() {
+    assert_eq!(format!("{:<9}|", NodeId::new("node-1").unwrap()), "node-1   |");
+}
+
+#[test]
+fn each_capability_has_the_name_of_the_contract() {
+    for (capability, name) in [
+        (Capabilities::INCARNATIONS, "incarnations/1"),
+        (Capabilities::PREPARING_REPORTED, "preparing-reported/1"),
+        (Capabilities::CRASH_ACK, "crash-ack/1"),
+        (Capabilities::CONSOLE_SEQUENCE, "console-sequence/1"),
+        (Capabilities::ARTIFACTS, "artifacts/1"),
+        (Capabilities::READINESS, "readiness/1"),
+        (Capabilities::STARTUP_DEADLINE, "startup-deadline/1"),
+        (Capabilities::ENDED_LISTED, "ended-listed/1"),
+    ] {
+        assert_eq!(capability.to_wire(), [name]);
+    }
+}
+
+#[test]
+fn a_set_of_capabilities_contains_another_as_a_whole_or_not() {
+    let two = Capabilities::INCARNATIONS.union(Capabilities::CRASH_ACK);
+    assert!(two.contains(Capabilities::CRASH_ACK) && two.contains(two) && two.contains(Capabilities::NONE));
+    assert!(!Capabilities::CRASH_ACK.contains(two));
+    assert!(
+        !Capabilities::SESSION.contains(Capabilities::ARTIFACTS),
+        "artifacts need a second connection, which a session has not"
+    );
 }

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use prexorcloud_protocol::outbox::{Bound, Bounds, Class, Outbox, Outgoing};
 use prexorcloud_protocol::proto::daemon_message::Payload;
-use prexorcloud_protocol::proto::{ConsoleOutput, DaemonLogRecord, DaemonMessage, InstanceFileContent, Pong};
+use prexorcloud_protocol::proto::{
+    ConsoleOutput, ControllerMessage, DaemonLogRecord, DaemonMessage, InstanceFileContent, ModuleEvent, Ping,
+    Pong, PreWarmCache, controller_message,
+};
 use proptest::prelude::*;
 
 const LINES: usize = 16;
@@ -50,6 +53,12 @@ fn blob(len: usize) -> DaemonMessage {
             content,
             ..Default::default()
         })),
+    }
+}
+
+fn crash() -> DaemonMessage {
+    DaemonMessage {
+        payload: Some(Payload::CrashReport(Box::default())),
     }
 }
 
@@ -167,6 +176,68 @@ fn a_new_stream_starts_without_the_old_ones_control_but_with_its_lines() {
     outbox.clear_stream();
     assert_eq!(console(outbox.pop().unwrap()).0, 1);
     assert!(outbox.pop().is_none() && outbox.is_empty());
+}
+
+#[test]
+fn a_report_leaves_after_control_and_with_its_stream() {
+    let mut outbox = Outbox::new(bounds());
+    outbox.push(blob(10)).unwrap();
+    outbox.push(crash()).unwrap();
+    outbox.push(pong(1)).unwrap();
+    let order: Vec<_> = std::iter::from_fn(|| outbox.pop())
+        .map(|message| message.class())
+        .collect();
+    assert_eq!(order, [Class::Control, Class::Report, Class::Bulk]);
+    outbox.push(crash()).unwrap();
+    outbox.clear_stream();
+    assert!(outbox.is_empty(), "the session keeps what must arrive");
+}
+
+#[test]
+fn the_bytes_of_a_message_are_free_again_when_it_has_left() {
+    let mut outbox = Outbox::new(bounds());
+    outbox.push(blob(3000)).unwrap();
+    outbox.push(blob(10)).unwrap();
+    assert!(!outbox.has_room(Class::Bulk, 3000));
+    assert!(outbox.pop().is_some());
+    assert!(outbox.has_room(Class::Bulk, 3000));
+}
+
+#[test]
+fn two_lives_of_one_console_have_a_gap_each() {
+    let mut outbox = Outbox::new(bounds());
+    let mut earlier = line("a", 1);
+    if let Some(Payload::ConsoleOutput(output)) = &mut earlier.payload {
+        output.incarnation = 0;
+    }
+    outbox.push(earlier).unwrap();
+    (1..=16).for_each(|n| outbox.push(line("a", n)).unwrap());
+    let gaps: Vec<_> = (0..2).map(|_| console(outbox.pop().unwrap()).1).collect();
+    assert_eq!(
+        gaps,
+        [
+            "[prexorcloud] 2 console line(s) were not delivered",
+            "[prexorcloud] 1 console line(s) were not delivered"
+        ]
+    );
+}
+
+#[test]
+fn what_a_controller_sends_in_bulk_takes_turns_with_events() {
+    use controller_message::Payload;
+    for (payload, class) in [
+        (Payload::Ping(Ping::default()), Class::Control),
+        (Payload::PreWarmCache(PreWarmCache::default()), Class::Report),
+        (Payload::TemplateData(Box::default()), Class::Bulk),
+        (Payload::ModuleInstall(Box::default()), Class::Bulk),
+        (Payload::ModuleEvent(ModuleEvent::default()), Class::BestEffort),
+    ] {
+        let message = ControllerMessage {
+            payload: Some(payload),
+            ..Default::default()
+        };
+        assert_eq!(message.class(), class, "{message:?}");
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -345,5 +345,14 @@ mod tests {
             assert_eq!(unknown_field(damaged, knows), None, "{damaged:x?}");
         }
         assert_eq!(unknown_field(&[0x0b; 200], knows), None, "groups nested too deep");
+        // What follows looks like variant 111.
+        for damaged in [
+            &[0x0b, 0x14, 0xf8, 0x06, 0x01][..],
+            &[
+                0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0xf8, 0x06, 0x01,
+            ],
+        ] {
+            assert_eq!(unknown_field(damaged, knows), None, "{damaged:x?}");
+        }
     }
 }

@@ -351,6 +351,25 @@ mod tests {
     }
 
     #[test]
+    fn after_an_accepted_handshake_a_redirect_is_followed_at_once_again() {
+        let mut policy = over(&["a:1", "b:1"]);
+        policy.next_attempt(1.0);
+        for leader in ["b:1", "a:1"] {
+            policy.ended(&Ended::Redirected(leader.into()));
+            assert_eq!(policy.next_attempt(1.0).delay, Duration::ZERO);
+            policy.handshaken();
+        }
+    }
+
+    #[test]
+    fn the_ceiling_never_comes_down_by_itself() {
+        let backoff = Backoff::default();
+        for failures in [6, 31, 32, 33, 64, u32::MAX] {
+            assert_eq!(backoff.ceiling(failures), backoff.max, "{failures}");
+        }
+    }
+
+    #[test]
     fn useless_redirects_count_as_failures() {
         for leader in [
             "",

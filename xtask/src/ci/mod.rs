@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{contract, tidy};
+use crate::{contract, mutants, tidy};
 
 /// What a step has to work with.
 pub struct Context {
@@ -40,6 +40,9 @@ struct Step {
     about: &'static str,
     run: fn(&Context) -> Result<Outcome>,
 }
+
+/// As many mutants as two minutes have room for, on a fresh machine with two cores.
+const MUTANTS: usize = 12;
 
 const STEPS: &[Step] = &[
     Step {
@@ -150,6 +153,26 @@ const STEPS: &[Step] = &[
                     "--no-fail-fast",
                 ])
             }
+        },
+    },
+    Step {
+        name: "mutants",
+        about: "tests notice a sample of the mistakes in xtask/mutants",
+        run: |ci| {
+            let options = mutants::Options {
+                // The others are tested with what they depend on, TLS above all, which takes minutes to build.
+                packages: vec!["prexorcloud-compat".into(), "prexorcloud-protocol".into()],
+                sample: Some(MUTANTS),
+                ..mutants::Options::default()
+            };
+            let summary = mutants::run(&ci.root, &options, &mut std::io::stdout())?;
+            let unnoticed = summary.survived.iter().chain(&summary.errors);
+            let names: Vec<_> = unnoticed.map(String::as_str).collect();
+            Ok(if summary.is_good() {
+                Outcome::Passed
+            } else {
+                Outcome::Failed(names.join(", "))
+            })
         },
     },
     Step {

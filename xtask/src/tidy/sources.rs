@@ -52,8 +52,8 @@ const REGISTRIES: &[&str] = &[
 /// Module names that say nothing.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "manager", "misc"];
 
-/// Reads what git tracks, and what it would track; without git, every file.
-pub fn tracked(root: &Path) -> Result<Files> {
+/// The paths of what git tracks, and what it would track; without git, of every file.
+pub fn names(root: &Path) -> Result<Vec<String>> {
     let output = Command::new("git")
         .current_dir(root)
         .args([
@@ -65,17 +65,21 @@ pub fn tracked(root: &Path) -> Result<Files> {
             "--deduplicate",
         ])
         .output();
-    let names: Vec<String> = match output {
-        Ok(output) if output.status.success() && root.join(".git").exists() => output
+    match output {
+        Ok(output) if output.status.success() && root.join(".git").exists() => Ok(output
             .stdout
             .split(|byte| *byte == 0)
             .filter(|name| !name.is_empty())
             .map(|name| String::from_utf8_lossy(name).into_owned())
-            .collect(),
-        _ => below(root)?,
-    };
+            .collect()),
+        _ => below(root),
+    }
+}
+
+/// Reads the files of [`names`].
+pub fn tracked(root: &Path) -> Result<Files> {
     let mut files = Files::new();
-    for name in names {
+    for name in names(root)? {
         let path = root.join(&name);
         // A deleted file may still be in the index.
         if !path.is_file() {
@@ -89,7 +93,8 @@ pub fn tracked(root: &Path) -> Result<Files> {
     Ok(files)
 }
 
-fn below(root: &Path) -> Result<Vec<String>> {
+/// The paths of every file, but for what is built and what git keeps.
+pub fn below(root: &Path) -> Result<Vec<String>> {
     let mut names = Vec::new();
     let mut pending = vec![root.to_owned()];
     while let Some(folder) = pending.pop() {
