@@ -47,6 +47,7 @@
 
 mod canonical;
 mod enums;
+mod extensions;
 mod fields;
 mod model;
 mod numbers;
@@ -77,7 +78,7 @@ pub fn classify(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Report {
     types::compare_messages(&mut report, &old, &new);
     enums::compare_enums(&mut report, &old, &new);
     types::compare_services(&mut report, &old.services, &new.services);
-    fields::compare_extensions(&mut report, &old, &new);
+    extensions::compare_extensions(&mut report, &old, &new);
     for (element, reason) in old.invalid.iter().chain(&new.invalid) {
         report.add(Rule::InvalidSchema, element, reason);
     }

@@ -3,18 +3,18 @@
 //! Nothing is trusted: a missing name, a duplicate or an index out of range becomes an entry of `invalid`, never a panic
 //! and never a silent omission. Nested types are walked with a list, not by recursion, so depth costs no stack.
 
+mod field;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FieldOptions, FileDescriptorProto,
-    FileDescriptorSet, MessageOptions, ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    MessageOptions, ServiceDescriptorProto,
 };
 
-use super::model::{
-    Cardinality, Enum, Extension, Field, File, Message, Origin, Rpc, Schema, Service, Syntax, Value,
-};
+use self::field::{MapEntry, map_entries};
+use super::model::{Enum, Extension, File, Message, Origin, Rpc, Schema, Service, Syntax, Value};
 use super::numbers::Numbers;
 
 impl Schema {
@@ -44,12 +44,6 @@ impl Schema {
 /// Stands in findings for a name that is missing.
 const UNNAMED: &str = "(unnamed)";
 
-/// A nested message that stands for `map<K, V>`.
-struct MapEntry {
-    kind: String,
-    used: bool,
-}
-
 struct Reader {
     schema: Schema,
     symbols: BTreeSet<String>,
@@ -71,72 +65,6 @@ fn resolved(type_name: &str) -> String {
 
 fn is_map_entry(message: &DescriptorProto) -> bool {
     message.options.as_ref().is_some_and(MessageOptions::map_entry)
-}
-
-/// Every well-formed map entry by full name, found before the fields that refer to them.
-fn map_entries(set: &FileDescriptorSet) -> HashMap<String, MapEntry> {
-    let mut entries = HashMap::new();
-    for file in &set.file {
-        let mut pending: Vec<_> = file
-            .message_type
-            .iter()
-            .map(|message| (qualified(file.package(), message.name()), message))
-            .collect();
-        while let Some((name, message)) = pending.pop() {
-            pending.extend(
-                message
-                    .nested_type
-                    .iter()
-                    .map(|nested| (qualified(&name, nested.name()), nested)),
-            );
-            if !is_map_entry(message) {
-                continue;
-            }
-            let kinds = match message.field.as_slice() {
-                [key, value] if key.number() == 1 && value.number() == 2 => {
-                    bare_kind(key).zip(bare_kind(value))
-                }
-                _ => None,
-            };
-            if let Some((key, value)) = kinds {
-                let kind = format!("map<{key}, {value}>");
-                entries.insert(name, MapEntry { kind, used: false });
-            }
-        }
-    }
-    entries
-}
-
-/// The type of a field without its label; `None` if the descriptor does not say.
-fn bare_kind(field: &FieldDescriptorProto) -> Option<String> {
-    let kind = Type::try_from(field.r#type?).ok()?;
-    let named = |word: &str| {
-        let name = field.type_name.as_deref()?;
-        Some(format!("{word} {}", resolved(name)))
-    };
-    match kind {
-        Type::Message => named("message"),
-        Type::Enum => named("enum"),
-        Type::Group => named("group"),
-        scalar => Some(scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase()),
-    }
-}
-
-/// The JSON name that the compiler derives: `log_tail` becomes `logTail`.
-fn derived_json_name(name: &str) -> String {
-    let mut json = String::with_capacity(name.len());
-    let mut capital = false;
-    for c in name.chars() {
-        if c == '_' {
-            capital = true;
-        } else if capital {
-            json.push(c.to_ascii_uppercase());
-            capital = false;
-        } else {
-            json.push(c);
-        }
-    }
-    json
 }
 
 impl Reader {
@@ -356,59 +284,6 @@ impl Reader {
             }
         }
         Numbers::from_ranges(ranges.iter().copied())
-    }
-
-    fn field(&mut self, syntax: Syntax, scope: &str, field: &FieldDescriptorProto) -> Option<Field> {
-        let name = field.name();
-        if name.is_empty() {
-            self.invalid(scope, "has a field without a name");
-            return None;
-        }
-        let element = qualified(scope, name);
-        let number = field.number();
-        if number < 1 {
-            self.invalid(&element, "has no valid number");
-        }
-        let cardinality = match field.label.map(Label::try_from) {
-            Some(Ok(Label::Repeated)) => Cardinality::Repeated,
-            Some(Ok(Label::Required)) => Cardinality::Required,
-            Some(Ok(Label::Optional)) | None => Cardinality::Singular,
-            Some(Err(_)) => {
-                self.invalid(&element, "has an unknown label");
-                Cardinality::Singular
-            }
-        };
-        let mut kind = bare_kind(field).unwrap_or_else(|| {
-            self.invalid(&element, "has no valid type");
-            String::new()
-        });
-        let entry = field
-            .type_name
-            .as_deref()
-            .filter(|_| cardinality == Cardinality::Repeated)
-            .and_then(|name| self.map_entries.get_mut(&resolved(name)));
-        if let Some(entry) = entry {
-            entry.used = true;
-            kind.clone_from(&entry.kind);
-        }
-        let optional = match syntax {
-            Syntax::Proto2 => cardinality == Cardinality::Singular,
-            Syntax::Proto3 | Syntax::Unknown => field.proto3_optional(),
-        };
-        let mut options: FieldOptions = field.options.clone().unwrap_or_default();
-        let packed = options.packed.take();
-        Some(Field {
-            name: name.to_owned(),
-            number,
-            kind,
-            cardinality,
-            optional,
-            oneof: None,
-            json_name: field.json_name.clone().unwrap_or_else(|| derived_json_name(name)),
-            default: field.default_value.clone(),
-            packed,
-            options,
-        })
     }
 
     fn extension(&mut self, origin: &Origin, scope: &str, declared: &FieldDescriptorProto) {
