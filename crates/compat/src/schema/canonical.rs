@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use prost_types::FileDescriptorSet;
 
-use super::model::{Field, Origin, Schema, Syntax};
+use super::model::{Field, Origin, Syntax};
+use super::read::Part;
 
 /// Everything that a peer can notice about a schema, one element a line, sorted
 ///
@@ -12,7 +13,7 @@ use super::model::{Field, Origin, Schema, Syntax};
 /// and changes of files, imports and options that no peer can see. Its digest therefore names a contract.
 #[must_use]
 pub fn canonical_text(set: &FileDescriptorSet) -> String {
-    let schema = Schema::read(set);
+    let schema = Part::of(set).read_alone();
     let mut lines = Vec::new();
     for (name, message) in &schema.messages {
         let set = if message.message_set { " message_set" } else { "" };
@@ -115,7 +116,7 @@ pub struct Vanished {
 /// A breaking change that leaves such a number behind invites its reuse with another meaning.
 #[must_use]
 pub fn vanished_numbers(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Vec<Vanished> {
-    let (old, new) = (Schema::read(old), Schema::read(new));
+    let (old, new) = Part::read_both(Part::of(old), Part::of(new));
     let mut vanished = Vec::new();
     for (element, message) in &old.messages {
         let Some(kept) = new.messages.get(element) else {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{Cardinality, Field, Message};
+use super::options::compare_options;
 use super::report::Report;
 use super::rule::Rule;
-use super::same_options;
 
 /// Reports every difference between the fields of two versions of the message `name`.
 pub(super) fn compare_fields(report: &mut Report, name: &str, old: &Message, new: &Message) {
@@ -89,9 +89,7 @@ fn compare_oneofs(report: &mut Report, name: &str, old: &Message, new: &Message)
     for (oneof, options) in &old.oneofs {
         let element = format!("{name}.{oneof}");
         if let Some(kept) = new.oneofs.get(oneof) {
-            if !same_options(options, kept) {
-                report.add(Rule::OptionChanged, element, "an option of the oneof changed");
-            }
+            compare_options(report, &element, "oneof", options, kept);
             continue;
         }
         // Where the variants that still exist went.
@@ -216,7 +214,5 @@ pub(super) fn compare_shape(
     if old.packed != new.packed {
         report.add(Rule::PackingChanged, element, "the option packed changed");
     }
-    if !same_options(&old.options, &new.options) {
-        report.add(Rule::OptionChanged, element, "an option of the field changed");
-    }
+    compare_options(report, element, "field", &old.options, &new.options);
 }

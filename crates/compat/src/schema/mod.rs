@@ -1,7 +1,8 @@
 //! Tells whether one protobuf schema may replace another
 //!
-//! [`classify`] compares two sets of file descriptors, element by element over all files, by full name. It knows proto2
-//! and proto3, and judges what a peer could notice, on the wire, in JSON or through generated names:
+//! [`classify`] compares two sets of file descriptors, element by element over all files, by full name; [`classify_trees`]
+//! does the same for two [`Tree`]s of `.proto` sources. Both know proto2 and proto3, and judge what a peer could notice, on
+//! the wire, in JSON or through generated names:
 //!
 //! - **identical**: the same after dropping comments, order and formatting;
 //! - **additive**: new elements, reserved numbers, `packed`, a gained `optional`, a type moved to another file, and
@@ -21,8 +22,10 @@
 //!   enums and invalid UTF-8 are treated differently. Editions are not understood, and that is a breaking finding, never
 //!   a guess.
 //! - The order of enum values is formatting, except that the first value of a proto2 enum is its default.
-//! - Options other than `packed`, `json_name`, `default` and `message_set_wire_format` are not on the wire: a change is
-//!   additive. Custom options do not survive in `prost_types` and are not seen.
+//! - Options other than `packed`, `json_name`, `default` and `message_set_wire_format` are not on the
+//!   wire: a change is additive. Custom options do not survive in `prost_types`: only [`classify_trees`] sees them.
+//! - Files that never meet in anybody's imports may declare the same name. If they say the same, it is one element;
+//!   otherwise each is one of its own and is called `pkg.Message (a.proto)` in findings.
 //! - A set that no compiler would produce (missing or duplicate names, dangling indices) yields `invalid-schema`
 //!   findings, on both sides of an otherwise identical pair too.
 //!
@@ -50,29 +53,35 @@ mod enums;
 mod extensions;
 mod fields;
 mod model;
+mod namesakes;
 mod numbers;
+mod options;
 mod read;
 mod report;
 mod reserved;
 mod rule;
+mod tree;
 mod types;
-
-use std::fmt::Debug;
 
 use prost_types::FileDescriptorSet;
 
 pub use self::canonical::{Vanished, canonical_text, vanished_numbers};
 pub use self::report::{Finding, Report, Verdict};
 pub use self::rule::{Class, Rule};
+pub use self::tree::{Problem, Source, Tree, classify_trees};
 
-use self::model::Schema;
+use self::read::Part;
 
 /// Compares two schemas and reports every difference
 ///
 /// Accepts any descriptors, also such as no compiler would produce. Source positions and comments in them are ignored.
 #[must_use]
 pub fn classify(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Report {
-    let (old, new) = (Schema::read(old), Schema::read(new));
+    compare(Part::of(old), Part::of(new))
+}
+
+fn compare(old: Part<'_>, new: Part<'_>) -> Report {
+    let (old, new) = Part::read_both(old, new);
     let mut report = Report::default();
     types::compare_files(&mut report, &old.files, &new.files);
     types::compare_messages(&mut report, &old, &new);
@@ -84,9 +93,4 @@ pub fn classify(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Report {
     }
     report.sort();
     report
-}
-
-/// Compared as printed, so that a float in an option equals itself even if it is no number.
-fn same_options<T: Debug + PartialEq>(old: &T, new: &T) -> bool {
-    old == new || format!("{old:?}") == format!("{new:?}")
 }

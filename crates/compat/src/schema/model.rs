@@ -9,6 +9,14 @@ use prost_types::{
 
 use super::numbers::Numbers;
 
+/// The options of an element.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Options<T> {
+    pub(super) known: T,
+    /// As text, where they are known at all.
+    pub(super) custom: Option<String>,
+}
+
 /// The dialect of a file, which decides presence, packing and what happens to unknown enum values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Syntax {
@@ -43,7 +51,7 @@ pub(super) struct File {
     pub(super) syntax: Syntax,
     /// Each import with `public `, `weak ` or nothing before it.
     pub(super) imports: BTreeSet<String>,
-    pub(super) options: FileOptions,
+    pub(super) options: Options<FileOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +60,12 @@ pub(super) struct Message {
     /// By number.
     pub(super) fields: BTreeMap<i32, Field>,
     /// Real oneofs only, without those that stand for `optional`.
-    pub(super) oneofs: BTreeMap<String, OneofOptions>,
+    pub(super) oneofs: BTreeMap<String, Options<OneofOptions>>,
     pub(super) reserved: Numbers,
     pub(super) reserved_names: BTreeSet<String>,
     pub(super) extension_ranges: Numbers,
     pub(super) message_set: bool,
-    pub(super) options: MessageOptions,
+    pub(super) options: Options<MessageOptions>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +100,7 @@ pub(super) struct Field {
     pub(super) default: Option<String>,
     pub(super) packed: Option<bool>,
     /// Without `packed`.
-    pub(super) options: FieldOptions,
+    pub(super) options: Options<FieldOptions>,
 }
 
 impl Field {
@@ -121,20 +129,20 @@ pub(super) struct Enum {
     pub(super) first: Option<i32>,
     pub(super) reserved: Numbers,
     pub(super) reserved_names: BTreeSet<String>,
-    pub(super) options: EnumOptions,
+    pub(super) options: Options<EnumOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Value {
     pub(super) number: i32,
-    pub(super) options: EnumValueOptions,
+    pub(super) options: Options<EnumValueOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Service {
     pub(super) origin: Origin,
     pub(super) rpcs: BTreeMap<String, Rpc>,
-    pub(super) options: ServiceOptions,
+    pub(super) options: Options<ServiceOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -143,7 +151,7 @@ pub(super) struct Rpc {
     pub(super) response: String,
     pub(super) client_streaming: bool,
     pub(super) server_streaming: bool,
-    pub(super) options: MethodOptions,
+    pub(super) options: Options<MethodOptions>,
 }
 
 /// Everything in a `FileDescriptorSet`, by full name.

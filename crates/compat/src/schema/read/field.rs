@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{FieldDescriptorProto, FieldOptions, FileDescriptorSet};
+use prost_types::{DescriptorProto, FieldDescriptorProto};
 
 use super::{Reader, is_map_entry, qualified, resolved};
-use crate::schema::model::{Cardinality, Field, Syntax};
+use crate::schema::model::{Cardinality, Field, Origin, Syntax};
+use crate::schema::namesakes::Namesakes;
 
 /// A nested message that stands for `map<K, V>`.
 pub(super) struct MapEntry {
@@ -15,45 +16,53 @@ pub(super) struct MapEntry {
 }
 
 /// Every well-formed map entry by full name, found before the fields that refer to them.
-pub(super) fn map_entries(set: &FileDescriptorSet) -> HashMap<String, MapEntry> {
+pub(super) fn map_entries(
+    set: &prost_types::FileDescriptorSet,
+    names: &Namesakes,
+) -> HashMap<String, MapEntry> {
     let mut entries = HashMap::new();
     for file in &set.file {
-        let mut pending: Vec<_> = file
-            .message_type
-            .iter()
-            .map(|message| (qualified(file.package(), message.name()), message))
-            .collect();
-        while let Some((name, message)) = pending.pop() {
-            pending.extend(
-                message
-                    .nested_type
-                    .iter()
-                    .map(|nested| (qualified(&name, nested.name()), nested)),
-            );
+        for (name, message) in messages(file.package(), &file.message_type) {
             if !is_map_entry(message) {
                 continue;
             }
+            let kind = |field| bare_kind(file.name(), names, field);
             let kinds = match message.field.as_slice() {
-                [key, value] if key.number() == 1 && value.number() == 2 => {
-                    bare_kind(key).zip(bare_kind(value))
-                }
+                [key, value] if key.number() == 1 && value.number() == 2 => kind(key).zip(kind(value)),
                 _ => None,
             };
             if let Some((key, value)) = kinds {
                 let kind = format!("map<{key}, {value}>");
-                entries.insert(name, MapEntry { kind, used: false });
+                entries.insert(names.element(file.name(), &name), MapEntry { kind, used: false });
             }
         }
     }
     entries
 }
 
+/// Every message of a file by full name, at any depth.
+fn messages<'a>(
+    package: &str,
+    top: &'a [DescriptorProto],
+) -> impl Iterator<Item = (String, &'a DescriptorProto)> {
+    let mut pending: Vec<_> = top
+        .iter()
+        .map(|message| (qualified(package, message.name()), message))
+        .collect();
+    std::iter::from_fn(move || {
+        let (name, message) = pending.pop()?;
+        let nested = message.nested_type.iter();
+        pending.extend(nested.map(|nested| (qualified(&name, nested.name()), nested)));
+        Some((name, message))
+    })
+}
+
 /// The type of a field without its label; `None` if the descriptor does not say.
-fn bare_kind(field: &FieldDescriptorProto) -> Option<String> {
+fn bare_kind(file: &str, names: &Namesakes, field: &FieldDescriptorProto) -> Option<String> {
     let kind = Type::try_from(field.r#type?).ok()?;
     let named = |word: &str| {
         let name = field.type_name.as_deref()?;
-        Some(format!("{word} {}", resolved(name)))
+        Some(format!("{word} {}", names.reference(file, resolved(name))))
     };
     match kind {
         Type::Message => named("message"),
@@ -80,10 +89,10 @@ fn derived_json_name(name: &str) -> String {
     json
 }
 
-impl Reader {
+impl Reader<'_> {
     pub(super) fn field(
         &mut self,
-        syntax: Syntax,
+        origin: &Origin,
         scope: &str,
         field: &FieldDescriptorProto,
     ) -> Option<Field> {
@@ -106,25 +115,27 @@ impl Reader {
                 Cardinality::Singular
             }
         };
-        let mut kind = bare_kind(field).unwrap_or_else(|| {
+        let mut kind = bare_kind(&origin.file, self.names, field).unwrap_or_else(|| {
             self.invalid(&element, "has no valid type");
             String::new()
         });
-        let entry = field
+        let type_name = field
             .type_name
             .as_deref()
+            .map(|name| self.names.reference(&origin.file, resolved(name)));
+        let entry = type_name
+            .as_ref()
             .filter(|_| cardinality == Cardinality::Repeated)
-            .and_then(|name| self.map_entries.get_mut(&resolved(name)));
+            .and_then(|name| self.map_entries.get_mut(name));
         if let Some(entry) = entry {
             entry.used = true;
             kind.clone_from(&entry.kind);
         }
-        let optional = match syntax {
+        let optional = match origin.syntax {
             Syntax::Proto2 => cardinality == Cardinality::Singular,
             Syntax::Proto3 | Syntax::Unknown => field.proto3_optional(),
         };
-        let mut options: FieldOptions = field.options.clone().unwrap_or_default();
-        let packed = options.packed.take();
+        let mut options = self.options(&element, field.options.as_ref());
         Some(Field {
             name: name.to_owned(),
             number,
@@ -134,7 +145,7 @@ impl Reader {
             oneof: None,
             json_name: field.json_name.clone().unwrap_or_else(|| derived_json_name(name)),
             default: field.default_value.clone(),
-            packed,
+            packed: options.known.packed.take(),
             options,
         })
     }

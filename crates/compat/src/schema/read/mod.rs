@@ -14,18 +14,58 @@ use prost_types::{
 };
 
 use self::field::{MapEntry, map_entries};
-use super::model::{Enum, Extension, File, Message, Origin, Rpc, Schema, Service, Syntax, Value};
+use super::model::{Enum, Extension, File, Message, Options, Origin, Rpc, Schema, Service, Syntax, Value};
+use super::namesakes::Namesakes;
 use super::numbers::Numbers;
+use super::tree::custom::CustomOptions;
 
-impl Schema {
-    pub(super) fn read(set: &FileDescriptorSet) -> Self {
+/// What is read as one schema: files, and what is known about them.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) files: &'a FileDescriptorSet,
+    /// What they import, which explains them and is not read.
+    pub(super) imports: Option<&'a FileDescriptorSet>,
+    /// By file; `None` where they did not survive.
+    pub(super) custom: Option<&'a BTreeMap<String, CustomOptions>>,
+}
+
+impl<'a> Part<'a> {
+    pub(super) const fn of(files: &'a FileDescriptorSet) -> Self {
+        Self {
+            files,
+            imports: None,
+            custom: None,
+        }
+    }
+
+    pub(super) fn custom_options(&self, file: &str) -> Option<&'a CustomOptions> {
+        self.custom?.get(file)
+    }
+
+    /// Two versions whose elements have the same names where they correspond.
+    pub(super) fn read_both(old: Self, new: Self) -> (Schema, Schema) {
+        let (old_names, new_names) = Namesakes::between(&old, &new);
+        (old.read(&old_names), new.read(&new_names))
+    }
+
+    pub(super) fn read_alone(self) -> Schema {
+        self.read(&Namesakes::of(&self))
+    }
+
+    fn read(self, names: &Namesakes) -> Schema {
         let mut reader = Reader {
-            schema: Self::default(),
+            schema: Schema::default(),
             symbols: BTreeSet::new(),
-            map_entries: map_entries(set),
+            map_entries: map_entries(self.files, names),
+            names,
+            custom: None,
         };
-        for file in &set.file {
+        for file in &self.files.file {
+            reader.custom = self.custom_options(file.name());
             reader.file(file);
+        }
+        for name in &names.clashes {
+            reader.invalid(name, "is defined more than once");
         }
         for (name, entry) in &reader.map_entries {
             if !entry.used {
@@ -44,13 +84,16 @@ impl Schema {
 /// Stands in findings for a name that is missing.
 const UNNAMED: &str = "(unnamed)";
 
-struct Reader {
+struct Reader<'a> {
     schema: Schema,
     symbols: BTreeSet<String>,
     map_entries: HashMap<String, MapEntry>,
+    names: &'a Namesakes,
+    /// Of the file that is being read.
+    custom: Option<&'a CustomOptions>,
 }
 
-fn qualified(scope: &str, name: &str) -> String {
+pub(super) fn qualified(scope: &str, name: &str) -> String {
     if scope.is_empty() {
         name.to_owned()
     } else {
@@ -59,27 +102,35 @@ fn qualified(scope: &str, name: &str) -> String {
 }
 
 /// The full name without the leading dot that marks it as resolved.
-fn resolved(type_name: &str) -> String {
-    type_name.strip_prefix('.').unwrap_or(type_name).to_owned()
+pub(super) fn resolved(type_name: &str) -> &str {
+    type_name.strip_prefix('.').unwrap_or(type_name)
 }
 
 fn is_map_entry(message: &DescriptorProto) -> bool {
     message.options.as_ref().is_some_and(MessageOptions::map_entry)
 }
 
-impl Reader {
+impl Reader<'_> {
     fn invalid(&mut self, element: &str, reason: impl Into<String>) {
         let element = if element.is_empty() { UNNAMED } else { element };
         self.schema.invalid.push((element.to_owned(), reason.into()));
     }
 
+    /// The options, with those that the descriptor has no place for.
+    fn options<T: Clone + Default>(&self, element: &str, options: Option<&T>) -> Options<T> {
+        Options {
+            known: options.cloned().unwrap_or_default(),
+            custom: self.custom.and_then(|custom| custom.get(element)).cloned(),
+        }
+    }
+
     /// Claims a full name; `false` if it is missing or taken.
-    fn claim(&mut self, full_name: &str, name: &str) -> bool {
+    fn claim(&mut self, file: &str, full_name: &str, name: &str) -> bool {
         if name.is_empty() {
             self.invalid(full_name, "contains an element without a name");
             return false;
         }
-        if self.symbols.insert(full_name.to_owned()) {
+        if self.symbols.insert(self.names.element(file, full_name)) {
             return true;
         }
         self.invalid(full_name, "is defined more than once");
@@ -122,7 +173,7 @@ impl Reader {
             package: file.package().to_owned(),
             syntax,
             imports,
-            options: file.options.clone().unwrap_or_default(),
+            options: self.options("", file.options.as_ref()),
         };
         if self.schema.files.insert(name.to_owned(), entry).is_some() {
             self.invalid(name, "the file appears more than once");
@@ -134,30 +185,35 @@ impl Reader {
             parent: None,
         };
         let package = file.package();
-        for declared in &file.enum_type {
+        let is_own = |declared: &str| !self.names.is_twin(name, &qualified(package, declared));
+        for declared in file.enum_type.iter().filter(|declared| is_own(declared.name())) {
             self.enumeration(&origin, package, declared);
         }
-        for service in &file.service {
+        for service in file.service.iter().filter(|declared| is_own(declared.name())) {
             self.service(&origin, package, service);
         }
-        for extension in &file.extension {
+        for extension in file.extension.iter().filter(|declared| is_own(declared.name())) {
             self.extension(&origin, package, extension);
         }
         let mut pending: Vec<_> = file
             .message_type
             .iter()
+            .filter(|message| is_own(message.name()))
             .map(|message| (package.to_owned(), origin.clone(), message))
             .collect();
         while let Some((scope, origin, message)) = pending.pop() {
             let full_name = qualified(&scope, message.name());
             if is_map_entry(message) {
-                if !self.map_entries.contains_key(&full_name) {
+                if !self
+                    .map_entries
+                    .contains_key(&self.names.element(name, &full_name))
+                {
                     self.invalid(&full_name, "is marked as a map entry and is none");
                 }
                 continue;
             }
             let inside = Origin {
-                parent: Some(full_name.clone()),
+                parent: Some(self.names.element(name, &full_name)),
                 ..origin.clone()
             };
             self.message(origin, &full_name, message);
@@ -174,7 +230,7 @@ impl Reader {
     }
 
     fn message(&mut self, origin: Origin, full_name: &str, message: &DescriptorProto) {
-        if !self.claim(full_name, message.name()) {
+        if !self.claim(&origin.file, full_name, message.name()) {
             return;
         }
         // A oneof whose members all carry `optional` is how descriptors spell that keyword.
@@ -194,7 +250,7 @@ impl Reader {
                 if name.is_empty() {
                     self.invalid(full_name, "has a oneof without a name");
                 }
-                let options = oneof.options.clone().unwrap_or_default();
+                let options = self.options(&qualified(full_name, name), oneof.options.as_ref());
                 if oneofs.insert(name.clone(), options).is_some() {
                     self.invalid(full_name, format!("has two oneofs named {name}"));
                 }
@@ -205,7 +261,7 @@ impl Reader {
         let mut fields = BTreeMap::new();
         let mut names = BTreeSet::new();
         for declared in &message.field {
-            let Some(mut field) = self.field(origin.syntax, full_name, declared) else {
+            let Some(mut field) = self.field(&origin, full_name, declared) else {
                 continue;
             };
             if let Some(index) = declared.oneof_index {
@@ -255,11 +311,11 @@ impl Reader {
         }
         let extension_ranges = self.ranges(full_name, "extension", &ranges);
 
-        let mut options = message.options.clone().unwrap_or_default();
-        options.map_entry = None;
-        let message_set = options.message_set_wire_format.take().unwrap_or(false);
+        let mut options = self.options(full_name, message.options.as_ref());
+        options.known.map_entry = None;
+        let message_set = options.known.message_set_wire_format.take().unwrap_or(false);
         self.schema.messages.insert(
-            full_name.to_owned(),
+            self.names.element(&origin.file, full_name),
             Message {
                 origin,
                 fields,
@@ -287,20 +343,20 @@ impl Reader {
     }
 
     fn extension(&mut self, origin: &Origin, scope: &str, declared: &FieldDescriptorProto) {
-        let Some(field) = self.field(origin.syntax, scope, declared) else {
+        let Some(field) = self.field(origin, scope, declared) else {
             return;
         };
         let full_name = qualified(scope, &field.name);
         if declared.extendee().is_empty() {
             self.invalid(&full_name, "extends nothing");
         }
-        if self.claim(&full_name, &field.name) {
-            let extendee = resolved(declared.extendee());
+        if self.claim(&origin.file, &full_name, &field.name) {
+            let names = self.names;
             self.schema.extensions.insert(
-                full_name,
+                names.element(&origin.file, &full_name),
                 Extension {
                     origin: origin.clone(),
-                    extendee,
+                    extendee: names.reference(&origin.file, resolved(declared.extendee())),
                     field,
                 },
             );
@@ -309,7 +365,7 @@ impl Reader {
 
     fn enumeration(&mut self, origin: &Origin, scope: &str, declared: &EnumDescriptorProto) {
         let full_name = qualified(scope, declared.name());
-        if !self.claim(&full_name, declared.name()) {
+        if !self.claim(&origin.file, &full_name, declared.name()) {
             return;
         }
         let mut values = BTreeMap::new();
@@ -319,7 +375,7 @@ impl Reader {
             }
             let entry = Value {
                 number: value.number(),
-                options: value.options.clone().unwrap_or_default(),
+                options: self.options(&qualified(&full_name, value.name()), value.options.as_ref()),
             };
             if values.insert(value.name().to_owned(), entry).is_some() {
                 self.invalid(&full_name, format!("has two values named {}", value.name()));
@@ -332,22 +388,23 @@ impl Reader {
             .map(|range| (i64::from(range.start()), i64::from(range.end()) + 1))
             .collect();
         let reserved = self.ranges(&full_name, "reserved", &ranges);
+        let options = self.options(&full_name, declared.options.as_ref());
         self.schema.enums.insert(
-            full_name,
+            self.names.element(&origin.file, &full_name),
             Enum {
                 origin: origin.clone(),
                 first: declared.value.first().map(|value| value.number()),
                 values,
                 reserved,
                 reserved_names: declared.reserved_name.iter().cloned().collect(),
-                options: declared.options.clone().unwrap_or_default(),
+                options,
             },
         );
     }
 
     fn service(&mut self, origin: &Origin, scope: &str, declared: &ServiceDescriptorProto) {
         let full_name = qualified(scope, declared.name());
-        if !self.claim(&full_name, declared.name()) {
+        if !self.claim(&origin.file, &full_name, declared.name()) {
             return;
         }
         let mut rpcs = BTreeMap::new();
@@ -355,23 +412,26 @@ impl Reader {
             if method.name().is_empty() || method.input_type().is_empty() || method.output_type().is_empty() {
                 self.invalid(&full_name, "has an rpc without a name, request or response");
             }
+            let element = qualified(&full_name, method.name());
+            let refer = |name| self.names.reference(&origin.file, resolved(name));
             let rpc = Rpc {
-                request: resolved(method.input_type()),
-                response: resolved(method.output_type()),
+                request: refer(method.input_type()),
+                response: refer(method.output_type()),
                 client_streaming: method.client_streaming(),
                 server_streaming: method.server_streaming(),
-                options: method.options.clone().unwrap_or_default(),
+                options: self.options(&element, method.options.as_ref()),
             };
             if rpcs.insert(method.name().to_owned(), rpc).is_some() {
                 self.invalid(&full_name, format!("has two rpcs named {}", method.name()));
             }
         }
+        let options = self.options(&full_name, declared.options.as_ref());
         self.schema.services.insert(
-            full_name,
+            self.names.element(&origin.file, &full_name),
             Service {
                 origin: origin.clone(),
                 rpcs,
-                options: declared.options.clone().unwrap_or_default(),
+                options,
             },
         );
     }
