@@ -248,3 +248,21 @@ fn every_problem_of_both_trees_is_told_at_once() {
     }
     assert_eq!(problems.len(), places.len());
 }
+
+/// Old, new, exit code and the rule of the one finding, if there is one.
+const KINDS: &[(&str, &str, i32, &str)] = &[(
+    "syntax = \"proto3\"; message M {} service S { rpc R(M) returns (M) { option idempotency_level = IDEMPOTENT; } }",
+    "syntax = \"proto3\"; message M {} service S { rpc R(M) returns (M); }",
+    20,
+    "rpc-idempotency-changed",
+)];
+
+#[test]
+fn what_a_peer_could_tell_decides() {
+    for (old, new, expected, rule) in KINDS {
+        let (old, new) = (tree(&[("m.proto", old)]), tree(&[("m.proto", new)]));
+        let (code, stdout, stderr) = classify(old.path(), new.path(), &[], &[]);
+        assert_eq!(code, Some(*expected), "{stdout}{stderr}");
+        assert!(stdout.contains(rule), "{stdout}");
+    }
+}

@@ -54,8 +54,12 @@ pub fn canonical_text(set: &FileDescriptorSet) -> String {
         lines.push(format!("service {name}"));
         for (label, rpc) in &service.rpcs {
             let stream = |streams: bool| if streams { "stream " } else { "" };
+            let idempotency = rpc
+                .idempotency
+                .map(|level| format!(" idempotency {level}"))
+                .unwrap_or_default();
             lines.push(format!(
-                "rpc {name}.{label} ({}{}) ({}{})",
+                "rpc {name}.{label} ({}{}) ({}{}){idempotency}",
                 stream(rpc.client_streaming),
                 rpc.request,
                 stream(rpc.server_streaming),

@@ -22,7 +22,7 @@
 //!   enums and invalid UTF-8 are treated differently. Editions are not understood, and that is a breaking finding, never
 //!   a guess.
 //! - The order of enum values is formatting, except that the first value of a proto2 enum is its default.
-//! - Options other than `packed`, `json_name`, `default` and `message_set_wire_format` are not on the
+//! - Options other than `packed`, `json_name`, `default`, `message_set_wire_format` and `idempotency_level` are not on the
 //!   wire: a change is additive. Custom options do not survive in `prost_types`: only [`classify_trees`] sees them.
 //! - Files that never meet in anybody's imports may declare the same name. If they say the same, it is one element;
 //!   otherwise each is one of its own and is called `pkg.Message (a.proto)` in findings.

@@ -151,6 +151,9 @@ pub(super) struct Rpc {
     pub(super) response: String,
     pub(super) client_streaming: bool,
     pub(super) server_streaming: bool,
+    /// What callers may rely on when they call again, if anything.
+    pub(super) idempotency: Option<i32>,
+    /// Without `idempotency_level`.
     pub(super) options: Options<MethodOptions>,
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use prost_types::method_options::IdempotencyLevel;
+
 use super::fields::compare_fields;
 use super::model::{File, Origin, Schema, Service, Syntax};
 use super::options::compare_options;
@@ -162,9 +164,27 @@ fn compare_service(report: &mut Report, name: &str, old: &Service, new: &Service
                 report.add(Rule::RpcStreamingChanged, &element, text);
             }
         }
+        compare_idempotency(report, &element, rpc.idempotency, kept.idempotency);
         compare_options(report, &element, "rpc", &rpc.options, &kept.options);
     }
     for label in new.rpcs.keys().filter(|label| !old.rpcs.contains_key(*label)) {
         report.add(Rule::RpcAdded, format!("{name}.{label}"), "the rpc is new");
+    }
+}
+
+fn compare_idempotency(report: &mut Report, element: &str, old: Option<i32>, new: Option<i32>) {
+    let shown = |level: Option<i32>| match level.map(IdempotencyLevel::try_from) {
+        None => "unknown".to_owned(),
+        Some(Ok(level)) => level.as_str_name().to_lowercase(),
+        Some(Err(other)) => other.to_string(),
+    };
+    if old != new {
+        let rule = match old {
+            // Callers that know nothing about it do not rely on it.
+            None => Rule::RpcIdempotencyGained,
+            Some(_) => Rule::RpcIdempotencyChanged,
+        };
+        let text = format!("the idempotency level was {}, now {}", shown(old), shown(new));
+        report.add(rule, element, text);
     }
 }

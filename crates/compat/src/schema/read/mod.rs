@@ -8,6 +8,7 @@ mod field;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use prost_types::method_options::IdempotencyLevel;
 use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
     MessageOptions, ServiceDescriptorProto,
@@ -413,13 +414,19 @@ impl Reader<'_> {
                 self.invalid(&full_name, "has an rpc without a name, request or response");
             }
             let element = qualified(&full_name, method.name());
+            let mut options = self.options(&element, method.options.as_ref());
             let refer = |name| self.names.reference(&origin.file, resolved(name));
             let rpc = Rpc {
                 request: refer(method.input_type()),
                 response: refer(method.output_type()),
                 client_streaming: method.client_streaming(),
                 server_streaming: method.server_streaming(),
-                options: self.options(&element, method.options.as_ref()),
+                idempotency: options
+                    .known
+                    .idempotency_level
+                    .take()
+                    .filter(|level| *level != i32::from(IdempotencyLevel::IdempotencyUnknown)),
+                options,
             };
             if rpcs.insert(method.name().to_owned(), rpc).is_some() {
                 self.invalid(&full_name, format!("has two rpcs named {}", method.name()));
