@@ -250,12 +250,21 @@ fn every_problem_of_both_trees_is_told_at_once() {
 }
 
 /// Old, new, exit code and the rule of the one finding, if there is one.
-const KINDS: &[(&str, &str, i32, &str)] = &[(
-    "syntax = \"proto3\"; message M {} service S { rpc R(M) returns (M) { option idempotency_level = IDEMPOTENT; } }",
-    "syntax = \"proto3\"; message M {} service S { rpc R(M) returns (M); }",
-    20,
-    "rpc-idempotency-changed",
-)];
+const KINDS: &[(&str, &str, i32, &str)] = &[
+    (
+        "syntax = \"proto3\"; message M {} service S { rpc R(M) returns (M) { option idempotency_level = IDEMPOTENT; } }",
+        "syntax = \"proto3\"; message M {} service S { rpc R(M) returns (M); }",
+        20,
+        "rpc-idempotency-changed",
+    ),
+    (
+        "syntax = \"proto2\"; import \"google/protobuf/descriptor.proto\";
+         extend google.protobuf.FieldOptions { optional int32 a = 50000; }",
+        "syntax = \"proto2\"; import \"google/protobuf/descriptor.proto\";",
+        10,
+        "option-changed",
+    ),
+];
 
 #[test]
 fn what_a_peer_could_tell_decides() {

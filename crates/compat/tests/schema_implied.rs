@@ -52,3 +52,79 @@ fn an_idempotency_level_is_a_promise() {
         "breaking rpc-idempotency-changed p.S.R: the idempotency level was no_side_effects, now unknown"
     );
 }
+
+const OPTIONS: &[&str] = &[
+    "File",
+    "Message",
+    "Field",
+    "Oneof",
+    "ExtensionRange",
+    "Enum",
+    "EnumValue",
+    "Service",
+    "Method",
+];
+
+#[test]
+fn extensions_of_options_are_options() {
+    for element in OPTIONS {
+        let text = |field: &str| {
+            format!(
+                "syntax = 'proto2'; package p; import 'google/protobuf/descriptor.proto';
+                 message N {{}} extend google.protobuf.{element}Options {{ optional int32 kept = 50001; {field} }}"
+            )
+        };
+        let old = text("optional int32 a = 50000;");
+        for new in [
+            "",
+            "optional int32 a = 50002;",
+            "optional string a = 50000;",
+            "repeated int32 a = 50000;",
+            "optional int32 a = 50000 [default = 4];",
+        ] {
+            assert_eq!(found(&old, &text(new)), ["option-changed p.a"], "{element} {new}");
+            assert_eq!(found(&text(new), &old), ["option-changed p.a"], "{element} {new}");
+            assert_eq!(
+                canonical_text(&compile(&old)),
+                canonical_text(&compile(&text(new)))
+            );
+        }
+        let mut renamed = found(&old, &text("optional int32 b = 50000;"));
+        renamed.sort();
+        assert_eq!(renamed, ["option-changed p.a", "option-changed p.b"]);
+    }
+}
+
+#[test]
+fn extensions_of_anything_else_are_judged_in_full() {
+    let text = |target: &str| {
+        format!(
+            "syntax = 'proto2'; package p; import 'google/protobuf/descriptor.proto';
+             message MyOptions {{ extensions 50000 to 50009; }} extend {target} {{ optional int32 a = 50000; }}"
+        )
+    };
+    let (own, option) = (text("MyOptions"), text("google.protobuf.FieldOptions"));
+    assert!(
+        found(
+            &own,
+            &text("MyOptions").replace("extend MyOptions { optional int32 a = 50000; }", "")
+        )
+        .contains(&"extension-removed p.a".to_owned())
+    );
+    let mut became = found(&own, &option);
+    became.sort();
+    assert_eq!(became, ["extension-removed p.a", "option-changed p.a"]);
+    let mut became = found(&option, &own);
+    became.sort();
+    assert_eq!(became, ["extension-added p.a", "option-changed p.a"]);
+}
+
+#[test]
+fn an_option_that_goes_with_its_message_is_not_told_again() {
+    let text = |message: &str| {
+        format!("syntax = 'proto3'; package p; import 'google/protobuf/descriptor.proto'; {message}")
+    };
+    let message = "message M { extend google.protobuf.FieldOptions { optional int32 a = 50000; } }";
+    assert_eq!(found(&text(message), &text("")), ["message-removed p.M"]);
+    assert_eq!(found(&text(""), &text(message)), ["message-added p.M"]);
+}

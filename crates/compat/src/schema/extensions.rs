@@ -1,4 +1,4 @@
-//! Compares extensions
+//! Compares extensions, and those among them that are custom options
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,6 +78,34 @@ pub(super) fn compare_extensions(report: &mut Report, old: &Schema, new: &Schema
                     extension.field.number, extension.extendee
                 ),
             );
+        }
+    }
+}
+
+/// Reports every difference between two sets of extensions of `google.protobuf.*Options`
+///
+/// They annotate descriptors and never travel, so that even their removal is no more than a changed option.
+pub(super) fn compare_custom_options(report: &mut Report, old: &Schema, new: &Schema) {
+    for (name, option) in &old.custom_options {
+        match new.custom_options.get(name) {
+            None if is_inside(&option.origin, |parent| !new.messages.contains_key(parent)) => {}
+            None => report.add(Rule::OptionChanged, name, "the custom option is gone"),
+            Some(kept) => {
+                if (&option.extendee, &option.field) != (&kept.extendee, &kept.field) {
+                    report.add(Rule::OptionChanged, name, "the custom option changed");
+                }
+                if option.origin.parent.is_none() && option.origin.file != kept.origin.file {
+                    let (from, to) = (&option.origin.file, &kept.origin.file);
+                    report.add(Rule::TypeMoved, name, format!("moved from {from} to {to}"));
+                }
+            }
+        }
+    }
+    for (name, option) in &new.custom_options {
+        if !old.custom_options.contains_key(name)
+            && !is_inside(&option.origin, |parent| !old.messages.contains_key(parent))
+        {
+            report.add(Rule::OptionChanged, name, "the custom option is new");
         }
     }
 }

@@ -23,7 +23,8 @@
 //!   a guess.
 //! - The order of enum values is formatting, except that the first value of a proto2 enum is its default.
 //! - Options other than `packed`, `json_name`, `default`, `message_set_wire_format` and `idempotency_level` are not on the
-//!   wire: a change is additive. Custom options do not survive in `prost_types`: only [`classify_trees`] sees them.
+//!   wire: a change is additive, and so is a change of an extension of `google.protobuf.*Options`. How such extensions are
+//!   used does not survive in `prost_types`: only [`classify_trees`] sees it.
 //! - Files that never meet in anybody's imports may declare the same name. If they say the same, it is one element;
 //!   otherwise each is one of its own and is called `pkg.Message (a.proto)` in findings.
 //! - A set that no compiler would produce (missing or duplicate names, dangling indices) yields `invalid-schema`
@@ -88,6 +89,7 @@ fn compare(old: Part<'_>, new: Part<'_>) -> Report {
     enums::compare_enums(&mut report, &old, &new);
     types::compare_services(&mut report, &old.services, &new.services);
     extensions::compare_extensions(&mut report, &old, &new);
+    extensions::compare_custom_options(&mut report, &old, &new);
     for (element, reason) in old.invalid.iter().chain(&new.invalid) {
         report.add(Rule::InvalidSchema, element, reason);
     }

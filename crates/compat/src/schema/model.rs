@@ -164,7 +164,10 @@ pub(super) struct Schema {
     pub(super) messages: BTreeMap<String, Message>,
     pub(super) enums: BTreeMap<String, Enum>,
     pub(super) services: BTreeMap<String, Service>,
+    /// Without those of `google.protobuf.*Options`.
     pub(super) extensions: BTreeMap<String, Extension>,
+    /// The extensions of `google.protobuf.*Options`, which never meet a peer.
+    pub(super) custom_options: BTreeMap<String, Extension>,
     /// What no compiler would have let through: element and reason.
     pub(super) invalid: Vec<(String, String)>,
 }

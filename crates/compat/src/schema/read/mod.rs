@@ -107,6 +107,26 @@ pub(super) fn resolved(type_name: &str) -> &str {
     type_name.strip_prefix('.').unwrap_or(type_name)
 }
 
+/// Whether a message holds the options of some kind of element.
+fn is_options(name: &str) -> bool {
+    name.strip_prefix("google.protobuf.")
+        .and_then(|name| name.strip_suffix("Options"))
+        .is_some_and(|element| {
+            [
+                "File",
+                "Message",
+                "Field",
+                "Oneof",
+                "ExtensionRange",
+                "Enum",
+                "EnumValue",
+                "Service",
+                "Method",
+            ]
+            .contains(&element)
+        })
+}
+
 fn is_map_entry(message: &DescriptorProto) -> bool {
     message.options.as_ref().is_some_and(MessageOptions::map_entry)
 }
@@ -353,7 +373,12 @@ impl Reader<'_> {
         }
         if self.claim(&origin.file, &full_name, &field.name) {
             let names = self.names;
-            self.schema.extensions.insert(
+            let extensions = if is_options(resolved(declared.extendee())) {
+                &mut self.schema.custom_options
+            } else {
+                &mut self.schema.extensions
+            };
+            extensions.insert(
                 names.element(&origin.file, &full_name),
                 Extension {
                     origin: origin.clone(),
