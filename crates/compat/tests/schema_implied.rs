@@ -14,6 +14,64 @@ fn found(old: &str, new: &str) -> Vec<String> {
         .collect()
 }
 
+/// Pairs of bodies that say the same; a source begins with its syntax, then `|`.
+fn assert_same(pairs: &[(&str, &str)]) {
+    for (one, other) in pairs {
+        let [one, other] = [one, other].map(|text| {
+            let (syntax, body) = text.split_once('|').unwrap();
+            format!("syntax = '{syntax}'; package p; {body}")
+        });
+        assert_eq!(found(&one, &other), [""; 0], "{one}\n{other}");
+        assert_eq!(found(&other, &one), [""; 0], "{other}\n{one}");
+        assert_eq!(
+            canonical_text(&compile(&one)),
+            canonical_text(&compile(&other)),
+            "{one}\n{other}"
+        );
+    }
+}
+
+#[test]
+fn optional_on_a_message_is_no_difference() {
+    assert_same(&[
+        (
+            "proto3|message N {} message M { N a = 1; }",
+            "proto3|message N {} message M { optional N a = 1; }",
+        ),
+        (
+            "proto3|import 'google/protobuf/any.proto'; message M { google.protobuf.Any a = 1; }",
+            "proto3|import 'google/protobuf/any.proto'; message M { optional google.protobuf.Any a = 1; }",
+        ),
+    ]);
+}
+
+#[test]
+fn optional_on_anything_else_is_judged() {
+    for kind in ["int32", "string", "bytes", "bool", "E"] {
+        let [plain, optional] = ["", "optional "].map(|label| {
+            format!("syntax = 'proto3'; package p; enum E {{ A = 0; }} message M {{ {label}{kind} a = 1; }}")
+        });
+        assert_eq!(found(&plain, &optional), ["field-gained-optional p.M.a"]);
+        assert_eq!(found(&optional, &plain), ["field-lost-optional p.M.a"]);
+    }
+    // Nor does a change of the type bring up what the keyword never meant.
+    let text = |field: &str| format!("syntax = 'proto3'; package p; message N {{}} message M {{ {field} }}");
+    for (old, new) in [
+        ("optional int32 a = 1;", "optional N a = 1;"),
+        ("N a = 1;", "optional int32 a = 1;"),
+    ] {
+        assert_eq!(found(&text(old), &text(new)), ["field-type-changed p.M.a"]);
+    }
+    assert_eq!(
+        found(&text("optional N a = 1;"), &text("repeated N a = 1;")),
+        ["field-cardinality-changed p.M.a"]
+    );
+    assert_eq!(
+        found(&text("optional N a = 1;"), &text("oneof o { N a = 1; }")),
+        ["field-entered-oneof p.M.a", "oneof-added p.M.o"]
+    );
+}
+
 #[test]
 fn an_idempotency_level_is_a_promise() {
     let text = |level: Option<&str>| {
@@ -127,4 +185,9 @@ fn an_option_that_goes_with_its_message_is_not_told_again() {
     let message = "message M { extend google.protobuf.FieldOptions { optional int32 a = 50000; } }";
     assert_eq!(found(&text(message), &text("")), ["message-removed p.M"]);
     assert_eq!(found(&text(""), &text(message)), ["message-added p.M"]);
+    // In proto3 the keyword changes nothing about an extension either.
+    assert_eq!(
+        found(&text(message), &text(&message.replace("optional ", ""))),
+        [""; 0]
+    );
 }

@@ -34,7 +34,7 @@ pub(super) fn compare_extensions(report: &mut Report, old: &Schema, new: &Schema
                         name,
                         format!("the extension is now called {other}"),
                     );
-                    compare_shape(report, name, &extension.field, &candidate.field, true);
+                    compare_shape(report, name, &extension.field, &candidate.field, false);
                 }
                 None if is_inside(&extension.origin, |parent| !new_messages.contains_key(parent)) => {}
                 None => report.add(
@@ -63,7 +63,7 @@ pub(super) fn compare_extensions(report: &mut Report, old: &Schema, new: &Schema
                 format!("number {} became {}", extension.field.number, kept.field.number),
             );
         }
-        compare_shape(report, name, &extension.field, &kept.field, true);
+        compare_shape(report, name, &extension.field, &kept.field, false);
     }
     for (name, extension) in new {
         if !old.contains_key(name)

@@ -177,7 +177,7 @@ pub(super) fn compare_shape(
             element,
             format!("{from} became {to}"),
         );
-    } else if judge_optional && old.optional != new.optional {
+    } else if judge_optional && old.optional != new.optional && !old.is_message() && !new.is_message() {
         if new.optional {
             report.add(
                 Rule::FieldGainedOptional,

@@ -17,7 +17,7 @@
 //! - What is nested in an added or removed message is not listed again.
 //! - Map entries are no messages: `map<K, V>` is a field type, and a change of `K`, `V` or of the whole to a repeated
 //!   message is a `field-type-changed`. A oneof that stands for `optional` is no oneof.
-//! - `optional` is judged as written, also on message fields, where it changes nothing.
+//! - Messages, groups and extensions are either there or not, so `optional` says nothing about them.
 //! - A change between proto2 and proto3 is breaking even if every field survives it: absent fields, unknown values of
 //!   enums and invalid UTF-8 are treated differently. Editions are not understood, and that is a breaking finding, never
 //!   a guess.

@@ -92,7 +92,7 @@ pub(super) struct Field {
     /// `int32`, `message a.B`, `enum a.B`, `group a.B` or `map<string, message a.B>`.
     pub(super) kind: String,
     pub(super) cardinality: Cardinality,
-    /// Whether the keyword `optional` stands before it.
+    /// Whether the keyword `optional` stands before it and makes a difference.
     pub(super) optional: bool,
     pub(super) oneof: Option<String>,
     /// As declared, or else as derived from the name.
@@ -104,6 +104,11 @@ pub(super) struct Field {
 }
 
 impl Field {
+    /// Messages and groups are either there or not, whatever stands before them.
+    pub(super) fn is_message(&self) -> bool {
+        self.kind.starts_with("message ") || self.kind.starts_with("group ")
+    }
+
     /// `repeated int32`, as it would stand before the name.
     pub(super) fn described(&self) -> String {
         match self.cardinality {

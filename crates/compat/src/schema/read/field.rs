@@ -136,7 +136,7 @@ impl Reader<'_> {
             Syntax::Proto3 | Syntax::Unknown => field.proto3_optional(),
         };
         let mut options = self.options(&element, field.options.as_ref());
-        Some(Field {
+        let mut field = Field {
             name: name.to_owned(),
             number,
             kind,
@@ -147,6 +147,8 @@ impl Reader<'_> {
             default: field.default_value.clone(),
             packed: options.known.packed.take(),
             options,
-        })
+        };
+        field.optional &= !field.is_message();
+        Some(field)
     }
 }

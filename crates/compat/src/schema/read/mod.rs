@@ -15,7 +15,9 @@ use prost_types::{
 };
 
 use self::field::{MapEntry, map_entries};
-use super::model::{Enum, Extension, File, Message, Options, Origin, Rpc, Schema, Service, Syntax, Value};
+use super::model::{
+    Enum, Extension, Field, File, Message, Options, Origin, Rpc, Schema, Service, Syntax, Value,
+};
 use super::namesakes::Namesakes;
 use super::numbers::Numbers;
 use super::tree::custom::CustomOptions;
@@ -383,7 +385,11 @@ impl Reader<'_> {
                 Extension {
                     origin: origin.clone(),
                     extendee: names.reference(&origin.file, resolved(declared.extendee())),
-                    field,
+                    // Extensions are either there or not, whatever stands before them.
+                    field: Field {
+                        optional: false,
+                        ..field
+                    },
                 },
             );
         }
