@@ -252,6 +252,12 @@ fn every_problem_of_both_trees_is_told_at_once() {
 /// Old, new, exit code and the rule of the one finding, if there is one.
 const KINDS: &[(&str, &str, i32, &str)] = &[
     (
+        "syntax = \"proto2\"; message M { optional int32 a = 1 [default = 0]; }",
+        "syntax = \"proto2\"; message M { optional int32 a = 1; }",
+        0,
+        "",
+    ),
+    (
         "syntax = \"proto3\"; message M { M a = 1; }",
         "syntax = \"proto3\"; message M { optional M a = 1; }",
         0,

@@ -31,6 +31,186 @@ fn assert_same(pairs: &[(&str, &str)]) {
     }
 }
 
+fn field(text: &str) -> String {
+    format!(
+        "syntax = 'proto2'; package p; enum E {{ option allow_alias = true; A = 3; B = 1; A2 = 3; }} message M {{ {text} }}"
+    )
+}
+
+#[test]
+fn a_default_that_is_the_implicit_one_is_no_default() {
+    for kind in [
+        "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32",
+        "sfixed64", "float", "double",
+    ] {
+        for zero in ["0", "0x0"] {
+            let [plain, spelled] = [
+                format!("optional {kind} a = 1;"),
+                format!("optional {kind} a = 1 [default = {zero}];"),
+            ];
+            assert_eq!(found(&field(&plain), &field(&spelled)), [""; 0], "{spelled}");
+            assert_eq!(found(&field(&spelled), &field(&plain)), [""; 0], "{spelled}");
+        }
+        let seven = format!("optional {kind} a = 1 [default = 7];");
+        let none = format!("optional {kind} a = 1;");
+        assert_eq!(found(&field(&seven), &field(&none)), ["default-changed p.M.a"]);
+        assert_eq!(found(&field(&none), &field(&seven)), ["default-changed p.M.a"]);
+    }
+    for (kind, implicit, other) in [
+        ("double", "0.0", "-0.0"),
+        ("float", "0e3", "nan"),
+        ("float", "0.0", "inf"),
+        ("bool", "false", "true"),
+        ("string", "''", "'0'"),
+        ("bytes", "''", "'\\000'"),
+        ("E", "A", "B"),
+        ("E", "A2", "B"),
+    ] {
+        let none = field(&format!("optional {kind} a = 1;"));
+        let spelled = field(&format!("optional {kind} a = 1 [default = {implicit}];"));
+        let changed = field(&format!("optional {kind} a = 1 [default = {other}];"));
+        assert_eq!(found(&none, &spelled), [""; 0], "{spelled}");
+        assert_eq!(found(&spelled, &none), [""; 0], "{spelled}");
+        assert_eq!(
+            canonical_text(&compile(&none)),
+            canonical_text(&compile(&spelled)),
+            "{spelled}"
+        );
+        assert_eq!(found(&spelled, &changed), ["default-changed p.M.a"], "{changed}");
+        assert_eq!(found(&changed, &none), ["default-changed p.M.a"], "{changed}");
+        assert_eq!(found(&changed, &changed), [""; 0], "{changed}");
+    }
+}
+
+#[test]
+fn a_default_is_the_same_in_every_notation() {
+    for (kind, one, other) in [
+        ("int32", "16", "0x10"),
+        ("double", "1", "1.0"),
+        ("double", "1e2", "100"),
+        ("float", "0.1", "0.10"),
+        ("E", "A", "A2"),
+    ] {
+        let [one, other] = [one, other].map(|value| {
+            field(&format!(
+                "optional {kind} a = 1 [default = {value}]; optional E z = 2 [default = B];"
+            ))
+        });
+        assert_eq!(found(&one, &other), [""; 0], "{one}");
+        assert_eq!(canonical_text(&compile(&one)), canonical_text(&compile(&other)));
+    }
+}
+
+#[test]
+fn a_default_follows_the_number_of_its_enum_value() {
+    let text = |values: &str, option: &str| {
+        format!(
+            "syntax = 'proto2'; package p; enum E {{ {values} }} message M {{ optional E a = 1 {option}; }}"
+        )
+    };
+    // The enum says it already.
+    assert_eq!(
+        found(&text("A = 0; B = 1;", ""), &text("B = 1; A = 0;", "")),
+        ["enum-default-changed p.E"]
+    );
+    assert_eq!(
+        found(
+            &text("A = 0; B = 1;", "[default = A]"),
+            &text("B = 1; A = 0;", "[default = A]")
+        ),
+        ["enum-default-changed p.E"]
+    );
+    assert_eq!(
+        found(
+            &text("A = 0; B = 1;", "[default = B]"),
+            &text("A = 0; C = 1;", "[default = C]")
+        ),
+        ["enum-value-renamed p.E.B"]
+    );
+    assert_eq!(
+        found(
+            &text("A = 0; B = 1;", "[default = B]"),
+            &text("A = 0; B = 1;", "[default = A]")
+        ),
+        ["default-changed p.M.a"]
+    );
+}
+
+#[test]
+fn packing_that_is_the_implicit_one_is_no_packing() {
+    assert_same(&[
+        (
+            "proto3|message M { repeated int32 a = 1; }",
+            "proto3|message M { repeated int32 a = 1 [packed = true]; }",
+        ),
+        (
+            "proto2|message M { repeated bool a = 1; }",
+            "proto2|message M { repeated bool a = 1 [packed = false]; }",
+        ),
+        (
+            "proto3|enum E { A = 0; } message M { repeated E a = 1; }",
+            "proto3|enum E { A = 0; } message M { repeated E a = 1 [packed = true]; }",
+        ),
+        (
+            "proto2|message M { extensions 9; } extend M { repeated int32 a = 9; }",
+            "proto2|message M { extensions 9; } extend M { repeated int32 a = 9 [packed = false]; }",
+        ),
+    ]);
+    let [none, off] = ["", "[packed = false]"].map(|option| {
+        format!("syntax = 'proto3'; package p; message M {{ repeated int32 a = 1 {option}; }}")
+    });
+    assert_eq!(found(&none, &off), ["packing-changed p.M.a"]);
+    assert_eq!(found(&off, &none), ["packing-changed p.M.a"]);
+}
+
+#[test]
+fn options_that_are_set_to_their_default_are_not_set() {
+    assert_same(&[
+        (
+            "proto3|option deprecated = false; option java_multiple_files = false; option optimize_for = SPEED;
+             option cc_enable_arenas = true; option py_generic_services = false; message M {}",
+            "proto3|message M {}",
+        ),
+        (
+            "proto3|message M { option deprecated = false; option no_standard_descriptor_accessor = false; }",
+            "proto3|message M {}",
+        ),
+        (
+            "proto2|message M { option message_set_wire_format = false; extensions 4 to max; }",
+            "proto2|message M { extensions 4 to max; }",
+        ),
+        (
+            "proto3|message M { M a = 1 [lazy = false, deprecated = false]; string b = 2 [ctype = STRING];
+             int64 c = 3 [jstype = JS_NORMAL]; }",
+            "proto3|message M { M a = 1; string b = 2; int64 c = 3; }",
+        ),
+        (
+            "proto3|enum E { option allow_alias = false; option deprecated = false; A = 0 [deprecated = false]; }",
+            "proto3|enum E { A = 0; }",
+        ),
+        (
+            "proto3|message M {} service S { option deprecated = false;
+             rpc R(M) returns (M) { option deprecated = false; option idempotency_level = IDEMPOTENCY_UNKNOWN; } }",
+            "proto3|message M {} service S { rpc R(M) returns (M); }",
+        ),
+    ]);
+}
+
+#[test]
+fn other_options_are_changes_that_no_peer_sees() {
+    for (kind, option) in [
+        ("M", "lazy = true"),
+        ("string", "ctype = CORD"),
+        ("int64", "jstype = JS_STRING"),
+        ("int32", "deprecated = true"),
+    ] {
+        let plain = format!("syntax = 'proto3'; package p; message M {{ {kind} a = 1; }}");
+        let marked = format!("syntax = 'proto3'; package p; message M {{ {kind} a = 1 [{option}]; }}");
+        assert_eq!(found(&plain, &marked), ["option-changed p.M.a"]);
+        assert_eq!(found(&marked, &plain), ["option-changed p.M.a"]);
+    }
+}
+
 #[test]
 fn optional_on_a_message_is_no_difference() {
     assert_same(&[

@@ -294,6 +294,23 @@ fn imports_are_asked_for_once_and_not_compared() {
 }
 
 #[test]
+fn an_import_says_what_an_implicit_default_is() {
+    let tree = |field: &str| {
+        let text = format!(
+            ">> user.proto\nsyntax = 'proto2'; package p; import 'lib.proto'; message U {{ {field} }}"
+        );
+        let lib = "syntax = 'proto2'; package lib; enum Size { M = 5; L = 9; }";
+        Tree::compile(source_files(&text), |_| Some(Ok(lib.as_bytes().to_vec()))).unwrap()
+    };
+    let plain = tree("optional lib.Size size = 1;");
+    let spelled = tree("optional lib.Size size = 1 [default = M];");
+    let other = tree("optional lib.Size size = 1 [default = L];");
+    assert_eq!(classify_trees(&plain, &spelled).verdict(), Verdict::Identical);
+    assert_eq!(classify_trees(&spelled, &plain).verdict(), Verdict::Identical);
+    assert_eq!(classify_trees(&spelled, &other).verdict(), Verdict::Breaking);
+}
+
+#[test]
 fn a_file_that_one_side_carries_and_the_other_imports_is_compared() {
     let lib = |field: &str| format!("syntax = 'proto3'; package lib; message Unit {{ int32 {field} = 1; }}");
     let user = ">> user.proto\nsyntax = 'proto3'; import 'lib.proto'; message U { lib.Unit u = 1; }";

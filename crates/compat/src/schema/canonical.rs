@@ -95,8 +95,15 @@ fn shape(field: &Field) -> String {
         let _ = write!(text, " oneof {oneof}");
     }
     let _ = write!(text, " json {:?}", field.json_name);
-    if let Some(default) = &field.default {
-        let _ = write!(text, " default {default:?}");
+    match (&field.default, field.default_number) {
+        // One number may have several names.
+        (Some(_), Some(number)) => {
+            let _ = write!(text, " default {number}");
+        }
+        (Some(default), None) => {
+            let _ = write!(text, " default {default:?}");
+        }
+        (None, _) => {}
     }
     if let Some(packed) = field.packed {
         let _ = write!(text, " packed {packed}");

@@ -200,7 +200,8 @@ pub(super) fn compare_shape(
             format!("{:?} became {:?}", old.json_name, new.json_name),
         );
     }
-    if old.default != new.default {
+    let same_number = old.default_number.is_some() && old.default_number == new.default_number;
+    if old.default != new.default && !same_number {
         let shown = |default: &Option<String>| match default {
             Some(value) => format!("{value:?}"),
             None => "none".to_owned(),
@@ -211,7 +212,7 @@ pub(super) fn compare_shape(
             format!("{} became {}", shown(&old.default), shown(&new.default)),
         );
     }
-    if old.packed != new.packed {
+    if old.packed != new.packed && old.sends_packed != new.sends_packed {
         report.add(Rule::PackingChanged, element, "the option packed changed");
     }
     compare_options(report, element, "field", &old.options, &new.options);

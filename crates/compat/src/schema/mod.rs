@@ -4,7 +4,7 @@
 //! does the same for two [`Tree`]s of `.proto` sources. Both know proto2 and proto3, and judge what a peer could notice, on
 //! the wire, in JSON or through generated names:
 //!
-//! - **identical**: the same after dropping comments, order and formatting;
+//! - **identical**: the same after dropping comments, order and formatting, and what is spelled out although it is implied;
 //! - **additive**: new elements, reserved numbers, `packed`, a gained `optional`, a type moved to another file, and
 //!   options that no peer can see;
 //! - **breaking**: anything else, also where the encoding would happen to fit (`int32` to `int64`), and also when what
@@ -22,6 +22,8 @@
 //!   enums and invalid UTF-8 are treated differently. Editions are not understood, and that is a breaking finding, never
 //!   a guess.
 //! - The order of enum values is formatting, except that the first value of a proto2 enum is its default.
+//! - What is implied may be spelled out: `[default = 0]`, `packed` as the syntax has it, a JSON name that would be derived,
+//!   an option set to its default.
 //! - Options other than `packed`, `json_name`, `default`, `message_set_wire_format` and `idempotency_level` are not on the
 //!   wire: a change is additive, and so is a change of an extension of `google.protobuf.*Options`. How such extensions are
 //!   used does not survive in `prost_types`: only [`classify_trees`] sees it.

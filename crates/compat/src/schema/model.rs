@@ -9,7 +9,7 @@ use prost_types::{
 
 use super::numbers::Numbers;
 
-/// The options of an element.
+/// The options of an element, without those that say no more than their absence.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Options<T> {
     pub(super) known: T,
@@ -97,8 +97,14 @@ pub(super) struct Field {
     pub(super) oneof: Option<String>,
     /// As declared, or else as derived from the name.
     pub(super) json_name: String,
+    /// As declared, unless it is the default without a declaration.
     pub(super) default: Option<String>,
+    /// The number of the enum value that an absent field means, where it is known and could be another than 0.
+    pub(super) default_number: Option<i32>,
+    /// As declared, unless it is the form without a declaration.
     pub(super) packed: Option<bool>,
+    /// The form in which values are sent, where there is a choice.
+    pub(super) sends_packed: Option<bool>,
     /// Without `packed`.
     pub(super) options: Options<FieldOptions>,
 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use prost_types::field_descriptor_proto::{Label, Type};
-use prost_types::{DescriptorProto, FieldDescriptorProto};
+use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto};
 
-use super::{Reader, is_map_entry, qualified, resolved};
+use super::{Part, Reader, is_map_entry, qualified, resolved};
 use crate::schema::model::{Cardinality, Field, Origin, Syntax};
 use crate::schema::namesakes::Namesakes;
 
@@ -57,6 +57,28 @@ fn messages<'a>(
     })
 }
 
+/// The values of every enum in the order of their declaration, also of those that are imported.
+pub(super) fn enum_numbers<'a>(part: &Part<'a>, names: &Namesakes) -> HashMap<String, Vec<(&'a str, i32)>> {
+    let mut enums = HashMap::new();
+    let imports = part.imports.into_iter().flat_map(|set| &set.file);
+    for file in imports.chain(&part.files.file) {
+        let mut add = |scope: &str, declared: &'a EnumDescriptorProto| {
+            let name = names.element(file.name(), &qualified(scope, declared.name()));
+            let values = declared.value.iter();
+            enums.insert(name, values.map(|value| (value.name(), value.number())).collect());
+        };
+        for declared in &file.enum_type {
+            add(file.package(), declared);
+        }
+        for (scope, message) in messages(file.package(), &file.message_type) {
+            for declared in &message.enum_type {
+                add(&scope, declared);
+            }
+        }
+    }
+    enums
+}
+
 /// The type of a field without its label; `None` if the descriptor does not say.
 fn bare_kind(file: &str, names: &Namesakes, field: &FieldDescriptorProto) -> Option<String> {
     let kind = Type::try_from(field.r#type?).ok()?;
@@ -87,6 +109,39 @@ fn derived_json_name(name: &str) -> String {
         }
     }
     json
+}
+
+/// A declared default in the one form that every notation of it has; `None` if it is the implicit one.
+fn declared_default(kind: &str, text: &str) -> Option<String> {
+    // Minus zero is not what an absent field means.
+    let float = |value: f64, shown: String| (value != 0.0 || value.is_sign_negative()).then_some(shown);
+    match kind {
+        "string" | "bytes" => (!text.is_empty()).then(|| text.to_owned()),
+        "bool" => (text != "false").then(|| text.to_owned()),
+        "double" => match text.parse::<f64>() {
+            Ok(value) => float(value, value.to_string()),
+            Err(_) => Some(text.to_owned()),
+        },
+        "float" => match text.parse::<f32>() {
+            Ok(value) => float(value.into(), value.to_string()),
+            Err(_) => Some(text.to_owned()),
+        },
+        "int32" | "int64" | "uint32" | "uint64" | "sint32" | "sint64" | "fixed32" | "fixed64"
+        | "sfixed32" | "sfixed64" => match text.parse::<i128>() {
+            Ok(0) => None,
+            Ok(number) => Some(number.to_string()),
+            Err(_) => Some(text.to_owned()),
+        },
+        _ => Some(text.to_owned()),
+    }
+}
+
+/// Whether several values may share one key on the wire.
+fn is_packable(kind: &str) -> bool {
+    !matches!(kind, "string" | "bytes" | "")
+        && !["message ", "group ", "map<"]
+            .iter()
+            .any(|word| kind.starts_with(word))
 }
 
 impl Reader<'_> {
@@ -135,7 +190,36 @@ impl Reader<'_> {
             Syntax::Proto2 => cardinality == Cardinality::Singular,
             Syntax::Proto3 | Syntax::Unknown => field.proto3_optional(),
         };
+        let mut default = field
+            .default_value
+            .as_deref()
+            .and_then(|text| declared_default(&kind, text));
+        let mut default_number = None;
+        // In proto3 an absent enum is always 0.
+        if kind.starts_with("enum ")
+            && cardinality != Cardinality::Repeated
+            && origin.syntax != Syntax::Proto3
+        {
+            let values = type_name.and_then(|name| self.enums.get(&name));
+            let values = values.map_or(&[][..], Vec::as_slice);
+            let first = values.first().map(|(_, number)| *number);
+            default_number = match &default {
+                Some(label) => values
+                    .iter()
+                    .find(|(name, _)| name == label)
+                    .map(|(_, number)| *number),
+                None => first,
+            };
+            default = default.filter(|_| default_number.is_none() || default_number != first);
+        }
         let mut options = self.options(&element, field.options.as_ref());
+        let declared = options.known.packed.take();
+        let implied = match origin.syntax {
+            _ if cardinality != Cardinality::Repeated || !is_packable(&kind) => None,
+            Syntax::Proto2 => Some(false),
+            Syntax::Proto3 => Some(true),
+            Syntax::Unknown => None,
+        };
         let mut field = Field {
             name: name.to_owned(),
             number,
@@ -144,8 +228,10 @@ impl Reader<'_> {
             optional,
             oneof: None,
             json_name: field.json_name.clone().unwrap_or_else(|| derived_json_name(name)),
-            default: field.default_value.clone(),
-            packed: options.known.packed.take(),
+            default,
+            default_number,
+            packed: declared.filter(|_| declared != implied),
+            sends_packed: declared.or(implied),
             options,
         };
         field.optional &= !field.is_message();

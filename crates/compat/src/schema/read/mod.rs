@@ -14,12 +14,13 @@ use prost_types::{
     MessageOptions, ServiceDescriptorProto,
 };
 
-use self::field::{MapEntry, map_entries};
+use self::field::{MapEntry, enum_numbers, map_entries};
 use super::model::{
     Enum, Extension, Field, File, Message, Options, Origin, Rpc, Schema, Service, Syntax, Value,
 };
 use super::namesakes::Namesakes;
 use super::numbers::Numbers;
+use super::options::Defaults;
 use super::tree::custom::CustomOptions;
 
 /// What is read as one schema: files, and what is known about them.
@@ -60,6 +61,7 @@ impl<'a> Part<'a> {
             schema: Schema::default(),
             symbols: BTreeSet::new(),
             map_entries: map_entries(self.files, names),
+            enums: enum_numbers(&self, names),
             names,
             custom: None,
         };
@@ -91,6 +93,7 @@ struct Reader<'a> {
     schema: Schema,
     symbols: BTreeSet<String>,
     map_entries: HashMap<String, MapEntry>,
+    enums: HashMap<String, Vec<(&'a str, i32)>>,
     names: &'a Namesakes,
     /// Of the file that is being read.
     custom: Option<&'a CustomOptions>,
@@ -139,10 +142,12 @@ impl Reader<'_> {
         self.schema.invalid.push((element.to_owned(), reason.into()));
     }
 
-    /// The options, with those that the descriptor has no place for.
-    fn options<T: Clone + Default>(&self, element: &str, options: Option<&T>) -> Options<T> {
+    /// The options without those that say nothing, and with those that the descriptor has no place for.
+    fn options<T: Defaults>(&self, element: &str, options: Option<&T>) -> Options<T> {
+        let mut known = options.cloned().unwrap_or_default();
+        known.drop_defaults();
         Options {
-            known: options.cloned().unwrap_or_default(),
+            known,
             custom: self.custom.and_then(|custom| custom.get(element)).cloned(),
         }
     }
