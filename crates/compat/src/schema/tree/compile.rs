@@ -65,22 +65,17 @@ pub(super) fn compile(sources: &mut Sources) -> BTreeMap<String, Compiled> {
         .collect();
     let mut circular = Vec::new();
     for cycle in cycles(&imports, &left) {
-        let (Some(&first), Some(&last)) = (cycle.first(), cycle.last()) else {
+        let Some(&first) = cycle.first() else {
             continue;
         };
         let second = cycle.get(1).copied().unwrap_or(first);
         let index = imports
             .get(first)
             .and_then(|list| list.iter().position(|name| *name == second));
-        let way = if first == last {
-            first.to_owned()
-        } else {
-            cycle.join(" -> ")
-        };
         circular.push((
             first.to_owned(),
             index.unwrap_or(0),
-            format!("import cycle detected: {way} -> {first}"),
+            format!("import cycle detected: {} -> {first}", cycle.join(" -> ")),
         ));
     }
     for name in left {
