@@ -96,6 +96,9 @@ enum Contract {
         old: PathBuf,
         /// The folder after the change
         new: PathBuf,
+        /// Where to look for imports that a folder lacks; they are not compared. May be given several times
+        #[arg(long = "include", value_name = "DIR")]
+        includes: Vec<PathBuf>,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -195,13 +198,18 @@ fn run(task: Task) -> Result<ExitCode> {
                 println!("wrote {path}");
             }
         }
-        Task::Contract(Contract::Classify { old, new, json }) => return Ok(classify(&old, &new, json)),
+        Task::Contract(Contract::Classify {
+            old,
+            new,
+            includes,
+            json,
+        }) => return Ok(classify(&old, &new, &includes, json)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn classify(old: &Path, new: &Path, json: bool) -> ExitCode {
-    let (text, code) = match classify::compare(old, new) {
+fn classify(old: &Path, new: &Path, includes: &[PathBuf], json: bool) -> ExitCode {
+    let (text, code) = match classify::compare(old, new, includes) {
         Ok(report) => {
             let text = if json {
                 format!("{:#}\n", classify::as_json(&report))

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 use xtask::contract::classify::compare;
-use xtask::contract::tree::Tree;
+use xtask::contract::tree;
 
 const WORDS: &[&str] = &[
     "syntax",
@@ -83,9 +83,12 @@ const WORDS: &[&str] = &[
 fn read(text: &str) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("m.proto"), text).unwrap();
-    match Tree::read(dir.path()) {
+    match tree::read(dir.path(), &[]) {
         Ok(_) => assert!(
-            compare(dir.path(), dir.path()).unwrap().findings().is_empty(),
+            compare(dir.path(), dir.path(), &[])
+                .unwrap()
+                .findings()
+                .is_empty(),
             "{text}"
         ),
         Err(unreadable) => {

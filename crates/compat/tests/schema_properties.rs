@@ -186,7 +186,11 @@ fn mutate(source: &Source, which: usize, at: Index) -> Option<(Source, Class, &'
         }
         4 => {
             let index = on_field(message)?;
-            let label = &mut message.fields[index].2;
+            let (_, kind, label) = &mut message.fields[index];
+            if TYPES[*kind] == "M0" && *label != 2 {
+                // A message is there or not, with and without `optional`.
+                return None;
+            }
             let (next, class, rule) = match *label {
                 0 => (1, Class::Additive, "field-gained-optional"),
                 1 => (0, Class::Breaking, "field-lost-optional"),

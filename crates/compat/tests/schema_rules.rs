@@ -656,6 +656,16 @@ const SERVICES: &[Case<'_>] = &[
         &["rpc-streaming-changed p.S.R"],
     ),
     (
+        "message M {} service S { rpc R(M) returns (M); }",
+        "message M {} service S { rpc R(M) returns (M) { option idempotency_level = IDEMPOTENT; } }",
+        &["rpc-idempotency-gained p.S.R"],
+    ),
+    (
+        "message M {} service S { rpc R(M) returns (M) { option idempotency_level = IDEMPOTENT; } }",
+        "message M {} service S { rpc R(M) returns (M); }",
+        &["rpc-idempotency-changed p.S.R"],
+    ),
+    (
         ">> a.proto\nmessage M {}\nservice S { rpc R(M) returns (M); }\n>> b.proto\nimport 'a.proto';",
         ">> a.proto\nmessage M {}\n>> b.proto\nimport 'a.proto'; service S { rpc R(M) returns (M); }",
         &["type-moved p.S"],

@@ -1,12 +1,12 @@
 //! `contract classify OLD NEW`: the change between any two folders of `.proto` files
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use prexorcloud_compat::schema::{self, Finding, Report, Rule, Verdict};
+use prexorcloud_compat::schema::{self, Report, Verdict};
 use serde_json::{Value, json};
 
-use super::tree::{Tree, Unreadable};
+use super::tree::{self, Unreadable};
 
 /// The outcome as an exit code: 0 identical, 10 additive, 20 breaking.
 pub fn exit_code(verdict: Verdict) -> ExitCode {
@@ -21,44 +21,22 @@ pub fn exit_code(verdict: Verdict) -> ExitCode {
 pub const UNREADABLE: u8 = 2;
 
 /// Reads both folders and compares them; reports what is wrong with both before it gives up.
-pub fn compare(old: &Path, new: &Path) -> Result<Report, Unreadable> {
-    match (Tree::read(old), Tree::read(new)) {
-        (Ok(mut old), Ok(mut new)) => {
-            old.complete_well_known(&mut new);
-            Ok(compare_trees(&old, &new))
+///
+/// Imports that a folder lacks are looked for below `includes`, and are not compared.
+pub fn compare(old: &Path, new: &Path, includes: &[PathBuf]) -> Result<Report, Unreadable> {
+    match (tree::read(old, includes), tree::read(new, includes)) {
+        (Ok(old), Ok(new)) => Ok(schema::classify_trees(&old, &new)),
+        (Err(mut unreadable), Err(new)) => {
+            // What is included may be at fault on both sides.
+            let more = new.problems.into_iter();
+            let more: Vec<_> = more
+                .filter(|problem| !unreadable.problems.contains(problem))
+                .collect();
+            unreadable.problems.extend(more);
+            Err(unreadable)
         }
-        (Err(old), Err(new)) => Err(Unreadable {
-            problems: [old.problems, new.problems].concat(),
-        }),
         (Err(unreadable), Ok(_)) | (Ok(_), Err(unreadable)) => Err(unreadable),
     }
-}
-
-/// The classifier's report, plus changes of custom options, which it cannot see.
-pub fn compare_trees(old: &Tree, new: &Tree) -> Report {
-    let report = schema::classify(&old.descriptors, &new.descriptors);
-    let changed = old
-        .custom_options
-        .iter()
-        .filter(|(element, options)| new.custom_options.get(*element) != Some(options))
-        .chain(
-            new.custom_options
-                .iter()
-                .filter(|(element, _)| !old.custom_options.contains_key(*element)),
-        )
-        // An element that came or went is a finding of its own.
-        .filter(|(element, _)| {
-            !report
-                .findings()
-                .iter()
-                .any(|finding| finding.element == **element)
-        })
-        .map(|(element, _)| Finding {
-            element: element.clone(),
-            rule: Rule::OptionChanged,
-            message: "a custom option changed".into(),
-        });
-    report.findings().iter().cloned().chain(changed).collect()
 }
 
 /// The report as text: the verdict, then a line for each finding and one for what to do.

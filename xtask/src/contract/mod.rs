@@ -15,9 +15,8 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use prexorcloud_compat::schema::Verdict;
+use prexorcloud_compat::schema::{Report, Tree, Verdict, classify_trees};
 
-use self::tree::Tree;
 use crate::codegen;
 
 /// What to read before a change of the contract, from the repository root.
@@ -53,11 +52,11 @@ fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
 pub fn verify(root: &Path) -> Result<(Vec<String>, Vec<String>)> {
     let mut good = Vec::new();
     let mut bad = Vec::new();
-    let current = Tree::read(&root.join("proto"))?;
+    let current = tree::read(&root.join("proto"), &[])?;
 
     let (baseline, folder) = policy::baseline(root)?;
     let version = policy::protocol_version(root)?;
-    let released = Tree::read(&folder)?;
+    let released = tree::read(&folder, &[])?;
     let judgement = policy::judge((baseline, &released), (version, &current));
     if judgement.objections.is_empty() {
         good.push(format!(
@@ -97,13 +96,13 @@ pub fn verify(root: &Path) -> Result<(Vec<String>, Vec<String>)> {
 }
 
 /// The change since the last accept; `None` if there was none.
-fn since_accepted(root: &Path, current: &Tree) -> Result<Option<prexorcloud_compat::schema::Report>> {
+fn since_accepted(root: &Path, current: &Tree) -> Result<Option<Report>> {
     let folder = root.join(ACCEPTED);
     if !folder.exists() {
         return Ok(None);
     }
-    let accepted = Tree::read(&folder)?;
-    Ok(Some(classify::compare_trees(&accepted, current)))
+    let accepted = tree::read(&folder, &[])?;
+    Ok(Some(classify_trees(&accepted, current)))
 }
 
 fn digest_mismatches(root: &Path, current: &Tree) -> Result<Vec<String>> {
@@ -132,7 +131,7 @@ fn digest_mismatches(root: &Path, current: &Tree) -> Result<Vec<String>> {
             ));
         }
     }
-    let rust = digests::as_rust(&actual, &digests::of_wire(&current.descriptors));
+    let rust = digests::as_rust(&actual, &digests::of_wire(current.descriptors()));
     if bad.is_empty()
         && std::fs::read_to_string(root.join(digests::RUST_FILE))
             .ok()
@@ -155,10 +154,10 @@ fn digest_mismatches(root: &Path, current: &Tree) -> Result<Vec<String>> {
 /// If the change against the released or the accepted contract is breaking and the protocol version does not say so,
 /// or if a file cannot be read, compiled or written.
 pub fn accept(root: &Path, unreleased: bool) -> Result<Vec<String>> {
-    let current = Tree::read(&root.join("proto"))?;
+    let current = tree::read(&root.join("proto"), &[])?;
     let (baseline, folder) = policy::baseline(root)?;
     let version = policy::protocol_version(root)?;
-    let released = Tree::read(&folder)?;
+    let released = tree::read(&folder, &[])?;
     let judgement = policy::judge((baseline, &released), (version, &current));
     if !judgement.objections.is_empty() {
         bail!("not accepted: {}", judgement.objections.join("\n"));
@@ -183,7 +182,7 @@ pub fn accept(root: &Path, unreleased: bool) -> Result<Vec<String>> {
         digests::as_sums(&files).as_bytes(),
         &mut written,
     )?;
-    let rust = digests::as_rust(&files, &digests::of_wire(&current.descriptors));
+    let rust = digests::as_rust(&files, &digests::of_wire(current.descriptors()));
     replace(root, digests::RUST_FILE, rust.as_bytes(), &mut written)?;
     replace_accepted(root, &mut written)?;
     written.extend(codegen::write(root)?);

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use prexorcloud_compat::schema::{Class, Report, Verdict, vanished_numbers};
-
-use super::classify::compare_trees;
-use super::tree::Tree;
+use prexorcloud_compat::schema::{Class, Report, Tree, Verdict, classify_trees, vanished_numbers};
 
 /// Where the protocol version stands, from the repository root.
 pub const VERSION_FILE: &str = "crates/compat/src/negotiation.rs";
@@ -60,7 +57,7 @@ pub struct Judgement {
 /// Identical or additive wants the released version, breaking wants a higher one and every vanished number reserved.
 pub fn judge(released: (u32, &Tree), current: (u32, &Tree)) -> Judgement {
     let ((baseline, old), (version, new)) = (released, current);
-    let report = compare_trees(old, new);
+    let report = classify_trees(old, new);
     let mut objections = Vec::new();
     if version < baseline {
         objections.push(format!(
@@ -75,7 +72,7 @@ pub fn judge(released: (u32, &Tree), current: (u32, &Tree)) -> Judgement {
             breaking_findings(&report)
         ));
     } else if report.verdict() == Verdict::Breaking {
-        for vanished in vanished_numbers(&old.descriptors, &new.descriptors) {
+        for vanished in vanished_numbers(old.descriptors(), new.descriptors()) {
             objections.push(format!(
                 "number {} of {} ({}) vanished without being reserved\n  -> write `reserved {};` and `reserved {:?};` \
                  into {}",

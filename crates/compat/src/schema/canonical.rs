@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use prost_types::FileDescriptorSet;
 
-use super::model::{Field, Origin, Schema, Syntax};
+use super::model::{Field, Origin, Syntax};
+use super::read::Part;
 
 /// Everything that a peer can notice about a schema, one element a line, sorted
 ///
@@ -12,7 +13,7 @@ use super::model::{Field, Origin, Schema, Syntax};
 /// and changes of files, imports and options that no peer can see. Its digest therefore names a contract.
 #[must_use]
 pub fn canonical_text(set: &FileDescriptorSet) -> String {
-    let schema = Schema::read(set);
+    let schema = Part::of(set).read_alone();
     let mut lines = Vec::new();
     for (name, message) in &schema.messages {
         let set = if message.message_set { " message_set" } else { "" };
@@ -53,8 +54,12 @@ pub fn canonical_text(set: &FileDescriptorSet) -> String {
         lines.push(format!("service {name}"));
         for (label, rpc) in &service.rpcs {
             let stream = |streams: bool| if streams { "stream " } else { "" };
+            let idempotency = rpc
+                .idempotency
+                .map(|level| format!(" idempotency {level}"))
+                .unwrap_or_default();
             lines.push(format!(
-                "rpc {name}.{label} ({}{}) ({}{})",
+                "rpc {name}.{label} ({}{}) ({}{}){idempotency}",
                 stream(rpc.client_streaming),
                 rpc.request,
                 stream(rpc.server_streaming),
@@ -90,8 +95,15 @@ fn shape(field: &Field) -> String {
         let _ = write!(text, " oneof {oneof}");
     }
     let _ = write!(text, " json {:?}", field.json_name);
-    if let Some(default) = &field.default {
-        let _ = write!(text, " default {default:?}");
+    match (&field.default, field.default_number) {
+        // One number may have several names.
+        (Some(_), Some(number)) => {
+            let _ = write!(text, " default {number}");
+        }
+        (Some(default), None) => {
+            let _ = write!(text, " default {default:?}");
+        }
+        (None, _) => {}
     }
     if let Some(packed) = field.packed {
         let _ = write!(text, " packed {packed}");
@@ -115,7 +127,7 @@ pub struct Vanished {
 /// A breaking change that leaves such a number behind invites its reuse with another meaning.
 #[must_use]
 pub fn vanished_numbers(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Vec<Vanished> {
-    let (old, new) = (Schema::read(old), Schema::read(new));
+    let (old, new) = Part::read_both(Part::of(old), Part::of(new));
     let mut vanished = Vec::new();
     for (element, message) in &old.messages {
         let Some(kept) = new.messages.get(element) else {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::model::{Enum, Schema, Syntax};
+use super::options::compare_options;
 use super::report::Report;
 use super::reserved::{Reservations, compare_reserved};
 use super::rule::Rule;
-use super::same_options;
 use super::types::{compare_origin, is_inside};
 
 pub(super) fn compare_enums(report: &mut Report, old: &Schema, new: &Schema) {
@@ -56,9 +56,7 @@ fn compare_enum(report: &mut Report, name: &str, old: &Enum, new: &Enum) {
                     format!("number {number} became {}", kept.number),
                 );
             }
-            if !same_options(&value.options, &kept.options) {
-                report.add(Rule::OptionChanged, element, "an option of the value changed");
-            }
+            compare_options(report, &element, "value", &value.options, &kept.options);
             continue;
         }
         // With aliases several names may go and come; each newcomer succeeds one.
@@ -110,7 +108,5 @@ fn compare_enum(report: &mut Report, name: &str, old: &Enum, new: &Enum) {
         &Reservations::of_enum(old),
         &Reservations::of_enum(new),
     );
-    if !same_options(&old.options, &new.options) {
-        report.add(Rule::OptionChanged, name, "an option of the enum changed");
-    }
+    compare_options(report, name, "enum", &old.options, &new.options);
 }

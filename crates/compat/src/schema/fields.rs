@@ -1,12 +1,11 @@
-//! Compares the fields and oneofs of one message, and extensions
+//! Compares the fields and oneofs of one message
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{Cardinality, Extension, Field, Message, Schema};
+use super::model::{Cardinality, Field, Message};
+use super::options::compare_options;
 use super::report::Report;
 use super::rule::Rule;
-use super::same_options;
-use super::types::{compare_origin, is_inside};
 
 /// Reports every difference between the fields of two versions of the message `name`.
 pub(super) fn compare_fields(report: &mut Report, name: &str, old: &Message, new: &Message) {
@@ -90,9 +89,7 @@ fn compare_oneofs(report: &mut Report, name: &str, old: &Message, new: &Message)
     for (oneof, options) in &old.oneofs {
         let element = format!("{name}.{oneof}");
         if let Some(kept) = new.oneofs.get(oneof) {
-            if !same_options(options, kept) {
-                report.add(Rule::OptionChanged, element, "an option of the oneof changed");
-            }
+            compare_options(report, &element, "oneof", options, kept);
             continue;
         }
         // Where the variants that still exist went.
@@ -159,7 +156,13 @@ fn compare_field(
 }
 
 /// What fields and extensions have in common.
-fn compare_shape(report: &mut Report, element: &str, old: &Field, new: &Field, judge_optional: bool) {
+pub(super) fn compare_shape(
+    report: &mut Report,
+    element: &str,
+    old: &Field,
+    new: &Field,
+    judge_optional: bool,
+) {
     if old.kind != new.kind {
         report.add(
             Rule::FieldTypeChanged,
@@ -174,7 +177,7 @@ fn compare_shape(report: &mut Report, element: &str, old: &Field, new: &Field, j
             element,
             format!("{from} became {to}"),
         );
-    } else if judge_optional && old.optional != new.optional {
+    } else if judge_optional && old.optional != new.optional && !old.is_message() && !new.is_message() {
         if new.optional {
             report.add(
                 Rule::FieldGainedOptional,
@@ -197,7 +200,8 @@ fn compare_shape(report: &mut Report, element: &str, old: &Field, new: &Field, j
             format!("{:?} became {:?}", old.json_name, new.json_name),
         );
     }
-    if old.default != new.default {
+    let same_number = old.default_number.is_some() && old.default_number == new.default_number;
+    if old.default != new.default && !same_number {
         let shown = |default: &Option<String>| match default {
             Some(value) => format!("{value:?}"),
             None => "none".to_owned(),
@@ -208,84 +212,8 @@ fn compare_shape(report: &mut Report, element: &str, old: &Field, new: &Field, j
             format!("{} became {}", shown(&old.default), shown(&new.default)),
         );
     }
-    if old.packed != new.packed {
+    if old.packed != new.packed && old.sends_packed != new.sends_packed {
         report.add(Rule::PackingChanged, element, "the option packed changed");
     }
-    if !same_options(&old.options, &new.options) {
-        report.add(Rule::OptionChanged, element, "an option of the field changed");
-    }
-}
-
-/// Reports every difference between two sets of extensions.
-pub(super) fn compare_extensions(report: &mut Report, old: &Schema, new: &Schema) {
-    let (old_messages, new_messages) = (&old.messages, &new.messages);
-    let (old, new) = (&old.extensions, &new.extensions);
-    // What an extension is on the wire. One that went and one that came in the same place are the same, renamed.
-    let slot = |extension: &Extension| (extension.extendee.clone(), extension.field.number);
-    let went: BTreeSet<_> = old
-        .iter()
-        .filter(|(name, _)| !new.contains_key(*name))
-        .map(|(_, extension)| slot(extension))
-        .collect();
-    let came: BTreeMap<_, _> = new
-        .iter()
-        .filter(|(name, _)| !old.contains_key(*name))
-        .map(|(name, extension)| (slot(extension), (name, extension)))
-        .collect();
-    for (name, extension) in old {
-        let Some(kept) = new.get(name) else {
-            let successor = came.get(&slot(extension));
-            match successor {
-                Some((other, candidate)) => {
-                    report.add(
-                        Rule::FieldRenamed,
-                        name,
-                        format!("the extension is now called {other}"),
-                    );
-                    compare_shape(report, name, &extension.field, &candidate.field, true);
-                }
-                None if is_inside(&extension.origin, |parent| !new_messages.contains_key(parent)) => {}
-                None => report.add(
-                    Rule::ExtensionRemoved,
-                    name,
-                    format!(
-                        "extension {} of {} is gone",
-                        extension.field.number, extension.extendee
-                    ),
-                ),
-            }
-            continue;
-        };
-        compare_origin(report, name, &extension.origin, &kept.origin);
-        if kept.extendee != extension.extendee {
-            report.add(
-                Rule::ExtensionTargetChanged,
-                name,
-                format!("it extended {}, now {}", extension.extendee, kept.extendee),
-            );
-        }
-        if kept.field.number != extension.field.number {
-            report.add(
-                Rule::FieldRenumbered,
-                name,
-                format!("number {} became {}", extension.field.number, kept.field.number),
-            );
-        }
-        compare_shape(report, name, &extension.field, &kept.field, true);
-    }
-    for (name, extension) in new {
-        if !old.contains_key(name)
-            && !went.contains(&slot(extension))
-            && !is_inside(&extension.origin, |parent| !old_messages.contains_key(parent))
-        {
-            report.add(
-                Rule::ExtensionAdded,
-                name,
-                format!(
-                    "extension {} of {} is new",
-                    extension.field.number, extension.extendee
-                ),
-            );
-        }
-    }
+    compare_options(report, element, "field", &old.options, &new.options);
 }

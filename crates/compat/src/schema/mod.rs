@@ -1,9 +1,10 @@
 //! Tells whether one protobuf schema may replace another
 //!
-//! [`classify`] compares two sets of file descriptors, element by element over all files, by full name. It knows proto2
-//! and proto3, and judges what a peer could notice, on the wire, in JSON or through generated names:
+//! [`classify`] compares two sets of file descriptors, element by element over all files, by full name; [`classify_trees`]
+//! does the same for two [`Tree`]s of `.proto` sources. Both know proto2 and proto3, and judge what a peer could notice, on
+//! the wire, in JSON or through generated names:
 //!
-//! - **identical**: the same after dropping comments, order and formatting;
+//! - **identical**: the same after dropping comments, order and formatting, and what is spelled out although it is implied;
 //! - **additive**: new elements, reserved numbers, `packed`, a gained `optional`, a type moved to another file, and
 //!   options that no peer can see;
 //! - **breaking**: anything else, also where the encoding would happen to fit (`int32` to `int64`), and also when what
@@ -16,13 +17,18 @@
 //! - What is nested in an added or removed message is not listed again.
 //! - Map entries are no messages: `map<K, V>` is a field type, and a change of `K`, `V` or of the whole to a repeated
 //!   message is a `field-type-changed`. A oneof that stands for `optional` is no oneof.
-//! - `optional` is judged as written, also on message fields, where it changes nothing.
+//! - Messages, groups and extensions are either there or not, so `optional` says nothing about them.
 //! - A change between proto2 and proto3 is breaking even if every field survives it: absent fields, unknown values of
 //!   enums and invalid UTF-8 are treated differently. Editions are not understood, and that is a breaking finding, never
 //!   a guess.
 //! - The order of enum values is formatting, except that the first value of a proto2 enum is its default.
-//! - Options other than `packed`, `json_name`, `default` and `message_set_wire_format` are not on the wire: a change is
-//!   additive. Custom options do not survive in `prost_types` and are not seen.
+//! - What is implied may be spelled out: `[default = 0]`, `packed` as the syntax has it, a JSON name that would be derived,
+//!   an option set to its default.
+//! - Options other than `packed`, `json_name`, `default`, `message_set_wire_format` and `idempotency_level` are not on the
+//!   wire: a change is additive, and so is a change of an extension of `google.protobuf.*Options`. How such extensions are
+//!   used does not survive in `prost_types`: only [`classify_trees`] sees it.
+//! - Files that never meet in anybody's imports may declare the same name. If they say the same, it is one element;
+//!   otherwise each is one of its own and is called `pkg.Message (a.proto)` in findings.
 //! - A set that no compiler would produce (missing or duplicate names, dangling indices) yields `invalid-schema`
 //!   findings, on both sides of an otherwise identical pair too.
 //!
@@ -47,45 +53,48 @@
 
 mod canonical;
 mod enums;
+mod extensions;
 mod fields;
 mod model;
+mod namesakes;
 mod numbers;
+mod options;
 mod read;
 mod report;
 mod reserved;
 mod rule;
+mod tree;
 mod types;
-
-use std::fmt::Debug;
 
 use prost_types::FileDescriptorSet;
 
 pub use self::canonical::{Vanished, canonical_text, vanished_numbers};
 pub use self::report::{Finding, Report, Verdict};
 pub use self::rule::{Class, Rule};
+pub use self::tree::{Problem, Source, Tree, classify_trees};
 
-use self::model::Schema;
+use self::read::Part;
 
 /// Compares two schemas and reports every difference
 ///
 /// Accepts any descriptors, also such as no compiler would produce. Source positions and comments in them are ignored.
 #[must_use]
 pub fn classify(old: &FileDescriptorSet, new: &FileDescriptorSet) -> Report {
-    let (old, new) = (Schema::read(old), Schema::read(new));
+    compare(Part::of(old), Part::of(new))
+}
+
+fn compare(old: Part<'_>, new: Part<'_>) -> Report {
+    let (old, new) = Part::read_both(old, new);
     let mut report = Report::default();
     types::compare_files(&mut report, &old.files, &new.files);
     types::compare_messages(&mut report, &old, &new);
     enums::compare_enums(&mut report, &old, &new);
     types::compare_services(&mut report, &old.services, &new.services);
-    fields::compare_extensions(&mut report, &old, &new);
+    extensions::compare_extensions(&mut report, &old, &new);
+    extensions::compare_custom_options(&mut report, &old, &new);
     for (element, reason) in old.invalid.iter().chain(&new.invalid) {
         report.add(Rule::InvalidSchema, element, reason);
     }
     report.sort();
     report
-}
-
-/// Compared as printed, so that a float in an option equals itself even if it is no number.
-fn same_options<T: Debug + PartialEq>(old: &T, new: &T) -> bool {
-    old == new || format!("{old:?}") == format!("{new:?}")
 }

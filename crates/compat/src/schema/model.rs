@@ -9,6 +9,14 @@ use prost_types::{
 
 use super::numbers::Numbers;
 
+/// The options of an element, without those that say no more than their absence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Options<T> {
+    pub(super) known: T,
+    /// As text, where they are known at all.
+    pub(super) custom: Option<String>,
+}
+
 /// The dialect of a file, which decides presence, packing and what happens to unknown enum values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Syntax {
@@ -43,7 +51,7 @@ pub(super) struct File {
     pub(super) syntax: Syntax,
     /// Each import with `public `, `weak ` or nothing before it.
     pub(super) imports: BTreeSet<String>,
-    pub(super) options: FileOptions,
+    pub(super) options: Options<FileOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +60,12 @@ pub(super) struct Message {
     /// By number.
     pub(super) fields: BTreeMap<i32, Field>,
     /// Real oneofs only, without those that stand for `optional`.
-    pub(super) oneofs: BTreeMap<String, OneofOptions>,
+    pub(super) oneofs: BTreeMap<String, Options<OneofOptions>>,
     pub(super) reserved: Numbers,
     pub(super) reserved_names: BTreeSet<String>,
     pub(super) extension_ranges: Numbers,
     pub(super) message_set: bool,
-    pub(super) options: MessageOptions,
+    pub(super) options: Options<MessageOptions>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,18 +92,29 @@ pub(super) struct Field {
     /// `int32`, `message a.B`, `enum a.B`, `group a.B` or `map<string, message a.B>`.
     pub(super) kind: String,
     pub(super) cardinality: Cardinality,
-    /// Whether the keyword `optional` stands before it.
+    /// Whether the keyword `optional` stands before it and makes a difference.
     pub(super) optional: bool,
     pub(super) oneof: Option<String>,
     /// As declared, or else as derived from the name.
     pub(super) json_name: String,
+    /// As declared, unless it is the default without a declaration.
     pub(super) default: Option<String>,
+    /// The number of the enum value that an absent field means, where it is known and could be another than 0.
+    pub(super) default_number: Option<i32>,
+    /// As declared, unless it is the form without a declaration.
     pub(super) packed: Option<bool>,
+    /// The form in which values are sent, where there is a choice.
+    pub(super) sends_packed: Option<bool>,
     /// Without `packed`.
-    pub(super) options: FieldOptions,
+    pub(super) options: Options<FieldOptions>,
 }
 
 impl Field {
+    /// Messages and groups are either there or not, whatever stands before them.
+    pub(super) fn is_message(&self) -> bool {
+        self.kind.starts_with("message ") || self.kind.starts_with("group ")
+    }
+
     /// `repeated int32`, as it would stand before the name.
     pub(super) fn described(&self) -> String {
         match self.cardinality {
@@ -121,20 +140,20 @@ pub(super) struct Enum {
     pub(super) first: Option<i32>,
     pub(super) reserved: Numbers,
     pub(super) reserved_names: BTreeSet<String>,
-    pub(super) options: EnumOptions,
+    pub(super) options: Options<EnumOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Value {
     pub(super) number: i32,
-    pub(super) options: EnumValueOptions,
+    pub(super) options: Options<EnumValueOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Service {
     pub(super) origin: Origin,
     pub(super) rpcs: BTreeMap<String, Rpc>,
-    pub(super) options: ServiceOptions,
+    pub(super) options: Options<ServiceOptions>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -143,7 +162,10 @@ pub(super) struct Rpc {
     pub(super) response: String,
     pub(super) client_streaming: bool,
     pub(super) server_streaming: bool,
-    pub(super) options: MethodOptions,
+    /// What callers may rely on when they call again, if anything.
+    pub(super) idempotency: Option<i32>,
+    /// Without `idempotency_level`.
+    pub(super) options: Options<MethodOptions>,
 }
 
 /// Everything in a `FileDescriptorSet`, by full name.
@@ -153,7 +175,10 @@ pub(super) struct Schema {
     pub(super) messages: BTreeMap<String, Message>,
     pub(super) enums: BTreeMap<String, Enum>,
     pub(super) services: BTreeMap<String, Service>,
+    /// Without those of `google.protobuf.*Options`.
     pub(super) extensions: BTreeMap<String, Extension>,
+    /// The extensions of `google.protobuf.*Options`, which never meet a peer.
+    pub(super) custom_options: BTreeMap<String, Extension>,
     /// What no compiler would have let through: element and reason.
     pub(super) invalid: Vec<(String, String)>,
 }

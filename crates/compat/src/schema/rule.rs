@@ -175,6 +175,11 @@ rules! {
     /// An rpc gained or lost `stream` on either side
     RpcStreamingChanged "rpc-streaming-changed" Breaking "restore the streaming, or add an rpc",
 
+    /// An rpc promises more about calling it again than nothing
+    RpcIdempotencyGained "rpc-idempotency-gained" Additive "nothing to do",
+    /// An rpc lost or changed its `idempotency_level`
+    RpcIdempotencyChanged "rpc-idempotency-changed" Breaking "restore the level: callers repeat calls, or make them with GET, because of it",
+
     /// An extension appeared
     ExtensionAdded "extension-added" Additive "nothing to do",
     /// An extension is gone

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use prost_types::method_options::IdempotencyLevel;
+
 use super::fields::compare_fields;
 use super::model::{File, Origin, Schema, Service, Syntax};
+use super::options::compare_options;
 use super::report::Report;
 use super::reserved::{Reservations, compare_reserved};
 use super::rule::Rule;
-use super::same_options;
 
 pub(super) fn compare_files(report: &mut Report, old: &BTreeMap<String, File>, new: &BTreeMap<String, File>) {
     for (name, file) in old {
@@ -36,9 +38,7 @@ pub(super) fn compare_files(report: &mut Report, old: &BTreeMap<String, File>, n
                 "the file imports other files than before",
             );
         }
-        if !same_options(&file.options, &kept.options) {
-            report.add(Rule::OptionChanged, name, "an option of the file changed");
-        }
+        compare_options(report, name, "file", &file.options, &kept.options);
     }
     for name in new.keys().filter(|name| !old.contains_key(*name)) {
         report.add(Rule::FileAdded, name, "the file is new");
@@ -87,9 +87,7 @@ pub(super) fn compare_messages(report: &mut Report, old: &Schema, new: &Schema) 
         if message.message_set != kept.message_set {
             report.add(Rule::MessageSetChanged, name, "message_set_wire_format changed");
         }
-        if !same_options(&message.options, &kept.options) {
-            report.add(Rule::OptionChanged, name, "an option of the message changed");
-        }
+        compare_options(report, name, "message", &message.options, &kept.options);
     }
     for (name, message) in &new.messages {
         if !old.messages.contains_key(name)
@@ -141,9 +139,7 @@ pub(super) fn compare_services(
 
 fn compare_service(report: &mut Report, name: &str, old: &Service, new: &Service) {
     compare_origin(report, name, &old.origin, &new.origin);
-    if !same_options(&old.options, &new.options) {
-        report.add(Rule::OptionChanged, name, "an option of the service changed");
-    }
+    compare_options(report, name, "service", &old.options, &new.options);
     for (label, rpc) in &old.rpcs {
         let element = format!("{name}.{label}");
         let Some(kept) = new.rpcs.get(label) else {
@@ -168,11 +164,27 @@ fn compare_service(report: &mut Report, name: &str, old: &Service, new: &Service
                 report.add(Rule::RpcStreamingChanged, &element, text);
             }
         }
-        if !same_options(&rpc.options, &kept.options) {
-            report.add(Rule::OptionChanged, element, "an option of the rpc changed");
-        }
+        compare_idempotency(report, &element, rpc.idempotency, kept.idempotency);
+        compare_options(report, &element, "rpc", &rpc.options, &kept.options);
     }
     for label in new.rpcs.keys().filter(|label| !old.rpcs.contains_key(*label)) {
         report.add(Rule::RpcAdded, format!("{name}.{label}"), "the rpc is new");
+    }
+}
+
+fn compare_idempotency(report: &mut Report, element: &str, old: Option<i32>, new: Option<i32>) {
+    let shown = |level: Option<i32>| match level.map(IdempotencyLevel::try_from) {
+        None => "unknown".to_owned(),
+        Some(Ok(level)) => level.as_str_name().to_lowercase(),
+        Some(Err(other)) => other.to_string(),
+    };
+    if old != new {
+        let rule = match old {
+            // Callers that know nothing about it do not rely on it.
+            None => Rule::RpcIdempotencyGained,
+            Some(_) => Rule::RpcIdempotencyChanged,
+        };
+        let text = format!("the idempotency level was {}, now {}", shown(old), shown(new));
+        report.add(rule, element, text);
     }
 }

@@ -3,29 +3,74 @@
 //! Nothing is trusted: a missing name, a duplicate or an index out of range becomes an entry of `invalid`, never a panic
 //! and never a silent omission. Nested types are walked with a list, not by recursion, so depth costs no stack.
 
+mod field;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::method_options::IdempotencyLevel;
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FieldOptions, FileDescriptorProto,
-    FileDescriptorSet, MessageOptions, ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet,
+    MessageOptions, ServiceDescriptorProto,
 };
 
+use self::field::{MapEntry, enum_numbers, map_entries};
 use super::model::{
-    Cardinality, Enum, Extension, Field, File, Message, Origin, Rpc, Schema, Service, Syntax, Value,
+    Enum, Extension, Field, File, Message, Options, Origin, Rpc, Schema, Service, Syntax, Value,
 };
+use super::namesakes::Namesakes;
 use super::numbers::Numbers;
+use super::options::Defaults;
+use super::tree::custom::CustomOptions;
 
-impl Schema {
-    pub(super) fn read(set: &FileDescriptorSet) -> Self {
+/// What is read as one schema: files, and what is known about them.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) files: &'a FileDescriptorSet,
+    /// What they import, which explains them and is not read.
+    pub(super) imports: Option<&'a FileDescriptorSet>,
+    /// By file; `None` where they did not survive.
+    pub(super) custom: Option<&'a BTreeMap<String, CustomOptions>>,
+}
+
+impl<'a> Part<'a> {
+    pub(super) const fn of(files: &'a FileDescriptorSet) -> Self {
+        Self {
+            files,
+            imports: None,
+            custom: None,
+        }
+    }
+
+    pub(super) fn custom_options(&self, file: &str) -> Option<&'a CustomOptions> {
+        self.custom?.get(file)
+    }
+
+    /// Two versions whose elements have the same names where they correspond.
+    pub(super) fn read_both(old: Self, new: Self) -> (Schema, Schema) {
+        let (old_names, new_names) = Namesakes::between(&old, &new);
+        (old.read(&old_names), new.read(&new_names))
+    }
+
+    pub(super) fn read_alone(self) -> Schema {
+        self.read(&Namesakes::of(&self))
+    }
+
+    fn read(self, names: &Namesakes) -> Schema {
         let mut reader = Reader {
-            schema: Self::default(),
+            schema: Schema::default(),
             symbols: BTreeSet::new(),
-            map_entries: map_entries(set),
+            map_entries: map_entries(self.files, names),
+            enums: enum_numbers(&self, names),
+            names,
+            custom: None,
         };
-        for file in &set.file {
+        for file in &self.files.file {
+            reader.custom = self.custom_options(file.name());
             reader.file(file);
+        }
+        for name in &names.clashes {
+            reader.invalid(name, "is defined more than once");
         }
         for (name, entry) in &reader.map_entries {
             if !entry.used {
@@ -44,19 +89,17 @@ impl Schema {
 /// Stands in findings for a name that is missing.
 const UNNAMED: &str = "(unnamed)";
 
-/// A nested message that stands for `map<K, V>`.
-struct MapEntry {
-    kind: String,
-    used: bool,
-}
-
-struct Reader {
+struct Reader<'a> {
     schema: Schema,
     symbols: BTreeSet<String>,
     map_entries: HashMap<String, MapEntry>,
+    enums: HashMap<String, Vec<(&'a str, i32)>>,
+    names: &'a Namesakes,
+    /// Of the file that is being read.
+    custom: Option<&'a CustomOptions>,
 }
 
-fn qualified(scope: &str, name: &str) -> String {
+pub(super) fn qualified(scope: &str, name: &str) -> String {
     if scope.is_empty() {
         name.to_owned()
     } else {
@@ -65,93 +108,57 @@ fn qualified(scope: &str, name: &str) -> String {
 }
 
 /// The full name without the leading dot that marks it as resolved.
-fn resolved(type_name: &str) -> String {
-    type_name.strip_prefix('.').unwrap_or(type_name).to_owned()
+pub(super) fn resolved(type_name: &str) -> &str {
+    type_name.strip_prefix('.').unwrap_or(type_name)
+}
+
+/// Whether a message holds the options of some kind of element.
+fn is_options(name: &str) -> bool {
+    name.strip_prefix("google.protobuf.")
+        .and_then(|name| name.strip_suffix("Options"))
+        .is_some_and(|element| {
+            [
+                "File",
+                "Message",
+                "Field",
+                "Oneof",
+                "ExtensionRange",
+                "Enum",
+                "EnumValue",
+                "Service",
+                "Method",
+            ]
+            .contains(&element)
+        })
 }
 
 fn is_map_entry(message: &DescriptorProto) -> bool {
     message.options.as_ref().is_some_and(MessageOptions::map_entry)
 }
 
-/// Every well-formed map entry by full name, found before the fields that refer to them.
-fn map_entries(set: &FileDescriptorSet) -> HashMap<String, MapEntry> {
-    let mut entries = HashMap::new();
-    for file in &set.file {
-        let mut pending: Vec<_> = file
-            .message_type
-            .iter()
-            .map(|message| (qualified(file.package(), message.name()), message))
-            .collect();
-        while let Some((name, message)) = pending.pop() {
-            pending.extend(
-                message
-                    .nested_type
-                    .iter()
-                    .map(|nested| (qualified(&name, nested.name()), nested)),
-            );
-            if !is_map_entry(message) {
-                continue;
-            }
-            let kinds = match message.field.as_slice() {
-                [key, value] if key.number() == 1 && value.number() == 2 => {
-                    bare_kind(key).zip(bare_kind(value))
-                }
-                _ => None,
-            };
-            if let Some((key, value)) = kinds {
-                let kind = format!("map<{key}, {value}>");
-                entries.insert(name, MapEntry { kind, used: false });
-            }
-        }
-    }
-    entries
-}
-
-/// The type of a field without its label; `None` if the descriptor does not say.
-fn bare_kind(field: &FieldDescriptorProto) -> Option<String> {
-    let kind = Type::try_from(field.r#type?).ok()?;
-    let named = |word: &str| {
-        let name = field.type_name.as_deref()?;
-        Some(format!("{word} {}", resolved(name)))
-    };
-    match kind {
-        Type::Message => named("message"),
-        Type::Enum => named("enum"),
-        Type::Group => named("group"),
-        scalar => Some(scalar.as_str_name().trim_start_matches("TYPE_").to_lowercase()),
-    }
-}
-
-/// The JSON name that the compiler derives: `log_tail` becomes `logTail`.
-fn derived_json_name(name: &str) -> String {
-    let mut json = String::with_capacity(name.len());
-    let mut capital = false;
-    for c in name.chars() {
-        if c == '_' {
-            capital = true;
-        } else if capital {
-            json.push(c.to_ascii_uppercase());
-            capital = false;
-        } else {
-            json.push(c);
-        }
-    }
-    json
-}
-
-impl Reader {
+impl Reader<'_> {
     fn invalid(&mut self, element: &str, reason: impl Into<String>) {
         let element = if element.is_empty() { UNNAMED } else { element };
         self.schema.invalid.push((element.to_owned(), reason.into()));
     }
 
+    /// The options without those that say nothing, and with those that the descriptor has no place for.
+    fn options<T: Defaults>(&self, element: &str, options: Option<&T>) -> Options<T> {
+        let mut known = options.cloned().unwrap_or_default();
+        known.drop_defaults();
+        Options {
+            known,
+            custom: self.custom.and_then(|custom| custom.get(element)).cloned(),
+        }
+    }
+
     /// Claims a full name; `false` if it is missing or taken.
-    fn claim(&mut self, full_name: &str, name: &str) -> bool {
+    fn claim(&mut self, file: &str, full_name: &str, name: &str) -> bool {
         if name.is_empty() {
             self.invalid(full_name, "contains an element without a name");
             return false;
         }
-        if self.symbols.insert(full_name.to_owned()) {
+        if self.symbols.insert(self.names.element(file, full_name)) {
             return true;
         }
         self.invalid(full_name, "is defined more than once");
@@ -194,7 +201,7 @@ impl Reader {
             package: file.package().to_owned(),
             syntax,
             imports,
-            options: file.options.clone().unwrap_or_default(),
+            options: self.options("", file.options.as_ref()),
         };
         if self.schema.files.insert(name.to_owned(), entry).is_some() {
             self.invalid(name, "the file appears more than once");
@@ -206,30 +213,35 @@ impl Reader {
             parent: None,
         };
         let package = file.package();
-        for declared in &file.enum_type {
+        let is_own = |declared: &str| !self.names.is_twin(name, &qualified(package, declared));
+        for declared in file.enum_type.iter().filter(|declared| is_own(declared.name())) {
             self.enumeration(&origin, package, declared);
         }
-        for service in &file.service {
+        for service in file.service.iter().filter(|declared| is_own(declared.name())) {
             self.service(&origin, package, service);
         }
-        for extension in &file.extension {
+        for extension in file.extension.iter().filter(|declared| is_own(declared.name())) {
             self.extension(&origin, package, extension);
         }
         let mut pending: Vec<_> = file
             .message_type
             .iter()
+            .filter(|message| is_own(message.name()))
             .map(|message| (package.to_owned(), origin.clone(), message))
             .collect();
         while let Some((scope, origin, message)) = pending.pop() {
             let full_name = qualified(&scope, message.name());
             if is_map_entry(message) {
-                if !self.map_entries.contains_key(&full_name) {
+                if !self
+                    .map_entries
+                    .contains_key(&self.names.element(name, &full_name))
+                {
                     self.invalid(&full_name, "is marked as a map entry and is none");
                 }
                 continue;
             }
             let inside = Origin {
-                parent: Some(full_name.clone()),
+                parent: Some(self.names.element(name, &full_name)),
                 ..origin.clone()
             };
             self.message(origin, &full_name, message);
@@ -246,7 +258,7 @@ impl Reader {
     }
 
     fn message(&mut self, origin: Origin, full_name: &str, message: &DescriptorProto) {
-        if !self.claim(full_name, message.name()) {
+        if !self.claim(&origin.file, full_name, message.name()) {
             return;
         }
         // A oneof whose members all carry `optional` is how descriptors spell that keyword.
@@ -266,7 +278,7 @@ impl Reader {
                 if name.is_empty() {
                     self.invalid(full_name, "has a oneof without a name");
                 }
-                let options = oneof.options.clone().unwrap_or_default();
+                let options = self.options(&qualified(full_name, name), oneof.options.as_ref());
                 if oneofs.insert(name.clone(), options).is_some() {
                     self.invalid(full_name, format!("has two oneofs named {name}"));
                 }
@@ -277,7 +289,7 @@ impl Reader {
         let mut fields = BTreeMap::new();
         let mut names = BTreeSet::new();
         for declared in &message.field {
-            let Some(mut field) = self.field(origin.syntax, full_name, declared) else {
+            let Some(mut field) = self.field(&origin, full_name, declared) else {
                 continue;
             };
             if let Some(index) = declared.oneof_index {
@@ -327,11 +339,11 @@ impl Reader {
         }
         let extension_ranges = self.ranges(full_name, "extension", &ranges);
 
-        let mut options = message.options.clone().unwrap_or_default();
-        options.map_entry = None;
-        let message_set = options.message_set_wire_format.take().unwrap_or(false);
+        let mut options = self.options(full_name, message.options.as_ref());
+        options.known.map_entry = None;
+        let message_set = options.known.message_set_wire_format.take().unwrap_or(false);
         self.schema.messages.insert(
-            full_name.to_owned(),
+            self.names.element(&origin.file, full_name),
             Message {
                 origin,
                 fields,
@@ -358,75 +370,31 @@ impl Reader {
         Numbers::from_ranges(ranges.iter().copied())
     }
 
-    fn field(&mut self, syntax: Syntax, scope: &str, field: &FieldDescriptorProto) -> Option<Field> {
-        let name = field.name();
-        if name.is_empty() {
-            self.invalid(scope, "has a field without a name");
-            return None;
-        }
-        let element = qualified(scope, name);
-        let number = field.number();
-        if number < 1 {
-            self.invalid(&element, "has no valid number");
-        }
-        let cardinality = match field.label.map(Label::try_from) {
-            Some(Ok(Label::Repeated)) => Cardinality::Repeated,
-            Some(Ok(Label::Required)) => Cardinality::Required,
-            Some(Ok(Label::Optional)) | None => Cardinality::Singular,
-            Some(Err(_)) => {
-                self.invalid(&element, "has an unknown label");
-                Cardinality::Singular
-            }
-        };
-        let mut kind = bare_kind(field).unwrap_or_else(|| {
-            self.invalid(&element, "has no valid type");
-            String::new()
-        });
-        let entry = field
-            .type_name
-            .as_deref()
-            .filter(|_| cardinality == Cardinality::Repeated)
-            .and_then(|name| self.map_entries.get_mut(&resolved(name)));
-        if let Some(entry) = entry {
-            entry.used = true;
-            kind.clone_from(&entry.kind);
-        }
-        let optional = match syntax {
-            Syntax::Proto2 => cardinality == Cardinality::Singular,
-            Syntax::Proto3 | Syntax::Unknown => field.proto3_optional(),
-        };
-        let mut options: FieldOptions = field.options.clone().unwrap_or_default();
-        let packed = options.packed.take();
-        Some(Field {
-            name: name.to_owned(),
-            number,
-            kind,
-            cardinality,
-            optional,
-            oneof: None,
-            json_name: field.json_name.clone().unwrap_or_else(|| derived_json_name(name)),
-            default: field.default_value.clone(),
-            packed,
-            options,
-        })
-    }
-
     fn extension(&mut self, origin: &Origin, scope: &str, declared: &FieldDescriptorProto) {
-        let Some(field) = self.field(origin.syntax, scope, declared) else {
+        let Some(field) = self.field(origin, scope, declared) else {
             return;
         };
         let full_name = qualified(scope, &field.name);
         if declared.extendee().is_empty() {
             self.invalid(&full_name, "extends nothing");
         }
-        if self.claim(&full_name, &field.name) {
-            let extendee = resolved(declared.extendee());
-            self.schema.extensions.insert(
-                full_name,
+        if self.claim(&origin.file, &full_name, &field.name) {
+            let names = self.names;
+            let extensions = if is_options(resolved(declared.extendee())) {
+                &mut self.schema.custom_options
+            } else {
+                &mut self.schema.extensions
+            };
+            extensions.insert(
+                names.element(&origin.file, &full_name),
                 Extension {
                     origin: origin.clone(),
-                    extendee,
-                    field,
+                    extendee: names.reference(&origin.file, resolved(declared.extendee())),
+                    // Extensions are either there or not, whatever stands before them.
+                    field: Field {
+                        optional: false,
+                        ..field
+                    },
                 },
             );
         }
@@ -434,7 +402,7 @@ impl Reader {
 
     fn enumeration(&mut self, origin: &Origin, scope: &str, declared: &EnumDescriptorProto) {
         let full_name = qualified(scope, declared.name());
-        if !self.claim(&full_name, declared.name()) {
+        if !self.claim(&origin.file, &full_name, declared.name()) {
             return;
         }
         let mut values = BTreeMap::new();
@@ -444,7 +412,7 @@ impl Reader {
             }
             let entry = Value {
                 number: value.number(),
-                options: value.options.clone().unwrap_or_default(),
+                options: self.options(&qualified(&full_name, value.name()), value.options.as_ref()),
             };
             if values.insert(value.name().to_owned(), entry).is_some() {
                 self.invalid(&full_name, format!("has two values named {}", value.name()));
@@ -457,22 +425,23 @@ impl Reader {
             .map(|range| (i64::from(range.start()), i64::from(range.end()) + 1))
             .collect();
         let reserved = self.ranges(&full_name, "reserved", &ranges);
+        let options = self.options(&full_name, declared.options.as_ref());
         self.schema.enums.insert(
-            full_name,
+            self.names.element(&origin.file, &full_name),
             Enum {
                 origin: origin.clone(),
                 first: declared.value.first().map(|value| value.number()),
                 values,
                 reserved,
                 reserved_names: declared.reserved_name.iter().cloned().collect(),
-                options: declared.options.clone().unwrap_or_default(),
+                options,
             },
         );
     }
 
     fn service(&mut self, origin: &Origin, scope: &str, declared: &ServiceDescriptorProto) {
         let full_name = qualified(scope, declared.name());
-        if !self.claim(&full_name, declared.name()) {
+        if !self.claim(&origin.file, &full_name, declared.name()) {
             return;
         }
         let mut rpcs = BTreeMap::new();
@@ -480,23 +449,32 @@ impl Reader {
             if method.name().is_empty() || method.input_type().is_empty() || method.output_type().is_empty() {
                 self.invalid(&full_name, "has an rpc without a name, request or response");
             }
+            let element = qualified(&full_name, method.name());
+            let mut options = self.options(&element, method.options.as_ref());
+            let refer = |name| self.names.reference(&origin.file, resolved(name));
             let rpc = Rpc {
-                request: resolved(method.input_type()),
-                response: resolved(method.output_type()),
+                request: refer(method.input_type()),
+                response: refer(method.output_type()),
                 client_streaming: method.client_streaming(),
                 server_streaming: method.server_streaming(),
-                options: method.options.clone().unwrap_or_default(),
+                idempotency: options
+                    .known
+                    .idempotency_level
+                    .take()
+                    .filter(|level| *level != i32::from(IdempotencyLevel::IdempotencyUnknown)),
+                options,
             };
             if rpcs.insert(method.name().to_owned(), rpc).is_some() {
                 self.invalid(&full_name, format!("has two rpcs named {}", method.name()));
             }
         }
+        let options = self.options(&full_name, declared.options.as_ref());
         self.schema.services.insert(
-            full_name,
+            self.names.element(&origin.file, &full_name),
             Service {
                 origin: origin.clone(),
                 rpcs,
-                options: declared.options.clone().unwrap_or_default(),
+                options,
             },
         );
     }
