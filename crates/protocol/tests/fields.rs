@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use prexorcloud_protocol::limits::{self, fit_crash_report, fit_daemon};
+use prexorcloud_protocol::payload;
 use prexorcloud_protocol::proto::{
     BootstrapCacheEntry, CacheStatus, CompositionPlan, ConfigPatch, ConsoleOutput, CrashReport,
-    DaemonLogRecord, ErrorReport, ExtensionArtifact, Handshake, HostInfo, InstanceFileContent, JarCacheEntry,
-    NodeStatus, PreWarmCache, PreWarmEntry, ReadInstanceFile, RunningInstance, RuntimeArtifact,
-    StartInstance, StartInstanceAck, StopInstanceAck, TemplateCacheEntry, TemplateRef, WalkInstanceFiles,
-    controller_message, daemon_message,
+    DaemonLogRecord, DaemonMessage, ErrorReport, ExtensionArtifact, Handshake, HostInfo, InstanceFileContent,
+    InstanceStatusUpdate, JarCacheEntry, NodeStatus, Pong, PreWarmCache, PreWarmEntry, ReadInstanceFile,
+    RunningInstance, RuntimeArtifact, StartInstance, StartInstanceAck, StopInstanceAck, TemplateCacheEntry,
+    TemplateRef, WalkInstanceFiles, controller_message, daemon_message,
 };
 use prexorcloud_protocol::validate::{self, Fault, Invalid};
 use prost::Message as _;
@@ -496,6 +497,49 @@ fn what_has_been_shortened_is_accepted() {
         );
         fit_daemon(&mut payload);
         assert_eq!(validate::daemon(&payload), Ok(()), "{name}");
+    }
+}
+
+#[test]
+fn what_need_not_be_measured_has_its_size_from_its_fields() {
+    use daemon_message::Payload;
+    let name = || "n".repeat(64);
+    let largest = [
+        Payload::NodeStatus(NodeStatus {
+            cpu_usage: 1.0,
+            total_memory_mb: i64::MAX,
+            used_memory_mb: i64::MAX,
+            free_disk_mb: i64::MAX,
+            total_disk_mb: i64::MAX,
+            instance_count: i32::MAX,
+            used_ports: vec![65_535; 65_535],
+        }),
+        Payload::InstanceStatus(InstanceStatusUpdate {
+            instance_id: name(),
+            state: 8,
+            port: 65_535,
+            player_count: i32::MAX,
+            uptime_ms: i64::MAX,
+            incarnation: u64::MAX,
+        }),
+        Payload::ConsoleOutput(ConsoleOutput {
+            instance_id: name(),
+            line: widest(limits::CONSOLE_LINE),
+            timestamp_ms: -1,
+            incarnation: u64::MAX,
+            sequence: u64::MAX,
+        }),
+        Payload::Pong(Pong { sequence: i64::MAX }),
+    ];
+    for payload in largest {
+        let kind = payload::of_daemon(&payload);
+        assert_eq!(validate::daemon(&payload), Ok(()), "{}", kind.name);
+        // The envelope adds a few bytes to the payload, and hides none.
+        let bytes = DaemonMessage {
+            payload: Some(payload),
+        }
+        .encoded_len();
+        assert!(bytes <= kind.max_bytes, "{}: {bytes}", kind.name);
     }
 }
 

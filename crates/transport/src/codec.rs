@@ -12,13 +12,9 @@ use std::sync::Arc;
 use bytes::Buf;
 use prexorcloud_proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::Received;
+pub use prexorcloud_protocol::limits::MAX_MESSAGE_BYTES;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
-/// The largest message in either direction, in bytes (100 MiB)
-///
-/// Both ends of every stream of the contract use this limit.
-pub const MAX_MESSAGE_BYTES: usize = 100 * 1024 * 1024;
 
 /// What one stream allocates for its encoder and again for its decoder before the first message
 ///

@@ -24,6 +24,8 @@ use std::{
     time::Duration,
 };
 
+use prexorcloud_protocol::heartbeat::{DEFAULT_INTERVAL, MISSED_LIMIT};
+
 use self::settings::Settings;
 pub use self::{
     error::{ConfigError, Origin},
@@ -156,8 +158,8 @@ impl Default for ControllerConfig {
                 request_timeout: Duration::from_secs(30),
             },
             heartbeat: HeartbeatConfig {
-                interval: Duration::from_secs(30),
-                missed_limit: 3,
+                interval: DEFAULT_INTERVAL,
+                missed_limit: MISSED_LIMIT,
             },
             tokens: TokenConfig {
                 default_ttl: Duration::from_secs(3600),

@@ -6,15 +6,13 @@ use std::time::Duration;
 use prexorcloud_proto::{
     ConfigFormat, ConfigPatch, ExtensionArtifact, InstanceCategory, RuntimeIsolation, StartInstance,
 };
+use prexorcloud_protocol::instance::DEFAULT_STARTUP;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId};
 
 use super::PreparationError;
 
 /// The memory of an instance whose order says 0, in MiB
 const DEFAULT_MEMORY_MB: u32 = 512;
-
-/// How long an instance may take to get ready if its order says 0
-const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
 
 /// The longest file name that is taken, as controllers limit it
 const MAX_FILE_NAME: usize = 128;

@@ -76,6 +76,8 @@ pub struct Kind {
     pub needs: Needs,
     /// The largest that is accepted, in bytes as encoded, without the envelope.
     pub max_bytes: usize,
+    /// Whether a message that obeys the rules of its fields cannot be larger, so that it need not be measured.
+    size_follows: bool,
     tell: fn(&str, &mut Vec<FieldRule>),
 }
 
@@ -105,7 +107,8 @@ impl<M: Fields> Fields for Box<M> {
 
 fn check<M: Fields + Message>(kind: &'static Kind, message: &M) -> Result<(), Invalid> {
     // What may fill an envelope is bounded with the envelope, by whoever holds one.
-    if kind.max_bytes < MAX_MESSAGE_BYTES && message.encoded_len() > kind.max_bytes {
+    let measured = !kind.size_follows && kind.max_bytes < MAX_MESSAGE_BYTES;
+    if measured && message.encoded_len() > kind.max_bytes {
         return Err(Invalid {
             field: kind.field,
             fault: Fault::TooLarge {
@@ -120,10 +123,12 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 macro_rules! table {
+    (@follows) => { false };
+    (@follows follows) => { true };
     (
         $payload:path, $direction:ident, $list:ident, $of:ident, $check:ident, $fit:ident, $rows:ident;
         $($variant:ident($message:ident) $field:ident = $number:literal,
-          $class:ident, $tagging:ident, $needs:expr, $max_bytes:expr;)+
+          $class:ident, $tagging:ident, $needs:expr, $max_bytes:expr $(, $size:ident)?;)+
     ) => {
         #[allow(non_upper_case_globals, reason = "a row has the name of its variant")]
         mod $rows {
@@ -138,6 +143,7 @@ macro_rules! table {
                 tagging: Tagging::$tagging,
                 needs: $needs,
                 max_bytes: $max_bytes,
+                size_follows: table!(@follows $($size)?),
                 tell: <prexorcloud_proto::$message as Fields>::tell,
             };)+
         }
@@ -173,13 +179,13 @@ macro_rules! table {
 table! {
     daemon_message::Payload, ToController, DAEMON, of_daemon, check_daemon, fit_daemon, daemon_rows;
     Handshake(Handshake) handshake = 1, Control, EachEntry, Needs::Nothing, 2 * MIB;
-    NodeStatus(NodeStatus) node_status = 2, Control, Untagged, Needs::Nothing, 256 * KIB;
-    InstanceStatus(InstanceStatusUpdate) instance_status = 3, Control, Tagged, Needs::Nothing, KIB;
+    NodeStatus(NodeStatus) node_status = 2, Control, Untagged, Needs::Nothing, 256 * KIB, follows;
+    InstanceStatus(InstanceStatusUpdate) instance_status = 3, Control, Tagged, Needs::Nothing, KIB, follows;
     ConsoleOutput(ConsoleOutput) console_output = 4, BestEffort, Tagged,
-        Needs::Field("sequence", Capabilities::CONSOLE_SEQUENCE), 256 * KIB;
+        Needs::Field("sequence", Capabilities::CONSOLE_SEQUENCE), 256 * KIB, follows;
     CrashReport(CrashReport) crash_report = 5, Report, Tagged,
         Needs::Field("report_id", Capabilities::CRASH_ACK), crate::limits::CRASH_REPORT_BYTES_ACCEPTED;
-    Pong(Pong) pong = 6, Control, Untagged, Needs::Nothing, KIB;
+    Pong(Pong) pong = 6, Control, Untagged, Needs::Nothing, KIB, follows;
     TemplateRequest(TemplateRequest) template_request = 7, Control, Untagged, Needs::Nothing, KIB;
     CacheStatus(CacheStatus) cache_status = 8, Report, Untagged, Needs::Nothing, 8 * MIB;
     ErrorReport(ErrorReport) error_report = 9, Control, Untagged, Needs::Nothing, 8 * KIB;
@@ -200,7 +206,7 @@ table! {
     StartInstance(StartInstance) start_instance = 2, Control, Tagged, Needs::Nothing, 4 * MIB;
     StopInstance(StopInstance) stop_instance = 3, Control, Tagged, Needs::Nothing, KIB;
     SendCommand(SendCommand) send_command = 4, Control, Tagged, Needs::Nothing, 4 * KIB;
-    Ping(Ping) ping = 5, Control, Untagged, Needs::Nothing, KIB;
+    Ping(Ping) ping = 5, Control, Untagged, Needs::Nothing, KIB, follows;
     TemplateData(TemplateData) template_data = 6, Bulk, Untagged,
         Needs::Field("artifact", Capabilities::ARTIFACTS), MAX_MESSAGE_BYTES;
     TemplateUpToDate(TemplateUpToDate) template_up_to_date = 7, Control, Untagged, Needs::Nothing, KIB;
