@@ -9,18 +9,18 @@ pub const WIRE_DIGEST: &str = "24afaaf4c1ae0c38bd00cf772a7eb73c8e996e0627edb1f26
 pub const FILES: &[(&str, &str)] = &[
     (
         "proto/prexorcloud/admin_service.proto",
-        "60d24861ad7802032f41d4a1365e1db99e6223e3f3cc331243fe720561b1068e",
+        "4d112b87be30fe8fb96157eaffa27d51648eb721f86ffeaeac585574c897d08c",
     ),
     (
         "proto/prexorcloud/artifact_service.proto",
-        "c710d14642763cb1c830bcac63d0db3674eae5265439647870334b03f5d86457",
+        "b12525020637f5bd3676a565521c654a4c0dce21a97d0726c1c6cc80db1eb84b",
     ),
     (
         "proto/prexorcloud/bootstrap_service.proto",
-        "2a8063b73be3cff1ccbe30005654697a4948504cfa4409e866b662df0fd6fd30",
+        "691668915db8b59b8972e2e5da8563d49fa846d2ec178c5383d47e3b540031ca",
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "2f4eb70b4314f98eb6a7420488dbc50947fab4228c95cb1859fd84d8988b7873",
+        "7e58d2699be1ba02299df369e672156d999a7026b60a9dfeaf5f1e338a9ba885",
     ),
 ];
