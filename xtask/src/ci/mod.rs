@@ -49,7 +49,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "tidy",
-        about: "layers, forbidden dependencies, what may not stand in the sources",
+        about: "layers, forbidden and unused dependencies, what may not stand in the sources",
         run: |ci| sentences(&tidy::check(&ci.root)?),
     },
     Step {
