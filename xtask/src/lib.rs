@@ -6,3 +6,13 @@ pub mod codegen;
 pub mod contract;
 pub mod demo_jar;
 pub mod tidy;
+
+use std::path::Path;
+use std::process::Command;
+
+/// The Cargo that runs us, so that the toolchain is the same, for the workspace at `root`.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}

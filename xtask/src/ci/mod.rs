@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{contract, tidy};
+use crate::{cargo, contract, tidy};
 
 /// What a step has to work with.
 pub struct Context {
@@ -49,7 +49,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "tidy",
-        about: "layers, forbidden and unused dependencies, what may not stand in the sources",
+        about: "layers, forbidden and unused dependencies, packages, what may not stand in the sources",
         run: |ci| sentences(&tidy::check(&ci.root)?),
     },
     Step {
@@ -127,7 +127,7 @@ const STEPS: &[Step] = &[
         name: "tests",
         about: "every test passes",
         run: |ci| {
-            let nextest = Command::new(cargo())
+            let nextest = cargo(&ci.root)
                 .args(["nextest", "--version"])
                 .output()
                 .is_ok_and(|output| output.status.success());
@@ -170,11 +170,6 @@ const STEPS: &[Step] = &[
         },
     },
 ];
-
-/// The Cargo that runs us, so that the toolchain is the same.
-fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
 
 /// Passes if there is nothing to complain about.
 fn sentences(bad: &[String]) -> Result<Outcome> {
@@ -242,8 +237,8 @@ impl Context {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(cargo());
-        command.current_dir(&self.root).args(arguments);
+        let mut command = cargo(&self.root);
+        command.args(arguments);
         command
     }
 
