@@ -1,9 +1,10 @@
 //! Runs the benchmarks in release mode and leaves their figures in `target/bench.json`
 
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+
+use crate::cargo;
 
 /// Builds and runs `prexorcloud-bench`; `arguments` are handed on to it
 ///
@@ -11,9 +12,7 @@ use anyhow::{Context as _, Result, bail};
 /// If it cannot be built, or a measurement fails. A figure that misses its aim is printed, not an error: machines differ.
 pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let json = root.join("target").join("bench.json");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .current_dir(root)
+    let status = cargo(root)
         .args([
             "run",
             "--quiet",

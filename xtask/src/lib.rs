@@ -7,3 +7,13 @@ pub mod contract;
 pub mod demo_jar;
 pub mod mutants;
 pub mod tidy;
+
+use std::path::Path;
+use std::process::Command;
+
+/// The Cargo that runs us, so that the toolchain is the same, for the workspace at `root`.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}

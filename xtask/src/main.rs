@@ -40,7 +40,7 @@ enum Task {
         #[arg(long, conflicts_with = "only")]
         list: bool,
     },
-    /// Check layers, forbidden dependencies and what may not stand in the sources
+    /// Check layers, dependencies, packages and what may not stand in the sources
     Tidy {
         /// Another tree than this repository
         #[arg(long, value_name = "DIR")]

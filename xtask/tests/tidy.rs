@@ -12,6 +12,8 @@ const BANS: &str = "disallowed-methods = [
     { path = \"std::time::SystemTime::now\", reason = \"time is an argument\" },
 ]";
 
+const LICENCE: &str = "Do as you like.\n";
+
 /// The guarded crates, each empty, and a crate of our own that is called like a runtime.
 fn workspace() -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -20,6 +22,7 @@ fn workspace() -> TempDir {
         "Cargo.toml",
         "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\nexclude = [\"elsewhere\"]\n",
     );
+    write(dir.path(), "LICENSE", LICENCE);
     for (folder, name) in [
         ("compat", "prexorcloud-compat"),
         ("protocol", "prexorcloud-protocol"),
@@ -46,9 +49,13 @@ fn krate(root: &Path, folder: &str, name: &str, dependencies: &str) {
         &format!("crates/{folder}/Cargo.toml"),
         &format!(
             "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\nrust-version = \"1.85\"\n\
-             [dependencies]\n{dependencies}\n[lints]\nworkspace = true\n"
+             description = \"Nothing\"\nkeywords = [\"nothing\"]\nlicense = \"MIT\"\nreadme = \"README.md\"\n\
+             [dependencies]\n{dependencies}\n[lints]\nworkspace = true\n\
+             [package.metadata.docs.rs]\nall-features = true\n"
         ),
     );
+    write(root, &format!("crates/{folder}/README.md"), "# Nothing\n");
+    write(root, &format!("crates/{folder}/LICENSE"), LICENCE);
     write(
         root,
         &format!("crates/{folder}/src/lib.rs"),
@@ -144,6 +151,93 @@ fn a_clock_in_a_machine_fails() {
     assert!(text.contains("crates/protocol/src/ledger.rs:2: "), "{text}");
     assert!(
         text.contains("in a crate without clock and runtime\ntidy: 1 violations"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_package_that_does_not_explain_itself_fails() {
+    let manifest = "crates/security/Cargo.toml";
+    for (file, from, to, sentence) in [
+        (manifest, "description = \"Nothing\"\n", "", "write a description"),
+        (manifest, "keywords = [\"nothing\"]\n", "", "write keywords"),
+        (manifest, "license = \"MIT\"\n", "", "write license"),
+        (
+            manifest,
+            "readme = \"README.md\"\n",
+            "readme = false\n",
+            "write readme",
+        ),
+        (
+            manifest,
+            "all-features = true",
+            "no-default-features = true",
+            "write [package.metadata.docs.rs]",
+        ),
+        (
+            manifest,
+            "[dependencies]",
+            "exclude = [\"LICENSE\"]\n[dependencies]",
+            "its package has no LICENSE",
+        ),
+        (
+            manifest,
+            "edition",
+            "build = \"no.rs\"\nedition",
+            "cargo package --list: ",
+        ),
+        (
+            "crates/security/LICENSE",
+            "like",
+            "must",
+            "its LICENSE is not that of the repository",
+        ),
+    ] {
+        let dir = workspace();
+        let text = fs::read_to_string(dir.path().join(file)).unwrap();
+        assert!(text.contains(from), "{from}");
+        write(dir.path(), file, &text.replace(from, to));
+        let (passed, text) = tidy(dir.path());
+        assert!(!passed, "{sentence}: {text}");
+        assert!(
+            text.contains(&format!("prexorcloud-security: {sentence}")),
+            "{text}"
+        );
+    }
+    for file in ["README.md", "LICENSE"] {
+        let dir = workspace();
+        fs::remove_file(dir.path().join("crates/security").join(file)).unwrap();
+        let (passed, text) = tidy(dir.path());
+        assert!(!passed, "{text}");
+        assert!(text.contains("prexorcloud-security: "), "{text}");
+        assert!(text.contains(file), "{text}");
+    }
+}
+
+#[test]
+fn a_package_that_reaches_no_registry_owes_no_explanation() {
+    let dir = workspace();
+    let manifest = "[package]\nname = \"prexorcloud-bench\"\nedition = \"2024\"\npublish = false\n[lints]\nworkspace = true\n";
+    write(dir.path(), "crates/bench/Cargo.toml", manifest);
+    write(dir.path(), "crates/bench/src/main.rs", "fn main() {}\n");
+    let (passed, text) = tidy(dir.path());
+    assert!(passed, "{text}");
+}
+
+#[test]
+fn a_dependency_without_a_user_fails() {
+    let dir = workspace();
+    let runtime = "{ path = \"elsewhere/runtime\", package = \"tokio\", version = \"1\" }";
+    let manifest = fs::read_to_string(dir.path().join("Cargo.toml")).unwrap();
+    write(
+        dir.path(),
+        "Cargo.toml",
+        &format!("{manifest}[workspace.dependencies]\nruntime = {runtime}\n"),
+    );
+    let (passed, text) = tidy(dir.path());
+    assert!(!passed, "{text}");
+    assert!(
+        text.contains("Cargo.toml: no crate takes runtime from the workspace: drop it\ntidy: 1 violations"),
         "{text}"
     );
 }

@@ -36,3 +36,8 @@ pub use negotiation::{
     Agreement, Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, Party,
     Verdict, Window, judge_ack, negotiate,
 };
+
+// The example of the README is tried like those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

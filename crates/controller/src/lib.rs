@@ -3,6 +3,26 @@
 //! [`Controller::start`] turns a [`config::ControllerConfig`] into a [`RunningController`] that serves daemons over
 //! mutual TLS and operators over gRPC and HTTP. There is no `main` here.
 //!
+//! ```
+//! use prexorcloud_controller::{Controller, config::ControllerConfig};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let folder = folder.path().join("data");
+//! let mut config = ControllerConfig { data_dir: folder, ..ControllerConfig::default() };
+//! config.grpc.listen = "127.0.0.1:0".parse()?;
+//! config.http.listen = "127.0.0.1:0".parse()?;
+//! let controller = Controller::start(config).await?;
+//!
+//! // What a node needs to join: an address and a token that works once.
+//! let join = controller.create_join_token(Some("node-1"), None).await?;
+//! println!("{}: a token until {:?}", controller.grpc_addr(), join.expires_at);
+//! controller.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! | Module | Does |
 //! |---|---|
 //! | [`config`] | reads what an operator sets |

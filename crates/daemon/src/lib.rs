@@ -2,7 +2,29 @@
 //!
 //! One daemon runs on each node. It keeps a session with the controller, prepares and starts the instances that the
 //! controller orders, and reports what becomes of them. It is a library without a `main`: the `prexorcloud` binary puts a
-//! command line around it.
+//! command line around it. A program of your own lends the daemon its executable, because a [`shim`] is a process:
+//!
+//! ```no_run
+//! use std::process::ExitCode;
+//! use prexorcloud_daemon::{Daemon, Finished, OwnProgram, config, shim, standin};
+//!
+//! fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+//!     let mut words = std::env::args_os().skip(1);
+//!     match words.next() {
+//!         Some(word) if word == "shim" => return Ok(shim::run(words)),
+//!         Some(word) if word == "standin-server" => return Ok(standin::run(words)),
+//!         _ => {}
+//!     }
+//!     let loaded = config::load(Some("daemon.toml".as_ref()), std::env::vars())?;
+//!     let runtime = tokio::runtime::Runtime::new()?;
+//!     let finished = runtime.block_on(async {
+//!         let mut daemon = Daemon::start(loaded.config, OwnProgram::current()?).await?;
+//!         println!("{} runs, with {} instances of before", daemon.node_id(), daemon.adopted());
+//!         Ok::<_, Box<dyn std::error::Error>>(daemon.wait().await)
+//!     })?;
+//!     Ok(if finished == Finished::Failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+//! }
+//! ```
 //!
 //! | Module | Does |
 //! |---|---|

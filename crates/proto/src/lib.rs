@@ -49,3 +49,8 @@ pub use generated::*;
 /// Feed it to a gRPC reflection service, or to a schema tool.
 #[cfg(feature = "descriptor")]
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");
+
+// The example of the README is tried like those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

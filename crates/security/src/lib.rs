@@ -71,3 +71,8 @@ pub use rustls;
 pub use crate::pem::KeyPemError;
 pub use crate::random::NoRandomness;
 pub use crate::validity::Validity;
+
+// The example of the README is tried like those of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{contract, mutants, tidy};
+use crate::{cargo, contract, mutants, tidy};
 
 /// What a step has to work with.
 pub struct Context {
@@ -52,7 +52,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "tidy",
-        about: "layers, forbidden dependencies, what may not stand in the sources",
+        about: "layers, forbidden and unused dependencies, packages, what may not stand in the sources",
         run: |ci| sentences(&tidy::check(&ci.root)?),
     },
     Step {
@@ -130,7 +130,7 @@ const STEPS: &[Step] = &[
         name: "tests",
         about: "every test passes",
         run: |ci| {
-            let nextest = Command::new(cargo())
+            let nextest = cargo(&ci.root)
                 .args(["nextest", "--version"])
                 .output()
                 .is_ok_and(|output| output.status.success());
@@ -193,11 +193,6 @@ const STEPS: &[Step] = &[
         },
     },
 ];
-
-/// The Cargo that runs us, so that the toolchain is the same.
-fn cargo() -> std::ffi::OsString {
-    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
-}
 
 /// Passes if there is nothing to complain about.
 fn sentences(bad: &[String]) -> Result<Outcome> {
@@ -265,8 +260,8 @@ impl Context {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(cargo());
-        command.current_dir(&self.root).args(arguments);
+        let mut command = cargo(&self.root);
+        command.args(arguments);
         command
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use cargo_metadata::semver::Version;
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
+
+use crate::cargo;
 
 /// What a crate must not reach through its normal dependencies with every feature, and why.
 const UNREACHABLE: &[(&str, &[&str], &str)] = &[
@@ -213,9 +214,7 @@ pub fn layers(direct: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
 /// `cargo metadata` would not do: it unifies features over the workspace, where somebody does want tonic, and lists
 /// packages that no feature asks for.
 fn tree(root: &Path, selection: &[&str]) -> Result<BTreeSet<(String, Version)>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(root)
+    let output = cargo(root)
         .args([
             "tree",
             "--all-features",

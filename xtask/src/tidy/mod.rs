@@ -1,8 +1,11 @@
-//! What no compiler checks: who may know whom, and what may not stand in the sources
+//! What no compiler checks: who may know whom, who uses what, and what may not stand in the sources
 //!
-//! [`graph`] judges the dependency graph, [`sources`] the tracked files. Both return sentences; none means in order.
+//! [`graph`] judges the dependency graph, [`dependencies`] the manifests, [`packages`] what a registry gets, [`sources`]
+//! the tracked files. All return sentences; none means in order.
 
+pub mod dependencies;
 pub mod graph;
+pub mod packages;
 pub mod sources;
 
 use std::path::Path;
@@ -16,7 +19,9 @@ use anyhow::Result;
 pub fn check(root: &Path) -> Result<Vec<String>> {
     let files = sources::tracked(root)?;
     let mut bad = sources::check(&files);
+    bad.extend(dependencies::check(&files));
     bad.extend(graph::check(root)?);
+    bad.extend(packages::check(root, &files)?);
     bad.sort();
     bad.dedup();
     Ok(bad)

@@ -9,18 +9,18 @@ pub const WIRE_DIGEST: &str = "bf34911e0862b45080a8641baedde756105a86abe1d82ec1c
 pub const FILES: &[(&str, &str)] = &[
     (
         "proto/prexorcloud/admin_service.proto",
-        "60d24861ad7802032f41d4a1365e1db99e6223e3f3cc331243fe720561b1068e",
+        "4d112b87be30fe8fb96157eaffa27d51648eb721f86ffeaeac585574c897d08c",
     ),
     (
         "proto/prexorcloud/artifact_service.proto",
-        "c710d14642763cb1c830bcac63d0db3674eae5265439647870334b03f5d86457",
+        "b12525020637f5bd3676a565521c654a4c0dce21a97d0726c1c6cc80db1eb84b",
     ),
     (
         "proto/prexorcloud/bootstrap_service.proto",
-        "2a8063b73be3cff1ccbe30005654697a4948504cfa4409e866b662df0fd6fd30",
+        "691668915db8b59b8972e2e5da8563d49fa846d2ec178c5383d47e3b540031ca",
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "ef7dcfc62036fa129d33ffa01d8471e52d2562a5fecaa4a8998b513f21903ed5",
+        "0ce88426f1485534972762557f4f4009e4cc57cea203b06ae3e90e9340aa2d74",
     ),
 ];
