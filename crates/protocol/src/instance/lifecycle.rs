@@ -24,14 +24,22 @@
 //! deadline in `STARTING`, or every server on it would be killed. Its readiness comes in through
 //! [`handle_ready`](Lifecycle::handle_ready).
 //!
+//! # What is taken back
+//! Two things are believed without having been seen, and are taken back when the very incarnation shows otherwise. An end
+//! that was only inferred, because the daemon did not list it or stayed away, makes the instance
+//! [lost](Lifecycle::is_lost): when it is listed or reported alive after all, and nobody wants it stopped, it is what it
+//! is reported to be. And a stop for a start that takes too long is our own idea: as long as the daemon has neither
+//! acknowledged it nor reported `STOPPING`, a report of `RUNNING` was on its way before it, and the server is left alone.
+//! Should the daemon carry out the stop all the same, its reports say so.
+//!
 //! # Invariants
 //! Checked after every step by `tests/lifecycle`:
-//! - `terminal_is_final`: `STOPPED` and `CRASHED` are never left, and arm no timer;
+//! - `terminal_is_final`: `STOPPED` and `CRASHED` are never left, unless the end was only assumed, and arm no timer;
 //! - `stale_news_changes_nothing`: an observation of another incarnation leaves the machine as it was;
 //! - `no_deadline_in_the_past_after_timeout`: after `handle_timeout(now)` every deadline is later than `now`;
 //! - `desired_stop_is_eventually_terminal`: with a stream, a wanted stop ends the instance within its deadlines, even
 //!   if the daemon never says another word;
-//! - `desired_never_relaxes`: a wanted stop is never taken back, and a forced one never becomes graceful;
+//! - `desired_never_relaxes`: a stop that somebody wants is never taken back, and a forced one never becomes graceful;
 //! - `requested_drain_survives_reports`: a report of `RUNNING` does not end a drain that was asked for;
 //! - `timeouts_do_not_burst`: one late `handle_timeout` changes the state at most once;
 //! - `changes_are_chained`: each `Changed` begins where the one before it ended.
@@ -160,6 +168,10 @@ pub struct Lifecycle {
     dispatched: bool,
     /// What the daemon at the other end of the last stream does.
     peer: DaemonPeer,
+    /// The end was inferred, and not seen.
+    lost: bool,
+    /// The stop is for a late start, nobody else wants it, and the daemon has not shown that it has it.
+    startup_stop: bool,
     player_count: i32,
     uptime: Duration,
     since: Instant,
@@ -184,6 +196,8 @@ impl Lifecycle {
             draining: false,
             dispatched: false,
             peer: DaemonPeer::default(),
+            lost: false,
+            startup_stop: false,
             player_count: 0,
             uptime: Duration::ZERO,
             since: now,
@@ -285,6 +299,12 @@ impl Lifecycle {
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
         self.state.is_terminal()
+    }
+
+    /// Whether this incarnation only counts as ended because nothing was heard of it.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Whether a drain has been asked for and not been taken back.
@@ -401,17 +421,42 @@ impl Lifecycle {
             Age::Unknown if !self.dispatched => return Judgement::Stale { given, current },
             Age::Unknown | Age::Current => {}
         }
-        let from = self.state;
-        let input = Input::Reported(self.heard(report.state));
-        let judgement = match self.apply(now, input, cause) {
-            Transition::To(to) => Judgement::Applied { from, to },
-            Transition::Same => Judgement::Duplicate,
-            Transition::Illegal => return Judgement::Illegal { state: from, input },
-        };
+        let judgement = self.see(now, report.state, cause);
+        if !judgement.is_accepted() {
+            return judgement;
+        }
         // Whatever the stream has been seen to carry: the daemon knows it.
         self.dispatched = true;
         self.refresh(now, report);
         judgement
+    }
+
+    /// What was seen of the very incarnation.
+    fn see(&mut self, now: Instant, seen: State, cause: Cause) -> Judgement {
+        let from = self.state;
+        let assumed = match from {
+            State::Crashed => self.lost && self.desired == Desired::Run && !seen.is_terminal(),
+            State::Stopping => self.startup_stop && seen == State::Running,
+            _ => false,
+        };
+        let (input, cause) = if assumed && seen != State::Scheduled {
+            self.desired = Desired::Run;
+            self.pending.stop = None;
+            (Input::TakenBack(seen), Cause::TakenBack)
+        } else {
+            (Input::Reported(self.heard(seen)), cause)
+        };
+        let transition = self.apply(now, input, cause);
+        if transition != Transition::Illegal {
+            // Seen now, and assumed no more.
+            self.lost = false;
+            self.startup_stop = false;
+        }
+        match transition {
+            Transition::To(to) => Judgement::Applied { from, to },
+            Transition::Same => Judgement::Duplicate,
+            Transition::Illegal => Judgement::Illegal { state: from, input },
+        }
     }
 
     /// What a report of `seen` means here: draining is our own wish, the daemon sees a running server.
@@ -443,17 +488,11 @@ impl Lifecycle {
 
     /// The server itself says that it is ready, past the daemon.
     pub fn handle_ready(&mut self, now: Instant) -> Judgement {
-        let from = self.state;
-        let input = Input::Reported(self.heard(State::Running));
         // A plugin repeats itself every few seconds; only the first time is news.
-        if matches!(from, State::Running | State::Draining) {
+        if matches!(self.state, State::Running | State::Draining) {
             return Judgement::Duplicate;
         }
-        match self.apply(now, input, Cause::Ready) {
-            Transition::To(to) => Judgement::Applied { from, to },
-            Transition::Same => Judgement::Duplicate,
-            Transition::Illegal => Judgement::Illegal { state: from, input },
-        }
+        self.see(now, State::Running, Cause::Ready)
     }
 
     /// A crash report has arrived.
@@ -465,6 +504,7 @@ impl Lifecycle {
             Age::Unknown | Age::Current => {}
         }
         self.apply(now, Input::Reported(State::Crashed), Cause::CrashReported);
+        self.lost = false;
         CrashVerdict::Current
     }
 
@@ -473,6 +513,7 @@ impl Lifecycle {
     /// `conclusive` if it does so after the process is gone (the Java daemon), rather than when it begins. If no last
     /// state follows such an acknowledgement, there was nothing to stop.
     pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
+        self.startup_stop = false;
         if self.state == State::Stopping && conclusive {
             self.stop_stage = StopStage::Acknowledged;
             let soon = now.checked_add(LAST_WORDS);
@@ -500,7 +541,9 @@ impl Lifecycle {
 
     /// The instance is known to be gone, unexpectedly, or is given up.
     pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
-        self.apply(now, Input::Lost, cause);
+        if let Transition::To(_) = self.apply(now, Input::Lost, cause) {
+            self.lost = cause != Cause::Superseded;
+        }
     }
 
     /// The instance is known to be gone, as it was meant to be.
@@ -514,6 +557,8 @@ impl Lifecycle {
     }
 
     fn stop(&mut self, now: Instant, mode: StopMode, cause: Cause) -> Verdict {
+        // From now on somebody wants it, so it is not taken back any more.
+        self.startup_stop = false;
         if self.state.is_terminal() || self.desired >= Desired::from(mode) {
             return Verdict::AlreadyInEffect;
         }
@@ -564,6 +609,7 @@ impl Lifecycle {
             self.startup_due = None;
             self.pending.startup_timed_out = self.startup_limit();
             let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
+            self.startup_stop = self.state == State::Stopping;
         }
         if expired(self.stop_due) {
             self.stop_due = None;
@@ -576,7 +622,7 @@ impl Lifecycle {
                 }
                 StopStage::Forced => {
                     self.pending.stop_overdue = Some(StopMode::Force);
-                    self.apply(now, Input::Lost, Cause::StopOverdue);
+                    self.handle_lost(now, Cause::StopOverdue);
                 }
                 StopStage::Acknowledged => {
                     self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
@@ -653,6 +699,7 @@ impl Lifecycle {
             State::Preparing | State::Starting => self.arm_startup(now),
             State::Running | State::Draining => {
                 self.startup_due = None;
+                self.stop_due = None;
                 if self.state == State::Running && from != State::Draining {
                     self.draining = false;
                 }
