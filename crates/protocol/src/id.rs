@@ -292,6 +292,10 @@ impl Incarnation {
     /// Zero: the peer does not say.
     pub const UNKNOWN: Self = Self(0);
 
+    /// The highest incarnation that is believed of a peer, so that none can use up the numbers of an id; our own may go on
+    /// above it.
+    pub const MAX_LISTED: Self = Self(1 << 62);
+
     /// An incarnation as it stands on the wire.
     #[must_use]
     pub const fn new(value: u64) -> Self {

@@ -9,7 +9,7 @@
 //! | not | [adopt](Action::Adopt), or [stop](Action::StopOrphan) if its group is gone or it runs elsewhere | - |
 //! | wanted, same incarnation | [update](Action::Update) or [leave alone](Action::LeaveAlone) | `SCHEDULED`, `PREPARING`: [send the start again](Action::Redispatch). `STOPPING`: [ended](Action::MarkStopped). Otherwise [lost](Action::MarkLost) |
 //! | to be stopped | [stop again](Action::StopAgain) | [ended](Action::MarkStopped) |
-//! | ended | [stop](Action::StopOrphan) | [leave alone](Action::LeaveAlone) |
+//! | ended | [stop](Action::StopOrphan); if the end was only assumed, [update](Action::Update) | [leave alone](Action::LeaveAlone) |
 //! | wanted, later incarnation | [stop](Action::StopOrphan) the earlier one; the known one counts as not listed | |
 //! | earlier incarnation | [adopt](Action::Adopt) the later one, the known one is superseded | |
 //!
@@ -18,7 +18,8 @@
 //! dies while its servers run on: there it is lost, because a second copy of a live server is worse than none.
 //!
 //! An id that is listed twice is judged by the latest incarnation; an unsafe id is ignored, as nothing could ever be
-//! done about it.
+//! done about it, and so is an incarnation above [`Incarnation::MAX_LISTED`]: believing it would leave no room for the
+//! next start of the id.
 //!
 //! # Properties
 //! Checked by `tests/reconcile.rs`:
@@ -71,6 +72,8 @@ pub struct Known {
     pub draining: bool,
     /// The start is still at hand, to be sent again.
     pub can_dispatch: bool,
+    /// It only counts as ended because nothing was heard of it.
+    pub lost: bool,
 }
 
 impl Known {
@@ -84,6 +87,7 @@ impl Known {
             desired: lifecycle.desired(),
             draining: lifecycle.is_drain_requested(),
             can_dispatch,
+            lost: lifecycle.is_lost(),
         }
     }
 }
@@ -112,6 +116,8 @@ pub enum Ignored {
     UnsafeId,
     /// The same id is listed with a later incarnation, or once more.
     Duplicate,
+    /// It names an incarnation above [`Incarnation::MAX_LISTED`] that was never ordered here.
+    Incarnation,
 }
 
 /// Why nothing needs to be done
@@ -319,6 +325,17 @@ pub fn plan(known: &[Known], reported: &[RunningInstance], policy: &ReconcilePol
             continue;
         };
         let listed = Listed::of(entry, policy);
+        let subject = subjects.get(&instance).and_then(|(known, _)| *known);
+        let highest = subject.map_or(Incarnation::MAX_LISTED, |known| {
+            known.incarnation.max(Incarnation::MAX_LISTED)
+        });
+        if listed.incarnation > highest {
+            planner.actions.push(Action::Ignore {
+                index,
+                problem: Ignored::Incarnation,
+            });
+            continue;
+        }
         let slot = &mut subjects.entry(instance).or_default().1;
         let ignored = if slot.is_none_or(|other| listed > other) {
             *slot = Some(listed);
@@ -370,7 +387,17 @@ impl Planner<'_> {
     fn same(&mut self, known: &Known, listed: Listed) {
         let instance = known.instance;
         if known.state.is_terminal() {
-            if listed.is_alive() {
+            let taken_back = known.lost
+                && known.desired == Desired::Run
+                && listed.state != Some(State::Scheduled)
+                && !self.elsewhere.contains(&instance);
+            if listed.is_alive() && taken_back {
+                self.actions.push(Action::Update {
+                    instance,
+                    state: self.believed(listed),
+                    port: listed.port,
+                });
+            } else if listed.is_alive() {
                 self.stop_orphan(instance, listed, OrphanReason::Ended, false);
                 self.rest(instance, Rest::Ended, true, false);
             } else {
@@ -408,6 +435,15 @@ impl Planner<'_> {
         }
     }
 
+    /// The state of an instance about which nothing better is known than its entry.
+    fn believed(&self, listed: Listed) -> State {
+        match listed.state.unwrap_or(State::Running) {
+            // Such a peer never says more than this of a running server.
+            State::Starting if !self.policy.peer.judges_readiness => State::Running,
+            state => state,
+        }
+    }
+
     /// A listed instance that is not known here, or only as an earlier incarnation.
     fn unknown(&mut self, instance: InstanceId, listed: Listed, earlier: Option<&Known>) {
         let reason = match listed.group {
@@ -432,11 +468,7 @@ impl Planner<'_> {
                 }
             }
             (None, Some(group)) if listed.is_alive() => {
-                let state = match listed.state.unwrap_or(State::Running) {
-                    // Such a peer never says more than this of a running server.
-                    State::Starting if !self.policy.peer.judges_readiness => State::Running,
-                    state => state,
-                };
+                let state = self.believed(listed);
                 let Listed {
                     incarnation, port, ..
                 } = listed;

@@ -41,6 +41,7 @@ fn known(state: State, desired: Desired) -> Known {
         desired,
         draining: false,
         can_dispatch: true,
+        lost: false,
     }
 }
 
@@ -146,26 +147,17 @@ fn a_java_daemon_may_run_what_it_does_not_list() {
             "{state}: never a second copy"
         );
     }
-    let state = State::Scheduled;
-    let action = only(plan(&[known(state, Desired::Run)], &[], &java));
+    let instance = id("lobby-1");
+    let scheduled = known(State::Scheduled, Desired::Run);
     assert_eq!(
-        action,
-        Action::Redispatch {
-            instance: id("lobby-1")
-        },
-        "{state}"
+        only(plan(&[scheduled], &[], &java)),
+        Action::Redispatch { instance }
     );
     let adopted = Known {
         can_dispatch: false,
-        ..known(state, Desired::Run)
+        ..scheduled
     };
-    assert_eq!(
-        only(plan(&[adopted], &[], &java)),
-        Action::MarkLost {
-            instance: id("lobby-1")
-        },
-        "{state}"
-    );
+    assert_eq!(only(plan(&[adopted], &[], &java)), Action::MarkLost { instance });
     assert!(matches!(
         only(plan(&[known(State::Running, Desired::Run)], &[], &java)),
         Action::MarkLost { .. }
@@ -358,28 +350,31 @@ fn some_known() -> impl Strategy<Value = Vec<Known>> {
         prop::sample::select(&State::ALL[..]),
         0..3_u8,
         any::<bool>(),
-        any::<bool>(),
+        any::<(bool, bool)>(),
     )
-        .prop_map(|(name, incarnation, state, desired, draining, can_dispatch)| {
-            let desired = match desired {
-                0 => Desired::Stop,
-                _ => Desired::Run,
-            };
-            // What the roster holds to: a wanted stop is a state, too.
-            let state = if desired == Desired::Stop && !state.is_terminal() {
-                State::Stopping
-            } else {
-                state
-            };
-            Known {
-                instance: id(name),
-                incarnation: Incarnation::new(incarnation),
-                state,
-                desired,
-                draining: draining && state == State::Draining,
-                can_dispatch,
-            }
-        });
+        .prop_map(
+            |(name, incarnation, state, desired, draining, (can_dispatch, lost))| {
+                let desired = match desired {
+                    0 => Desired::Stop,
+                    _ => Desired::Run,
+                };
+                // What the roster holds to: a wanted stop is a state, too.
+                let state = if desired == Desired::Stop && !state.is_terminal() {
+                    State::Stopping
+                } else {
+                    state
+                };
+                Known {
+                    instance: id(name),
+                    incarnation: Incarnation::new(incarnation),
+                    state,
+                    desired,
+                    draining: draining && state == State::Draining,
+                    can_dispatch,
+                    lost: lost && state == State::Crashed,
+                }
+            },
+        );
     prop::collection::vec(one, 0..6).prop_map(|all| {
         let unique: BTreeMap<_, _> = all.into_iter().map(|known| (known.instance, known)).collect();
         unique.into_values().collect()
@@ -434,6 +429,7 @@ fn apply(known: &[Known], actions: &[Action]) -> Vec<Known> {
         let mut set = |state| {
             if let Some(known) = all.get_mut(&instance) {
                 known.state = state;
+                known.lost = false;
             }
         };
         match *action {
@@ -448,11 +444,17 @@ fn apply(known: &[Known], actions: &[Action]) -> Vec<Known> {
                     desired,
                     draining,
                     can_dispatch: false,
+                    lost: false,
                 };
                 all.insert(instance, adopted);
             }
             Action::Update { state, .. } => set(state),
-            Action::MarkLost { .. } => set(State::Crashed),
+            Action::MarkLost { .. } => {
+                set(State::Crashed);
+                if let Some(known) = all.get_mut(&instance) {
+                    known.lost = true;
+                }
+            }
             Action::MarkStopped { .. } => set(State::Stopped),
             Action::Redispatch { .. } => set(State::Scheduled),
             Action::StopOrphan { is_known: true, .. } => {

@@ -37,6 +37,8 @@ pub enum Cause {
     DeclaredLost,
     /// A newer incarnation was found in its place.
     Superseded,
+    /// It was only assumed to have ended, or to be told to stop, and is alive.
+    TakenBack,
 }
 
 /// What a daemon says about an instance

@@ -20,6 +20,8 @@ pub enum Input {
     StartRejected,
     /// The instance is known to be gone, or given up.
     Lost,
+    /// What was only assumed, an end or a stop that did not get there, is taken back: the instance is in this state.
+    TakenBack(State),
 }
 
 /// What an input does to a state
@@ -35,7 +37,7 @@ pub enum Transition {
 
 impl Input {
     /// Every input, in the order of the table.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Reported(State::Scheduled),
         Self::Reported(State::Preparing),
         Self::Reported(State::Starting),
@@ -50,6 +52,11 @@ impl Input {
         Self::DrainCancelled,
         Self::StartRejected,
         Self::Lost,
+        Self::TakenBack(State::Preparing),
+        Self::TakenBack(State::Starting),
+        Self::TakenBack(State::Running),
+        Self::TakenBack(State::Draining),
+        Self::TakenBack(State::Stopping),
     ];
 }
 
@@ -118,6 +125,12 @@ pub const fn transition(state: State, input: Input) -> Transition {
         Input::Lost => match state {
             Scheduled | Preparing | Starting | Running | Draining | Stopping => To(Crashed),
             Stopped | Crashed => Same,
+        },
+        // The one way out of an end, and of a stop: neither was ever seen.
+        Input::TakenBack(seen) => match (state, seen) {
+            (Crashed, Preparing | Starting | Running | Draining | Stopping) => To(seen),
+            (Stopping, Running) => To(Running),
+            _ => Illegal,
         },
     }
 }

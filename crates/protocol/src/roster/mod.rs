@@ -22,13 +22,14 @@
 //! Timers that wait for the daemon rest while there is no stream, and while [nobody answers](Roster::handle_silence) on
 //! the one there is, because neither a late start nor a lost stop can be told from a broken cable. Afterwards the daemon
 //! is given its time again. How long to believe in a silent node is the application's decision; it ends the wait with
-//! [`declare_lost`](Roster::declare_lost). If the node comes back after all, what runs there is an orphan.
+//! [`declare_lost`](Roster::declare_lost). If the node comes back after all, what runs there is
+//! [taken back](crate::instance::lifecycle), unless it was meant to stop, or another incarnation has taken its place.
 //!
 //! # Invariants
 //! Checked after every step by `tests/roster`:
 //! - `traffic_is_bounded`: whatever the daemon says, an incarnation costs a bounded number of messages per stream;
 //! - `at_most_one_live_attempt` per instance, and `nothing_leaves_while_disconnected`;
-//! - `terminal_is_final`, per incarnation;
+//! - `terminal_is_final`, per incarnation, unless the end was only assumed;
 //! - `incarnations_only_rise`: the entry of an id never goes back to an earlier incarnation;
 //! - `stale_news_changes_nothing`: news of an earlier incarnation leaves the entry as it was;
 //! - `no_deadline_in_the_past_after_timeout`;
@@ -608,7 +609,8 @@ impl Roster {
             let (instance, incarnation) = (lifecycle.instance(), lifecycle.incarnation());
             let event = match output {
                 Output::Changed { from, to, cause } => {
-                    if to.is_terminal() {
+                    let stops = matches!(slot.ledger.order(), Some(Order::Stop(_)));
+                    if to.is_terminal() || (stops && lifecycle.desired().stop_mode().is_none()) {
                         slot.ledger.withdraw();
                     }
                     if !to.is_coming_up() {

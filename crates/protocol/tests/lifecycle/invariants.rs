@@ -119,6 +119,7 @@ proptest! {
         let mut now = Instant::now();
         let mut lifecycle = Lifecycle::new(now, spec(lifetime));
         let mut watcher = Watcher { told: State::Scheduled };
+        let mut asked = false;
 
         for action in actions {
             let before = lifecycle.clone();
@@ -187,13 +188,18 @@ proptest! {
             {
                 prop_assert_eq!(&lifecycle, &before, "stale_news_changes_nothing");
             }
-            if before.is_terminal() {
-                prop_assert_eq!(lifecycle.state(), before.state(), "terminal_is_final");
+            if before.is_terminal() && lifecycle.state() != before.state() {
+                prop_assert!(before.is_lost() && before.desired() == Desired::Run, "terminal_is_final");
+                prop_assert!(!lifecycle.is_terminal() && !lifecycle.is_lost(), "terminal_is_final");
             }
             if lifecycle.is_terminal() {
                 prop_assert_eq!(lifecycle.poll_timeout(), None, "terminal_is_final");
             }
-            prop_assert!(lifecycle.desired() >= before.desired(), "desired_never_relaxes");
+            let taken_back = before.state() == State::Stopping && lifecycle.state() == State::Running;
+            prop_assert!(lifecycle.desired() >= before.desired() || taken_back, "desired_never_relaxes");
+            asked |= matches!(action, Action::Stop(_)) && !before.is_terminal();
+            prop_assert!(!asked || lifecycle.desired() != Desired::Run, "desired_never_relaxes");
+            prop_assert!(!lifecycle.is_lost() || lifecycle.state() == State::Crashed);
             if before.state() == State::Draining && before.is_drain_requested() {
                 let reported_running = matches!(action, Action::Report { state: State::Running, .. } | Action::Ready);
                 prop_assert!(

@@ -25,6 +25,8 @@ pub(crate) enum Action {
         java: bool,
     },
     Disconnect,
+    Silence,
+    Heard,
     Start {
         name: &'static str,
         higher: u64,
@@ -112,6 +114,8 @@ pub(crate) fn action() -> impl Strategy<Value = Action> {
         ),
         3 => any::<bool>().prop_map(|java| Action::Agree { java }),
         1 => Just(Action::Disconnect),
+        1 => Just(Action::Silence),
+        1 => Just(Action::Heard),
         5 => (names(), 0..3_u64).prop_map(|(name, higher)| Action::Start { name, higher }),
         1 => (names(), 0..4_u64).prop_map(|(name, incarnation)| Action::Restart { name, incarnation }),
         2 => (names(), mode).prop_map(|(name, mode)| Action::Stop { name, mode }),

@@ -38,6 +38,7 @@ proptest! {
         if reconnect || !world.connected {
             world.step(Action::Agree { java: false })?;
         }
+        world.step(Action::Heard)?;
         for _ in 0..200 {
             world.send()?;
             if world.roster.poll_timeout().is_none() {

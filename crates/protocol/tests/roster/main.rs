@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test has to begin somewhere in time")]
 
 mod actions;
+mod assumptions;
 mod bounds;
 mod handshakes;
 mod invariants;

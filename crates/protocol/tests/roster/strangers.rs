@@ -123,7 +123,7 @@ fn news_without_a_stream_makes_no_orphans() {
 fn what_runs_although_it_ended_is_stopped() {
     let now = Instant::now();
     let mut roster = running(now, &rust_peer(), "a", 1);
-    assert_eq!(roster.declare_lost(now, id("a")), Verdict::Accepted);
+    let _ = roster.handle_crash(now, &crash("a", 1));
     assert_eq!(roster.declare_lost(now, id("a")), Verdict::AlreadyInEffect);
     let report = roster.handle_status(now, &status("a", 1, State::Running));
     assert!(matches!(report, Judgement::Illegal { .. }));
@@ -134,7 +134,7 @@ fn what_runs_although_it_ended_is_stopped() {
 
     let mut returns = running(now, &rust_peer(), "a", 1);
     returns.handle_disconnected(now);
-    let _ = returns.declare_lost(now, id("a"));
+    let _ = returns.handle_crash(now, &crash("a", 1));
     returns.handle_handshake(now, &[listed("a", 1, State::Running)], &rust_peer());
     assert_eq!(sent(&mut returns), ["stop a 1"]);
 }

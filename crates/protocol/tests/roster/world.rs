@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use prexorcloud_protocol::instance::{Desired, Lifecycle, State};
+use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, State};
 use prexorcloud_protocol::proto::{
     InstanceStatusUpdate, RunningInstance, StartFailureDisposition, StopInstanceAck,
 };
@@ -31,13 +31,18 @@ impl Follower {
                     incarnation,
                     from,
                     to,
+                    cause,
                     ..
                 } => {
                     let known = self.known.get_mut(&instance);
                     prop_assert!(known.is_some(), "{instance} changed and is not known");
                     let known = known.unwrap();
                     prop_assert_eq!(*known, (incarnation, from), "events_tell_the_whole_story");
-                    prop_assert!(!from.is_terminal(), "terminal_is_final");
+                    let taken_back = cause == Cause::TakenBack;
+                    prop_assert!(!from.is_terminal() || taken_back, "terminal_is_final");
+                    if taken_back {
+                        self.ended.remove(&(instance, incarnation));
+                    }
                     known.1 = to;
                     if to.is_terminal() {
                         let again = self.ended.insert((instance, incarnation), to);
@@ -198,6 +203,8 @@ impl World {
                     .collect();
                 self.handshake(&reported, &if java { java_peer() } else { rust_peer() });
             }
+            Action::Silence => self.roster.handle_silence(),
+            Action::Heard => self.roster.handle_heard(now),
             Action::Disconnect => {
                 self.roster.handle_disconnected(now);
                 self.live.clear();

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::handshake::controller::Hello;
-use prexorcloud_protocol::instance::{Desired, State};
+use prexorcloud_protocol::instance::{Cause, Desired, State};
 use prexorcloud_protocol::proto::{ConsoleOutput, CrashReport, StartInstance};
 use prexorcloud_protocol::reconcile::GroupPolicy;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
@@ -621,6 +621,11 @@ impl ControllerHost {
                 {
                     record.state = to;
                     record.desired = record.desired.max(desired.unwrap_or(Desired::Run));
+                    if cause == Cause::TakenBack {
+                        // Neither the end nor the stop was ever seen, so neither is true.
+                        store.ended.remove(&(instance, incarnation));
+                        record.desired = desired.unwrap_or(record.desired);
+                    }
                     record.cause = Some(cause);
                     store.see(instance, incarnation, to);
                 }

@@ -6,10 +6,10 @@
 //!
 //! | Timer | Runs | On expiry |
 //! |---|---|---|
-//! | [`Preparation`](Timer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`Output::StartupTimedOut`] and a forced stop |
-//! | [`Startup`](Timer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](Timer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`Output::StopOverdue`] and a forced stop, then `CRASHED` |
-//! | [`Lifetime`](Timer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`Output::LifetimeOver`] and a graceful stop |
+//! | [`Preparation`](super::Timer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`Output::StartupTimedOut`] and a forced stop |
+//! | [`Startup`](super::Timer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
+//! | [`Stop`](super::Timer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`Output::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Lifetime`](super::Timer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`Output::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
 //! All but `Lifetime` wait for the daemon, so they rest while there is no stream, and while the node does not answer on
@@ -24,27 +24,36 @@
 //! deadline in `STARTING`, or every server on it would be killed. Its readiness comes in through
 //! [`handle_ready`](Lifecycle::handle_ready).
 //!
+//! # What is taken back
+//! Two things are believed without having been seen, and are taken back when the very incarnation shows otherwise. An end
+//! that was only inferred, because the daemon did not list it or stayed away, makes the instance
+//! [lost](Lifecycle::is_lost): when it is listed or reported alive after all, and nobody wants it stopped, it is what it
+//! is reported to be. And a stop for a start that takes too long is our own idea: as long as the daemon has neither
+//! acknowledged it nor reported `STOPPING`, a report of `RUNNING` was on its way before it, and the server is left alone.
+//! Should the daemon carry out the stop all the same, its reports say so.
+//!
 //! # Invariants
 //! Checked after every step by `tests/lifecycle`:
-//! - `terminal_is_final`: `STOPPED` and `CRASHED` are never left, and arm no timer;
+//! - `terminal_is_final`: `STOPPED` and `CRASHED` are never left, unless the end was only assumed, and arm no timer;
 //! - `stale_news_changes_nothing`: an observation of another incarnation leaves the machine as it was;
 //! - `no_deadline_in_the_past_after_timeout`: after `handle_timeout(now)` every deadline is later than `now`;
 //! - `desired_stop_is_eventually_terminal`: with a stream, a wanted stop ends the instance within its deadlines, even
 //!   if the daemon never says another word;
-//! - `desired_never_relaxes`: a wanted stop is never taken back, and a forced one never becomes graceful;
+//! - `desired_never_relaxes`: a stop that somebody wants is never taken back, and a forced one never becomes graceful;
 //! - `requested_drain_survives_reports`: a report of `RUNNING` does not end a drain that was asked for;
 //! - `timeouts_do_not_burst`: one late `handle_timeout` changes the state at most once;
 //! - `changes_are_chained`: each `Changed` begins where the one before it ended.
 
+mod timers;
+
 use std::time::{Duration, Instant};
 
 use super::{
-    Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Output, Report, Spec, State, Timer,
-    Transition, transition,
+    Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Output, Report, Spec, State, Transition,
+    transition,
 };
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::peer::DaemonPeer;
-use crate::time::Deadline;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
 /// How long a daemon waits between the polite signal and the kill.
@@ -123,6 +132,10 @@ pub struct Lifecycle {
     dispatched: bool,
     /// What the daemon at the other end of the last stream does.
     peer: DaemonPeer,
+    /// The end was inferred, and not seen.
+    lost: bool,
+    /// The stop is for a late start, nobody else wants it, and the daemon has not shown that it has it.
+    startup_stop: bool,
     player_count: i32,
     uptime: Duration,
     since: Instant,
@@ -147,6 +160,8 @@ impl Lifecycle {
             draining: false,
             dispatched: false,
             peer: DaemonPeer::default(),
+            lost: false,
+            startup_stop: false,
             player_count: 0,
             uptime: Duration::ZERO,
             since: now,
@@ -248,6 +263,12 @@ impl Lifecycle {
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
         self.state.is_terminal()
+    }
+
+    /// Whether this incarnation only counts as ended because nothing was heard of it.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Whether a drain has been asked for and not been taken back.
@@ -364,17 +385,42 @@ impl Lifecycle {
             Age::Unknown if !self.dispatched => return Judgement::Stale { given, current },
             Age::Unknown | Age::Current => {}
         }
-        let from = self.state;
-        let input = Input::Reported(self.heard(report.state));
-        let judgement = match self.apply(now, input, cause) {
-            Transition::To(to) => Judgement::Applied { from, to },
-            Transition::Same => Judgement::Duplicate,
-            Transition::Illegal => return Judgement::Illegal { state: from, input },
-        };
+        let judgement = self.see(now, report.state, cause);
+        if !judgement.is_accepted() {
+            return judgement;
+        }
         // Whatever the stream has been seen to carry: the daemon knows it.
         self.dispatched = true;
         self.refresh(now, report);
         judgement
+    }
+
+    /// What was seen of the very incarnation.
+    fn see(&mut self, now: Instant, seen: State, cause: Cause) -> Judgement {
+        let from = self.state;
+        let assumed = match from {
+            State::Crashed => self.lost && self.desired == Desired::Run && !seen.is_terminal(),
+            State::Stopping => self.startup_stop && seen == State::Running,
+            _ => false,
+        };
+        let (input, cause) = if assumed && seen != State::Scheduled {
+            self.desired = Desired::Run;
+            self.pending.stop = None;
+            (Input::TakenBack(seen), Cause::TakenBack)
+        } else {
+            (Input::Reported(self.heard(seen)), cause)
+        };
+        let transition = self.apply(now, input, cause);
+        if transition != Transition::Illegal {
+            // Seen now, and assumed no more.
+            self.lost = false;
+            self.startup_stop = false;
+        }
+        match transition {
+            Transition::To(to) => Judgement::Applied { from, to },
+            Transition::Same => Judgement::Duplicate,
+            Transition::Illegal => Judgement::Illegal { state: from, input },
+        }
     }
 
     /// What a report of `seen` means here: draining is our own wish, the daemon sees a running server.
@@ -406,17 +452,11 @@ impl Lifecycle {
 
     /// The server itself says that it is ready, past the daemon.
     pub fn handle_ready(&mut self, now: Instant) -> Judgement {
-        let from = self.state;
-        let input = Input::Reported(self.heard(State::Running));
         // A plugin repeats itself every few seconds; only the first time is news.
-        if matches!(from, State::Running | State::Draining) {
+        if matches!(self.state, State::Running | State::Draining) {
             return Judgement::Duplicate;
         }
-        match self.apply(now, input, Cause::Ready) {
-            Transition::To(to) => Judgement::Applied { from, to },
-            Transition::Same => Judgement::Duplicate,
-            Transition::Illegal => Judgement::Illegal { state: from, input },
-        }
+        self.see(now, State::Running, Cause::Ready)
     }
 
     /// A crash report has arrived.
@@ -428,6 +468,7 @@ impl Lifecycle {
             Age::Unknown | Age::Current => {}
         }
         self.apply(now, Input::Reported(State::Crashed), Cause::CrashReported);
+        self.lost = false;
         CrashVerdict::Current
     }
 
@@ -436,6 +477,7 @@ impl Lifecycle {
     /// `conclusive` if it does so after the process is gone (the Java daemon), rather than when it begins. If no last
     /// state follows such an acknowledgement, there was nothing to stop.
     pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
+        self.startup_stop = false;
         if self.state == State::Stopping && conclusive {
             self.stop_stage = StopStage::Acknowledged;
             let soon = now.checked_add(LAST_WORDS);
@@ -463,7 +505,9 @@ impl Lifecycle {
 
     /// The instance is known to be gone, unexpectedly, or is given up.
     pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
-        self.apply(now, Input::Lost, cause);
+        if let Transition::To(_) = self.apply(now, Input::Lost, cause) {
+            self.lost = cause != Cause::Superseded;
+        }
     }
 
     /// The instance is known to be gone, as it was meant to be.
@@ -477,6 +521,8 @@ impl Lifecycle {
     }
 
     fn stop(&mut self, now: Instant, mode: StopMode, cause: Cause) -> Verdict {
+        // From now on somebody wants it, so it is not taken back any more.
+        self.startup_stop = false;
         if self.state.is_terminal() || self.desired >= Desired::from(mode) {
             return Verdict::AlreadyInEffect;
         }
@@ -510,62 +556,6 @@ impl Lifecycle {
                 Verdict::Accepted
             }
         }
-    }
-
-    /// Lets expired timers take effect; early and repeated calls are harmless.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        let expired = |due: Option<Instant>| due.is_some_and(|at| at <= now);
-        if expired(self.lifetime_due) {
-            self.lifetime_due = None;
-            self.pending.lifetime_over = true;
-            let _ = self.stop(now, StopMode::Graceful, Cause::LifetimeOver);
-        }
-        if self.link != Link::Up {
-            return;
-        }
-        if expired(self.startup_due) {
-            self.startup_due = None;
-            self.pending.startup_timed_out = self.startup_limit();
-            let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
-        }
-        if expired(self.stop_due) {
-            self.stop_due = None;
-            match self.stop_stage {
-                StopStage::Graceful => {
-                    self.pending.stop_overdue = Some(StopMode::Graceful);
-                    self.desired = Desired::ForceStop;
-                    self.pending.stop = Some(StopMode::Force);
-                    self.arm_stop(now);
-                }
-                StopStage::Forced => {
-                    self.pending.stop_overdue = Some(StopMode::Force);
-                    self.apply(now, Input::Lost, Cause::StopOverdue);
-                }
-                StopStage::Acknowledged => {
-                    self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
-                }
-            }
-        }
-    }
-
-    /// The earliest armed timer.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
-        let deadline = |timer, due: Option<Instant>| due.map(|at| Deadline { at, timer });
-        let lifetime = deadline(Timer::Lifetime, self.lifetime_due);
-        if self.link != Link::Up {
-            return lifetime;
-        }
-        let startup = if self.state == State::Starting {
-            Timer::Startup
-        } else {
-            Timer::Preparation
-        };
-        let waiting = Deadline::earlier(
-            deadline(startup, self.startup_due),
-            deadline(Timer::Stop, self.stop_due),
-        );
-        Deadline::earlier(lifetime, waiting)
     }
 
     /// The next piece of work or news
@@ -607,80 +597,5 @@ impl Lifecycle {
             self.arm(now, from);
         }
         transition
-    }
-
-    /// Arms and disarms the timers of the state that was just entered.
-    fn arm(&mut self, now: Instant, from: State) {
-        match self.state {
-            State::Scheduled => self.startup_due = None,
-            State::Preparing | State::Starting => self.arm_startup(now),
-            State::Running | State::Draining => {
-                self.startup_due = None;
-                if self.state == State::Running && from != State::Draining {
-                    self.draining = false;
-                }
-                if self.lifetime_due.is_none() {
-                    self.lifetime_due = self
-                        .spec
-                        .limits
-                        .lifetime
-                        .and_then(|lifetime| now.checked_add(lifetime));
-                }
-            }
-            State::Stopping => {
-                self.startup_due = None;
-                self.lifetime_due = None;
-                self.draining = false;
-                self.stop_due = None;
-                self.grace_left = None;
-                if self.link != Link::Down {
-                    self.arm_stop(now);
-                }
-            }
-            State::Stopped | State::Crashed => {
-                self.startup_due = None;
-                self.stop_due = None;
-                self.lifetime_due = None;
-                self.draining = false;
-            }
-        }
-    }
-
-    /// How long the state may last on the way up; `None` if nobody can tell.
-    fn startup_limit(&self) -> Option<Duration> {
-        let Limits { startup, grace, .. } = self.spec.limits;
-        match self.state {
-            State::Scheduled | State::Preparing => Some(PREPARATION.max(startup)),
-            State::Starting if !self.peer.judges_readiness => None,
-            State::Starting if self.peer.keeps_startup_deadline => {
-                Some(startup.saturating_add(grace).saturating_add(KILL + MARGIN))
-            }
-            State::Starting => Some(startup),
-            State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => None,
-        }
-    }
-
-    fn arm_startup(&mut self, now: Instant) {
-        self.startup_due = match (self.link, self.startup_limit()) {
-            (Link::Up | Link::Silent, Some(limit)) => now.checked_add(limit),
-            (Link::Down, _) | (_, None) => None,
-        };
-    }
-
-    fn arm_stop(&mut self, now: Instant) {
-        self.stop_stage = self.stage_of_desired();
-        let grace = match self.stop_stage {
-            StopStage::Graceful => self.spec.limits.grace,
-            StopStage::Forced | StopStage::Acknowledged => Duration::ZERO,
-        };
-        self.stop_due = now.checked_add(grace.saturating_add(KILL + MARGIN));
-    }
-
-    fn stage_of_desired(&self) -> StopStage {
-        if self.desired == Desired::ForceStop {
-            StopStage::Forced
-        } else {
-            StopStage::Graceful
-        }
     }
 }
