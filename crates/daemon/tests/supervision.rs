@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod supervision {
+    pub mod busy;
     pub mod cluster;
     pub mod daemon_role;
     pub mod endings;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         supervision::endings::trials(),
         supervision::restarts::trials(),
         supervision::node::trials(),
+        supervision::busy::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

@@ -24,6 +24,7 @@
 //! | [`reconcile`] | what to do about the difference between belief and report |
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
+//! | [`node`] | what a daemon does about its instances, across streams |
 //! | [`outbox`] | what leaves next, and what is shed when the peer is slow |
 //! | [`session`] | all of it composed: [`DaemonSession`] and [`ControllerSession`] |
 #![warn(missing_docs)]
@@ -37,6 +38,7 @@ pub mod id;
 pub mod instance;
 pub mod ledger;
 pub mod limits;
+pub mod node;
 pub mod outbox;
 pub mod payload;
 pub mod peer;

@@ -36,19 +36,6 @@ impl CrashSpool {
         Ok(Self { folder })
     }
 
-    /// The report of an end
-    pub(super) fn report(exit: &Exit) -> CrashReport {
-        CrashReport {
-            instance_id: exit.instance.to_string(),
-            group: exit.group.to_string(),
-            exit_code: exit.cause.code(),
-            log_tail: exit.log_tail.clone(),
-            uptime_ms: i64::try_from(exit.uptime.as_millis()).unwrap_or(i64::MAX),
-            incarnation: exit.incarnation.get(),
-            report_id: report_id(exit),
-        }
-    }
-
     /// Writes a report down
     pub(super) fn put(&self, report: &CrashReport) -> io::Result<()> {
         let mut kept = self.paths()?;
@@ -118,7 +105,8 @@ fn read(path: &Path) -> io::Result<CrashReport> {
     }
 }
 
-fn report_id(exit: &Exit) -> String {
+/// What a report of this end is called
+pub(super) fn report_id(exit: &Exit) -> String {
     let mut digest = Sha256::new();
     digest.update(format!(
         "{} {} {}",
@@ -159,18 +147,23 @@ mod tests {
         }
     }
 
+    fn report(exit: &Exit) -> CrashReport {
+        CrashReport {
+            instance_id: exit.instance.to_string(),
+            incarnation: exit.incarnation.get(),
+            log_tail: exit.log_tail.clone(),
+            report_id: report_id(exit),
+            ..CrashReport::default()
+        }
+    }
+
     #[test]
     fn reports_survive_until_they_are_confirmed() {
         let folder = tempfile::tempdir().unwrap();
         let spool = CrashSpool::open(folder.path().join("crashes")).unwrap();
-        let (first, second) = (CrashSpool::report(&exit(1)), CrashSpool::report(&exit(2)));
-        assert_eq!(first.exit_code, 137);
+        let (first, second) = (report(&exit(1)), report(&exit(2)));
         assert_ne!(first.report_id, second.report_id);
-        assert_eq!(
-            first,
-            CrashSpool::report(&exit(1)),
-            "the same end is the same report"
-        );
+        assert_eq!(first, report(&exit(1)), "the same end is the same report");
         spool.put(&first).unwrap();
         spool.put(&second).unwrap();
         spool.put(&first).unwrap();
@@ -189,9 +182,7 @@ mod tests {
         fs::write(folder.path().join("x.crash"), b"\xff\xff\xff").unwrap();
         assert!(spool.pending().unwrap().is_empty());
         for at in 0..=MAX_REPORTS {
-            spool
-                .put(&CrashSpool::report(&exit(i64::try_from(at).unwrap())))
-                .unwrap();
+            spool.put(&report(&exit(i64::try_from(at).unwrap()))).unwrap();
         }
         assert_eq!(spool.pending().unwrap().len(), MAX_REPORTS);
     }

@@ -140,16 +140,10 @@ pub struct Exit {
 }
 
 impl Exit {
-    /// Whether the end is a crash: nobody asked for it, and the exit code is not 0
-    ///
-    /// An instance that was not ready in time crashed, however it ended.
+    /// Whether the end is a crash by the [rule of the protocol](prexorcloud_protocol::node::daemon::is_crash)
     #[must_use]
     pub fn is_crash(&self) -> bool {
-        match self.stopped_for {
-            Some(StopReason::Requested | StopReason::LifetimeOver) => false,
-            Some(StopReason::StartupTimeout) => true,
-            None => self.cause.code() != 0,
-        }
+        prexorcloud_protocol::node::daemon::is_crash(self.stopped_for.map(Into::into), self.cause.code())
     }
 }
 

@@ -106,6 +106,16 @@ pub enum StopReason {
     LifetimeOver,
 }
 
+impl From<StopReason> for prexorcloud_protocol::node::daemon::StopReason {
+    fn from(reason: StopReason) -> Self {
+        match reason {
+            StopReason::Requested => Self::Requested,
+            StopReason::StartupTimeout => Self::StartupTimeout,
+            StopReason::LifetimeOver => Self::LifetimeOver,
+        }
+    }
+}
+
 /// An order to stop that was given, so that a daemon that starts again goes on with it
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StopRecord {

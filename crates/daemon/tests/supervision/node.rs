@@ -95,7 +95,7 @@ pub fn config(folder: &Path, controller: &str, token: Option<JoinToken>) -> Daem
     config
 }
 
-async fn node(cluster: &mut Cluster, folder: &Path) -> RunningDaemon {
+pub async fn node(cluster: &mut Cluster, folder: &Path) -> RunningDaemon {
     let config = config(folder, &cluster.address.to_string(), Some(cluster.token()));
     let daemon = Daemon::start(config, own_program()).await.unwrap();
     cluster.established().await;
@@ -124,7 +124,7 @@ fn start(port: u16, jar_file: &str, download_url: &str) -> StartInstance {
     }
 }
 
-fn standin(port: u16) -> StartInstance {
+pub fn standin(port: u16) -> StartInstance {
     start(port, "demo.standin", "")
 }
 

@@ -1,0 +1,131 @@
+//! What the node's machine wants done, as I/O
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use prexorcloud_proto::CrashReport;
+use prexorcloud_protocol::hosted::Observed;
+use prexorcloud_protocol::node::daemon::{DaemonWork, Kept};
+use prexorcloud_protocol::session::daemon::StatusReport;
+use prexorcloud_protocol::{Incarnation, InstanceId, StopMode};
+
+use super::Orders;
+use crate::node::Finished;
+use crate::preparation::Prepared;
+
+impl Orders {
+    /// Does everything that there is to do, in order
+    pub(super) fn work(&mut self) -> Option<Finished> {
+        while let Some(work) = self.node.poll_output() {
+            if let DaemonWork::Finish { reason } = work {
+                return Some(Finished::ShutDownByController { reason });
+            }
+            self.perform(work);
+        }
+        None
+    }
+
+    fn perform(&mut self, work: DaemonWork<Box<Prepared>>) {
+        match work {
+            DaemonWork::Prepare { attempt, start } => self.prepare(attempt, start),
+            DaemonWork::CancelPreparation { attempt } => self.cancel(attempt),
+            DaemonWork::Launch { attempt, launch } => self.launch(attempt, *launch),
+            DaemonWork::Stop {
+                instance,
+                incarnation,
+                mode,
+            } => {
+                tracing::info!(%instance, ?mode, "stopping the instance");
+                if !self.supervisor.stop(instance, mode == StopMode::Force) {
+                    self.node
+                        .handle_stop_failed(Instant::now(), instance, incarnation);
+                }
+            }
+            DaemonWork::Spool {
+                instance,
+                incarnation,
+                report,
+            } => self.spool(instance, incarnation, &report),
+            DaemonWork::Report(report) => self.report(&report),
+            DaemonWork::AcceptStart {
+                instance,
+                incarnation,
+                plan_hash,
+            } => self
+                .session
+                .with(|session, _| session.start_accepted(instance, incarnation, plan_hash)),
+            DaemonWork::RejectStart {
+                instance,
+                incarnation,
+                rejection,
+            } => {
+                tracing::warn!(%instance, code = rejection.error_code, "start failed: {}", rejection.message);
+                self.session
+                    .with(|session, _| session.start_rejected(instance, incarnation, rejection));
+            }
+            DaemonWork::AcknowledgeStop {
+                instance,
+                incarnation,
+            } => self
+                .session
+                .with(|session, _| session.stop_acknowledged(instance, incarnation, Ok(()))),
+            DaemonWork::TellCrash { report, kept } => {
+                if kept == Kept::InMemory {
+                    tracing::error!(
+                        instance = report.instance_id,
+                        "the crash report is in memory only until a controller has it"
+                    );
+                }
+                self.hand_over(Arc::unwrap_or_clone(report));
+            }
+            DaemonWork::TellSpooledCrashes => match self.spool.pending() {
+                Ok(reports) => reports.into_iter().for_each(|report| self.hand_over(report)),
+                Err(error) => tracing::error!(%error, "waiting crash reports cannot be read"),
+            },
+            DaemonWork::ForgetCrash { report_id } => {
+                if let Err(error) = self.spool.confirmed(&report_id) {
+                    tracing::warn!(report_id, %error, "a confirmed crash report cannot be deleted");
+                }
+            }
+            DaemonWork::Settle {
+                instance,
+                incarnation,
+            } => self.supervisor.settle(instance, incarnation),
+            DaemonWork::AcknowledgeShutdown {
+                running,
+                estimated_drain,
+            } => {
+                tracing::info!(running, "the controller shuts this node down");
+                self.session
+                    .with(|session, _| session.acknowledge_shutdown(running, estimated_drain));
+            }
+            // Ends the loop around this, and is the last work.
+            DaemonWork::Finish { .. } => {}
+        }
+    }
+
+    fn spool(&mut self, instance: InstanceId, incarnation: Incarnation, report: &CrashReport) {
+        tracing::warn!(%instance, code = report.exit_code, "the instance crashed");
+        let written = self.spool.put(report);
+        let now = Instant::now();
+        match written {
+            Ok(()) => self.node.handle_spooled(now, instance, incarnation),
+            Err(error) => {
+                tracing::error!(%instance, %error, "the crash report cannot be written down");
+                self.node.handle_spool_failed(now, instance, incarnation);
+            }
+        }
+    }
+
+    fn report(&self, report: &StatusReport) {
+        let StatusReport { instance, state, .. } = report;
+        match self.session.with(|session, _| session.report(report)) {
+            Observed::Changed { from } => tracing::info!(%instance, "{from} -> {state}"),
+            Observed::Unchanged => {}
+            Observed::Stale => tracing::debug!(%instance, %state, "news of a start that is not current"),
+            Observed::Illegal { state: kept } => {
+                tracing::warn!(%instance, "{state} does not follow {kept} and is not reported");
+            }
+        }
+    }
+}

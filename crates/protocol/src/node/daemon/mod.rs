@@ -1,0 +1,288 @@
+//! The daemon's node: what is prepared, launched, stopped, spooled, told and let go of
+//!
+//! ```text
+//!  start ──> Preparing ──> Launching ──> Live ──exit──┬────────────────────> Ended ──> (settled)
+//!                │             │                      └─crash─> Spooling ──────▲
+//!                └──cancelled──┴──failed──> (forgotten)           written or not
+//! ```
+//!
+//! The machine stands between the session, which has judged the orders already, and those who act: a preparer, a
+//! supervisor of processes, a spool of crash reports. It knows no paths, processes or streams. Two rules shape it:
+//!
+//! - **Write, then act.** Nothing is told of a crash before its report is on disk, or is known not to get there.
+//! - **Only facts move deadlines.** A deadline is a moment that was fixed when something happened; work that keeps the
+//!   application busy does not push it away.
+
+mod ending;
+mod facts;
+mod orders;
+mod phase;
+mod processes;
+mod starts;
+mod work;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+#[cfg(doc)]
+use crate::DaemonSession;
+use crate::id::{Incarnation, InstanceId};
+use crate::instance::State;
+use crate::session::daemon::StatusReport;
+use crate::time::{Deadline, after};
+
+pub use ending::{CRASH_TAIL_BYTES, is_crash};
+pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
+pub use work::{DaemonWork, Kept, NodeTimer};
+
+use phase::{Entry, Life, Phase, Told};
+
+/// The most instances that are remembered, those whose end is not settled included
+///
+/// Twice what a session lets live, so that every id can be started once more while its former end waits.
+pub const INSTANCES_REMEMBERED: usize = 2 * crate::limits::INSTANCES_PER_NODE;
+
+/// How a daemon's node machine works
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// After this long on an established session, a message counts as having left the machine.
+    pub settle: Duration,
+    /// How long an instance has between the signal to end and the one that cannot be refused.
+    pub kill_timeout: Duration,
+}
+
+impl Default for NodeConfig {
+    /// 2 s to settle, 10 s until an instance is killed.
+    fn default() -> Self {
+        Self {
+            settle: Duration::from_secs(2),
+            kill_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Shutdown {
+    NotOrdered,
+    /// Everything is being stopped.
+    Draining {
+        reason: String,
+    },
+    Finished,
+}
+
+/// Decides what a daemon does about its instances
+///
+/// Facts go in through `handle_*`. After each, drain [`poll_output`](Self::poll_output) and do the work in its order; work
+/// that is answered at once may be answered while draining. Call [`handle_timeout`](Self::handle_timeout) at the deadline
+/// from [`poll_timeout`](Self::poll_timeout), which may move after any fact.
+///
+/// Facts that repeat, come too late, or are about another start of an id change nothing.
+///
+/// `L` is what a preparation hands to the launch.
+///
+/// ```
+/// use std::time::Duration;
+/// use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonWork, NodeConfig, Prepared};
+/// use prexorcloud_protocol::proto::StartInstance;
+/// use prexorcloud_protocol::session::daemon::StartOrder;
+/// use prexorcloud_protocol::Incarnation;
+/// use prexorcloud_testkit::Clock;
+///
+/// let now = Clock::new().at(Duration::ZERO);
+/// let mut node = DaemonNode::new(NodeConfig::default());
+/// node.handle_start(now, StartOrder {
+///     instance: "lobby-1".parse()?,
+///     group: "lobby".parse()?,
+///     incarnation: Incarnation::new(1),
+///     start: Box::new(StartInstance { port: 30_000, ..StartInstance::default() }),
+///     trace: None,
+/// });
+/// let attempt = loop {
+///     match node.poll_output() {
+///         Some(DaemonWork::Prepare { attempt, .. }) => break attempt,
+///         Some(DaemonWork::Report(report)) => println!("{} is {}", report.instance, report.state),
+///         _ => panic!("a start is prepared"),
+///     }
+/// };
+/// let prepared = Prepared {
+///     port: 30_000,
+///     grace: Duration::from_secs(30),
+///     startup_timeout: Duration::from_secs(60),
+///     launch: "java -jar server.jar",
+/// };
+/// node.handle_prepared(now, attempt, prepared);
+/// let launch = DaemonWork::Launch { attempt, launch: "java -jar server.jar" };
+/// assert_eq!(node.poll_output(), Some(launch));
+/// # Ok::<(), prexorcloud_protocol::InvalidName>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct DaemonNode<L> {
+    config: NodeConfig,
+    /// One entry per id; ordered, so that the same facts lead to the same work.
+    entries: BTreeMap<InstanceId, Entry>,
+    attempts: u64,
+    is_connected: bool,
+    /// The session holds as many crash reports as it takes; more are on disk.
+    crashes_waiting: bool,
+    shutdown: Shutdown,
+    outputs: VecDeque<DaemonWork<L>>,
+}
+
+impl<L> DaemonNode<L> {
+    /// A node without instances, and without a session.
+    #[must_use]
+    pub fn new(config: NodeConfig) -> Self {
+        Self {
+            config,
+            entries: BTreeMap::new(),
+            attempts: 0,
+            is_connected: false,
+            crashes_waiting: false,
+            shutdown: Shutdown::NotOrdered,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The next work to do.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<DaemonWork<L>> {
+        self.outputs.pop_front()
+    }
+
+    /// The earliest deadline.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline<NodeTimer>> {
+        let at = self.entries.values().filter_map(Entry::settle_at).min()?;
+        Some(Deadline {
+            at,
+            timer: NodeTimer::Settle,
+        })
+    }
+
+    /// Lets go of what is due. Early and repeated calls are harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let outputs = &mut self.outputs;
+        self.entries.retain(|instance, entry| {
+            let is_due = entry.settle_at().is_some_and(|at| at <= now);
+            if is_due {
+                outputs.push_back(DaemonWork::Settle {
+                    instance: *instance,
+                    incarnation: entry.incarnation,
+                });
+            }
+            !is_due
+        });
+    }
+
+    /// A controller admitted the node: the handshake told of every end, or what follows it does.
+    pub fn handle_connected(&mut self, now: Instant) {
+        self.is_connected = true;
+        let settle_at = after(now, self.config.settle);
+        for entry in self.entries.values_mut() {
+            if let Phase::Ended(told @ (Told::Not | Told::On { .. })) = &mut entry.phase {
+                *told = Told::On { settle_at };
+            }
+        }
+    }
+
+    /// The stream ended: what it carried last may not have arrived.
+    pub fn handle_disconnected(&mut self) {
+        self.is_connected = false;
+        for entry in self.entries.values_mut() {
+            if let Phase::Ended(told @ Told::On { .. }) = &mut entry.phase {
+                *told = Told::Not;
+            }
+        }
+    }
+
+    /// The end is settled already: nothing is left to let go of.
+    pub fn handle_settled(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        let is_that =
+            |entry: &Entry| entry.incarnation == incarnation && matches!(entry.phase, Phase::Ended(_));
+        if self.entries.get(&instance).is_some_and(is_that) {
+            self.entries.remove(&instance);
+        }
+    }
+
+    /// The ports of the instances that have a process.
+    pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.entries.values().filter_map(|entry| match &entry.phase {
+            Phase::Live(life) => Some(life.port),
+            _ => None,
+        })
+    }
+
+    /// How many instances have a process or are on their way to one.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.entries.values().filter(|entry| entry.is_up()).count()
+    }
+
+    /// Takes over an instance of an earlier process of the daemon. The application's session is told by the application.
+    ///
+    /// Its process may have ended meanwhile; [`handle_exited`](Self::handle_exited) says so then.
+    pub fn adopt(&mut self, now: Instant, adopted: &Adopted) {
+        if self
+            .entries
+            .get(&adopted.instance)
+            .is_some_and(|entry| entry.is_occupied() || entry.incarnation >= adopted.incarnation)
+        {
+            return;
+        }
+        let life = Life {
+            port: adopted.port,
+            grace: adopted.grace,
+            startup_timeout: adopted.startup_timeout,
+            // A process can be older than the clock that is read here.
+            started: now.checked_sub(adopted.uptime).unwrap_or(now),
+            is_ready: adopted.is_ready,
+            is_stopping: adopted.is_stopping,
+            stopped_for: None,
+            asked: None,
+        };
+        let entry = Entry {
+            incarnation: adopted.incarnation,
+            stop_owed: false,
+            phase: Phase::Live(life),
+        };
+        self.entries.insert(adopted.instance, entry);
+    }
+
+    fn report(&mut self, instance: InstanceId, incarnation: Incarnation, state: State, uptime: Duration) {
+        self.outputs.push_back(DaemonWork::Report(StatusReport {
+            instance,
+            incarnation,
+            state,
+            player_count: 0,
+            uptime,
+        }));
+    }
+
+    fn acknowledge_stop(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        self.outputs.push_back(DaemonWork::AcknowledgeStop {
+            instance,
+            incarnation,
+        });
+    }
+
+    /// The entry of exactly this start of the id.
+    fn entry(&mut self, instance: InstanceId, incarnation: Incarnation) -> Option<&mut Entry> {
+        self.entries
+            .get_mut(&instance)
+            .filter(|entry| entry.incarnation == incarnation)
+    }
+
+    fn finish_if_drained(&mut self) {
+        let Shutdown::Draining { reason } = &mut self.shutdown else {
+            return;
+        };
+        let is_busy = |entry: &Entry| entry.is_up() || matches!(entry.phase, Phase::Spooling { .. });
+        if !self.entries.values().any(is_busy) {
+            let reason = std::mem::take(reason);
+            self.shutdown = Shutdown::Finished;
+            self.outputs.push_back(DaemonWork::Finish { reason });
+        }
+    }
+}

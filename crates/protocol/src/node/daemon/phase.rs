@@ -1,0 +1,112 @@
+//! Where an instance is on its way
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prexorcloud_proto::CrashReport;
+
+use super::{Attempt, Exit, StopReason};
+use crate::id::Incarnation;
+use crate::verdict::StopMode;
+
+/// What is known of one id
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) incarnation: Incarnation,
+    /// An order to stop it is to be acknowledged when it is gone.
+    pub(super) stop_owed: bool,
+    pub(super) phase: Phase,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    /// Can be cancelled at any moment.
+    Preparing {
+        attempt: Attempt,
+        /// The port it will have; absent if the order names none.
+        port: Option<u16>,
+        plan_hash: String,
+    },
+    /// Runs to its end; then it is stopped if somebody asked for it.
+    Launching {
+        attempt: Attempt,
+        plan_hash: String,
+        life: Box<Life>,
+        early: Early,
+    },
+    /// It has a process.
+    Live(Life),
+    /// It crashed, and the report is being written.
+    Spooling {
+        report: Arc<CrashReport>,
+        uptime: Duration,
+    },
+    /// It is over.
+    Ended(Told),
+}
+
+/// A process, or what will be one
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Life {
+    pub(super) port: u16,
+    pub(super) grace: Duration,
+    pub(super) startup_timeout: Duration,
+    pub(super) started: Instant,
+    pub(super) is_ready: bool,
+    pub(super) is_stopping: bool,
+    /// Why it is being stopped, if that was told.
+    pub(super) stopped_for: Option<StopReason>,
+    /// How somebody asked for its stop, if anybody did.
+    pub(super) asked: Option<StopMode>,
+}
+
+/// What was told of a process before its launch was answered; `STARTING` has to come first
+#[derive(Clone, Debug, Default)]
+pub(super) struct Early {
+    pub(super) is_ready: bool,
+    pub(super) stopping: Option<StopReason>,
+    pub(super) exit: Option<Box<Exit>>,
+}
+
+/// Whether a controller has surely heard of an end
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// No session is established.
+    Not,
+    /// It was told on the current stream, and counts as arrived from then on.
+    On { settle_at: Instant },
+    /// Only a confirmation of its crash report says so: nothing else would survive this process.
+    Unwritten { report_id: String },
+}
+
+impl Entry {
+    /// Whether it has a process or is on its way to one.
+    pub(super) const fn is_up(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Preparing { .. } | Phase::Launching { .. } | Phase::Live(_)
+        )
+    }
+
+    /// Whether the id cannot be started anew: its end, if there was one, is not reported yet.
+    pub(super) const fn is_occupied(&self) -> bool {
+        !matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// The port that nobody else may have.
+    pub(super) fn owned_port(&self) -> Option<u16> {
+        match &self.phase {
+            Phase::Preparing { port, .. } => *port,
+            Phase::Launching { life, .. } => Some(life.port),
+            Phase::Live(life) => Some(life.port),
+            Phase::Spooling { .. } | Phase::Ended(_) => None,
+        }
+    }
+
+    pub(super) const fn settle_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Ended(Told::On { settle_at }) => Some(*settle_at),
+            _ => None,
+        }
+    }
+}

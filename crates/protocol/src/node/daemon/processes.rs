@@ -1,0 +1,160 @@
+//! What is seen of processes, and what becomes of their ends
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prexorcloud_proto::CrashReport;
+
+use super::phase::{Entry, Phase, Told};
+use super::{DaemonNode, DaemonWork, Exit, Kept, StopReason, ending};
+use crate::id::{Incarnation, InstanceId};
+use crate::instance::State;
+use crate::time::after;
+
+impl<L> DaemonNode<L> {
+    /// An instance became ready.
+    pub fn handle_ready(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+        let Some(entry) = self.entry(instance, incarnation) else {
+            return;
+        };
+        match &mut entry.phase {
+            Phase::Launching { early, .. } => early.is_ready = true,
+            Phase::Live(life) if !life.is_ready && !life.is_stopping => {
+                life.is_ready = true;
+                let uptime = now.saturating_duration_since(life.started);
+                self.report(instance, incarnation, State::Running, uptime);
+            }
+            Phase::Preparing { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended(_) => {}
+        }
+    }
+
+    /// An instance is being stopped.
+    pub fn handle_stopping(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        reason: StopReason,
+    ) {
+        let Some(entry) = self.entry(instance, incarnation) else {
+            return;
+        };
+        match &mut entry.phase {
+            Phase::Launching { early, .. } => {
+                early.stopping.get_or_insert(reason);
+            }
+            Phase::Live(life) if !life.is_stopping => {
+                life.is_stopping = true;
+                life.stopped_for = Some(reason);
+                let uptime = now.saturating_duration_since(life.started);
+                self.report(instance, incarnation, State::Stopping, uptime);
+            }
+            Phase::Preparing { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended(_) => {}
+        }
+    }
+
+    /// There was no process to stop: it has ended meanwhile, and the news of it is on its way.
+    pub fn handle_stop_failed(&mut self, _now: Instant, instance: InstanceId, incarnation: Incarnation) {
+        let Some(entry) = self.entry(instance, incarnation) else {
+            return;
+        };
+        if let Phase::Live(life) = &mut entry.phase {
+            // Nobody stopped it, so its end is judged by itself.
+            life.asked = None;
+            if std::mem::take(&mut entry.stop_owed) {
+                self.acknowledge_stop(instance, incarnation);
+            }
+        }
+    }
+
+    /// An instance has ended.
+    pub fn handle_exited(&mut self, now: Instant, exit: Exit) {
+        let (instance, incarnation, uptime) = (exit.instance, exit.incarnation, exit.uptime);
+        let Some(entry) = self.entry(instance, incarnation) else {
+            return;
+        };
+        let life = match &mut entry.phase {
+            Phase::Launching { early, .. } => {
+                early.exit.get_or_insert_with(|| Box::new(exit));
+                return;
+            }
+            Phase::Live(life) => *life,
+            Phase::Preparing { .. } | Phase::Spooling { .. } | Phase::Ended(_) => return,
+        };
+        // A process that ends while an order to stop it is on its way was stopped all the same.
+        let asked = life.asked.map(|_| StopReason::Requested);
+        let stopped_for = exit.stopped_for.or(life.stopped_for).or(asked);
+        if ending::is_crash(stopped_for, exit.code) {
+            let report = Arc::new(ending::report(exit, stopped_for, life.startup_timeout));
+            entry.phase = Phase::Spooling {
+                report: Arc::clone(&report),
+                uptime,
+            };
+            self.outputs.push_back(DaemonWork::Spool {
+                instance,
+                incarnation,
+                report,
+            });
+        } else {
+            self.report(instance, incarnation, State::Stopped, uptime);
+            self.ended(now, instance, None);
+        }
+    }
+
+    /// The crash report of this end is on disk.
+    pub fn handle_spooled(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+        if let Some((report, uptime)) = self.spooling(instance, incarnation) {
+            self.crashed(now, (instance, incarnation), report, uptime, Kept::OnDisk);
+        }
+    }
+
+    /// The crash report of this end cannot be written: it is told all the same, and said to be in memory only.
+    pub fn handle_spool_failed(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+        if let Some((report, uptime)) = self.spooling(instance, incarnation) {
+            self.crashed(now, (instance, incarnation), report, uptime, Kept::InMemory);
+        }
+    }
+
+    fn spooling(
+        &mut self,
+        instance: InstanceId,
+        incarnation: Incarnation,
+    ) -> Option<(Arc<CrashReport>, Duration)> {
+        match &self.entry(instance, incarnation)?.phase {
+            Phase::Spooling { report, uptime } => Some((Arc::clone(report), *uptime)),
+            _ => None,
+        }
+    }
+
+    fn crashed(
+        &mut self,
+        now: Instant,
+        (instance, incarnation): (InstanceId, Incarnation),
+        report: Arc<CrashReport>,
+        uptime: Duration,
+        kept: Kept,
+    ) {
+        let unwritten = (kept == Kept::InMemory).then(|| report.report_id.clone());
+        self.report(instance, incarnation, State::Crashed, uptime);
+        self.outputs.push_back(DaemonWork::TellCrash { report, kept });
+        self.ended(now, instance, unwritten);
+    }
+
+    /// The end was reported to the session.
+    fn ended(&mut self, now: Instant, instance: InstanceId, unwritten: Option<String>) {
+        let settle_at = after(now, self.config.settle);
+        let told = match unwritten {
+            Some(report_id) => Told::Unwritten { report_id },
+            None if self.is_connected => Told::On { settle_at },
+            None => Told::Not,
+        };
+        if let Some(entry) = self.entries.get_mut(&instance) {
+            entry.phase = Phase::Ended(told);
+            let Entry { incarnation, .. } = *entry;
+            if std::mem::take(&mut entry.stop_owed) {
+                self.acknowledge_stop(instance, incarnation);
+            }
+        }
+        self.finish_if_drained();
+    }
+}

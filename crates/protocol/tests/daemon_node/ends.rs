@@ -1,0 +1,76 @@
+//! When an end is let go of
+
+use std::time::Duration;
+
+use prexorcloud_protocol::Incarnation;
+
+use crate::world::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn an_end_is_settled_two_seconds_after_it_was_told_however_busy_the_node_is() {
+    let mut world = World::new();
+    world.node.handle_connected(world.now());
+    world.running("a", 1, 30_000);
+    world.running("b", 1, 30_001);
+    world.exits("a", 1, 0, None);
+    assert_eq!(world.words(), "STOPPED");
+    let due = world.node.poll_timeout().unwrap().at;
+    for _ in 0..19 {
+        world.pass(SECOND / 10);
+        world.node.handle_ready(world.now(), id("b"), Incarnation::new(1));
+        world.node.handle_start(world.now(), order("c", 1, 30_001));
+        assert_eq!(world.words(), "PORT_IN_USE");
+        assert_eq!(world.node.poll_timeout().unwrap().at, due);
+    }
+    world.pass(SECOND / 10);
+    assert_eq!(world.words(), "settle");
+    assert_eq!(world.node.poll_timeout(), None);
+}
+
+#[test]
+fn an_end_without_a_session_is_settled_only_after_the_next_one_is_up() {
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    world.exits("a", 1, 0, None);
+    world.pass(SECOND * 3600);
+    assert_eq!(world.words(), "STOPPED");
+    world.node.handle_connected(world.now());
+    world.pass(SECOND);
+    world.node.handle_disconnected();
+    world.pass(SECOND * 3600);
+    assert_eq!(
+        world.words(),
+        "",
+        "what the lost stream carried may not have arrived"
+    );
+    world.node.handle_connected(world.now());
+    world.pass(SECOND * 2);
+    assert_eq!(world.words(), "settle");
+}
+
+#[test]
+fn an_end_that_is_settled_already_is_let_go_of() {
+    let mut world = World::new();
+    world.node.handle_connected(world.now());
+    world.running("a", 1, 30_000);
+    world.exits("a", 1, 0, None);
+    world.node.handle_settled(id("a"), Incarnation::new(2));
+    assert!(world.node.poll_timeout().is_some());
+    world.node.handle_settled(id("a"), Incarnation::new(1));
+    assert_eq!(world.node.poll_timeout(), None);
+}
+
+#[test]
+fn news_of_another_start_change_nothing() {
+    let mut world = World::new();
+    world.running("a", 2, 30_000);
+    world.exits("a", 1, 1, None);
+    world.spooled("a", 2);
+    world.node.handle_ready(world.now(), id("a"), Incarnation::new(1));
+    world.node.handle_ready(world.now(), id("a"), Incarnation::new(2));
+    world.node.handle_ready(world.now(), id("b"), Incarnation::new(2));
+    assert_eq!(world.words(), "");
+    assert_eq!(world.node.running(), 1);
+}

@@ -1,0 +1,9 @@
+//! The daemon's node: what is done about orders and processes, and in which order
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod crashes;
+mod ends;
+mod properties;
+mod starts;
+mod stops;
+mod world;

@@ -1,0 +1,131 @@
+//! From an order to a process, or to a reason
+
+use prexorcloud_protocol::node::daemon::{DaemonWork, LaunchFailure, StopReason};
+use prexorcloud_protocol::proto::StartFailureDisposition;
+use prexorcloud_protocol::{Incarnation, StopMode};
+
+use crate::world::*;
+
+#[test]
+fn a_start_is_prepared_launched_and_accepted_in_this_order() {
+    let mut world = World::new();
+    world.node.handle_start(world.now(), order("a", 1, 30_000));
+    assert_eq!(world.words(), "PREPARING, prepare");
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    assert_eq!(world.node.ports().collect::<Vec<_>>(), [30_000]);
+}
+
+#[test]
+fn a_port_is_owned_from_the_order_to_the_end() {
+    let mut world = World::new();
+    let attempt = world.preparing("a", 1, 30_000);
+    let refused = |world: &mut World| {
+        world.node.handle_start(world.now(), order("b", 1, 30_000));
+        assert_eq!(world.words(), "PORT_IN_USE");
+    };
+    refused(&mut world);
+    world.node.handle_prepared(world.now(), attempt, prepared(30_000));
+    assert_eq!(world.words(), "launch");
+    refused(&mut world);
+    world.node.handle_launched(world.now(), attempt);
+    assert_eq!(world.words(), "STARTING, accept");
+    refused(&mut world);
+    world.exits("a", 1, 0, None);
+    assert_eq!(world.words(), "STOPPED");
+    world.preparing("b", 1, 30_000);
+}
+
+#[test]
+fn orders_without_a_port_do_not_compete_for_it() {
+    let mut world = World::new();
+    world.preparing("a", 1, 0);
+    world.preparing("b", 1, 0);
+}
+
+#[test]
+fn a_node_that_shuts_down_starts_nothing() {
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    world.node.handle_shutdown(world.now(), "bye".into());
+    assert_eq!(world.words(), "shutdown-ack 1, stop");
+    world.node.handle_start(world.now(), order("b", 1, 30_001));
+    assert_eq!(world.words(), "NODE_SHUTTING_DOWN");
+}
+
+#[test]
+fn a_repeated_start_of_what_is_up_changes_nothing() {
+    let mut world = World::new();
+    world.preparing("a", 1, 30_000);
+    world.node.handle_start(world.now(), order("a", 1, 30_000));
+    assert_eq!(world.words(), "");
+    world.node.handle_start(world.now(), order("a", 2, 30_001));
+    assert_eq!(world.words(), "INSTANCE_STILL_ALIVE");
+}
+
+#[test]
+fn a_failed_start_says_why_and_can_be_ordered_again() {
+    let mut world = World::new();
+    let first = world.preparing("a", 1, 30_000);
+    world
+        .node
+        .handle_preparation_failed(world.now(), first, rejection());
+    assert_eq!(world.words(), "RUNTIME_PROVISION_FAILED");
+    let second = world.launching("a", 1, 30_000);
+    assert_ne!(first, second);
+    let failure = LaunchFailure {
+        message: "no such file".into(),
+        disposition: StartFailureDisposition::Transient,
+    };
+    world
+        .node
+        .handle_launch_failed(world.now(), second, failure.clone());
+    assert_eq!(world.words(), "START_FAILED");
+    world.node.handle_launch_failed(world.now(), second, failure);
+    assert_eq!(world.words(), "", "a fact that repeats changes nothing");
+}
+
+#[test]
+fn a_late_answer_about_an_earlier_attempt_changes_nothing() {
+    let mut world = World::new();
+    let first = world.preparing("a", 0, 30_000);
+    world.stop("a", 0, StopMode::Graceful);
+    assert_eq!(world.words(), "cancel, STOPPED, stop-ack");
+    let second = world.preparing("a", 0, 30_000);
+    world.node.handle_prepared(world.now(), first, prepared(30_000));
+    world.node.handle_launched(world.now(), first);
+    assert_eq!(world.words(), "");
+    world.node.handle_prepared(world.now(), second, prepared(30_000));
+    assert_eq!(world.words(), "launch");
+}
+
+#[test]
+fn news_of_a_quick_process_wait_until_it_is_told_as_starting() {
+    let mut world = World::new();
+    let attempt = world.launching("a", 1, 30_000);
+    let (now, incarnation) = (world.now(), Incarnation::new(1));
+    world.exits("a", 1, 3, None);
+    world.exits("a", 1, 3, None);
+    world.node.handle_ready(now, id("a"), incarnation);
+    world
+        .node
+        .handle_stopping(now, id("a"), incarnation, StopReason::LifetimeOver);
+    assert_eq!(world.words(), "");
+    world.node.handle_launched(now, attempt);
+    assert_eq!(world.words(), "STARTING, accept, RUNNING, STOPPING, STOPPED");
+}
+
+#[test]
+fn a_new_start_settles_the_former_end_before_it_is_prepared() {
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    world.exits("a", 1, 0, None);
+    assert_eq!(world.words(), "STOPPED");
+    world.node.handle_start(world.now(), order("a", 2, 30_000));
+    let work = world.drain();
+    assert!(
+        matches!(work[0], DaemonWork::Settle { incarnation, .. } if incarnation == Incarnation::new(1)),
+        "{work:?}"
+    );
+    assert_eq!(work.len(), 3, "{work:?}");
+}
