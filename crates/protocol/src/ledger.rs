@@ -633,6 +633,11 @@ impl Ledger {
                 }
                 None
             }
+            // The daemon has not been asked yet, so it owes no answer.
+            Phase::InFlight { due } if due <= now && command.unsent => {
+                command.phase = Self::in_flight(command.order, now);
+                None
+            }
             Phase::InFlight { due } if due <= now => {
                 let order = command.order;
                 if command.attempts <= RETRIES && !may_leave {

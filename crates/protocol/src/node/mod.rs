@@ -4,6 +4,8 @@
 //! facts of those who act (processes, disks, the session) and gives them work in order, so that an application is only
 //! the I/O around it, and a simulation can drive the very rules that are shipped.
 
+pub mod controller;
 pub mod daemon;
 
+pub use controller::ControllerNode;
 pub use daemon::DaemonNode;

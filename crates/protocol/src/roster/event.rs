@@ -131,6 +131,26 @@ pub enum InstanceEvent {
     },
 }
 
+impl InstanceEvent {
+    /// The instance; `None` for [`Lagged`](Self::Lagged).
+    #[must_use]
+    pub const fn instance(&self) -> Option<InstanceId> {
+        match self {
+            Self::Changed { instance, .. }
+            | Self::StartAccepted { instance, .. }
+            | Self::StartRetrying { instance, .. }
+            | Self::StartFailed { instance, .. }
+            | Self::StopFailed { instance, .. }
+            | Self::Adopted { instance, .. }
+            | Self::OrphanStopped { instance, .. }
+            | Self::StartupTimedOut { instance, .. }
+            | Self::StopOverdue { instance, .. }
+            | Self::LifetimeOver { instance, .. } => Some(*instance),
+            Self::Lagged { .. } => None,
+        }
+    }
+}
+
 /// What has to go out to the daemon
 #[derive(Clone, Debug, PartialEq)]
 pub enum Dispatch {

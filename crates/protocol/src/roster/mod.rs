@@ -224,6 +224,45 @@ impl Roster {
         refused
     }
 
+    /// What [`start`](Self::start) would say, and nothing more.
+    pub fn judge_start(&self, start: &StartInstance) -> Verdict {
+        match Spec::of(start) {
+            Ok(spec) => self.judge_spec(&spec),
+            Err(invalid) => Verdict::Denied(DeniedReason::Invalid(invalid)),
+        }
+    }
+
+    fn judge_spec(&self, spec: &Spec) -> Verdict {
+        if !spec.incarnation.is_known() {
+            let invalid = Invalid {
+                field: "start_instance.incarnation",
+                fault: Fault::OutOfRange,
+            };
+            return Verdict::Denied(DeniedReason::Invalid(invalid));
+        }
+        let Some(known) = self.get(spec.instance) else {
+            return if self.is_full(spec.instance) {
+                Verdict::Denied(Self::too_many())
+            } else {
+                Verdict::Accepted
+            };
+        };
+        let (given, current) = (spec.incarnation, known.incarnation());
+        match (given.cmp(&current), known.is_terminal()) {
+            (std::cmp::Ordering::Greater, true) => Verdict::Accepted,
+            (std::cmp::Ordering::Greater, false) => Verdict::Denied(DeniedReason::StillAlive { current }),
+            (std::cmp::Ordering::Equal, false) if known.desired().stop_mode().is_none() => {
+                Verdict::AlreadyInEffect
+            }
+            (std::cmp::Ordering::Equal, false) => {
+                Verdict::Denied(DeniedReason::WrongState { state: known.state() })
+            }
+            (std::cmp::Ordering::Equal, true) | (std::cmp::Ordering::Less, _) => {
+                Verdict::Denied(DeniedReason::StaleIncarnation { given, current })
+            }
+        }
+    }
+
     /// Starts an instance, as soon as there is a stream. Its record must be stored already.
     ///
     /// A start with a higher incarnation replaces an instance of the same id that has ended.
@@ -232,32 +271,9 @@ impl Roster {
             Ok(spec) => spec,
             Err(invalid) => return Verdict::Denied(DeniedReason::Invalid(invalid)),
         };
-        if !spec.incarnation.is_known() {
-            let invalid = Invalid {
-                field: "start_instance.incarnation",
-                fault: Fault::OutOfRange,
-            };
-            return Verdict::Denied(DeniedReason::Invalid(invalid));
-        }
-        if let Some(known) = self.get(spec.instance) {
-            let (given, current) = (spec.incarnation, known.incarnation());
-            match (given.cmp(&current), known.is_terminal()) {
-                (std::cmp::Ordering::Greater, true) => {}
-                (std::cmp::Ordering::Greater, false) => {
-                    return Verdict::Denied(DeniedReason::StillAlive { current });
-                }
-                (std::cmp::Ordering::Equal, false) if known.desired().stop_mode().is_none() => {
-                    return Verdict::AlreadyInEffect;
-                }
-                (std::cmp::Ordering::Equal, false) => {
-                    return Verdict::Denied(DeniedReason::WrongState { state: known.state() });
-                }
-                (std::cmp::Ordering::Equal, true) | (std::cmp::Ordering::Less, _) => {
-                    return Verdict::Denied(DeniedReason::StaleIncarnation { given, current });
-                }
-            }
-        } else if self.is_full(spec.instance) {
-            return Verdict::Denied(Self::too_many());
+        let verdict = self.judge_spec(&spec);
+        if verdict != Verdict::Accepted {
+            return verdict;
         }
         let slot = self
             .slots
@@ -476,10 +492,23 @@ impl Roster {
 
     /// The next command that has to go out; `None` without a stream.
     pub fn poll_dispatch(&mut self) -> Option<Dispatch> {
+        self.poll_dispatch_if(|_, _| true)
+    }
+
+    /// As [`poll_dispatch`](Self::poll_dispatch), but an instance's command leaves only if `may_leave`; else it waits
+    /// for [`release`](Self::release).
+    pub(crate) fn poll_dispatch_if(
+        &mut self,
+        may_leave: impl Fn(&Lifecycle, Order) -> bool,
+    ) -> Option<Dispatch> {
         while self.slots.has_to_send() {
             let Some(slot) = self.slots.next_to_send() else {
                 continue;
             };
+            let order = slot.ledger.order().filter(|_| slot.ledger.has_dispatch());
+            if order.is_some_and(|order| slot.role == Role::Entry && !may_leave(&slot.lifecycle, order)) {
+                continue;
+            }
             match slot.ledger.poll_dispatch() {
                 Some(Order::Start) => {
                     let Some(start) = slot.start.clone() else { continue };
@@ -497,6 +526,20 @@ impl Roster {
             }
         }
         None
+    }
+
+    /// The command of an instance may leave now, if it could not before; a stop is given its whole grace.
+    pub(crate) fn release(&mut self, now: Instant, instance: InstanceId) {
+        let Some(index) = self.slots.place(instance).entry else {
+            return;
+        };
+        if let Some(slot) = self.slots.get_mut(index)
+            && slot.ledger.has_dispatch()
+            && matches!(slot.ledger.order(), Some(Order::Stop(_)))
+        {
+            slot.lifecycle.handle_stop_repeated(now);
+        }
+        self.pump(now, index);
     }
 
     /// The next piece of news.

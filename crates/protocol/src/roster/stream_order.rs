@@ -2,6 +2,8 @@
 
 use prexorcloud_proto::Handshake;
 
+use crate::node::controller::StreamId;
+
 /// What tells the streams of one node apart, and in which order they were opened
 ///
 /// A daemon of this repository names its process and counts its streams, so their order is a fact that both sides can
@@ -45,6 +47,12 @@ impl StreamOrder {
     #[must_use]
     pub const fn accepted(&self) -> u64 {
         self.accepted
+    }
+
+    /// The stream itself.
+    #[must_use]
+    pub const fn stream(&self) -> StreamId {
+        StreamId::new(self.accepted)
     }
 
     /// Whether both streams come from the same process of the daemon; `None` if one of them does not say.

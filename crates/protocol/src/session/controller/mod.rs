@@ -7,12 +7,13 @@
 //! ```
 //!
 //! Nothing is registered before the verdict: the application hears of the node through
-//! [`ControllerEvent::Hello`], decides, and hands over the node's [`Roster`] with [`accept`](ControllerSession::accept).
-//! An older stream never takes the place of a newer one, whatever the order in which their handshakes are answered.
-//! The acknowledgement is the first message out; what reconciliation decides follows it.
+//! [`ControllerEvent::Hello`], decides, and lets the stream in with [`accept`](ControllerSession::accept). The
+//! acknowledgement is the first message out.
 //!
-//! Starts and stops leave the roster only as the outbox has room for them, so that a node with thousands of them to hear
-//! of connects like any other. Nothing follows [`ControllerEvent::Closed`].
+//! A session knows the rules of its stream: what may come when, what is valid, who is alive. What the messages mean for
+//! the node and its instances is decided by a [`ControllerNode`](crate::node::ControllerNode), which outlives the stream.
+//! Starts and stops are [pulled](ControllerSession::take_orders) as the outbox has room for them, so that a node with
+//! thousands of them to hear of connects like any other. Nothing follows [`ControllerEvent::Closed`].
 //!
 //! The session knows whether the node answers. Whether an operator has cordoned or is draining it is another fact,
 //! kept by the application, and nothing here changes it.
@@ -38,15 +39,16 @@ use crate::handshake::controller::{ControllerHandshake, HandshakeTimer, Refusal}
 use crate::heartbeat::{self, Prober};
 use crate::id::{Epoch, NodeId};
 use crate::limits;
+use crate::node::controller::StreamId;
 use crate::outbox::{Class, Outbox, Overflow};
-use crate::roster::{Dispatch, Roster, RosterTimer};
 use crate::session::Code;
 use crate::time::Deadline;
-use crate::trace::TraceParent;
 
-pub use admission::{AcceptError, NotAccepted};
+pub use admission::AcceptError;
 pub use config::ControllerConfig;
-pub use news::{Admission, CommandError, ControllerEvent, ControllerOutcome, CrashStanding, DaemonRequest};
+pub use news::{
+    Admission, CommandError, ControllerEvent, ControllerOutcome, CrashStanding, DaemonRequest, Objection,
+};
 
 /// The timers of a controller's session
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +58,6 @@ pub enum ControllerTimer {
     Handshake(HandshakeTimer),
     /// A ping is due, or one went unanswered for too long.
     Heartbeat,
-    /// A deadline of an instance or a command.
-    Roster(RosterTimer),
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +65,6 @@ struct Live {
     epoch: Epoch,
     capabilities: Capabilities,
     prober: Prober,
-    roster: Roster,
 }
 
 #[derive(Clone, Debug)]
@@ -84,7 +83,8 @@ pub struct ControllerSession {
     identity: NodeId,
     accepted: u64,
     link: Link,
-    released: Option<Roster>,
+    /// A start or stop did not fit.
+    wants_room: bool,
     outbox: Outbox<ControllerMessage>,
     events: VecDeque<ControllerEvent>,
     unknown: UnknownVariants,
@@ -106,7 +106,7 @@ impl ControllerSession {
             identity,
             accepted,
             link: Link::Idle,
-            released: None,
+            wants_room: false,
             outbox,
             events: VecDeque::new(),
             unknown: UnknownVariants::default(),
@@ -142,18 +142,10 @@ impl ControllerSession {
         }
     }
 
-    /// The node's instances, while the session is established.
+    /// The stream, by its number among those that this controller accepted.
     #[must_use]
-    pub fn roster(&self) -> Option<&Roster> {
-        match &self.link {
-            Link::Established(live) => Some(&live.roster),
-            _ => None,
-        }
-    }
-
-    /// Takes the roster back after the session has ended.
-    pub fn take_roster(&mut self) -> Option<Roster> {
-        self.released.take()
+    pub const fn stream(&self) -> StreamId {
+        StreamId::new(self.accepted)
     }
 
     /// Whether a message of this class and encoded length can be queued without shedding or an error.
@@ -175,19 +167,14 @@ impl ControllerSession {
     }
 
     fn push(&mut self, payload: controller_message::Payload) {
-        self.push_traced(payload, None);
-    }
-
-    fn push_traced(&mut self, payload: controller_message::Payload, trace: Option<TraceParent>) {
         let epoch = match &self.link {
             Link::Established(live) => live.epoch,
             _ => Epoch::UNFENCED,
         };
-        let traceparent = trace.map(|trace| trace.as_str().to_owned()).unwrap_or_default();
         let message = ControllerMessage {
             payload: Some(payload),
             epoch: epoch.get(),
-            traceparent,
+            traceparent: String::new(),
         };
         if let Err(overflow) = self.outbox.push(message) {
             self.fail_slow(overflow);
@@ -218,12 +205,7 @@ impl ControllerSession {
 
     fn begin_closing(&mut self, close: Close, outcome: ControllerOutcome) {
         match std::mem::replace(&mut self.link, Link::Closing(close)) {
-            Link::Established(mut live) => {
-                // The application may take it right away, and the daemon hears nothing more of it here.
-                live.roster.rest();
-                self.released = Some(live.roster);
-            }
-            Link::Idle | Link::Handshaking(_) => {}
+            Link::Established(_) | Link::Idle | Link::Handshaking(_) => {}
             ended @ (Link::Closing(_) | Link::Ended) => {
                 self.link = ended;
                 return;
@@ -275,38 +257,15 @@ impl ControllerSession {
                         self.push(controller_message::Payload::Ping(Ping { sequence }));
                     }
                     heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
-                        live.roster.handle_silence();
                         self.tell(ControllerEvent::Unreachable { missed, silent_for });
                     }
                     heartbeat::Output::News(heartbeat::News::Recovered { after }) => {
                         self.tell(ControllerEvent::Recovered { after });
                     }
                 }
-            } else if let Some(event) = live.roster.poll_event() {
-                self.tell(ControllerEvent::Instance(event));
             } else {
                 break;
             }
-        }
-        self.pull_dispatches();
-    }
-
-    /// Moves starts and stops to the outbox while less than half of it is in use: the rest is for what cannot wait.
-    fn pull_dispatches(&mut self) {
-        while let Link::Established(live) = &mut self.link {
-            let bound = self.config.bounds.control;
-            let has_room = self.outbox.len(Class::Control) < bound.messages.div_ceil(2)
-                && self.outbox.has_room(Class::Control, bound.bytes / 2);
-            if !has_room {
-                return;
-            }
-            let Some(dispatch) = live.roster.poll_dispatch() else {
-                return;
-            };
-            self.push(match dispatch {
-                Dispatch::Start(start) => controller_message::Payload::StartInstance(start),
-                Dispatch::Stop(stop) => controller_message::Payload::StopInstance(stop),
-            });
         }
     }
 }
@@ -367,25 +326,18 @@ impl Session for ControllerSession {
             }
             Link::Established(live) => {
                 live.prober.handle_timeout(now);
-                live.roster.handle_timeout(now);
                 self.pump();
             }
             Link::Idle | Link::Closing(_) | Link::Ended => {}
         }
     }
 
-    fn handle_disconnected(&mut self, now: Instant) {
+    fn handle_disconnected(&mut self, _now: Instant) {
         match std::mem::replace(&mut self.link, Link::Ended) {
             Link::Idle => return,
             Link::Handshaking(_) => self.tell(ControllerEvent::Closed(ControllerOutcome::StreamEnded)),
-            Link::Established(live) => {
-                self.released = Some(live.roster);
-                self.tell(ControllerEvent::Closed(ControllerOutcome::StreamEnded));
-            }
+            Link::Established(_) => self.tell(ControllerEvent::Closed(ControllerOutcome::StreamEnded)),
             Link::Closing(_) | Link::Ended => {}
-        }
-        if let Some(roster) = &mut self.released {
-            roster.handle_disconnected(now);
         }
         self.outbox.clear_stream();
     }
@@ -396,7 +348,10 @@ impl Session for ControllerSession {
             Link::Handshaking(_) | Link::Closing(_) => self.outbox.pop(),
             Link::Established(_) => {
                 let message = self.outbox.pop();
-                self.pull_dispatches();
+                if self.wants_room && self.has_room_for_orders() {
+                    self.wants_room = false;
+                    self.tell(ControllerEvent::HasRoom);
+                }
                 message
             }
         }
@@ -411,14 +366,10 @@ impl Session for ControllerSession {
             Link::Handshaking(handshake) => handshake
                 .poll_timeout()
                 .map(|deadline| deadline.map(ControllerTimer::Handshake)),
-            Link::Established(live) => Deadline::earlier(
-                live.prober
-                    .poll_timeout()
-                    .map(|deadline| deadline.map(|_| ControllerTimer::Heartbeat)),
-                live.roster
-                    .poll_timeout()
-                    .map(|deadline| deadline.map(ControllerTimer::Roster)),
-            ),
+            Link::Established(live) => live
+                .prober
+                .poll_timeout()
+                .map(|deadline| deadline.map(|_| ControllerTimer::Heartbeat)),
             Link::Idle | Link::Closing(_) | Link::Ended => None,
         }
     }

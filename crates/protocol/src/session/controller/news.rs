@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use prexorcloud_proto::{
     CacheStatus, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe, EventUnsubscribe,
-    InstanceFileContent, InstanceFileTree, ModuleStateUpdate, NodeStatus, ShutdownNodeAck, TemplateRequest,
+    InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleStateUpdate, NodeStatus,
+    ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
 };
 
 #[cfg(doc)]
@@ -13,13 +14,12 @@ use crate::handshake::controller::{Hello, Refusal};
 use crate::id::{Epoch, InstanceId};
 use crate::outbox::Overflow;
 use crate::reconcile::GroupPolicy;
-use crate::roster::InstanceEvent;
 use crate::session::{Anomaly, Close};
 use crate::validate::Invalid;
 use crate::verdict::DeniedReason;
 
 /// The application's yes to a handshake
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admission {
     /// A name for this session, for logs at both ends.
     pub session_id: String,
@@ -79,21 +79,22 @@ pub enum ControllerEvent {
     /// A valid, compatible handshake. Answer with [`accept`](ControllerSession::accept),
     /// [`redirect`](ControllerSession::redirect) or [`close_with`](ControllerSession::close_with).
     Hello(Box<Hello>),
-    /// The node is admitted, and its instances are reconciled.
+    /// The node is admitted.
     Established,
-    /// Something happened to an instance.
-    Instance(InstanceEvent),
+    /// The daemon reports a state.
+    Status(InstanceStatusUpdate),
+    /// The daemon answers a start.
+    StartAck(Box<StartInstanceAck>),
+    /// The daemon answers a stop.
+    StopAck(StopInstanceAck),
     /// The node's load.
     NodeStatus(NodeStatus),
-    /// A console line of an instance that is on this node.
+    /// A console line.
     Console(ConsoleOutput),
-    /// A crash. Once it is stored, say so with [`crash_stored`](ControllerSession::crash_stored).
-    Crash {
-        /// The report.
-        report: Box<CrashReport>,
-        /// What it is about.
-        standing: CrashStanding,
-    },
+    /// A crash. The daemon keeps its report until it is acknowledged.
+    Crash(Box<CrashReport>),
+    /// There is room for starts and stops again, after [`take_orders`](ControllerSession::take_orders) had to leave some.
+    HasRoom,
     /// A log record of the daemon.
     Log(Box<DaemonLogRecord>),
     /// Anything that is not about the life of the session or its instances.
@@ -116,9 +117,19 @@ pub enum ControllerEvent {
     },
     /// The daemon did something that was ignored; log it.
     Ignored(Anomaly),
-    /// The stream ended, or must end. Comes exactly once; take the roster back with
-    /// [`take_roster`](ControllerSession::take_roster).
+    /// The stream ended, or must end. Comes exactly once, and last.
     Closed(ControllerOutcome),
+}
+
+/// A mistake of the daemon's in what it says of its instances
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Objection {
+    /// What was wrong, and is ignored.
+    pub anomaly: Anomaly,
+    /// Under which [code](crate::session::error_code) the daemon is told; `None` if it is not.
+    pub code: Option<&'static str>,
+    /// What it was about, for instance an instance's id.
+    pub context: String,
 }
 
 /// Why a controller's session ended

@@ -1,0 +1,134 @@
+//! A node that is to run empty: everything is stopped, what is late is killed, and an empty node is done
+
+use std::time::Instant;
+
+use super::records::Pending;
+use super::{ControllerNode, ControllerWork};
+use crate::instance::Desired;
+use crate::verdict::StopMode;
+
+/// What a daemon is told when its drain is complete.
+const DRAINED: &str = "Node drain completed";
+
+/// The wish that a node runs empty; recorded by the application, so that it survives the controller
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// When what still runs is killed.
+    pub deadline: Instant,
+    /// Whether the daemon is told to shut down in the end.
+    pub shutdown: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) enum DrainState {
+    #[default]
+    None,
+    Active {
+        drain: Drain,
+        overdue: bool,
+    },
+    /// The node is empty, and the application records that.
+    Recording,
+    /// It could not be recorded; the node stays empty.
+    Unrecorded {
+        retry_at: Option<Instant>,
+    },
+}
+
+impl DrainState {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Active {
+                drain,
+                overdue: false,
+            } => Some(drain.deadline),
+            Self::Unrecorded { retry_at } => *retry_at,
+            Self::None | Self::Active { .. } | Self::Recording => None,
+        }
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        match self {
+            Self::Active { drain, overdue } if drain.deadline <= now => *overdue = true,
+            Self::Unrecorded { retry_at } if retry_at.is_some_and(|at| at <= now) => *retry_at = None,
+            _ => {}
+        }
+    }
+}
+
+impl ControllerNode {
+    /// Lets the node run empty, or takes that back. What was stopped stays stopped.
+    ///
+    /// The wish must be recorded already.
+    pub fn set_drain(&mut self, now: Instant, drain: Option<Drain>) {
+        self.drain = drain.map_or(DrainState::None, |drain| DrainState::Active {
+            drain,
+            overdue: drain.deadline <= now,
+        });
+        self.settle(now);
+    }
+
+    /// Whether the node is to run empty, or just has.
+    #[must_use]
+    pub const fn is_draining(&self) -> bool {
+        !matches!(self.drain, DrainState::None)
+    }
+
+    /// The end of the drain is recorded.
+    pub fn handle_drain_recorded(&mut self) {
+        if matches!(self.drain, DrainState::Recording) {
+            self.drain = DrainState::None;
+        }
+    }
+
+    /// The end of the drain could not be recorded; it is tried again.
+    pub fn handle_drain_failed(&mut self, now: Instant) {
+        if matches!(self.drain, DrainState::Recording) {
+            let retry_at = now.checked_add(self.config.retry);
+            self.drain = DrainState::Unrecorded { retry_at };
+        }
+    }
+
+    pub(super) fn review_drain(&mut self, _now: Instant) {
+        match self.drain {
+            DrainState::Active { drain, overdue } => {
+                if self.stop_what_lives(overdue) {
+                    return;
+                }
+                if drain.shutdown && self.shut_down(DRAINED).is_err() {
+                    // A node that is away is told when it is back.
+                    return;
+                }
+            }
+            DrainState::Unrecorded { retry_at: None } => {}
+            DrainState::None | DrainState::Recording | DrainState::Unrecorded { .. } => return,
+        }
+        self.drain = DrainState::Recording;
+        self.work.push_back(ControllerWork::Drained);
+    }
+
+    /// Whether anything lives, or is about to.
+    fn stop_what_lives(&mut self, overdue: bool) -> bool {
+        let (mode, wanted) = if overdue {
+            (StopMode::Force, Desired::ForceStop)
+        } else {
+            (StopMode::Graceful, Desired::Stop)
+        };
+        let mut any = self.records.has_starts();
+        let mut stops = Vec::new();
+        for entry in self.roster.entries().filter(|entry| !entry.is_terminal()) {
+            any = true;
+            if entry.desired() < wanted && !self.records.has_stop_of(entry.instance(), mode) {
+                stops.push(entry.instance());
+            }
+        }
+        for instance in stops {
+            self.records.push(Pending::Stop {
+                order: None,
+                instance,
+                mode,
+            });
+        }
+        any
+    }
+}

@@ -1,0 +1,147 @@
+//! What a daemon's message means for its node
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use prexorcloud_proto::{ConsoleOutput, CrashReport};
+
+use super::{ControllerNode, ControllerWork, StreamId};
+use crate::id::{Incarnation, InstanceId};
+use crate::instance::{Age, Judgement};
+use crate::roster::CrashVerdict;
+use crate::session::controller::{ControllerEvent, CrashStanding, Objection};
+use crate::session::{Anomaly, error_code};
+
+impl ControllerNode {
+    /// A session has news
+    ///
+    /// What comes back concerns the application: the news that the machine has no say in, and those that it has acted
+    /// upon and the application may want to show. A [`Console`](ControllerEvent::Console) line that comes back belongs to
+    /// the present incarnation of an instance of this node. News of a stream that is not current are dropped.
+    #[must_use = "what comes back is for the application"]
+    pub fn handle_event(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        event: ControllerEvent,
+    ) -> Option<ControllerEvent> {
+        let left = match event {
+            ControllerEvent::Hello(hello) => {
+                self.handle_hello(now, hello);
+                return None;
+            }
+            ControllerEvent::Established => {
+                self.handle_established(now, stream);
+                self.is_current(stream).then_some(ControllerEvent::Established)
+            }
+            ControllerEvent::Closed(outcome) => {
+                self.handle_closed(now, stream);
+                Some(ControllerEvent::Closed(outcome))
+            }
+            _ if !self.is_current(stream) => None,
+            event => self.handle_current(now, stream, event),
+        };
+        self.settle(now);
+        left
+    }
+
+    fn handle_current(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        event: ControllerEvent,
+    ) -> Option<ControllerEvent> {
+        match event {
+            ControllerEvent::Status(update) => {
+                let judgement = self.roster.handle_status(now, &update);
+                self.judge(stream, "InstanceStatusUpdate", judgement, update.instance_id);
+            }
+            ControllerEvent::StartAck(ack) => {
+                let judgement = self.roster.handle_start_ack(now, &ack);
+                self.judge(stream, "StartInstanceAck", judgement, ack.instance_id);
+            }
+            ControllerEvent::StopAck(ack) => {
+                let judgement = self.roster.handle_stop_ack(now, &ack);
+                self.judge(stream, "StopInstanceAck", judgement, ack.instance_id);
+            }
+            ControllerEvent::Crash(report) => self.handle_crash(now, stream, report),
+            ControllerEvent::Console(output) => return self.handle_console(stream, output),
+            ControllerEvent::Unreachable { .. } => {
+                self.roster.handle_silence();
+                return Some(event);
+            }
+            ControllerEvent::Recovered { .. } => {
+                self.roster.handle_heard(now);
+                return Some(event);
+            }
+            ControllerEvent::HasRoom => {}
+            event => return Some(event),
+        }
+        None
+    }
+
+    fn handle_crash(&mut self, now: Instant, stream: StreamId, report: Box<CrashReport>) {
+        let standing = match self.roster.handle_crash(now, &report) {
+            CrashVerdict::Current => CrashStanding::Current,
+            CrashVerdict::Stale => CrashStanding::Past,
+        };
+        self.records.push_crash(stream, Arc::from(report), standing);
+    }
+
+    fn handle_console(&mut self, stream: StreamId, output: ConsoleOutput) -> Option<ControllerEvent> {
+        const WHAT: &str = "ConsoleOutput";
+        let current = InstanceId::new(&output.instance_id)
+            .ok()
+            .and_then(|id| self.roster.get(id));
+        let Some(current) = current else {
+            let anomaly = Anomaly::UnknownInstance { what: WHAT };
+            self.object(
+                stream,
+                anomaly,
+                Some(error_code::UNKNOWN_INSTANCE),
+                output.instance_id,
+            );
+            return None;
+        };
+        match Age::of(Incarnation::new(output.incarnation), current.incarnation()) {
+            Age::Current | Age::Unknown => Some(ControllerEvent::Console(output)),
+            // Lines of an instance that has just been replaced are normal, and their loss costs nobody anything.
+            Age::Older | Age::Newer => {
+                self.object(
+                    stream,
+                    Anomaly::StaleInstance { what: WHAT },
+                    None,
+                    output.instance_id,
+                );
+                None
+            }
+        }
+    }
+
+    fn judge(&mut self, stream: StreamId, what: &'static str, judgement: Judgement, instance_id: String) {
+        let (anomaly, code) = match judgement {
+            Judgement::Applied { .. } | Judgement::Duplicate => return,
+            Judgement::Stale { .. } | Judgement::Newer { .. } => {
+                (Anomaly::StaleInstance { what }, error_code::STALE_INCARNATION)
+            }
+            Judgement::Illegal { state, input } => (
+                Anomaly::IllegalTransition { state, input },
+                error_code::ILLEGAL_TRANSITION,
+            ),
+            Judgement::UnknownInstance => (Anomaly::UnknownInstance { what }, error_code::UNKNOWN_INSTANCE),
+            Judgement::Invalid(invalid) => (invalid.into(), error_code::INVALID_MESSAGE),
+        };
+        self.object(stream, anomaly, Some(code), instance_id);
+    }
+
+    fn object(&mut self, stream: StreamId, anomaly: Anomaly, code: Option<&'static str>, context: String) {
+        self.work.push_back(ControllerWork::Object {
+            stream,
+            objection: Objection {
+                anomaly,
+                code,
+                context,
+            },
+        });
+    }
+}

@@ -1,0 +1,182 @@
+//! What the application orders
+
+use std::time::Instant;
+
+use prexorcloud_proto::{CrashReportAck, SendCommand, ShutdownNode, StartInstance, controller_message};
+
+use super::records::Pending;
+use super::{ControllerNode, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId};
+use crate::id::InstanceId;
+use crate::instance::{Judgement, State};
+use crate::session::SendError;
+use crate::session::controller::CommandError;
+use crate::trace::TraceParent;
+use crate::validate;
+use crate::verdict::{DeniedReason, StopMode, Verdict};
+
+/// How many orders may wait for the storage.
+pub const ORDERS_WAITING: usize = 1024;
+
+impl ControllerNode {
+    /// Starts an instance: records it, and sends it when it is recorded and there is a stream.
+    ///
+    /// The answer is [`OrderOutcome::Started`].
+    pub fn start(&mut self, now: Instant, order: OrderId, start: Box<StartInstance>) {
+        let given = InstanceId::new(&start.instance_id).ok();
+        if let Verdict::Denied(reason) = self.roster.judge_start(&start) {
+            self.answer(order, Err(reason.into()));
+        } else if let Some(current) = given.and_then(|instance| self.records.start_of(instance)) {
+            self.answer(order, Err(DeniedReason::StillAlive { current }.into()));
+        } else {
+            self.push_order(order, Pending::Start { order, start });
+        }
+        self.settle(now);
+    }
+
+    /// Stops an instance: records the wish, and sends it when it is recorded and there is a stream.
+    ///
+    /// The answer is [`OrderOutcome::Stopping`] or [`OrderOutcome::AlreadyEnded`].
+    pub fn stop(&mut self, now: Instant, order: OrderId, instance: InstanceId, mode: StopMode) {
+        if self.roster.get(instance).is_none() && self.records.start_of(instance).is_none() {
+            self.answer(order, Err(DeniedReason::UnknownInstance.into()));
+        } else {
+            self.push_order(
+                order,
+                Pending::Stop {
+                    order: Some(order),
+                    instance,
+                    mode,
+                },
+            );
+        }
+        self.settle(now);
+    }
+
+    /// Makes an instance that has ended known no more. The answer is [`OrderOutcome::Forgotten`].
+    pub fn forget(&mut self, now: Instant, order: OrderId, instance: InstanceId) {
+        self.push_order(order, Pending::Forget { order, instance });
+        self.settle(now);
+    }
+
+    /// Gives up an instance whose node is away and may not come back. The answer is [`OrderOutcome::GivenUp`], once
+    /// that is recorded.
+    ///
+    /// If it runs after all when the node is back, it is taken back as what it is.
+    pub fn declare_lost(&mut self, now: Instant, order: OrderId, instance: InstanceId) {
+        let result = if self.streams.current().is_some() {
+            Err(OrderRefusal::Connected)
+        } else {
+            match self.roster.declare_lost(now, instance) {
+                Verdict::Denied(reason) => Err(reason.into()),
+                Verdict::Accepted | Verdict::AlreadyInEffect => Ok(OrderOutcome::GivenUp),
+            }
+        };
+        match result {
+            Ok(outcome) => {
+                // Draws the conclusion first, so that the answer waits for its record.
+                self.settle(now);
+                self.records.answer_when_clean(instance, order, outcome);
+                self.flush_answers();
+            }
+            Err(refusal) => self.answer(order, Err(refusal)),
+        }
+        self.settle(now);
+    }
+
+    /// Lets a running instance run empty.
+    pub fn drain_instance(&mut self, now: Instant, instance: InstanceId) -> Verdict {
+        let verdict = self.roster.drain(now, instance);
+        self.settle(now);
+        verdict
+    }
+
+    /// Takes back a [`drain_instance`](Self::drain_instance).
+    pub fn undrain_instance(&mut self, now: Instant, instance: InstanceId) -> Verdict {
+        let verdict = self.roster.undrain(now, instance);
+        self.settle(now);
+        verdict
+    }
+
+    /// A server says itself that it is ready, past a daemon that does not (the Java daemon).
+    pub fn ready(&mut self, now: Instant, instance: InstanceId) -> Judgement {
+        let judgement = self.roster.ready(now, instance);
+        self.settle(now);
+        judgement
+    }
+
+    /// Writes a line to an instance's console.
+    ///
+    /// # Errors
+    /// [`CommandError`] says why nothing is sent. The protocol has no acknowledgement for a command that is.
+    pub fn command(
+        &mut self,
+        instance: InstanceId,
+        line: &str,
+        trace: Option<TraceParent>,
+    ) -> Result<(), CommandError> {
+        validate::command(line)?;
+        let stream = self.current_stream().ok_or(CommandError::NotConnected)?;
+        let lifecycle = self.roster.get(instance).ok_or(DeniedReason::UnknownInstance)?;
+        match lifecycle.state() {
+            State::Starting | State::Running | State::Draining | State::Stopping => {}
+            state => return Err(DeniedReason::WrongState { state }.into()),
+        }
+        let command = SendCommand {
+            instance_id: instance.into(),
+            command: line.to_owned(),
+            incarnation: lifecycle.incarnation().get(),
+        };
+        let payload = controller_message::Payload::SendCommand(command);
+        self.send(stream, payload, trace);
+        Ok(())
+    }
+
+    /// Orders the daemon to stop everything and exit.
+    ///
+    /// # Errors
+    /// [`SendError::NotConnected`] while no stream is current.
+    pub fn shut_down(&mut self, reason: impl Into<String>) -> Result<(), SendError> {
+        let stream = self.current_stream().ok_or(SendError::NotConnected)?;
+        let shutdown = ShutdownNode {
+            reason: reason.into(),
+        };
+        self.send(stream, controller_message::Payload::ShutdownNode(shutdown), None);
+        Ok(())
+    }
+
+    pub(super) fn acknowledge_crash(&mut self, stream: StreamId, report_id: &str) {
+        let knows = self.peer().is_some_and(|peer| peer.keeps_crashes);
+        if knows && self.is_current(stream) && !report_id.is_empty() {
+            let ack = CrashReportAck {
+                report_id: report_id.to_owned(),
+            };
+            self.send(stream, controller_message::Payload::CrashReportAck(ack), None);
+        }
+    }
+
+    fn push_order(&mut self, order: OrderId, pending: Pending) {
+        if self.records.waiting() >= ORDERS_WAITING {
+            let limit = ORDERS_WAITING;
+            self.answer(order, Err(OrderRefusal::Busy { limit }));
+        } else {
+            self.records.push(pending);
+        }
+    }
+
+    pub(super) fn answer(&mut self, order: OrderId, result: Result<OrderOutcome, OrderRefusal>) {
+        self.work.push_back(ControllerWork::Answer { order, result });
+    }
+
+    pub(super) fn send(
+        &mut self,
+        stream: StreamId,
+        payload: controller_message::Payload,
+        trace: Option<TraceParent>,
+    ) {
+        self.work.push_back(ControllerWork::Send {
+            stream,
+            payload,
+            trace,
+        });
+    }
+}

@@ -1,0 +1,459 @@
+//! What has to be recorded, and what waits for it
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use prexorcloud_proto::{CrashReport, StartInstance};
+
+use super::{
+    Change, Commit, CommitFailure, CommitId, ControllerNode, ControllerWork, InstanceSnapshot, OrderId,
+    OrderOutcome, OrderRefusal, StreamId,
+};
+use crate::id::{Incarnation, InstanceId};
+use crate::instance::{Desired, Lifecycle, State};
+use crate::ledger::Order;
+use crate::roster::Roster;
+use crate::session::controller::CrashStanding;
+use crate::verdict::{DeniedReason, StopMode, Verdict};
+
+/// How many crash reports may wait for the storage.
+pub const CRASHES_WAITING: usize = 64;
+
+/// How many snapshots are written at once.
+const BATCH: usize = 64;
+
+/// Something that waits for a commit of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Pending {
+    Start {
+        order: OrderId,
+        start: Box<StartInstance>,
+    },
+    Stop {
+        /// Nobody waits for the answer of a stop that belongs to a drain.
+        order: Option<OrderId>,
+        instance: InstanceId,
+        mode: StopMode,
+    },
+    Forget {
+        order: OrderId,
+        instance: InstanceId,
+    },
+    Crash {
+        stream: StreamId,
+        report: Arc<CrashReport>,
+        standing: CrashStanding,
+    },
+}
+
+/// What the commit under way is about.
+#[derive(Clone, Debug)]
+enum Purpose {
+    /// Changes that are true already.
+    Snapshots(Vec<InstanceSnapshot>),
+    Pending(Pending, Option<Box<InstanceSnapshot>>),
+}
+
+/// What is recorded of an instance, as far as something depends on it.
+#[derive(Clone, Copy, Debug)]
+struct Recorded {
+    incarnation: Incarnation,
+    desired: Desired,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Records {
+    recorded: BTreeMap<InstanceId, Recorded>,
+    /// Instances whose record is behind, with what went wrong since.
+    dirty: BTreeMap<InstanceId, Option<String>>,
+    /// Ends of incarnations that are not the roster's: starts that were recorded and then not carried out.
+    refused: VecDeque<InstanceSnapshot>,
+    waiting: VecDeque<Pending>,
+    crashes: usize,
+    under_way: Option<(CommitId, Purpose)>,
+    /// Orders that are carried out once all of their instance is recorded.
+    unanswered: Vec<(InstanceId, OrderId, OrderOutcome)>,
+    commits: u64,
+    /// The last commit was one of snapshots, so that an order is next.
+    snapshots_last: bool,
+    retry_at: Option<Instant>,
+}
+
+impl Records {
+    pub(super) fn restored(&mut self, instance: InstanceId, incarnation: Incarnation, desired: Desired) {
+        let recorded = Recorded { incarnation, desired };
+        self.recorded.insert(instance, recorded);
+    }
+
+    /// The record of an instance is behind; `note` is what went wrong.
+    pub(super) fn mark(&mut self, instance: InstanceId, note: Option<String>) {
+        let noted = self.dirty.entry(instance).or_default();
+        if note.is_some() {
+            *noted = note;
+        }
+    }
+
+    /// Whether what an order depends on is recorded.
+    pub(super) fn covers(&self, lifecycle: &Lifecycle, order: Order) -> bool {
+        let Some(recorded) = self.recorded.get(&lifecycle.instance()) else {
+            return false;
+        };
+        let wanted = match order {
+            Order::Start => Desired::Run,
+            Order::Stop(mode) => mode.into(),
+        };
+        recorded.incarnation == lifecycle.incarnation() && recorded.desired >= wanted
+    }
+
+    pub(super) fn push(&mut self, pending: Pending) {
+        self.waiting.push_back(pending);
+    }
+
+    pub(super) fn push_crash(&mut self, stream: StreamId, report: Arc<CrashReport>, standing: CrashStanding) {
+        if self.crashes < CRASHES_WAITING {
+            self.crashes += 1;
+            self.waiting.push_back(Pending::Crash {
+                stream,
+                report,
+                standing,
+            });
+        }
+    }
+
+    /// How many orders and reports wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    fn pending(&self) -> impl Iterator<Item = &Pending> {
+        let under_way = self.under_way.as_ref().and_then(|(_, purpose)| match purpose {
+            Purpose::Pending(pending, _) => Some(pending),
+            Purpose::Snapshots(_) => None,
+        });
+        under_way.into_iter().chain(&self.waiting)
+    }
+
+    fn starts(&self) -> impl Iterator<Item = &StartInstance> {
+        self.pending().filter_map(|pending| match pending {
+            Pending::Start { start, .. } => Some(&**start),
+            _ => None,
+        })
+    }
+
+    /// The incarnation of a start of this id that waits to be recorded.
+    pub(super) fn start_of(&self, instance: InstanceId) -> Option<Incarnation> {
+        self.starts()
+            .find(|start| start.instance_id == instance.as_str())
+            .map(|start| Incarnation::new(start.incarnation))
+    }
+
+    pub(super) fn has_starts(&self) -> bool {
+        self.starts().next().is_some()
+    }
+
+    /// Whether a stop as hard as this one waits to be recorded.
+    pub(super) fn has_stop_of(&self, wanted: InstanceId, at_least: StopMode) -> bool {
+        self.pending().any(|pending| {
+            matches!(pending, Pending::Stop { instance, mode, .. } if *instance == wanted && *mode >= at_least)
+        })
+    }
+
+    /// The ports of starts that wait to be recorded.
+    pub(super) fn ports(&self) -> impl Iterator<Item = u16> + '_ {
+        self.starts().filter_map(|start| u16::try_from(start.port).ok())
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.under_way.is_none()
+            && self.waiting.is_empty()
+            && self.dirty.is_empty()
+            && self.refused.is_empty()
+    }
+
+    pub(super) const fn retry_at(&self) -> Option<Instant> {
+        self.retry_at
+    }
+
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+        }
+    }
+
+    pub(super) fn answer_when_clean(&mut self, instance: InstanceId, order: OrderId, outcome: OrderOutcome) {
+        self.unanswered.push((instance, order, outcome));
+    }
+
+    fn is_clean(&self, instance: InstanceId) -> bool {
+        let is_being_written = self.under_way.as_ref().is_some_and(|(_, purpose)| {
+            matches!(purpose, Purpose::Snapshots(snapshots)
+                if snapshots.iter().any(|snapshot| snapshot.instance == instance))
+        });
+        !is_being_written && !self.dirty.contains_key(&instance)
+    }
+
+    fn note(&mut self, snapshot: &InstanceSnapshot) {
+        self.restored(snapshot.instance, snapshot.incarnation, snapshot.desired);
+    }
+}
+
+/// An instance as it is to be recorded now.
+fn snapshot(roster: &Roster, instance: InstanceId, note: Option<String>) -> Option<InstanceSnapshot> {
+    let lifecycle = roster.get(instance)?;
+    Some(InstanceSnapshot {
+        instance,
+        group: lifecycle.group(),
+        incarnation: lifecycle.incarnation(),
+        port: lifecycle.port(),
+        state: lifecycle.state(),
+        desired: lifecycle.desired(),
+        note,
+    })
+}
+
+impl ControllerNode {
+    /// The changes of a commit are written for good.
+    pub fn handle_committed(&mut self, now: Instant, id: CommitId) {
+        let Some((_, purpose)) = self.records.under_way.take_if(|(under_way, _)| *under_way == id) else {
+            return;
+        };
+        match purpose {
+            Purpose::Snapshots(snapshots) => {
+                for snapshot in &snapshots {
+                    let known = self.roster.get(snapshot.instance).map(Lifecycle::incarnation);
+                    if known == Some(snapshot.incarnation) {
+                        self.records.note(snapshot);
+                        self.roster.release(now, snapshot.instance);
+                    }
+                }
+            }
+            Purpose::Pending(pending, snapshot) => {
+                if let Some(snapshot) = &snapshot {
+                    self.records.note(snapshot);
+                }
+                self.carry_out(now, pending, snapshot.map(|snapshot| snapshot.incarnation));
+            }
+        }
+        self.flush_answers();
+        self.settle(now);
+    }
+
+    /// The changes of a commit were not written.
+    pub fn handle_commit_failed(&mut self, now: Instant, id: CommitId, failure: CommitFailure) {
+        let Some((_, purpose)) = self.records.under_way.take_if(|(under_way, _)| *under_way == id) else {
+            return;
+        };
+        let retry_at = now.checked_add(self.config.retry);
+        match purpose {
+            Purpose::Snapshots(snapshots) => {
+                for snapshot in snapshots {
+                    let instance = snapshot.instance;
+                    let known = self.roster.get(instance).map(Lifecycle::incarnation);
+                    if known == Some(snapshot.incarnation) {
+                        let newer = self.records.dirty.remove(&instance).flatten();
+                        self.records.dirty.insert(instance, newer.or(snapshot.note));
+                    } else {
+                        self.records.refused.push_back(snapshot);
+                    }
+                }
+                self.records.retry_at = retry_at;
+            }
+            Purpose::Pending(pending @ Pending::Crash { .. }, _) => {
+                self.records.waiting.push_front(pending);
+                self.records.retry_at = retry_at;
+            }
+            Purpose::Pending(Pending::Stop { order: None, .. }, _) => self.records.retry_at = retry_at,
+            Purpose::Pending(
+                Pending::Start { order, .. }
+                | Pending::Stop {
+                    order: Some(order), ..
+                }
+                | Pending::Forget { order, .. },
+                _,
+            ) => self.answer(order, Err(failure.into())),
+        }
+        self.settle(now);
+    }
+
+    /// What a record was the condition of.
+    fn carry_out(&mut self, now: Instant, pending: Pending, recorded: Option<Incarnation>) {
+        match pending {
+            Pending::Start { order, start } => self.carry_out_start(now, order, start),
+            Pending::Stop {
+                order,
+                instance,
+                mode,
+            } => {
+                let current = self.roster.get(instance).map(Lifecycle::incarnation);
+                let verdict = if current == recorded {
+                    self.roster.stop(now, instance, mode)
+                } else {
+                    Verdict::Denied(DeniedReason::AlreadyEnded)
+                };
+                self.roster.release(now, instance);
+                let Some(order) = order else { return };
+                let is_over = self.roster.get(instance).is_none_or(Lifecycle::is_terminal);
+                let forced = self
+                    .roster
+                    .get(instance)
+                    .is_some_and(|known| known.desired() == Desired::ForceStop);
+                let result = match verdict {
+                    Verdict::Denied(DeniedReason::AlreadyEnded) => Ok(OrderOutcome::AlreadyEnded),
+                    Verdict::Denied(reason) => Err(reason.into()),
+                    Verdict::AlreadyInEffect if is_over => Ok(OrderOutcome::AlreadyEnded),
+                    Verdict::Accepted | Verdict::AlreadyInEffect if forced => {
+                        Ok(OrderOutcome::Stopping(StopMode::Force))
+                    }
+                    Verdict::Accepted | Verdict::AlreadyInEffect => Ok(OrderOutcome::Stopping(mode)),
+                };
+                self.answer(order, result);
+            }
+            Pending::Forget { order, instance } => {
+                let result = match self.roster.forget(instance) {
+                    Verdict::Denied(reason) => Err(OrderRefusal::Denied(reason)),
+                    Verdict::Accepted | Verdict::AlreadyInEffect => Ok(OrderOutcome::Forgotten),
+                };
+                if result.is_ok() {
+                    self.records.recorded.remove(&instance);
+                    self.records.dirty.remove(&instance);
+                }
+                self.answer(order, result);
+            }
+            Pending::Crash { stream, report, .. } => {
+                self.records.crashes = self.records.crashes.saturating_sub(1);
+                self.acknowledge_crash(stream, &report.report_id);
+            }
+        }
+    }
+
+    fn carry_out_start(&mut self, now: Instant, order: OrderId, start: Box<StartInstance>) {
+        let incarnation = Incarnation::new(start.incarnation);
+        let (Ok(instance), Ok(group)) = (InstanceId::new(&start.instance_id), start.group.parse()) else {
+            // The roster has judged both.
+            return;
+        };
+        let port = u16::try_from(start.port).unwrap_or_default();
+        self.records.restored(instance, incarnation, Desired::Run);
+        match self.roster.start(now, start) {
+            Verdict::Accepted | Verdict::AlreadyInEffect => self.answer(order, Ok(OrderOutcome::Started)),
+            Verdict::Denied(reason) => {
+                // A handshake brought something in its way meanwhile. Nothing was sent, so its record ends here.
+                let ended = InstanceSnapshot {
+                    instance,
+                    group,
+                    incarnation,
+                    port,
+                    state: State::Crashed,
+                    desired: Desired::Run,
+                    note: Some(reason.to_string()),
+                };
+                self.records.refused.push_back(ended);
+                self.answer(order, Err(reason.into()));
+            }
+        }
+    }
+
+    /// Answers what waited for the record of its instance.
+    pub(super) fn flush_answers(&mut self) {
+        let unanswered = std::mem::take(&mut self.records.unanswered);
+        for (instance, order, outcome) in unanswered {
+            if self.records.is_clean(instance) {
+                self.answer(order, Ok(outcome));
+            } else {
+                self.records.unanswered.push((instance, order, outcome));
+            }
+        }
+    }
+
+    /// Puts the next commit under way, if none is.
+    pub(super) fn begin_commit(&mut self) {
+        while self.records.under_way.is_none() && self.records.retry_at.is_none() {
+            let snapshots_next =
+                self.has_snapshots() && (!self.records.snapshots_last || self.records.waiting.is_empty());
+            let begun = if snapshots_next {
+                self.commit_snapshots()
+            } else if let Some(pending) = self.records.waiting.pop_front() {
+                self.commit_pending(pending)
+            } else {
+                return;
+            };
+            self.records.snapshots_last = snapshots_next;
+            if let Some((purpose, changes)) = begun {
+                self.records.commits += 1;
+                let id = CommitId(self.records.commits);
+                self.records.under_way = Some((id, purpose));
+                self.work
+                    .push_back(ControllerWork::Commit(Commit { id, changes }));
+            }
+        }
+    }
+
+    fn has_snapshots(&self) -> bool {
+        !self.records.dirty.is_empty() || !self.records.refused.is_empty()
+    }
+
+    fn commit_snapshots(&mut self) -> Option<(Purpose, Vec<Change>)> {
+        let mut snapshots = Vec::new();
+        while snapshots.len() < BATCH {
+            if let Some(refused) = self.records.refused.pop_front() {
+                snapshots.push(refused);
+            } else if let Some((instance, note)) = self.records.dirty.pop_first() {
+                snapshots.extend(snapshot(&self.roster, instance, note));
+            } else {
+                break;
+            }
+        }
+        let changes: Vec<Change> = snapshots.iter().cloned().map(Change::Instance).collect();
+        (!changes.is_empty()).then_some((Purpose::Snapshots(snapshots), changes))
+    }
+
+    /// The commit that an order waits for; `None` if it has been answered without.
+    fn commit_pending(&mut self, pending: Pending) -> Option<(Purpose, Vec<Change>)> {
+        let (change, snapshot) = match &pending {
+            Pending::Start { order, start } => {
+                if let Verdict::Denied(reason) = self.roster.judge_start(start) {
+                    self.answer(*order, Err(reason.into()));
+                    return None;
+                }
+                (Change::Start(start.clone()), None)
+            }
+            Pending::Stop {
+                order,
+                instance,
+                mode,
+            } => {
+                let live = self.roster.get(*instance).filter(|known| !known.is_terminal());
+                let Some(mut wish) = live.and_then(|_| snapshot(&self.roster, *instance, None)) else {
+                    if let Some(order) = *order {
+                        self.answer(order, Ok(OrderOutcome::AlreadyEnded));
+                    }
+                    return None;
+                };
+                wish.desired = wish.desired.max((*mode).into());
+                (Change::Instance(wish.clone()), Some(Box::new(wish)))
+            }
+            Pending::Forget { order, instance } => {
+                let known = self.roster.get(*instance);
+                if let Some(alive) = known.filter(|known| !known.is_terminal()) {
+                    let current = alive.incarnation();
+                    self.answer(*order, Err(DeniedReason::StillAlive { current }.into()));
+                    return None;
+                }
+                let change = Change::Forget {
+                    instance: *instance,
+                    incarnation: known.map(Lifecycle::incarnation).unwrap_or_default(),
+                };
+                (change, None)
+            }
+            Pending::Crash { report, standing, .. } => {
+                let change = Change::Crash {
+                    report: Arc::clone(report),
+                    standing: *standing,
+                };
+                (change, None)
+            }
+        };
+        Some((Purpose::Pending(pending, snapshot), vec![change]))
+    }
+}

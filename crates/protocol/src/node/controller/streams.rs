@@ -1,0 +1,206 @@
+//! Which stream counts, and how another one takes its place
+
+use std::time::Instant;
+
+use prexorcloud_proto::RunningInstance;
+
+use super::{ControllerNode, ControllerWork, StreamId};
+use crate::handshake::controller::Hello;
+use crate::peer::DaemonPeer;
+use crate::reconcile::ReconcilePolicy;
+use crate::roster::StreamOrder;
+use crate::session::controller::{AcceptError, Admission, ControllerOutcome};
+use crate::session::{Close, Code};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Current {
+    pub(super) stream: StreamId,
+    pub(super) peer: DaemonPeer,
+}
+
+/// A stream on its way to become the current one.
+#[derive(Clone, Debug)]
+enum Newcomer {
+    /// The application records the node, and holds the handshake meanwhile.
+    Recording { order: StreamOrder },
+    /// The session has been told to accept.
+    Accepting {
+        order: StreamOrder,
+        listed: Vec<RunningInstance>,
+        policy: Box<ReconcilePolicy>,
+    },
+}
+
+impl Newcomer {
+    fn order(&self) -> &StreamOrder {
+        match self {
+            Self::Recording { order } | Self::Accepting { order, .. } => order,
+        }
+    }
+}
+
+/// The streams of the node that are not over.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Streams {
+    current: Option<Current>,
+    newcomer: Option<Newcomer>,
+    /// A handshake that waits for the newcomer's admission to be over.
+    waiting: Option<Box<Hello>>,
+}
+
+impl Streams {
+    pub(super) const fn current(&self) -> Option<&Current> {
+        self.current.as_ref()
+    }
+
+    pub(super) const fn is_admitting(&self) -> bool {
+        self.newcomer.is_some() || self.waiting.is_some()
+    }
+
+    fn is_current(&self, stream: StreamId) -> bool {
+        self.current.is_some_and(|current| current.stream == stream)
+    }
+
+    fn is_newcomer(&self, stream: StreamId) -> bool {
+        self.newcomer
+            .as_ref()
+            .is_some_and(|newcomer| newcomer.order().stream() == stream)
+    }
+
+    fn is_waiting(&self, stream: StreamId) -> bool {
+        self.waiting
+            .as_ref()
+            .is_some_and(|hello| hello.stream.stream() == stream)
+    }
+
+    /// Whether a stream that is on its way already was opened after this one.
+    fn is_overtaken(&self, order: &StreamOrder) -> bool {
+        let newcomer = self.newcomer.as_ref().map(Newcomer::order);
+        let waiting = self.waiting.as_ref().map(|hello| &hello.stream);
+        newcomer
+            .into_iter()
+            .chain(waiting)
+            .any(|other| order.is_older_than(other))
+    }
+}
+
+impl ControllerNode {
+    /// Whether the stream is the current one.
+    #[must_use]
+    pub fn is_current(&self, stream: StreamId) -> bool {
+        self.streams.is_current(stream)
+    }
+
+    /// A handshake has come in, and its session waits for a decision.
+    pub fn handle_hello(&mut self, now: Instant, hello: Box<Hello>) {
+        let order = &hello.stream;
+        if hello.node_id != self.node() {
+            let close = Close::new(Code::PermissionDenied, AcceptError::ForeignHello.to_string());
+            self.close(order.stream(), close);
+        } else if !self.roster.admits(order) || self.streams.is_overtaken(order) {
+            self.turn_away(order.stream());
+        } else {
+            if let Some(older) = self.streams.waiting.replace(hello) {
+                self.turn_away(older.stream.stream());
+            }
+            self.admit_next();
+        }
+        self.settle(now);
+    }
+
+    /// The node is recorded as seen, and this is the answer to its handshake.
+    pub fn handle_admission(&mut self, now: Instant, mut hello: Box<Hello>, admission: Admission) {
+        let stream = hello.stream.stream();
+        let is_recording =
+            matches!(&self.streams.newcomer, Some(Newcomer::Recording { order }) if *order == hello.stream);
+        if !is_recording {
+            // The stream has ended meanwhile.
+            return self.settle(now);
+        }
+        if self.roster.admits(&hello.stream) {
+            let policy = ReconcilePolicy {
+                elsewhere: admission.elsewhere.clone(),
+                groups: admission.groups.clone(),
+                peer: DaemonPeer::of(hello.capabilities),
+            };
+            self.streams.newcomer = Some(Newcomer::Accepting {
+                order: hello.stream.clone(),
+                listed: std::mem::take(&mut hello.handshake.running_instances),
+                policy: Box::new(policy),
+            });
+            self.work.push_back(ControllerWork::Accept { hello, admission });
+        } else {
+            self.streams.newcomer = None;
+            self.turn_away(stream);
+            self.admit_next();
+        }
+        self.settle(now);
+    }
+
+    /// The node could not be recorded, or is not to be admitted.
+    pub fn handle_admission_failed(&mut self, now: Instant, stream: StreamId, close: Close) {
+        if self.streams.is_newcomer(stream) {
+            self.streams.newcomer = None;
+            self.close(stream, close);
+            self.admit_next();
+        }
+        self.settle(now);
+    }
+
+    /// A session has accepted its stream, which is the current one from now on.
+    pub(super) fn handle_established(&mut self, now: Instant, stream: StreamId) {
+        if !self.streams.is_newcomer(stream) {
+            return;
+        }
+        if let Some(Newcomer::Accepting {
+            order,
+            listed,
+            policy,
+        }) = self.streams.newcomer.take()
+        {
+            let peer = policy.peer;
+            if let Some(former) = self.streams.current.replace(Current { stream, peer }) {
+                let close = Close::new(Code::Aborted, ControllerOutcome::Replaced.to_string());
+                self.close(former.stream, close);
+            }
+            self.roster.admit(&order);
+            self.roster.handle_handshake(now, &listed, &policy);
+        }
+        self.admit_next();
+    }
+
+    /// A stream is over, wherever it stood.
+    pub(super) fn handle_closed(&mut self, now: Instant, stream: StreamId) {
+        if self.streams.is_current(stream) {
+            self.streams.current = None;
+            self.roster.handle_disconnected(now);
+        } else if self.streams.is_waiting(stream) {
+            self.streams.waiting = None;
+        } else if self.streams.is_newcomer(stream) {
+            self.streams.newcomer = None;
+            self.admit_next();
+        }
+    }
+
+    fn admit_next(&mut self) {
+        if self.streams.newcomer.is_none()
+            && let Some(hello) = self.streams.waiting.take()
+        {
+            self.streams.newcomer = Some(Newcomer::Recording {
+                order: hello.stream.clone(),
+            });
+            self.work.push_back(ControllerWork::Admit { hello });
+        }
+    }
+
+    fn turn_away(&mut self, stream: StreamId) {
+        self.close(
+            stream,
+            Close::new(Code::Aborted, AcceptError::Superseded.to_string()),
+        );
+    }
+
+    fn close(&mut self, stream: StreamId, close: Close) {
+        self.work.push_back(ControllerWork::Close { stream, close });
+    }
+}
