@@ -5,18 +5,14 @@
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::handshake::controller::{Hello, Refusal};
-use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
-use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::Anomaly;
-use prexorcloud_protocol::session::controller::{
-    AcceptError, Admission, CommandError, ControllerOutcome, CrashStanding,
-};
+use prexorcloud_protocol::session::controller::{AcceptError, Admission, ControllerOutcome};
 use prexorcloud_protocol::{
-    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId,
-    NodeId, Received, SendError, Session, StopMode, Verdict,
+    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, NodeId, Received,
+    SendError, Session,
 };
 
 struct Bench {
@@ -35,14 +31,14 @@ impl Bench {
     fn established() -> Self {
         let mut bench = Self::new();
         bench.receive(FromDaemon::Handshake(Box::new(handshake())));
-        bench.admit(Roster::new(node()));
+        bench.admit();
         assert!(matches!(bench.sent(), Some(FromController::HandshakeAck(_))));
         assert!(matches!(bench.sent(), Some(FromController::Ping(_))));
         assert_eq!(bench.event(), ControllerEvent::Established);
         bench
     }
 
-    fn admit(&mut self, roster: Roster) {
+    fn admit(&mut self) {
         let ControllerEvent::Hello(hello) = self.event() else {
             panic!("expected a hello")
         };
@@ -51,7 +47,7 @@ impl Bench {
             epoch: Epoch::new(3),
             ..Default::default()
         };
-        self.session.accept(self.now, hello, admission, roster).unwrap();
+        self.session.accept(self.now, hello, admission).unwrap();
     }
 
     fn receive(&mut self, payload: FromDaemon) {
@@ -86,24 +82,10 @@ impl Bench {
     fn close(&self) -> &Close {
         self.session.close().expect("the session wants to close")
     }
-
-    fn running(&mut self) {
-        let verdict = self.session.start(self.now, Box::new(start(1)));
-        assert_eq!(verdict, Some(Verdict::Accepted));
-        assert!(matches!(self.sent(), Some(FromController::StartInstance(_))));
-        for state in [State::Preparing, State::Starting, State::Running] {
-            self.receive(FromDaemon::InstanceStatus(status(1, state)));
-        }
-        self.events();
-    }
 }
 
 fn node() -> NodeId {
     "node-1".parse().unwrap()
-}
-
-fn lobby() -> InstanceId {
-    "lobby-1".parse().unwrap()
 }
 
 fn handshake() -> Handshake {
@@ -112,37 +94,6 @@ fn handshake() -> Handshake {
         version: "1".into(),
         protocol_version: 1,
         capabilities: Capabilities::SESSION.to_wire(),
-        ..Default::default()
-    }
-}
-
-fn start(incarnation: u64) -> StartInstance {
-    StartInstance {
-        instance_id: "lobby-1".into(),
-        group: "lobby".into(),
-        port: 30_000,
-        incarnation,
-        ..Default::default()
-    }
-}
-
-fn status(incarnation: u64, state: State) -> InstanceStatusUpdate {
-    InstanceStatusUpdate {
-        instance_id: "lobby-1".into(),
-        state: state.to_wire(),
-        port: 30_000,
-        incarnation,
-        ..Default::default()
-    }
-}
-
-fn crash(incarnation: u64, report_id: &str) -> CrashReport {
-    CrashReport {
-        instance_id: "lobby-1".into(),
-        group: "lobby".into(),
-        exit_code: 1,
-        report_id: report_id.into(),
-        incarnation,
         ..Default::default()
     }
 }
@@ -290,7 +241,6 @@ fn nothing_is_registered_before_the_verdict() {
     bench.receive(FromDaemon::Handshake(Box::new(handshake())));
     assert_eq!(bench.sent(), None);
     assert!(!bench.session.is_established());
-    assert_eq!(bench.session.start(bench.now, Box::new(start(1))), None);
     assert_eq!(
         bench
             .session
@@ -308,7 +258,6 @@ fn a_second_handshake_is_refused_at_any_time() {
     let mut late = Bench::established();
     late.receive(FromDaemon::Handshake(Box::new(handshake())));
     assert_eq!(late.close().code, Code::FailedPrecondition);
-    assert!(late.session.take_roster().is_some());
 }
 
 /// The session of the `accepted`th stream, whose handshake waits for a decision.
@@ -325,87 +274,48 @@ fn greeted(accepted: u64, handshake: Handshake) -> (ControllerSession, Box<Hello
 }
 
 #[test]
-fn an_older_stream_never_takes_the_place_of_a_newer_one() {
-    let counted = |stream_ordinal| Handshake {
-        boot_id: "boot".into(),
-        stream_ordinal,
-        ..handshake()
-    };
-    // By the daemon's own count where it counts (the network may deliver them in either order), else by acceptance.
-    for (older, newer) in [
-        ((2, counted(1)), (1, counted(2))),
-        ((1, handshake()), (2, handshake())),
-    ] {
-        let now = Instant::now();
-        let (mut first, delayed) = greeted(older.0, older.1);
-        let (mut second, hello) = greeted(newer.0, newer.1);
-        second
-            .accept(now, hello, Admission::default(), Roster::new(node()))
-            .unwrap();
-        assert!(!second.roster().unwrap().admits(&delayed.stream));
-        second.start(now, Box::new(start(1)));
-        let roster = second.replace().unwrap();
-        let refused = first
-            .accept(now, delayed, Admission::default(), roster)
-            .unwrap_err();
-        assert_eq!(refused.error, AcceptError::Superseded);
-        assert_eq!(refused.roster.entries().count(), 1);
-        assert_eq!(first.close().unwrap().code, Code::Aborted);
-        let acknowledged = |message: ControllerMessage| matches!(message.payload, Some(FromController::HandshakeAck(ack)) if ack.protocol_compatible);
-        assert!(!std::iter::from_fn(|| first.poll_transmit()).any(acknowledged));
-    }
-}
-
-#[test]
-fn a_decision_admits_only_the_stream_and_the_node_that_it_was_made_for() {
+fn a_decision_admits_only_the_stream_that_it_was_made_for() {
     let now = Instant::now();
     let (mut first, _) = greeted(1, handshake());
-    let (_, foreign) = greeted(2, handshake());
-    let refused = first
-        .accept(now, foreign, Admission::default(), Roster::new(node()))
-        .unwrap_err();
-    assert_eq!(refused.error, AcceptError::ForeignHello);
-
-    let (mut session, hello) = greeted(3, handshake());
-    let elsewhere: NodeId = "node-2".parse().unwrap();
+    let (mut session, hello) = greeted(2, handshake());
     let again = hello.clone();
-    let refused = session
-        .accept(now, hello, Admission::default(), Roster::new(elsewhere))
-        .unwrap_err();
-    assert_eq!(refused.error, AcceptError::ForeignRoster(elsewhere));
-    session
-        .accept(now, again.clone(), Admission::default(), Roster::new(node()))
-        .unwrap();
-    let refused = session
-        .accept(now, again, Admission::default(), Roster::new(node()))
-        .unwrap_err();
-    assert_eq!(refused.error, AcceptError::NotAwaited);
+    let refused = first.accept(now, again.clone(), Admission::default());
+    assert_eq!(refused, Err(AcceptError::ForeignHello));
+    assert!(first.is_awaiting_admission() && first.poll_transmit().is_none());
+    session.accept(now, hello, Admission::default()).unwrap();
+    let refused = session.accept(now, again, Admission::default());
+    assert_eq!(refused, Err(AcceptError::NotAwaited));
 }
 
 #[test]
-fn a_node_with_more_to_hear_than_fits_connects_like_any_other() {
-    for (count, padding) in [(3_000, 0), (90, 100_000)] {
-        let now = Instant::now();
-        let mut roster = Roster::new(node());
-        for number in 0..count {
-            let start = StartInstance {
-                instance_id: format!("lobby-{number}"),
-                plugin_token: "x".repeat(padding),
-                ..start(1)
-            };
-            assert_eq!(roster.start(now, Box::new(start)), Verdict::Accepted);
+fn orders_leave_half_of_the_outbox_and_are_asked_for_again_when_there_is_room() {
+    let mut bench = Bench::established();
+    let mut left = 3_000;
+    let mut next = || {
+        left -= 1;
+        (left >= 0).then(|| FromController::StartInstance(Box::default()))
+    };
+    bench.session.take_orders(&mut next);
+    assert!(!bench.session.has_room_for_orders());
+    assert_eq!(bench.events(), []);
+    let mut sent = 0;
+    while bench.sent().is_some() {
+        sent += 1;
+        for event in bench.events() {
+            assert_eq!(event, ControllerEvent::HasRoom);
+            bench.session.take_orders(&mut next);
         }
-        let (mut session, hello) = greeted(1, handshake());
-        session.accept(now, hello, Admission::default(), roster).unwrap();
-        assert_eq!(session.close(), None);
-        let is_start =
-            |message: &ControllerMessage| matches!(message.payload, Some(FromController::StartInstance(_)));
-        let sent = std::iter::from_fn(|| session.poll_transmit())
-            .filter(is_start)
-            .count();
-        assert_eq!(sent, count);
-        assert_eq!(session.close(), None);
     }
+    assert_eq!((sent, bench.session.close()), (3_000, None));
+}
+
+#[test]
+fn orders_are_not_taken_from_a_node_without_a_session() {
+    let mut bench = Bench::established();
+    bench.session.close_with(Close::new(Code::Unavailable, "no"));
+    bench
+        .session
+        .take_orders(|| panic!("what is taken counts as sent"));
 }
 
 #[test]
@@ -420,9 +330,7 @@ fn nothing_is_told_after_the_end() {
     bench.session.close_with(Close::new(Code::Unavailable, "no"));
     bench.receive(FromDaemon::NodeStatus(NodeStatus::default()));
     bench.session.handle_disconnected(bench.now);
-    let refused = bench
-        .session
-        .accept(bench.now, hello, Admission::default(), Roster::new(node()));
+    let refused = bench.session.accept(bench.now, hello, Admission::default());
     assert!(refused.is_err());
     let events = bench.events();
     assert!(
@@ -446,20 +354,6 @@ fn nothing_is_told_after_the_end() {
 }
 
 #[test]
-fn a_crash_is_acknowledged_only_once_it_is_stored() {
-    let mut bench = Bench::established();
-    bench.receive(FromDaemon::CrashReport(Box::new(CrashReport {
-        instance_id: "lobby-1".into(),
-        group: "lobby".into(),
-        report_id: "r1".into(),
-        ..Default::default()
-    })));
-    assert_eq!(bench.sent(), None);
-    bench.session.crash_stored("r1");
-    assert!(matches!(bench.sent(), Some(FromController::CrashReportAck(ack)) if ack.report_id == "r1"));
-}
-
-#[test]
 fn the_contract_is_announced_and_compared() {
     use prexorcloud_protocol::compat::{ContractMatch, contract};
     let with = |digest: Option<String>| Handshake {
@@ -475,7 +369,7 @@ fn the_contract_is_announced_and_compared() {
         let (mut session, hello) = greeted(1, with(announced));
         assert_eq!(hello.agreement.contract, expected);
         session
-            .accept(Instant::now(), hello, Admission::default(), Roster::new(node()))
+            .accept(Instant::now(), hello, Admission::default())
             .unwrap();
         let Some(FromController::HandshakeAck(ack)) = session.poll_transmit().unwrap().payload else {
             panic!("the acknowledgement comes first")
@@ -486,16 +380,14 @@ fn the_contract_is_announced_and_compared() {
 }
 
 #[test]
-fn an_accepted_stream_that_ended_meanwhile_gives_the_roster_back() {
+fn a_stream_that_ended_meanwhile_is_not_accepted() {
     let mut bench = Bench::new();
     bench.receive(FromDaemon::Handshake(Box::new(handshake())));
     let ControllerEvent::Hello(hello) = bench.event() else {
         panic!()
     };
     bench.session.handle_disconnected(bench.now);
-    let back = bench
-        .session
-        .accept(bench.now, hello, Admission::default(), Roster::new(node()));
+    let back = bench.session.accept(bench.now, hello, Admission::default());
     assert!(back.is_err());
     assert_eq!(
         bench.events(),
@@ -522,7 +414,7 @@ fn what_a_daemon_says_before_its_admission_is_heard_after_it() {
         cpu_usage: 0.5,
         ..Default::default()
     }));
-    bench.admit(Roster::new(node()));
+    bench.admit();
     assert_eq!(bench.event(), ControllerEvent::Established);
     assert!(matches!(bench.event(), ControllerEvent::NodeStatus(_)));
 }
@@ -531,9 +423,15 @@ fn what_a_daemon_says_before_its_admission_is_heard_after_it() {
 fn every_message_carries_the_epoch() {
     let mut bench = Bench::new();
     bench.receive(FromDaemon::Handshake(Box::new(handshake())));
-    bench.admit(Roster::new(node()));
-    let _ = bench.session.start(bench.now, Box::new(start(1)));
-    bench.session.shut_down_node("r").unwrap();
+    bench.admit();
+    bench.session.take_orders({
+        let mut start = Some(FromController::StartInstance(Box::default()));
+        move || start.take()
+    });
+    bench
+        .session
+        .send(FromController::ShutdownNode(ShutdownNode::default()))
+        .unwrap();
     bench.receive(FromDaemon::ConsoleOutput(ConsoleOutput {
         instance_id: "../x".into(),
         ..Default::default()
@@ -609,156 +507,6 @@ fn errors_are_never_answered_with_errors() {
 }
 
 #[test]
-fn a_command_goes_only_to_a_process_that_is_there() {
-    let mut bench = Bench::established();
-    assert!(matches!(
-        bench.session.command(lobby(), "say hi", None),
-        Err(CommandError::Denied(_))
-    ));
-    bench.running();
-    assert!(matches!(
-        bench.session.command(lobby(), "say\nhi", None),
-        Err(CommandError::Invalid(_))
-    ));
-    bench.session.command(lobby(), "say hi", None).unwrap();
-    let Some(FromController::SendCommand(command)) = bench.sent() else {
-        panic!()
-    };
-    assert_eq!((command.command.as_str(), command.incarnation), ("say hi", 1));
-}
-
-#[test]
-fn lines_of_an_earlier_incarnation_are_not_taken_for_the_present_ones() {
-    let mut bench = Bench::established();
-    bench.running();
-    let line = |incarnation| ConsoleOutput {
-        instance_id: "lobby-1".into(),
-        incarnation,
-        ..Default::default()
-    };
-    bench.receive(FromDaemon::ConsoleOutput(line(1)));
-    assert!(matches!(bench.event(), ControllerEvent::Console(_)));
-    bench.receive(FromDaemon::ConsoleOutput(line(9)));
-    assert!(matches!(
-        bench.event(),
-        ControllerEvent::Ignored(Anomaly::StaleInstance { .. })
-    ));
-    let elsewhere = ConsoleOutput {
-        instance_id: "other".into(),
-        ..Default::default()
-    };
-    bench.receive(FromDaemon::ConsoleOutput(elsewhere));
-    assert!(matches!(
-        bench.event(),
-        ControllerEvent::Ignored(Anomaly::UnknownInstance { .. })
-    ));
-}
-
-#[test]
-fn a_crash_of_an_earlier_incarnation_is_stored_but_crashes_nothing() {
-    let mut bench = Bench::established();
-    bench.running();
-    bench.receive(FromDaemon::InstanceStatus(status(1, State::Stopped)));
-    bench.events();
-    assert_eq!(
-        bench.session.start(bench.now, Box::new(start(2))),
-        Some(Verdict::Accepted)
-    );
-    bench.events();
-    bench.receive(FromDaemon::CrashReport(Box::new(crash(1, "old"))));
-    let events = bench.events();
-    let past = |event: &ControllerEvent| {
-        matches!(
-            event,
-            ControllerEvent::Crash {
-                standing: CrashStanding::Past,
-                ..
-            }
-        )
-    };
-    assert!(events.iter().any(past), "{events:?}");
-    assert!(
-        !bench
-            .session
-            .roster()
-            .unwrap()
-            .get(lobby())
-            .unwrap()
-            .state()
-            .is_terminal()
-    );
-    while bench.sent().is_some() {}
-    bench.session.crash_stored("old");
-    assert_eq!(
-        bench.sent(),
-        Some(FromController::CrashReportAck(CrashReportAck {
-            report_id: "old".into()
-        }))
-    );
-}
-
-#[test]
-fn an_instance_event_is_told_for_each_change_and_none_for_a_repetition() {
-    let mut bench = Bench::established();
-    bench.running();
-    bench.receive(FromDaemon::InstanceStatus(status(1, State::Running)));
-    let changed = |events: &[ControllerEvent]| {
-        events
-            .iter()
-            .filter(|event| matches!(event, ControllerEvent::Instance(InstanceEvent::Changed { .. })))
-            .count()
-    };
-    assert_eq!(changed(&bench.events()), 0);
-    assert_eq!(
-        bench.session.stop(bench.now, lobby(), StopMode::Graceful),
-        Some(Verdict::Accepted)
-    );
-    assert_eq!(changed(&bench.events()), 1);
-    assert!(
-        matches!(bench.sent(), Some(FromController::StopInstance(stop)) if !stop.force && stop.incarnation == 1)
-    );
-    bench.receive(FromDaemon::InstanceStatus(status(1, State::Starting)));
-    assert!(matches!(
-        bench.event(),
-        ControllerEvent::Ignored(Anomaly::IllegalTransition { .. })
-    ));
-}
-
-#[test]
-fn a_newer_stream_takes_the_roster_over_and_the_old_one_is_deaf() {
-    let mut old = Bench::established();
-    old.running();
-    let roster = old.session.replace().expect("the roster");
-    assert_eq!(old.close().code, Code::Aborted);
-    assert_eq!(
-        old.events(),
-        [ControllerEvent::Closed(ControllerOutcome::Replaced)]
-    );
-    old.receive(FromDaemon::InstanceStatus(status(1, State::Crashed)));
-    assert_eq!(old.events(), []);
-    let mut new = Bench::new();
-    let running_instances = vec![RunningInstance {
-        instance_id: "lobby-1".into(),
-        group: "lobby".into(),
-        port: 30_000,
-        state: State::Running.to_wire(),
-        incarnation: 1,
-    }];
-    new.receive(FromDaemon::Handshake(Box::new(Handshake {
-        running_instances,
-        ..handshake()
-    })));
-    new.admit(roster);
-    assert_eq!(
-        new.session.roster().unwrap().get(lobby()).unwrap().state(),
-        State::Running
-    );
-    old.session.handle_disconnected(old.now);
-    assert_eq!(old.events(), []);
-    assert!(old.session.take_roster().is_none());
-}
-
-#[test]
 fn a_redirect_is_an_acknowledgement_that_names_the_leader() {
     let mut bench = Bench::new();
     bench.receive(FromDaemon::Handshake(Box::new(handshake())));
@@ -774,20 +522,6 @@ fn a_redirect_is_an_acknowledgement_that_names_the_leader() {
 }
 
 #[test]
-fn the_roster_survives_the_stream() {
-    let mut bench = Bench::established();
-    bench.running();
-    bench.session.handle_disconnected(bench.now);
-    bench.session.handle_disconnected(bench.now);
-    assert_eq!(
-        bench.events(),
-        [ControllerEvent::Closed(ControllerOutcome::StreamEnded)]
-    );
-    let roster = bench.session.take_roster().expect("the roster");
-    assert_eq!(roster.get(lobby()).unwrap().state(), State::Running);
-}
-
-#[test]
 fn a_daemon_that_does_not_read_is_closed() {
     let mut bench = Bench::established();
     let mut taken = 0;
@@ -800,5 +534,4 @@ fn a_daemon_that_does_not_read_is_closed() {
     }
     assert_eq!(taken, 2_048);
     assert_eq!(bench.close().code, Code::ResourceExhausted);
-    assert!(bench.session.take_roster().is_some());
 }

@@ -481,6 +481,23 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
+#[test]
+fn an_attempt_that_has_not_left_is_owed_no_answer() {
+    let now = Instant::now();
+    let mut ledger = ledger();
+    ledger.handle_connected(now);
+    let _ = ledger.issue(now, Order::Start);
+    let mut later = now;
+    for _ in 0..100 {
+        later += START_ANSWER;
+        assert_eq!(ledger.handle_timeout(later), None);
+    }
+    assert_eq!(ledger.poll_dispatch(), Some(Order::Start));
+    let expired = ledger.handle_timeout(later + START_ANSWER);
+    let order = Order::Start;
+    assert_eq!(expired, Some(Expired::Retrying { order, attempt: 2 }));
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -652,6 +669,7 @@ proptest! {
         ledger.handle_connected(now);
         ledger.hold(now, false);
         for _ in 0..2 * (RETRIES + 2) {
+            let _ = ledger.poll_dispatch();
             let Some(deadline) = ledger.poll_timeout() else { break };
             prop_assert!(deadline.at <= now + MAX_RETRY_DELAY.max(START_ANSWER));
             now = now.max(deadline.at);

@@ -1,0 +1,96 @@
+//! A node that is to run empty
+
+use std::time::Duration;
+
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::controller::Drain;
+use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+
+use crate::world::*;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn drain(world: &mut World, after: Duration, shutdown: bool) {
+    let drain = Drain {
+        deadline: world.now + after,
+        shutdown,
+    };
+    world.node.set_drain(world.now, Some(drain));
+    world.turn();
+}
+
+fn stops(world: &mut World) -> Vec<bool> {
+    let force = |payload| match payload {
+        FromController::StopInstance(stop) => Some(stop.force),
+        _ => None,
+    };
+    world.sent(1).into_iter().filter_map(force).collect()
+}
+
+#[test]
+fn a_drain_stops_everything_and_is_over_when_nothing_lives() {
+    let mut world = World::connected();
+    world.running();
+    drain(&mut world, HOUR, false);
+    assert_eq!(stops(&mut world), [false]);
+    assert_eq!(world.drained, 0);
+    world.report(1, 1, State::Stopped);
+    assert_eq!(world.drained, 1);
+    world.node.handle_drain_recorded();
+    world.turn();
+    assert!(!world.node.is_draining());
+    assert_eq!(world.drained, 1);
+}
+
+#[test]
+fn what_is_late_is_killed() {
+    let mut world = World::connected();
+    world.running();
+    drain(&mut world, Duration::from_secs(20), false);
+    assert_eq!(stops(&mut world), [false]);
+    world.report(1, 1, State::Stopping);
+    world.advance(Duration::from_secs(20));
+    assert_eq!(stops(&mut world), [true]);
+}
+
+#[test]
+fn what_appears_during_a_drain_is_stopped_too() {
+    let mut world = World::new();
+    drain(&mut world, HOUR, true);
+    assert_eq!(world.drained, 0, "a node that is away is told when it is back");
+    world.connect(1, listing(4, State::Running));
+    assert_eq!(stops(&mut world), [false]);
+    world.report(1, 4, State::Stopped);
+    let sent = world.sent(1);
+    assert!(
+        sent.iter()
+            .any(|payload| matches!(payload, FromController::ShutdownNode(_))),
+        "{sent:?}"
+    );
+    assert_eq!(world.drained, 1);
+}
+
+#[test]
+fn an_end_that_could_not_be_recorded_is_recorded_later_and_the_node_not_told_twice() {
+    let mut world = World::connected();
+    drain(&mut world, HOUR, true);
+    assert_eq!((world.drained, world.sent(1).len()), (1, 1));
+    world.node.handle_drain_failed(world.now);
+    world.turn();
+    assert_eq!(world.drained, 1);
+    world.advance(Duration::from_secs(5));
+    assert_eq!((world.drained, world.sent(1).len()), (2, 0));
+}
+
+#[test]
+fn a_drain_taken_back_leaves_alone_what_it_has_not_stopped() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    drain(&mut world, HOUR, false);
+    world.node.set_drain(world.now, None);
+    world.fail(storage());
+    world.advance(Duration::from_secs(5));
+    assert_eq!(stops(&mut world), [] as [bool; 0]);
+    assert_eq!(world.state(), State::Running);
+}

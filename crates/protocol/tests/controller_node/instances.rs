@@ -1,0 +1,170 @@
+//! What the daemon says about its instances
+
+use std::time::Duration;
+
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::controller::{Change, OrderOutcome};
+use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
+use prexorcloud_protocol::proto::{ConsoleOutput, Pong};
+use prexorcloud_protocol::roster::InstanceEvent;
+use prexorcloud_protocol::session::Anomaly;
+use prexorcloud_protocol::session::controller::{CommandError, CrashStanding};
+use prexorcloud_protocol::{ControllerEvent, StopMode};
+
+use crate::world::*;
+
+fn is_ack(payload: &FromController, id: &str) -> bool {
+    matches!(payload, FromController::CrashReportAck(ack) if ack.report_id == id)
+}
+
+#[test]
+fn a_crash_is_acknowledged_only_once_it_is_stored() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    assert_eq!(world.sent(1), []);
+    world.fail(storage());
+    assert_eq!(world.sent(1), []);
+    world.advance(Duration::from_secs(5));
+    let commit = world.commit();
+    assert!(matches!(&commit.changes[..], [Change::Crash { report, .. }] if report.report_id == "r1"));
+    assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "r1")));
+}
+
+#[test]
+fn a_crash_of_an_earlier_incarnation_is_stored_but_crashes_nothing() {
+    let mut world = World::connected();
+    world.running();
+    world.report(1, 1, State::Stopped);
+    world.start(2);
+    world.sent(1);
+    world.committed.clear();
+    world.receive(1, crash(1, "old"));
+    assert!(matches!(
+        world.committed[0].changes[..],
+        [Change::Crash {
+            standing: CrashStanding::Past,
+            ..
+        }]
+    ));
+    assert_eq!(world.state(), State::Scheduled);
+    assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "old")));
+}
+
+#[test]
+fn more_crashes_than_may_wait_are_left_to_the_daemon() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    for number in 0..200 {
+        world.receive(1, crash(1, &format!("r{number}")));
+    }
+    let mut stored = 0;
+    while !world.commits.is_empty() {
+        world.commit();
+        stored += 1;
+    }
+    assert_eq!(stored, prexorcloud_protocol::node::controller::CRASHES_WAITING);
+    assert_eq!(world.sent(1).len(), stored, "only what is stored is acknowledged");
+}
+
+#[test]
+fn a_change_is_told_once_and_recorded() {
+    let mut world = World::connected();
+    world.running();
+    world.report(1, 1, State::Running);
+    assert_eq!((world.news.len(), world.committed.len()), (0, 0));
+    let order = world.stop(StopMode::Graceful);
+    assert_eq!(
+        world.answers[&order],
+        Ok(OrderOutcome::Stopping(StopMode::Graceful))
+    );
+    assert!(matches!(world.news[..], [InstanceEvent::Changed { .. }]));
+    assert!(
+        matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if !stop.force && stop.incarnation == 1)
+    );
+    world.report(1, 1, State::Starting);
+    assert!(matches!(
+        world.events[..],
+        [ControllerEvent::Ignored(Anomaly::IllegalTransition { .. })]
+    ));
+    let sent = world.sent(1);
+    assert!(
+        matches!(&sent[..], [FromController::ErrorReport(report)] if report.error_code == "ILLEGAL_TRANSITION"),
+        "{sent:?}"
+    );
+}
+
+#[test]
+fn lines_of_an_earlier_incarnation_are_not_taken_for_the_present_ones() {
+    let mut world = World::connected();
+    world.running();
+    let line = |instance: &str, incarnation| {
+        FromDaemon::ConsoleOutput(ConsoleOutput {
+            instance_id: instance.into(),
+            incarnation,
+            ..Default::default()
+        })
+    };
+    world.receive(1, line("lobby-1", 1));
+    world.receive(1, line("lobby-1", 9));
+    world.receive(1, line("other", 1));
+    assert!(
+        matches!(
+            world.events[..],
+            [
+                ControllerEvent::Console(_),
+                ControllerEvent::Ignored(Anomaly::StaleInstance { .. }),
+                ControllerEvent::Ignored(Anomaly::UnknownInstance { .. }),
+            ]
+        ),
+        "{:?}",
+        world.events
+    );
+}
+
+#[test]
+fn a_command_goes_only_to_a_process_that_is_there() {
+    let mut world = World::connected();
+    let unknown = world.node.command(lobby(), "say hi", None);
+    assert!(matches!(unknown, Err(CommandError::Denied(_))));
+    world.running();
+    let two_lines = world.node.command(lobby(), "say\nhi", None);
+    assert!(matches!(two_lines, Err(CommandError::Invalid(_))));
+    world.node.command(lobby(), "say hi", None).unwrap();
+    world.turn();
+    let sent = world.sent(1);
+    let [FromController::SendCommand(command)] = &sent[..] else {
+        panic!("{sent:?}")
+    };
+    assert_eq!((command.command.as_str(), command.incarnation), ("say hi", 1));
+    world.disconnect(1);
+    let away = world.node.command(lobby(), "say hi", None);
+    assert_eq!(away, Err(CommandError::NotConnected));
+}
+
+#[test]
+fn silence_stops_the_clocks_that_wait_for_the_daemon() {
+    let mut world = World::connected();
+    world.running();
+    for _ in 0..3 {
+        world.advance(Duration::from_secs(30));
+    }
+    assert!(matches!(world.events[..], [ControllerEvent::Unreachable { .. }]));
+    world.stop(StopMode::Graceful);
+    assert_eq!(world.sent(1).len(), 1);
+    // Two hours in which not even a ping is answered, on a stream that stays open.
+    for _ in 0..240 {
+        world.advance(Duration::from_secs(30));
+    }
+    assert_eq!((world.sent(1), world.state()), (vec![], State::Stopping));
+    let last = world.pings().pop().unwrap();
+    world.receive(1, FromDaemon::Pong(Pong { sequence: last }));
+    world.advance(Duration::from_secs(44));
+    assert_eq!(world.state(), State::Stopping);
+    let killed =
+        |payload: &FromController| matches!(payload, FromController::StopInstance(stop) if stop.force);
+    assert!(!world.sent(1).iter().any(killed), "it has its whole grace");
+    world.advance(Duration::from_secs(1));
+    assert!(world.sent(1).iter().any(killed));
+}

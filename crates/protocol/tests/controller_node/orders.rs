@@ -1,0 +1,168 @@
+//! Orders: recorded first, done second, answered last
+
+use prexorcloud_protocol::instance::{Desired, State};
+use prexorcloud_protocol::node::controller::{
+    Change, CommitFailure, ORDERS_WAITING, OrderOutcome, OrderRefusal,
+};
+use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode};
+
+use crate::world::*;
+
+#[test]
+fn a_start_leaves_after_its_record_and_not_without() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let order = world.start(1);
+    assert_eq!((world.sent(1), world.answers.get(&order)), (vec![], None));
+    world.fail(storage());
+    assert_eq!(world.answers[&order], Err(OrderRefusal::NotRecorded(storage())));
+    assert_eq!(world.sent(1), [], "and nothing will ever leave");
+    assert!(world.node.roster().get(lobby()).is_none());
+
+    let order = world.start(2);
+    world.commit();
+    assert!(matches!(&world.sent(1)[..], [FromController::StartInstance(start)] if start.incarnation == 2));
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
+}
+
+#[test]
+fn an_id_that_is_about_to_start_is_not_started_again() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let first = world.start(1);
+    let second = world.start(2);
+    let current = Incarnation::new(1);
+    assert_eq!(
+        world.answers[&second],
+        Err(DeniedReason::StillAlive { current }.into())
+    );
+    assert_eq!(
+        world.node.ports().collect::<Vec<_>>(),
+        [30_000],
+        "its port is taken"
+    );
+    world.commit();
+    assert_eq!(world.answers[&first], Ok(OrderOutcome::Started));
+    let third = world.start(2);
+    assert!(matches!(
+        world.answers[&third],
+        Err(OrderRefusal::Denied(DeniedReason::StillAlive { .. }))
+    ));
+}
+
+#[test]
+fn a_start_whose_record_conflicts_fails_with_the_reason() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let order = world.start(1);
+    let conflict = CommitFailure::Conflict("lobby-1 is RUNNING on node-2".into());
+    world.fail(conflict.clone());
+    let refused = world.answers[&order].clone().unwrap_err();
+    assert_eq!(refused.to_string(), conflict.to_string());
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn a_stop_leaves_after_the_record_of_the_wish() {
+    for mode in [StopMode::Graceful, StopMode::Force] {
+        let mut world = World::connected();
+        world.running();
+        world.commits_at_once = false;
+        let order = world.stop(mode);
+        assert_eq!((world.state(), world.sent(1)), (State::Running, vec![]));
+        let commit = world.commit();
+        let [Change::Instance(snapshot)] = &commit.changes[..] else {
+            panic!("{commit:?}")
+        };
+        assert_eq!(snapshot.desired, Desired::from(mode));
+        assert_eq!(world.answers[&order], Ok(OrderOutcome::Stopping(mode)));
+        assert!(
+            matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force == (mode == StopMode::Force))
+        );
+    }
+}
+
+#[test]
+fn a_stop_that_cannot_be_recorded_stops_nothing() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    let order = world.stop(StopMode::Force);
+    world.fail(storage());
+    assert_eq!(world.answers[&order], Err(OrderRefusal::NotRecorded(storage())));
+    assert_eq!((world.state(), world.sent(1)), (State::Running, vec![]));
+}
+
+#[test]
+fn a_stop_of_what_is_over_or_unknown_says_so() {
+    let mut world = World::connected();
+    let unknown = world.stop(StopMode::Graceful);
+    assert_eq!(world.answers[&unknown], Err(DeniedReason::UnknownInstance.into()));
+    world.running();
+    world.report(1, 1, State::Stopped);
+    let ended = world.stop(StopMode::Graceful);
+    assert_eq!(world.answers[&ended], Ok(OrderOutcome::AlreadyEnded));
+}
+
+#[test]
+fn a_stop_overtaken_by_the_end_stops_nothing() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    let order = world.stop(StopMode::Graceful);
+    world.report(1, 1, State::Stopped);
+    world.commit();
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::AlreadyEnded));
+    assert_eq!(world.sent(1), []);
+}
+
+#[test]
+fn only_what_has_ended_is_forgotten_and_its_record_first() {
+    let mut world = World::connected();
+    world.running();
+    let alive = world.forget();
+    assert!(matches!(
+        world.answers[&alive],
+        Err(OrderRefusal::Denied(DeniedReason::StillAlive { .. }))
+    ));
+    world.report(1, 1, State::Stopped);
+    world.commits_at_once = false;
+    let order = world.forget();
+    assert!(world.node.roster().get(lobby()).is_some());
+    let commit = world.commit();
+    assert!(matches!(commit.changes[..], [Change::Forget { .. }]));
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Forgotten));
+    assert!(world.node.roster().get(lobby()).is_none());
+}
+
+#[test]
+fn giving_up_is_for_a_node_that_is_away_and_is_answered_when_it_is_recorded() {
+    let mut world = World::connected();
+    world.running();
+    let here = world.declare_lost();
+    assert_eq!(world.answers[&here], Err(OrderRefusal::Connected));
+    world.disconnect(1);
+    world.commits_at_once = false;
+    let order = world.declare_lost();
+    assert_eq!(world.answers.get(&order), None);
+    world.commit();
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::GivenUp));
+    assert_eq!(world.state(), State::Crashed);
+}
+
+#[test]
+fn orders_that_wait_are_bounded() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    let orders: Vec<u64> = (0..ORDERS_WAITING + 10)
+        .map(|_| world.stop(StopMode::Graceful))
+        .collect();
+    let busy = orders
+        .iter()
+        .filter(|order| matches!(world.answers.get(order), Some(Err(OrderRefusal::Busy { .. }))))
+        .count();
+    // One is under way.
+    assert_eq!(busy, 9);
+}

@@ -1,0 +1,145 @@
+//! A storage that is slow or fails
+
+use std::time::Duration;
+
+use prexorcloud_protocol::StopMode;
+use prexorcloud_protocol::instance::{Desired, State};
+use prexorcloud_protocol::node::controller::{Change, OrderOutcome};
+use prexorcloud_protocol::proto::StartInstance;
+use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
+
+use crate::world::*;
+
+#[test]
+fn what_changes_during_a_commit_is_written_in_the_next_one_as_it_is_then() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    world.stop(StopMode::Graceful);
+    world.commit();
+    // The transition is being written when the next ones come.
+    world.report(1, 1, State::Stopping);
+    world.report(1, 1, State::Stopped);
+    world.commit();
+    let commit = world.commit();
+    let [Change::Instance(snapshot)] = &commit.changes[..] else {
+        panic!("{commit:?}")
+    };
+    assert_eq!(snapshot.state, State::Stopped);
+    while !world.commits.is_empty() {
+        world.commit();
+    }
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn a_state_that_could_not_be_written_is_written_later() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    world.report(1, 1, State::Stopped);
+    world.fail(storage());
+    assert!(world.commits.is_empty(), "not at once");
+    assert!(!world.node.is_settled());
+    world.advance(Duration::from_secs(5));
+    let commit = world.commit();
+    assert!(matches!(&commit.changes[..], [Change::Instance(snapshot)] if snapshot.state == State::Stopped));
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn an_answer_to_an_earlier_commit_changes_nothing() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let order = world.start(1);
+    let commit = world.commits.remove(0);
+    world.node.handle_committed(world.now, commit.id);
+    world.node.handle_committed(world.now, commit.id);
+    world.node.handle_commit_failed(world.now, commit.id, storage());
+    world.turn();
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
+    assert_eq!(world.sent(1).len(), 1);
+}
+
+#[test]
+fn a_kill_that_the_controller_decides_waits_for_its_record() {
+    let mut world = World::connected();
+    let order = world.start(1);
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
+    world.report(1, 1, State::Starting);
+    world.sent(1);
+    world.commits_at_once = false;
+    // The daemon does not keep its own deadline, and answers every ping.
+    let limit = Duration::from_secs(60 + 30 + 15);
+    answering(&mut world, limit);
+    assert_eq!(world.sent(1), [], "the wish to kill is not recorded yet");
+    let commit = world.commit();
+    let [Change::Instance(snapshot)] = &commit.changes[..] else {
+        panic!("{commit:?}")
+    };
+    assert_eq!(snapshot.desired, Desired::ForceStop);
+    assert!(
+        snapshot
+            .note
+            .as_deref()
+            .is_some_and(|note| note.contains("not running after"))
+    );
+    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force));
+}
+
+#[test]
+fn a_graceful_stop_that_waited_for_its_record_has_its_whole_grace() {
+    let mut world = World::connected();
+    let lived = Duration::from_secs(100);
+    let order = prexorcloud_protocol::node::controller::OrderId(100);
+    let start = StartInstance {
+        max_lifetime_seconds: 100,
+        ..start(1)
+    };
+    world.node.start(world.now, order, Box::new(start));
+    world.turn();
+    world.report(1, 1, State::Running);
+    world.sent(1);
+    world.commits_at_once = false;
+    answering(&mut world, lived);
+    assert_eq!(world.state(), State::Stopping);
+    // The storage takes its time, and the grace does not run meanwhile.
+    answering(&mut world, Duration::from_secs(40));
+    assert_eq!(world.sent(1), []);
+    world.commit();
+    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if !stop.force));
+    world.commits_at_once = true;
+    world.receive(
+        1,
+        FromDaemon::StopInstanceAck(prexorcloud_protocol::proto::StopInstanceAck {
+            instance_id: "lobby-1".into(),
+            accepted: true,
+            incarnation: 1,
+            ..Default::default()
+        }),
+    );
+    answering(&mut world, Duration::from_secs(40));
+    assert_eq!(
+        world.sent(1),
+        [],
+        "30 s of grace, and the daemon's own time to kill"
+    );
+    answering(&mut world, Duration::from_secs(10));
+    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force));
+}
+
+/// Time passes, and the daemon answers every ping.
+fn answering(world: &mut World, mut time: Duration) {
+    while time > Duration::ZERO {
+        let step = time.min(Duration::from_secs(10));
+        world.advance(step);
+        for sequence in world.pings() {
+            world.receive(
+                1,
+                FromDaemon::Pong(prexorcloud_protocol::proto::Pong { sequence }),
+            );
+        }
+        time -= step;
+    }
+}

@@ -1,0 +1,154 @@
+//! One stream counts; a newer one takes over, an older one never, a dead one costs nobody anything
+
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::controller::StreamId;
+use prexorcloud_protocol::proto::Handshake;
+use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::{Close, Code, ControllerEvent, Session as _};
+
+use crate::world::*;
+
+fn counted(stream_ordinal: u64) -> Handshake {
+    Handshake {
+        boot_id: "boot".into(),
+        stream_ordinal,
+        ..handshake()
+    }
+}
+
+#[test]
+fn an_older_stream_never_takes_the_place_of_a_newer_one() {
+    // By the daemon's own count where it counts (the network may deliver them in either order), else by acceptance.
+    for (older, newer) in [
+        ((2, counted(1)), (1, counted(2))),
+        ((1, handshake()), (2, handshake())),
+    ] {
+        let mut world = World::new();
+        world.connect(newer.0, newer.1);
+        world.running();
+        world.connect(older.0, older.1);
+        assert_eq!(world.node.current_stream(), Some(StreamId::new(newer.0)));
+        assert_eq!(world.state(), State::Running);
+        assert_eq!(world.sent(older.0), [], "it is not acknowledged");
+        let (stream, close) = &world.closes[0];
+        assert_eq!((*stream, close.code), (older.0, Code::Aborted));
+    }
+}
+
+#[test]
+fn a_newer_stream_takes_over_once_it_is_accepted_and_the_old_one_is_deaf() {
+    let mut world = World::connected();
+    world.running();
+    world.admits_at_once = false;
+    world.connect(2, listing(1, State::Running));
+    assert_eq!(
+        world.node.current_stream(),
+        Some(StreamId::new(1)),
+        "nothing is decided yet"
+    );
+    let hello = world.admits.remove(0);
+    world.admit(hello);
+    world.turn();
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(2)));
+    assert_eq!(world.closes[0].0, 1);
+    world.report(1, 1, State::Crashed);
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn a_stream_that_ends_before_its_admission_evicts_nobody() {
+    let mut world = World::connected();
+    world.running();
+    world.admits_at_once = false;
+    world.connect(2, handshake());
+    world.disconnect(2);
+    let hello = world.admits.remove(0);
+    world.admit(hello);
+    world.turn();
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+    assert_eq!(world.state(), State::Running, "an empty list was not believed");
+    assert!(world.closes.is_empty());
+}
+
+#[test]
+fn a_stream_that_ends_between_the_decision_and_its_acceptance_evicts_nobody() {
+    let mut world = World::connected();
+    world.running();
+    world.admits_at_once = false;
+    world.connect(2, handshake());
+    let hello = world.admits.remove(0);
+    let now = world.now;
+    // The machine has not heard of it when it is told to go on.
+    world.session(2).handle_disconnected(now);
+    world.admit(hello);
+    world.turn();
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+    assert_eq!(world.state(), State::Running);
+    assert!(world.closes.is_empty());
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn of_many_handshakes_the_newest_is_admitted() {
+    let mut world = World::new();
+    world.admits_at_once = false;
+    for stream in 1..=4 {
+        world.connect(stream, handshake());
+    }
+    let turned_away: Vec<u64> = world.closes.iter().map(|(stream, _)| *stream).collect();
+    assert_eq!(turned_away, [2, 3]);
+    world.admits_at_once = true;
+    let hello = world.admits.remove(0);
+    world.admit(hello);
+    world.turn();
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(4)));
+}
+
+#[test]
+fn a_node_that_cannot_be_recorded_is_told_to_come_again() {
+    let mut world = World::new();
+    world.admits_at_once = false;
+    world.connect(1, handshake());
+    let close = Close::new(Code::Unavailable, "the storage failed");
+    world
+        .node
+        .handle_admission_failed(world.now, StreamId::new(1), close.clone());
+    world.turn();
+    assert_eq!(world.closes, [(1, close)]);
+    assert_eq!(world.node.current_stream(), None);
+    world.admits_at_once = true;
+    world.connect(2, handshake());
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(2)));
+}
+
+#[test]
+fn what_is_known_survives_the_stream() {
+    let mut world = World::connected();
+    world.running();
+    world.disconnect(1);
+    assert_eq!(world.node.current_stream(), None);
+    assert!(matches!(world.events[..], [ControllerEvent::Closed(_)]));
+    assert_eq!(world.state(), State::Running);
+    world.connect(2, listing(1, State::Running));
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn a_node_with_more_to_hear_than_fits_connects_like_any_other() {
+    for (count, padding) in [(3_000, 0), (90, 100_000)] {
+        let mut world = World::new();
+        for number in 0..count {
+            let mut start = start(1);
+            start.instance_id = format!("lobby-{number}");
+            start.plugin_token = "x".repeat(padding);
+            let order = prexorcloud_protocol::node::controller::OrderId(number);
+            world.node.start(world.now, order, Box::new(start));
+            world.turn();
+        }
+        world.connect(1, handshake());
+        let is_start = |payload: &&FromController| matches!(payload, FromController::StartInstance(_));
+        let sent = world.sent(1).iter().filter(is_start).count();
+        assert_eq!(sent, usize::try_from(count).unwrap());
+        assert!(world.closes.is_empty());
+    }
+}
