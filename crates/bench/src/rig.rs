@@ -23,7 +23,6 @@ use prexorcloud_proto::{
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::roster::Roster;
 use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
     Close, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent, DaemonSession,
@@ -113,11 +112,12 @@ async fn control(session: SessionHandle<ControllerSession>, template: Bytes) {
             match event {
                 ControllerEvent::Console(output) if output.line != LAST => {}
                 ControllerEvent::Console(_) => {
-                    let _ = session.with(|session, _| session.shut_down_node("seen"));
+                    let _ = session.with(|session, _| {
+                        session.send(controller_message::Payload::ShutdownNode(ShutdownNode::default()))
+                    });
                 }
                 ControllerEvent::Hello(hello) => session.with(|session, now| {
-                    let roster = Roster::new(hello.node_id);
-                    let _ = session.accept(now, hello, Admission::default(), roster);
+                    let _ = session.accept(now, hello, Admission::default());
                 }),
                 ControllerEvent::Request(DaemonRequest::Template(request)) => {
                     let data = TemplateData {

@@ -34,7 +34,7 @@ use crate::{
     http::{self, Api, HttpServer, HttpServerError},
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     maintenance::Maintenance,
-    nodes::{Doorman, Nodes, Surroundings},
+    nodes::{NodeContext, Nodes, StreamAcceptor},
     records::ControllerRecord,
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError, Txn},
@@ -194,7 +194,7 @@ impl Foundation {
         } = self;
         let stopping = CancellationToken::new();
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
-        let surroundings = Surroundings {
+        let context = NodeContext {
             store: Arc::clone(&store),
             consoles: Arc::clone(&consoles),
             epoch,
@@ -208,7 +208,7 @@ impl Foundation {
             stopping: stopping.clone(),
             crashes_since_pruning: Default::default(),
         };
-        let nodes = Nodes::start(Arc::new(surroundings)).await?;
+        let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());
         let tokens = JoinTokens::new(Arc::clone(&store), pin, config.tokens.clone());
         let enrolment = Enrolment::new(
@@ -218,13 +218,13 @@ impl Foundation {
             &config.enrolment,
         );
 
-        let doorman = Doorman::new(Arc::clone(&nodes), revocations.clone());
+        let acceptor = StreamAcceptor::new(Arc::clone(&nodes), revocations.clone());
         let admin = Admin::new(tokens.clone(), access.clone(), revocations.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<DaemonService<Doorman>>().await;
+        health.set_serving::<DaemonService<StreamAcceptor>>().await;
         health.set_serving::<BootstrapServiceServer<Bootstrap>>().await;
         health.set_serving::<AdminServiceServer<Admin>>().await;
-        let routes = Routes::new(DaemonService::new(Arc::new(doorman)))
+        let routes = Routes::new(DaemonService::new(Arc::new(acceptor)))
             .add_service(BootstrapServiceServer::new(Bootstrap::new(
                 Arc::new(enrolment),
                 Arc::clone(&nodes),
@@ -303,7 +303,9 @@ struct Ending {
 impl Ending {
     async fn run(self, stopping: CancellationToken) {
         stopping.cancelled().await;
-        self.health.set_not_serving::<DaemonService<Doorman>>().await;
+        self.health
+            .set_not_serving::<DaemonService<StreamAcceptor>>()
+            .await;
         self.nodes.stopped().await;
         if self.http.await.is_err() {
             tracing::warn!("the HTTP listener had failed");

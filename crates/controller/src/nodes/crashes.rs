@@ -1,43 +1,55 @@
 //! Crash reports: stored once, however often a daemon sends them, and only then acknowledged
 
 use prexorcloud_proto::CrashReport;
+use prexorcloud_protocol::NodeId;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     crash::diagnose,
     records::{CrashRecord, CrashReportIndex},
-    store::{Query, Record as _, Store, StoreError, Txn},
+    store::{self, Query, Record as _, Store, StoreError, Txn},
     wall_clock::now_millis,
 };
 
-/// Stores a report; `false` if it was stored before
-pub(super) async fn store(store: &dyn Store, node: &str, report: CrashReport) -> Result<bool, StoreError> {
+/// Adds a report to a transaction, unless it is stored already
+pub(super) async fn add(
+    store: &dyn Store,
+    node: NodeId,
+    report: &CrashReport,
+    txn: Txn,
+) -> Result<Txn, StoreError> {
+    let report_key = report_key(node.as_str(), &report.report_id);
+    if let Some(report_key) = &report_key
+        && store::load::<CrashReportIndex>(store, report_key)
+            .await?
+            .is_some()
+    {
+        return Ok(txn);
+    }
     let diagnosis = diagnose(&report.log_tail, report.exit_code);
-    let report_key = report_key(node, &report.report_id);
     let record = CrashRecord {
         crash_id: format!("crash-{}", uuid::Uuid::now_v7()),
-        instance_id: report.instance_id,
-        group: report.group,
-        node_id: node.to_owned(),
+        instance_id: report.instance_id.clone(),
+        group: report.group.clone(),
+        node_id: node.to_string(),
         incarnation: report.incarnation,
         exit_code: report.exit_code,
         classification: diagnosis.classification.to_owned(),
         cause: diagnosis.cause,
         signature: diagnosis.signature,
-        log_tail: report.log_tail,
+        log_tail: report.log_tail.clone(),
         uptime_ms: report.uptime_ms,
         crashed_at_ms: now_millis(),
         report_key: report_key.clone().unwrap_or_default(),
     };
-    let mut txn = Txn::new().create(&record);
-    if let Some(report_key) = report_key {
-        txn = txn.create(&CrashReportIndex {
+    let txn = txn.create(&record);
+    Ok(match report_key {
+        Some(report_key) => txn.create(&CrashReportIndex {
             report_key,
-            crash_id: record.crash_id.clone(),
-        });
-    }
-    // Ids made here do not repeat, so a conflict means that this report is known.
-    Ok(store.txn(txn).await?.committed().is_some())
+            crash_id: record.crash_id,
+        }),
+        None => txn,
+    })
 }
 
 /// Deletes the oldest records beyond `keep`; says how many

@@ -1,22 +1,27 @@
 //! Cordon, drain and shutdown: what operators want of a whole node
 //!
 //! A drain is an intent in the node's record. It survives disconnects and restarts, and ends when the node is empty,
-//! or when the operator takes it back. At its deadline, what still runs is killed. An empty node ends up cordoned.
+//! or when the operator takes it back. What it means for the instances is decided by the node's machine. An empty node
+//! ends up cordoned.
 
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::ShutdownNodeAck;
-use prexorcloud_protocol::{InstanceId, instance::Desired};
+use prexorcloud_protocol::node::controller::Drain;
 use tokio::sync::oneshot;
 
-use super::{NodeStatus, OrderError, node::Node};
+use super::{NodeStatus, OrderError, task::Node};
 use crate::{records::DrainRecord, wall_clock::now_millis};
 
-/// What a daemon is told when its drain is complete
-const DRAINED: &str = "Node drain completed";
-
-/// Between two attempts at something that the storage or the session refused
-const RETRY: Duration = Duration::from_secs(5);
+/// A recorded drain, by the clock of this process
+pub(super) fn drain_of(now: Instant, now_ms: i64, record: DrainRecord) -> Option<Drain> {
+    let left = u64::try_from(record.deadline_ms.saturating_sub(now_ms)).unwrap_or(0);
+    let deadline = now.checked_add(Duration::from_millis(left))?;
+    Some(Drain {
+        deadline,
+        shutdown: record.shutdown,
+    })
+}
 
 impl Node {
     pub(super) async fn cordon(&mut self, cordoned: bool) -> Result<NodeStatus, OrderError> {
@@ -34,7 +39,11 @@ impl Node {
             shutdown,
         };
         self.change_record(|record| record.drain = Some(drain)).await?;
-        Ok(self.stop_all(false).await)
+        let entries = self.machine.roster().entries();
+        let live = entries.filter(|entry| !entry.is_terminal()).count();
+        let now = Instant::now();
+        self.machine.set_drain(now, drain_of(now, now_millis(), drain));
+        Ok(live)
     }
 
     /// Takes a drain back, and the cordon that a finished one leaves; what was stopped stays stopped
@@ -44,6 +53,7 @@ impl Node {
             record.cordoned = false;
         })
         .await?;
+        self.machine.set_drain(Instant::now(), None);
         Ok(self.with_view(|view| view.status()))
     }
 
@@ -52,88 +62,34 @@ impl Node {
         &mut self,
         reason: String,
     ) -> Result<oneshot::Receiver<ShutdownNodeAck>, OrderError> {
-        let Some(handle) = &self.session else {
+        if self.machine.shut_down(reason).is_err() {
             return Err(OrderError::NotConnected);
-        };
-        handle
-            .with(|session, _| session.shut_down_node(reason))
-            .map_err(|error| {
-                tracing::warn!(node = %self.id, %error, "the node could not be told to shut down");
-                OrderError::NotConnected
-            })?;
+        }
         let (acknowledged, receiver) = oneshot::channel();
         self.awaiting_shutdown.push(acknowledged);
         Ok(receiver)
     }
 
-    /// When the present drain has to be looked at
-    pub(super) fn drain_deadline(&self) -> Option<Instant> {
-        let drain = self.record.as_ref()?.record.drain.as_ref()?;
-        let left = u64::try_from(drain.deadline_ms - now_millis()).unwrap_or(0);
-        // Past the deadline it is looked at again now and then: a kill may have to be repeated.
-        let wait = if left == 0 {
-            RETRY
-        } else {
-            Duration::from_millis(left)
-        };
-        Instant::now().checked_add(wait)
-    }
-
-    /// Goes on with a drain: kill what is late, finish when empty
-    pub(super) async fn review_drain(&mut self) {
-        let Some(drain) = self.record.as_ref().and_then(|stored| stored.record.drain) else {
-            return;
-        };
-        let live = self.live_instances();
-        if live.iter().any(|(_, desired)| *desired == Desired::Run) {
-            // Adopted meanwhile, or started by a daemon that was away when the drain began.
-            self.stop_all(false).await;
-        }
-        if !live.is_empty() {
-            if now_millis() >= drain.deadline_ms
-                && live.iter().any(|(_, desired)| *desired != Desired::ForceStop)
-            {
-                tracing::warn!(node = %self.id, instances = live.len(), "the drain is overdue, killing what still runs");
-                self.stop_all(true).await;
-            }
-            return;
-        }
-        if drain.shutdown {
-            // Asked for in the record already. A node that is away is told when it is back.
-            match self.shut_down(DRAINED.to_owned()) {
-                Ok(_) => {}
-                Err(_) => return,
-            }
-        }
+    /// The node is empty
+    pub(super) async fn record_drained(&mut self) {
+        let shutdown = self
+            .record
+            .as_ref()
+            .and_then(|stored| stored.record.drain)
+            .is_some_and(|drain| drain.shutdown);
         let finished = self.change_record(|record| {
             record.drain = None;
             record.cordoned = true;
         });
         match finished.await {
-            Ok(()) => tracing::info!(node = %self.id, shutdown = drain.shutdown, "the node is drained"),
+            Ok(()) => {
+                tracing::info!(node = %self.id, shutdown, "the node is drained");
+                self.machine.handle_drain_recorded();
+            }
             Err(error) => {
-                tracing::error!(node = %self.id, %error, "the end of a drain could not be recorded")
+                tracing::error!(node = %self.id, %error, "the end of a drain could not be recorded");
+                self.machine.handle_drain_failed(Instant::now());
             }
         }
-    }
-
-    async fn stop_all(&mut self, force: bool) -> usize {
-        let mut stopping = 0;
-        for (instance, _) in self.live_instances() {
-            match self.stop(instance, force).await {
-                Ok(_) => stopping += 1,
-                Err(error) => {
-                    tracing::error!(node = %self.id, %instance, %error, "an instance could not be stopped")
-                }
-            }
-        }
-        stopping
-    }
-
-    fn live_instances(&mut self) -> Vec<(InstanceId, Desired)> {
-        self.look_at_roster(|roster| {
-            let live = roster.entries().filter(|entry| !entry.is_terminal());
-            live.map(|entry| (entry.instance(), entry.desired())).collect()
-        })
     }
 }

@@ -1,33 +1,35 @@
 //! The nodes: their sessions, what runs on them, and what operators ask of them
 //!
 //! ```text
-//!   stream ──▶ doorman (waits for the handshake) ──▶ ┌───────────────┐ ──▶ store
+//!   stream ──▶ acceptor (waits for the handshake) ──▶ ┌───────────────┐ ──▶ store
 //!   HTTP ────▶ orders ─────────────────────────────▶ │ one task per  │
 //!                                                    │ node          │ ──▶ view (read by HTTP and placement)
 //!   events of the session ─────────────────────────▶ └───────────────┘
 //! ```
 //!
-//! One task per node is the only writer of that node's records, so "write, then act" is the order of its statements.
-//! It holds the node's roster between streams, and hands it to the session of the newest stream. Cordoned and draining
-//! are facts of the record and survive streams and restarts; reachable and connected are facts of the session.
+//! One task per node is the only writer of that node's records. What is decided, in which order and after which record, is
+//! the business of its [machine](prexorcloud_protocol::node::ControllerNode); the task is the I/O around it. Cordoned and
+//! draining are facts of the record and survive streams and restarts; reachable and connected are facts of the session.
 
+mod acceptor;
+mod commits;
 mod crashes;
-mod doorman;
 mod drain;
-mod launch;
-mod node;
+mod events;
 mod order;
-mod persistence;
+mod record;
 mod registry;
 mod requests;
-mod session_events;
+mod starts;
+mod streams;
+mod task;
 mod view;
 
 pub(crate) use self::{
+    acceptor::StreamAcceptor,
     crashes::prune as prune_crashes,
-    doorman::Doorman,
-    launch::{file_name, is_live},
     order::{OrderError, StartOrder, StopAnswer},
-    registry::{Nodes, Surroundings},
+    registry::{NodeContext, Nodes},
+    starts::{file_name, is_live},
     view::{NodeStatus, NodeView, Vitals},
 };

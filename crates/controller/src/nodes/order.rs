@@ -1,14 +1,22 @@
 //! What the rest of the controller can ask of a node's task
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use prexorcloud_proto::ShutdownNodeAck;
-use prexorcloud_protocol::{Close, ControllerSession, GroupName, InstanceId, handshake::controller::Hello};
+use prexorcloud_protocol::{
+    Close, ControllerSession, DeniedReason, GroupName, InstanceId, StopMode,
+    handshake::controller::Hello,
+    node::controller::{CommitFailure, OrderId, OrderOutcome, OrderRefusal},
+    session::controller::CommandError,
+};
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::NodeStatus;
-use crate::{records::InstanceRecord, store::StoreError};
+use super::{NodeStatus, task::Node};
+use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
 pub(super) type Reply<T> = oneshot::Sender<Result<T, OrderError>>;
@@ -21,12 +29,12 @@ pub(super) enum Order {
         peer: Peer,
     },
     /// Read the node's record if it is not known yet
-    Introduce {
+    LoadRecord {
         reply: Reply<()>,
     },
     Start {
         order: Box<StartOrder>,
-        reply: Reply<InstanceRecord>,
+        reply: Reply<()>,
     },
     Stop {
         instance: InstanceId,
@@ -70,6 +78,112 @@ pub(super) enum Order {
         close: Close,
         reply: Reply<()>,
     },
+}
+
+/// Who waits for the machine's answer to an order
+pub(super) enum Waiting {
+    Done(Reply<()>),
+    Stop(Reply<StopAnswer>),
+    Forget(InstanceId, Reply<()>),
+}
+
+impl Node {
+    pub(super) async fn handle_order(&mut self, order: Order) {
+        let now = Instant::now();
+        match order {
+            Order::Join { hello, session, peer } => {
+                self.streams.push(session, peer);
+                self.machine.handle_hello(now, hello);
+            }
+            Order::LoadRecord { reply } => answer(reply, self.load_record().await),
+            Order::Start { order, reply } => match self.prepare_start(&order).await {
+                Ok(start) => {
+                    let id = self.wait(Waiting::Done(reply));
+                    self.machine.start(Instant::now(), id, start);
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
+            Order::Stop {
+                instance,
+                force,
+                reply,
+            } => {
+                let mode = if force {
+                    StopMode::Force
+                } else {
+                    StopMode::Graceful
+                };
+                let id = self.wait(Waiting::Stop(reply));
+                self.machine.stop(now, id, instance, mode);
+            }
+            Order::Command {
+                instance,
+                line,
+                reply,
+            } => {
+                let result = self.machine.command(instance, &line, None);
+                answer(reply, result.map_err(OrderError::from));
+            }
+            Order::DeclareLost { instance, reply } => {
+                let id = self.wait(Waiting::Done(reply));
+                self.machine.declare_lost(now, id, instance);
+            }
+            Order::Forget { instance, reply } => {
+                let id = self.wait(Waiting::Forget(instance, reply));
+                self.machine.forget(now, id, instance);
+            }
+            Order::Cordon { cordoned, reply } => answer(reply, self.cordon(cordoned).await),
+            Order::Drain {
+                shutdown,
+                timeout,
+                reply,
+            } => answer(reply, self.drain(shutdown, timeout).await),
+            Order::Undrain { reply } => answer(reply, self.undrain().await),
+            Order::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
+            Order::Close { close, reply } => {
+                let current = self.machine.current_stream();
+                if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
+                    stream.session.with(|session, _| session.close_with(close));
+                }
+                answer(reply, Ok(()));
+            }
+        }
+    }
+
+    fn wait(&mut self, waiting: Waiting) -> OrderId {
+        self.orders += 1;
+        let id = OrderId(self.orders);
+        self.waiting.insert(id, waiting);
+        id
+    }
+
+    /// Passes the machine's answer on
+    pub(super) fn answer(&mut self, order: OrderId, result: Result<OrderOutcome, OrderRefusal>) {
+        let result = result.map_err(OrderError::from);
+        match self.waiting.remove(&order) {
+            Some(Waiting::Done(reply)) => answer(reply, result.map(drop)),
+            Some(Waiting::Forget(instance, reply)) => {
+                if result.is_ok() {
+                    self.forget_rest(instance);
+                }
+                answer(reply, result.map(drop));
+            }
+            Some(Waiting::Stop(reply)) => {
+                let stopped = result.map(|outcome| match outcome {
+                    OrderOutcome::Stopping(StopMode::Force) => StopAnswer::ForceStopping,
+                    OrderOutcome::Stopping(StopMode::Graceful) => StopAnswer::Stopping,
+                    _ => StopAnswer::AlreadyStopped,
+                });
+                answer(reply, stopped);
+            }
+            None => {}
+        }
+    }
+}
+
+fn answer<T>(reply: Reply<T>, result: Result<T, OrderError>) {
+    // Whoever asked may have given up waiting; what was done stays done.
+    let _ = reply.send(result);
 }
 
 /// A start that was validated and placed
@@ -122,4 +236,38 @@ pub(crate) enum OrderError {
     Busy,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<OrderRefusal> for OrderError {
+    fn from(refusal: OrderRefusal) -> Self {
+        match refusal {
+            OrderRefusal::Denied(reason) => reason.into(),
+            OrderRefusal::NotRecorded(CommitFailure::Storage(detail)) => {
+                Self::Store(StoreError::Io { detail })
+            }
+            OrderRefusal::Busy { .. } => Self::Busy,
+            other => Self::Conflict(other.to_string()),
+        }
+    }
+}
+
+impl From<DeniedReason> for OrderError {
+    fn from(reason: DeniedReason) -> Self {
+        match reason {
+            DeniedReason::UnknownInstance => Self::UnknownInstance,
+            DeniedReason::Invalid(invalid) => Self::Invalid(invalid.to_string()),
+            other => Self::Conflict(other.to_string()),
+        }
+    }
+}
+
+impl From<CommandError> for OrderError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::NotConnected => Self::NotConnected,
+            CommandError::Denied(reason) => reason.into(),
+            CommandError::Invalid(invalid) => Self::Invalid(invalid.to_string()),
+            other => Self::Conflict(other.to_string()),
+        }
+    }
 }

@@ -13,8 +13,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     NodeStatus, NodeView, OrderError, StartOrder, StopAnswer,
-    node::Node,
     order::{Order, Reply},
+    task::Node,
 };
 use crate::{
     config::ControllerConfig,
@@ -30,7 +30,7 @@ const MAILBOX: usize = 256;
 const ORDER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What every node's task needs to know
-pub(crate) struct Surroundings {
+pub(crate) struct NodeContext {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) config: ControllerConfig,
@@ -53,16 +53,16 @@ struct Entry {
 
 /// Finds or starts the task of a node
 pub(crate) struct Nodes {
-    surroundings: Arc<Surroundings>,
+    context: Arc<NodeContext>,
     entries: Mutex<BTreeMap<NodeId, Entry>>,
     tasks: TaskTracker,
 }
 
 impl Nodes {
     /// Starts a task for every recorded node, with the instances that are recorded for it
-    pub(crate) async fn start(surroundings: Arc<Surroundings>) -> Result<Arc<Self>, StoreError> {
-        let (records, _) = store::load_all::<NodeRecord>(&*surroundings.store).await?;
-        let (instances, _) = store::load_all::<InstanceRecord>(&*surroundings.store).await?;
+    pub(crate) async fn start(context: Arc<NodeContext>) -> Result<Arc<Self>, StoreError> {
+        let (records, _) = store::load_all::<NodeRecord>(&*context.store).await?;
+        let (instances, _) = store::load_all::<InstanceRecord>(&*context.store).await?;
         let mut known: BTreeMap<String, (Option<Stored<NodeRecord>>, Vec<InstanceRecord>)> = BTreeMap::new();
         for stored in records {
             let node_id = stored.record.node_id.clone();
@@ -76,7 +76,7 @@ impl Nodes {
                 .push(stored.record);
         }
         let nodes = Arc::new(Self {
-            surroundings,
+            context,
             entries: Mutex::default(),
             tasks: TaskTracker::new(),
         });
@@ -89,14 +89,14 @@ impl Nodes {
         Ok(nodes)
     }
 
-    /// Ends all sessions and waits for the tasks; the surroundings' token must be cancelled
+    /// Ends all sessions and waits for the tasks; the context's token must be cancelled
     pub(crate) async fn stopped(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    pub(crate) fn surroundings(&self) -> &Arc<Surroundings> {
-        &self.surroundings
+    pub(crate) fn context(&self) -> &Arc<NodeContext> {
+        &self.context
     }
 
     /// All nodes as last seen, by id
@@ -121,17 +121,21 @@ impl Nodes {
     }
 
     /// Makes a node that enrolled visible before it connects
-    pub(crate) async fn introduce(&self, node: NodeId) -> Result<(), OrderError> {
+    pub(crate) async fn add_enrolled(&self, node: NodeId) -> Result<(), OrderError> {
         self.entry(node, |_| {});
-        self.ask(node, |reply| Order::Introduce { reply }).await
+        self.ask(node, |reply| Order::LoadRecord { reply }).await
     }
 
+    /// Starts an instance; the answer is its record
     pub(crate) async fn launch(&self, node: NodeId, order: StartOrder) -> Result<InstanceRecord, OrderError> {
+        let instance = order.instance;
         self.ask(node, |reply| Order::Start {
             order: Box::new(order),
             reply,
         })
-        .await
+        .await?;
+        let found = store::load::<InstanceRecord>(&*self.context.store, instance.as_str()).await?;
+        found.map(|found| found.record).ok_or(OrderError::UnknownInstance)
     }
 
     pub(crate) async fn stop(
@@ -234,7 +238,7 @@ impl Nodes {
         }
         let (orders, mailbox) = mpsc::channel(MAILBOX);
         let view = SharedView::default();
-        let mut task = Node::new(node, Arc::clone(&self.surroundings), Arc::clone(&view));
+        let mut task = Node::new(node, Arc::clone(&self.context), Arc::clone(&view));
         prepare(&mut task);
         self.tasks.spawn(task.run(mailbox));
         entries.insert(

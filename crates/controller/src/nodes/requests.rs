@@ -3,10 +3,10 @@
 use prexorcloud_proto::{ErrorReport, EventSubscribe, TemplateRequest, controller_message::Payload};
 use prexorcloud_protocol::session::controller::DaemonRequest;
 
-use super::node::Node;
+use super::task::Node;
 
 impl Node {
-    pub(super) fn handle_request(&self, request: DaemonRequest) {
+    pub(super) fn handle_request(&mut self, request: DaemonRequest) {
         match request {
             DaemonRequest::Template(request) => self.refuse_template(request),
             DaemonRequest::EventSubscribe(subscribe) => self.refuse_subscription(&subscribe),
@@ -17,7 +17,7 @@ impl Node {
         }
     }
 
-    fn refuse_template(&self, request: TemplateRequest) {
+    fn refuse_template(&mut self, request: TemplateRequest) {
         self.answer_error(
             "TEMPLATE_UNKNOWN",
             "this controller has no such template",
@@ -25,7 +25,7 @@ impl Node {
         );
     }
 
-    fn refuse_subscription(&self, subscribe: &EventSubscribe) {
+    fn refuse_subscription(&mut self, subscribe: &EventSubscribe) {
         let context = subscribe.event_types.first().cloned().unwrap_or_default();
         self.answer_error(
             "EVENT_TYPE_UNKNOWN",
@@ -34,15 +34,18 @@ impl Node {
         );
     }
 
-    fn answer_error(&self, code: &str, message: &str, context: String) {
+    fn answer_error(&mut self, code: &str, message: &str, context: String) {
         let report = ErrorReport {
             error_code: code.to_owned(),
             error_message: message.to_owned(),
             context,
             retry_after_seconds: 0,
         };
-        if let Some(handle) = &self.session
-            && let Err(error) = handle.with(|session, _| session.send(Payload::ErrorReport(Box::new(report))))
+        let current = self.machine.current_stream();
+        if let Some(stream) = current.and_then(|stream| self.streams.get(stream))
+            && let Err(error) = stream
+                .session
+                .with(|session, _| session.send(Payload::ErrorReport(Box::new(report))))
         {
             tracing::debug!(node = %self.id, %error, "an error report could not be sent");
         }

@@ -47,7 +47,7 @@ impl BootstrapService for Bootstrap {
         let reply = exchanged.map_err(|error| status(&error))?;
         // From now on operators see the node. If that fails, its first connection makes up for it.
         if let Ok(node) = node_id.parse()
-            && let Err(error) = self.nodes.introduce(node).await
+            && let Err(error) = self.nodes.add_enrolled(node).await
         {
             tracing::warn!(%node, %error, "a node that enrolled is not visible yet");
         }

@@ -15,7 +15,7 @@ use super::{Nodes, order::Order};
 use crate::services::node_of;
 
 /// Makes the session of each stream and waits for its handshake
-pub(crate) struct Doorman {
+pub(crate) struct StreamAcceptor {
     nodes: Arc<Nodes>,
     revocations: SharedRevocations,
     session: ControllerConfig,
@@ -23,9 +23,9 @@ pub(crate) struct Doorman {
     accepted: AtomicU64,
 }
 
-impl Doorman {
+impl StreamAcceptor {
     pub(crate) fn new(nodes: Arc<Nodes>, revocations: SharedRevocations) -> Self {
-        let heartbeat = &nodes.surroundings().config.heartbeat;
+        let heartbeat = &nodes.context().config.heartbeat;
         let mut session = ControllerConfig::default();
         session.heartbeat = HeartbeatConfig {
             interval: heartbeat.interval,
@@ -40,11 +40,11 @@ impl Doorman {
     }
 }
 
-impl NodeAcceptor for Doorman {
+impl NodeAcceptor for StreamAcceptor {
     type Session = ControllerSession;
 
     fn open(&self, peer: &Peer) -> Result<ControllerSession, Close> {
-        if self.nodes.surroundings().stopping.is_cancelled() {
+        if self.nodes.context().stopping.is_cancelled() {
             return Err(Close::new(Code::Unavailable, "the controller is shutting down"));
         }
         let node = node_of(peer, &self.revocations)?;

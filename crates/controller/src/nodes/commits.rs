@@ -1,0 +1,284 @@
+//! Writes what the machine wants recorded, all of a commit or none of it
+
+use std::sync::atomic::Ordering;
+
+use prexorcloud_proto::StartInstance;
+use prexorcloud_protocol::{
+    InstanceId, NodeId,
+    instance::{Desired, State},
+    node::controller::{Change, CommitFailure, InstanceSnapshot},
+    roster::RosterEntry,
+};
+
+use super::{NodeContext, crashes, starts::is_live};
+use crate::{
+    records::{IncarnationRecord, InstanceRecord, Wanted},
+    store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
+    wall_clock::now_millis,
+};
+
+/// Times that a record is read and written anew because others changed it
+pub(super) const ATTEMPTS: usize = 8;
+
+/// Crash records that may be stored beyond the bound before the oldest are deleted
+const CRASHES_BETWEEN_PRUNING: usize = 16;
+
+impl From<StoreError> for CommitFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+/// Writes all changes in one transaction
+pub(super) async fn write(
+    context: &NodeContext,
+    node: NodeId,
+    changes: &[Change],
+) -> Result<(), CommitFailure> {
+    let store = &*context.store;
+    let mut attempts = ATTEMPTS;
+    let crashes = loop {
+        let txn = transaction(store, node, changes).await?;
+        if txn.is_read_only() {
+            return Ok(());
+        }
+        let outcome = store.txn(txn).await?;
+        if outcome.committed().is_some() {
+            break changes
+                .iter()
+                .filter(|change| matches!(change, Change::Crash { .. }))
+                .count();
+        }
+        attempts -= 1;
+        if attempts == 0 {
+            let detail = "what was to be recorded is changed by too many at once";
+            return Err(CommitFailure::Storage(detail.to_owned()));
+        }
+    };
+    if crashes > 0 {
+        bound_crashes(context, crashes).await;
+    }
+    Ok(())
+}
+
+/// The transaction that carries the changes out, by what the store says now
+async fn transaction(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<Txn, CommitFailure> {
+    let mut txn = Txn::new();
+    for change in changes {
+        txn = match change {
+            Change::Start(start) => add_start(store, node, start, txn).await?,
+            Change::Instance(snapshot) => add_instance(store, node, snapshot, txn).await?,
+            Change::Forget { instance, .. } => add_forget(store, node, *instance, txn).await?,
+            Change::Crash { report, standing } => {
+                tracing::warn!(%node, instance = report.instance_id, exit_code = report.exit_code, ?standing, "an instance crashed");
+                crashes::add(store, node, report, txn).await?
+            }
+        };
+    }
+    Ok(txn)
+}
+
+/// A start of an id that is alive nowhere, under an incarnation that was never given out
+async fn add_start(
+    store: &dyn Store,
+    node: NodeId,
+    start: &StartInstance,
+    txn: Txn,
+) -> Result<Txn, CommitFailure> {
+    let conflict = CommitFailure::Conflict;
+    let id = start.instance_id.as_str();
+    let known = store::load::<InstanceRecord>(store, id).await?;
+    if let Some(known) = known.as_ref().filter(|known| is_live(&known.record)) {
+        let state = known.record.state().as_str_name();
+        return Err(conflict(format!("{id} is {state} on {}", known.record.node_id)));
+    }
+    let instance: InstanceId = id
+        .parse()
+        .map_err(|error| conflict(format!("{id:?} is no instance id: {error}")))?;
+    let (last, counter) = last_incarnation(store, instance).await?;
+    if start.incarnation <= last {
+        return Err(conflict(format!("{id} is being started by somebody else")));
+    }
+    let now = now_millis();
+    let record = InstanceRecord {
+        instance_id: id.to_owned(),
+        node_id: node.to_string(),
+        start: Some(start.clone()),
+        wanted: Wanted::Run.into(),
+        state: State::Scheduled.to_wire(),
+        created_at_ms: known.as_ref().map_or(now, |known| known.record.created_at_ms),
+        updated_at_ms: now,
+        ..InstanceRecord::default()
+    };
+    let txn = count(txn, instance, start.incarnation, counter);
+    Ok(put(txn, known.as_ref(), &record))
+}
+
+/// An instance as it is now; nothing if the record says so already or is about a later start
+async fn add_instance(
+    store: &dyn Store,
+    node: NodeId,
+    snapshot: &InstanceSnapshot,
+    txn: Txn,
+) -> Result<Txn, CommitFailure> {
+    let instance = snapshot.instance;
+    let found = store::load::<InstanceRecord>(store, instance.as_str()).await?;
+    if let Some(other) = found
+        .as_ref()
+        .filter(|found| found.record.node_id != node.as_str() && is_live(&found.record))
+    {
+        // The id was started elsewhere since; the handshake's reconciliation stops the copy here.
+        tracing::warn!(%node, %instance, recorded_on = other.record.node_id, "an instance is recorded on another node");
+        return Ok(txn);
+    }
+    let Some(record) = updated(node, found.as_ref().map(|found| &found.record), snapshot) else {
+        return Ok(txn);
+    };
+    let txn = put(txn, found.as_ref(), &record);
+    let (last, counter) = last_incarnation(store, instance).await?;
+    let incarnation = snapshot.incarnation.get();
+    Ok(if incarnation > last {
+        // A daemon brought a number that is new to us.
+        count(txn, instance, incarnation, counter)
+    } else {
+        txn
+    })
+}
+
+fn updated(
+    node: NodeId,
+    before: Option<&InstanceRecord>,
+    snapshot: &InstanceSnapshot,
+) -> Option<InstanceRecord> {
+    let now = now_millis();
+    let mut record = match before {
+        Some(record) => record.clone(),
+        // An instance that the daemon reported and nobody asked for.
+        None => InstanceRecord {
+            instance_id: snapshot.instance.to_string(),
+            node_id: node.to_string(),
+            created_at_ms: now,
+            ..InstanceRecord::default()
+        },
+    };
+    let start = record.start.get_or_insert_with(|| StartInstance {
+        instance_id: snapshot.instance.to_string(),
+        group: snapshot.group.to_string(),
+        ..StartInstance::default()
+    });
+    let incarnation = snapshot.incarnation.get();
+    if start.incarnation > incarnation {
+        return None;
+    }
+    if start.incarnation < incarnation {
+        start.incarnation = incarnation;
+        record.node_id = node.to_string();
+        record.running_since_ms = 0;
+        record.last_error.clear();
+    } else if record.node_id != node.as_str() {
+        return None;
+    }
+    if snapshot.port != 0 {
+        start.port = i32::from(snapshot.port);
+    }
+    record.state = snapshot.state.to_wire();
+    record.set_wanted(wanted_of(snapshot.desired));
+    if let Some(note) = &snapshot.note {
+        record.last_error.clone_from(note);
+    }
+    if snapshot.state == State::Running && record.running_since_ms == 0 {
+        record.running_since_ms = now;
+    }
+    if before == Some(&record) {
+        return None;
+    }
+    record.updated_at_ms = now;
+    Some(record)
+}
+
+async fn add_forget(
+    store: &dyn Store,
+    node: NodeId,
+    instance: InstanceId,
+    txn: Txn,
+) -> Result<Txn, CommitFailure> {
+    let found = store::load::<InstanceRecord>(store, instance.as_str()).await?;
+    let Some(found) = found.filter(|found| found.record.node_id == node.as_str()) else {
+        return Ok(txn);
+    };
+    if is_live(&found.record) {
+        let state = found.record.state().as_str_name();
+        return Err(CommitFailure::Conflict(format!("{instance} is {state}")));
+    }
+    let key = found.record.key();
+    Ok(txn.expect(key.clone(), Expect::At(found.revision)).delete(key))
+}
+
+fn put(txn: Txn, found: Option<&Stored<InstanceRecord>>, record: &InstanceRecord) -> Txn {
+    match found {
+        Some(found) => txn.replace(found.revision, record),
+        None => txn.create(record),
+    }
+}
+
+/// The highest incarnation that was given out, and the revision of its record
+pub(super) async fn last_incarnation(
+    store: &dyn Store,
+    instance: InstanceId,
+) -> Result<(u64, Option<Revision>), StoreError> {
+    let found = store::load::<IncarnationRecord>(store, instance.as_str()).await?;
+    Ok(found.map_or((0, None), |found| (found.record.last, Some(found.revision))))
+}
+
+/// Adds the counter of incarnations to a transaction
+fn count(txn: Txn, instance: InstanceId, last: u64, revision: Option<Revision>) -> Txn {
+    let counter = IncarnationRecord {
+        instance_id: instance.to_string(),
+        last,
+    };
+    match revision {
+        Some(revision) => txn.replace(revision, &counter),
+        None => txn.create(&counter),
+    }
+}
+
+/// Deletes what is beyond the bound, now and then
+async fn bound_crashes(context: &NodeContext, stored: usize) {
+    let count = context.crashes_since_pruning.fetch_add(stored, Ordering::Relaxed);
+    if count + stored < CRASHES_BETWEEN_PRUNING {
+        return;
+    }
+    context.crashes_since_pruning.store(0, Ordering::Relaxed);
+    if let Err(error) = crashes::prune(&*context.store, context.config.crashes.keep).await {
+        tracing::warn!(%error, "old crash records could not be deleted");
+    }
+}
+
+impl InstanceRecord {
+    /// What a node's machine is given of it after a restart
+    pub(super) fn into_entry(self) -> Option<RosterEntry> {
+        let state = State::try_from(self.state).ok()?;
+        let desired = desired_of(self.wanted());
+        Some(RosterEntry {
+            start: Box::new(self.start?),
+            state,
+            desired,
+        })
+    }
+}
+
+fn desired_of(wanted: Wanted) -> Desired {
+    match wanted {
+        Wanted::Run => Desired::Run,
+        Wanted::Stop => Desired::Stop,
+        Wanted::ForceStop => Desired::ForceStop,
+    }
+}
+
+fn wanted_of(desired: Desired) -> Wanted {
+    match desired {
+        Desired::Run => Wanted::Run,
+        Desired::Stop => Wanted::Stop,
+        Desired::ForceStop => Wanted::ForceStop,
+    }
+}

@@ -1,0 +1,308 @@
+//! What the streams say, and what the machine wants done about it
+
+use std::{sync::Arc, time::Instant};
+
+use prexorcloud_protocol::{
+    Close, Code, ControllerEvent, InstanceId, SendError,
+    compat::ContractMatch,
+    handshake::controller::Hello,
+    node::controller::{Commit, ControllerWork, StreamId},
+    reconcile::GroupPolicy,
+    roster::InstanceEvent,
+    session::controller::{Admission, ControllerOutcome},
+};
+
+use super::{Vitals, commits, starts::is_live, task::Node, view::SessionView};
+use crate::{
+    records::InstanceRecord,
+    store::{self, StoreError},
+    wall_clock::now_millis,
+};
+
+impl Node {
+    /// Hands events of a stream to the machine; none means that the stream will never have any
+    pub(super) async fn handle_events(
+        &mut self,
+        stream: StreamId,
+        events: impl ExactSizeIterator<Item = ControllerEvent>,
+    ) {
+        if events.len() == 0 {
+            let ended = ControllerEvent::Closed(ControllerOutcome::StreamEnded);
+            return self.handle_event(stream, ended).await;
+        }
+        for event in events {
+            if matches!(event, ControllerEvent::Established) {
+                // What the former stream has said until now still counts.
+                for (other, event) in self.streams.drain_others(stream) {
+                    self.handle_event(other, event).await;
+                }
+            }
+            self.handle_event(stream, event).await;
+        }
+    }
+
+    async fn handle_event(&mut self, stream: StreamId, event: ControllerEvent) {
+        let was_current = self.machine.is_current(stream);
+        let Some(event) = self.machine.handle_event(Instant::now(), stream, event) else {
+            return;
+        };
+        match event {
+            ControllerEvent::Established => self.handle_established(stream),
+            ControllerEvent::Closed(outcome) => self.handle_closed(stream, was_current, &outcome).await,
+            // The machine has checked that the line is of the present incarnation of an instance of this node.
+            ControllerEvent::Console(output) => self.context.consoles.append(output),
+            ControllerEvent::NodeStatus(load) => self.with_view(|view| {
+                view.heard_at_ms = now_millis();
+                view.load = Some(load);
+            }),
+            ControllerEvent::Unreachable { missed, silent_for } => {
+                tracing::warn!(node = %self.id, missed, ?silent_for, "the node does not answer");
+                self.set_unreachable(true);
+            }
+            ControllerEvent::Recovered { after } => {
+                tracing::info!(node = %self.id, ?after, "the node answers again");
+                self.set_unreachable(false);
+            }
+            ControllerEvent::ShutdownAcknowledged(ack) => {
+                tracing::info!(node = %self.id, running_instances = ack.running_instances, "the node shuts down");
+                for waiting in self.awaiting_shutdown.drain(..) {
+                    // Nobody may be waiting any more.
+                    let _ = waiting.send(ack);
+                }
+            }
+            ControllerEvent::Log(record) => {
+                tracing::debug!(node = %self.id, level = record.level, logger = record.logger, message = record.message, "daemon log");
+            }
+            ControllerEvent::DaemonError(report) => {
+                tracing::warn!(node = %self.id, code = report.error_code, message = report.error_message, context = report.context, "the daemon reports an error");
+            }
+            ControllerEvent::Request(request) => self.handle_request(request),
+            ControllerEvent::Ignored(anomaly) => {
+                tracing::warn!(node = %self.id, %anomaly, "something from the daemon was ignored");
+            }
+            // What the machine has acted upon, and nobody else needs.
+            _ => {}
+        }
+    }
+
+    fn handle_established(&mut self, stream: StreamId) {
+        let Some(view) = self.streams.get(stream).and_then(|stream| stream.view.take()) else {
+            return;
+        };
+        self.awaiting_shutdown.clear();
+        self.with_view(|shared| {
+            shared.heard_at_ms = view.since_ms;
+            shared.session = Some(view);
+        });
+    }
+
+    async fn handle_closed(&mut self, stream: StreamId, was_current: bool, outcome: &ControllerOutcome) {
+        self.streams.remove(stream);
+        if !was_current {
+            tracing::info!(node = %self.id, %outcome, "a stream ended that did not count");
+            return;
+        }
+        tracing::info!(node = %self.id, %outcome, "the node's session ended");
+        self.awaiting_shutdown.clear();
+        self.with_view(|view| view.session = None);
+        let seen = self.change_record(|record| record.last_seen_ms = now_millis());
+        if let Err(error) = seen.await {
+            tracing::warn!(node = %self.id, %error, "the node's last sight could not be recorded");
+        }
+    }
+
+    /// Does what the machine wants, in its order
+    pub(super) async fn work(&mut self) {
+        while let Some(work) = self.machine.poll_work() {
+            match work {
+                ControllerWork::Admit { hello } => self.admit(hello).await,
+                ControllerWork::Accept { hello, admission } => self.accept(hello, admission),
+                ControllerWork::Close { stream, close } => {
+                    if let Some(stream) = self.streams.get(stream) {
+                        tracing::info!(node = %self.id, address = %stream.peer.address(), %close, "a stream is ended");
+                        stream.session.with(|session, _| session.close_with(close));
+                    }
+                }
+                ControllerWork::Send {
+                    stream,
+                    payload,
+                    trace,
+                } => {
+                    let sent = self
+                        .streams
+                        .get(stream)
+                        .map_or(Err(SendError::NotConnected), |stream| {
+                            stream
+                                .session
+                                .with(|session, _| session.send_traced(payload, trace))
+                        });
+                    if let Err(error) = sent {
+                        tracing::debug!(node = %self.id, %error, "a message was not sent");
+                    }
+                }
+                ControllerWork::Object { stream, objection } => {
+                    if let Some(stream) = self.streams.get(stream) {
+                        stream.session.with(|session, now| session.object(now, objection));
+                    }
+                }
+                ControllerWork::Commit(Commit { id, changes }) => {
+                    let (context, node) = (Arc::clone(&self.context), self.id);
+                    self.committing = Some(Box::pin(async move {
+                        (id, commits::write(&context, node, &changes).await)
+                    }));
+                }
+                ControllerWork::Answer { order, result } => self.answer(order, result),
+                ControllerWork::News(news) => self.show(news),
+                ControllerWork::Drained => self.record_drained().await,
+            }
+        }
+        if let Some(current) = self.machine.current_stream()
+            && let Some(stream) = self.streams.get(current)
+        {
+            let machine = &mut self.machine;
+            stream
+                .session
+                .with(|session, _| session.take_orders(|| machine.poll_dispatch()));
+        }
+    }
+
+    /// Records the node, and finds out what its admission needs
+    async fn admit(&mut self, hello: Box<Hello>) {
+        let stream = hello.stream.stream();
+        let prepared = self.prepare_admission(&hello).await;
+        let now = Instant::now();
+        match prepared {
+            Ok(elsewhere) => {
+                let admission = Admission {
+                    session_id: uuid::Uuid::new_v4().to_string(),
+                    epoch: self.context.epoch,
+                    controller_api_port: self.context.http_port,
+                    controller_grpc_addrs: self.context.grpc_addresses.clone(),
+                    elsewhere,
+                    groups: GroupPolicy::AdoptAny,
+                };
+                self.machine.handle_admission(now, hello, admission);
+            }
+            Err(error) => {
+                tracing::error!(node = %self.id, %error, "a node cannot be admitted");
+                let close = Close::new(Code::Unavailable, "the controller's storage failed, try again");
+                self.machine.handle_admission_failed(now, stream, close);
+            }
+        }
+    }
+
+    async fn prepare_admission(&mut self, hello: &Hello) -> Result<Vec<InstanceId>, StoreError> {
+        let handshake = &hello.handshake;
+        let peer = self
+            .streams
+            .get(hello.stream.stream())
+            .map(|stream| stream.peer.address());
+        let address = match (handshake.advertise_address.as_str(), peer) {
+            ("", Some(peer)) => peer.ip().to_string(),
+            (advertised, _) => advertised.to_owned(),
+        };
+        self.change_record(|record| {
+            record.last_seen_ms = now_millis();
+            record.version.clone_from(&handshake.version);
+            record.address.clone_from(&address);
+            record.total_memory_mb = handshake.total_memory_mb;
+            record.available_cpus = handshake.available_cpus;
+            record.labels.clone_from(&handshake.labels);
+            record.host_info.clone_from(&handshake.host_info);
+        })
+        .await?;
+        let (instances, _) = store::load_all::<InstanceRecord>(&*self.context.store).await?;
+        let elsewhere = instances
+            .into_iter()
+            .map(|stored| stored.record)
+            .filter(|record| record.node_id != self.id.as_str() && is_live(record))
+            .filter_map(|record| record.instance_id.parse().ok());
+        Ok(elsewhere.collect())
+    }
+
+    fn accept(&mut self, hello: Box<Hello>, admission: Admission) {
+        let id = self.id;
+        let Some(stream) = self.streams.get(hello.stream.stream()) else {
+            return;
+        };
+        let session_id = admission.session_id.clone();
+        let (version, contract) = (hello.handshake.version.clone(), hello.agreement.contract);
+        let accepted = stream
+            .session
+            .with(|session, now| session.accept(now, hello, admission));
+        if let Err(error) = accepted {
+            tracing::info!(node = %id, address = %stream.peer.address(), %error, "a stream could not be admitted");
+            return;
+        }
+        tracing::info!(node = %id, session = session_id, address = %stream.peer.address(), version, "a node connected");
+        if contract == ContractMatch::Different {
+            tracing::info!(node = %id, "the daemon was built from another contract of the same protocol version; what only one of the two knows is not used");
+        }
+        stream.view = Some(SessionView {
+            session_id,
+            since_ms: now_millis(),
+            unreachable: false,
+            contract,
+        });
+    }
+
+    /// Shows and logs what happened to an instance
+    fn show(&self, news: InstanceEvent) {
+        match news {
+            InstanceEvent::Changed {
+                instance,
+                incarnation,
+                from,
+                to,
+                cause,
+                player_count,
+                uptime,
+                ..
+            } => {
+                let vitals = Vitals {
+                    player_count,
+                    uptime_ms: i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX),
+                    at_ms: now_millis(),
+                };
+                self.with_view(|view| match to.is_terminal() {
+                    true => view.vitals.remove(&instance),
+                    false => view.vitals.insert(instance, vitals),
+                });
+                tracing::info!(node = %self.id, %instance, incarnation = incarnation.get(), %from, %to, ?cause, "an instance changed");
+            }
+            InstanceEvent::Adopted {
+                instance,
+                group,
+                incarnation,
+                state,
+                port,
+            } => {
+                tracing::info!(node = %self.id, %instance, %group, incarnation = incarnation.get(), %state, port, "an instance was adopted");
+            }
+            InstanceEvent::StartFailed {
+                instance, failure, ..
+            } => {
+                tracing::warn!(node = %self.id, %instance, code = failure.error_code, error = failure.message, "an instance could not be started");
+            }
+            InstanceEvent::OrphanStopped {
+                instance,
+                incarnation,
+                reason,
+            } => {
+                tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), ?reason, "an instance that is not wanted is stopped");
+            }
+            InstanceEvent::Lagged { dropped } => {
+                tracing::warn!(node = %self.id, dropped, "news of instances was lost, saving all of them");
+            }
+            _ => {}
+        }
+    }
+
+    fn set_unreachable(&self, unreachable: bool) {
+        self.with_view(|view| {
+            if let Some(session) = &mut view.session {
+                session.unreachable = unreachable;
+            }
+        });
+    }
+}

@@ -1,0 +1,59 @@
+//! The node's own record
+
+use super::{OrderError, commits::ATTEMPTS, task::Node};
+use crate::{
+    records::NodeRecord,
+    store::{self, Record as _, StoreError, Stored, Txn},
+    wall_clock::now_millis,
+};
+
+impl Node {
+    /// Looks for the record of a node that enrolled just now
+    pub(super) async fn load_record(&mut self) -> Result<(), OrderError> {
+        if self.record.is_none() {
+            self.record = store::load::<NodeRecord>(&*self.context.store, self.id.as_str()).await?;
+            self.publish_record();
+        }
+        Ok(())
+    }
+
+    /// Changes the node's record, creating it if need be
+    pub(super) async fn change_record(&mut self, change: impl Fn(&mut NodeRecord)) -> Result<(), StoreError> {
+        let store = &*self.context.store;
+        for _ in 0..ATTEMPTS {
+            let (mut record, revision) = match &self.record {
+                Some(stored) => (stored.record.clone(), Some(stored.revision)),
+                None => {
+                    let now = now_millis();
+                    let node_id = self.id.to_string();
+                    (
+                        NodeRecord {
+                            node_id,
+                            first_seen_ms: now,
+                            ..NodeRecord::default()
+                        },
+                        None,
+                    )
+                }
+            };
+            change(&mut record);
+            let txn = match revision {
+                Some(revision) => Txn::new().replace(revision, &record),
+                None => Txn::new().create(&record),
+            };
+            if let Some(revision) = store.txn(txn).await?.committed() {
+                self.record = Some(Stored { record, revision });
+                self.publish_record();
+                return Ok(());
+            }
+            // An enrolment created it meanwhile.
+            self.record = store::load::<NodeRecord>(store, self.id.as_str()).await?;
+        }
+        Err(StoreError::Io {
+            detail: format!(
+                "{} is changed by too many at once",
+                NodeRecord::key_of(self.id.as_str())
+            ),
+        })
+    }
+}

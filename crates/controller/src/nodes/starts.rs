@@ -1,0 +1,148 @@
+//! What a start consists of
+
+use std::{collections::HashSet, time::Duration};
+
+use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
+use prexorcloud_protocol::{instance::State, validate};
+use sha2::{Digest as _, Sha256};
+
+use super::{OrderError, StartOrder, commits, task::Node};
+use crate::records::InstanceRecord;
+
+impl Node {
+    /// The start of an instance under the next incarnation of its id
+    pub(super) async fn prepare_start(
+        &mut self,
+        order: &StartOrder,
+    ) -> Result<Box<StartInstance>, OrderError> {
+        self.require_schedulable()?;
+        let port = self.choose_port(order.port)?;
+        let (last, _) = commits::last_incarnation(&*self.context.store, order.instance).await?;
+        let start = self.start_instance(order, port, last + 1);
+        validate::start_instance(&start).map_err(|error| OrderError::Invalid(error.to_string()))?;
+        Ok(Box::new(start))
+    }
+
+    fn require_schedulable(&self) -> Result<(), OrderError> {
+        if !self.is_connected() {
+            return Err(OrderError::NotConnected);
+        }
+        let unreachable =
+            self.with_view(|view| view.session.as_ref().is_some_and(|session| session.unreachable));
+        let record = self.record.as_ref().map(|stored| &stored.record);
+        if unreachable {
+            Err(OrderError::NotSchedulable("unreachable"))
+        } else if record.is_some_and(|record| record.drain.is_some()) {
+            Err(OrderError::NotSchedulable("draining"))
+        } else if record.is_some_and(|record| record.cordoned) {
+            Err(OrderError::NotSchedulable("cordoned"))
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Instances and reported ports are both looked at: a port is never booked twice, even right after a reconnect
+    fn choose_port(&self, wanted: Option<u16>) -> Result<u16, OrderError> {
+        let booked: HashSet<u16> = self.machine.ports().collect();
+        if let Some(port) = wanted {
+            return if booked.contains(&port) {
+                Err(OrderError::Conflict(format!(
+                    "port {port} is used by another instance on {}",
+                    self.id
+                )))
+            } else {
+                Ok(port)
+            };
+        }
+        let reported: HashSet<i32> = self.with_view(|view| {
+            view.load
+                .as_ref()
+                .map(|load| load.used_ports.iter().copied().collect())
+                .unwrap_or_default()
+        });
+        let range = self.context.config.instances.port_range.clone();
+        range
+            .clone()
+            .find(|port| !booked.contains(port) && !reported.contains(&i32::from(*port)))
+            .ok_or(OrderError::NoFreePort {
+                first: *range.start(),
+                last: *range.end(),
+            })
+    }
+
+    fn start_instance(&self, order: &StartOrder, port: u16, incarnation: u64) -> StartInstance {
+        let defaults = &self.context.config.instances;
+        let jar_file = file_name(&order.jar).to_owned();
+        let is_url = order.jar.contains("://");
+        let download_url = if is_url {
+            order.jar.clone()
+        } else {
+            format!("file://{}", order.jar)
+        };
+        let runtime = RuntimeArtifact {
+            jar_file: jar_file.clone(),
+            download_url: download_url.clone(),
+            sha256: order.sha256.clone(),
+            category: InstanceCategory::Server.into(),
+            ..RuntimeArtifact::default()
+        };
+        let mut start = StartInstance {
+            instance_id: order.instance.to_string(),
+            group: order.group.to_string(),
+            port: i32::from(port),
+            memory_mb: order.memory_mb,
+            jvm_args: order.jvm_args.clone(),
+            env: order.env.clone(),
+            jar_file,
+            download_url,
+            startup_timeout_seconds: seconds(order.startup_timeout.unwrap_or(defaults.startup_timeout)),
+            shutdown_grace_seconds: seconds(order.shutdown_grace.unwrap_or(defaults.shutdown_grace)),
+            max_lifetime_seconds: order.max_lifetime.map_or(0, seconds),
+            category: InstanceCategory::Server.into(),
+            incarnation,
+            ..StartInstance::default()
+        };
+        let plan_hash = plan_hash(&start, &order.sha256);
+        start.composition_plan = Some(CompositionPlan {
+            plan_hash,
+            runtime: Some(runtime),
+            ..CompositionPlan::default()
+        });
+        start
+    }
+}
+
+/// The name of the file that a path or URL ends in, without query and fragment
+pub(crate) fn file_name(jar: &str) -> &str {
+    let path = jar.split(['?', '#']).next().unwrap_or_default();
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Whether an instance has not ended, as far as its record tells
+pub(crate) fn is_live(record: &InstanceRecord) -> bool {
+    !State::try_from(record.state).is_ok_and(State::is_terminal)
+}
+
+fn seconds(duration: Duration) -> i32 {
+    i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)
+}
+
+/// Equal for starts that would prepare the same files; daemons echo it and do not look into it
+fn plan_hash(start: &StartInstance, sha256: &str) -> String {
+    let mut digest = Sha256::new();
+    for part in [
+        &start.instance_id,
+        &start.group,
+        &start.jar_file,
+        &start.download_url,
+        sha256,
+    ] {
+        digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        digest.update(part.as_bytes());
+    }
+    digest
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

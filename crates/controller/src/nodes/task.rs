@@ -1,0 +1,224 @@
+//! The task of one node: the I/O around its machine
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use futures_util::future::BoxFuture;
+use prexorcloud_proto::ShutdownNodeAck;
+use prexorcloud_protocol::{
+    Close, Code, InstanceId, NodeId,
+    node::{
+        ControllerNode,
+        controller::{CommitFailure, CommitId, OrderId},
+    },
+};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    NodeContext, NodeView,
+    drain::drain_of,
+    order::{Order, Waiting},
+    registry::{SharedView, look},
+    streams::Streams,
+};
+use crate::{
+    records::{InstanceRecord, NodeRecord},
+    store::Stored,
+    wall_clock::now_millis,
+};
+
+/// How long the last changes may take to be recorded when the controller stops
+const FAREWELL: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A commit on its way to the storage
+pub(super) type Committing = BoxFuture<'static, (CommitId, Result<(), CommitFailure>)>;
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) context: Arc<NodeContext>,
+    pub(super) view: SharedView,
+    /// As in the store; `None` until the node is recorded
+    pub(super) record: Option<Stored<NodeRecord>>,
+    pub(super) machine: ControllerNode,
+    pub(super) streams: Streams,
+    pub(super) committing: Option<Committing>,
+    /// Who waits for the machine's answer to which order
+    pub(super) waiting: HashMap<OrderId, Waiting>,
+    pub(super) orders: u64,
+    pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, context: Arc<NodeContext>, view: SharedView) -> Self {
+        Self {
+            id,
+            context,
+            view,
+            record: None,
+            machine: ControllerNode::new(id),
+            streams: Streams::default(),
+            committing: None,
+            waiting: HashMap::new(),
+            orders: 0,
+            awaiting_shutdown: Vec::new(),
+        }
+    }
+
+    /// Puts back what was recorded before this controller started
+    pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, instances: Vec<InstanceRecord>) {
+        let entries = instances.into_iter().filter_map(InstanceRecord::into_entry);
+        for (entry, reason) in self.machine.restore(Instant::now(), entries) {
+            let instance = entry.start.instance_id;
+            tracing::error!(node = %self.id, instance, %reason, "a recorded instance cannot be restored");
+        }
+        let drain = record.as_ref().and_then(|stored| stored.record.drain);
+        self.record = record;
+        if let Some(drain) = drain {
+            let now = Instant::now();
+            self.machine.set_drain(now, drain_of(now, now_millis(), drain));
+        }
+        self.publish_record();
+    }
+
+    pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<Order>) {
+        let stopping = self.context.stopping.clone();
+        let mut events = Vec::new();
+        loop {
+            self.work().await;
+            self.refresh_view();
+            let deadline = self.machine.poll_timeout().map(|deadline| deadline.at);
+            tokio::select! {
+                biased;
+                () = stopping.cancelled() => break,
+                order = mailbox.recv() => match order {
+                    Some(order) => self.handle_order(order).await,
+                    None => break,
+                },
+                (id, result) = committed(&mut self.committing) => self.handle_written(id, result),
+                stream = self.streams.next_events(&mut events) => {
+                    self.handle_events(stream, events.drain(..)).await;
+                }
+                () = sleep_until(deadline) => self.machine.handle_timeout(Instant::now()),
+            }
+        }
+        self.say_goodbye().await;
+    }
+
+    pub(super) fn handle_written(&mut self, id: CommitId, result: Result<(), CommitFailure>) {
+        self.committing = None;
+        let now = Instant::now();
+        match result {
+            Ok(()) => self.machine.handle_committed(now, id),
+            Err(failure) => {
+                tracing::error!(node = %self.id, %failure, "a change could not be recorded");
+                self.machine.handle_commit_failed(now, id, failure);
+            }
+        }
+    }
+
+    /// The controller stops: daemons are told to go elsewhere and come back later; their instances run on
+    ///
+    /// What happened until now belongs into the store; the next start reads it there.
+    async fn say_goodbye(&mut self) {
+        let close = Close::new(Code::Unavailable, "the controller is shutting down");
+        self.streams.close_all(&close);
+        let farewell = async {
+            loop {
+                self.work().await;
+                match &mut self.committing {
+                    Some(committing) => {
+                        let (id, result) = committing.await;
+                        if result.is_err() {
+                            return self.handle_written(id, result);
+                        }
+                        self.handle_written(id, result);
+                    }
+                    None => return,
+                }
+            }
+        };
+        if tokio::time::timeout(FAREWELL, farewell).await.is_err() {
+            tracing::error!(node = %self.id, "the storage did not take the last changes in time");
+        }
+    }
+
+    fn refresh_view(&self) {
+        let entries = self.machine.roster().entries();
+        let live = entries.filter(|entry| !entry.is_terminal()).count();
+        look(&self.view).live_instances = live;
+    }
+
+    /// Publishes what is recorded
+    pub(super) fn publish_record(&self) {
+        if let Some(stored) = &self.record {
+            look(&self.view).record.clone_from(&stored.record);
+        }
+    }
+
+    pub(super) fn with_view<R>(&self, change: impl FnOnce(&mut NodeView) -> R) -> R {
+        change(&mut look(&self.view))
+    }
+
+    /// Whether the node can be given orders right now
+    pub(super) fn is_connected(&self) -> bool {
+        self.machine.current_stream().is_some()
+    }
+
+    /// Forgets what is known of an instance beside its record
+    pub(super) fn forget_rest(&self, instance: InstanceId) {
+        self.with_view(|view| view.vitals.remove(&instance));
+        self.context.consoles.forget(instance.as_str());
+    }
+}
+
+async fn committed(committing: &mut Option<Committing>) -> (CommitId, Result<(), CommitFailure>) {
+    match committing {
+        Some(committing) => committing.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        config::ControllerConfig,
+        console::Consoles,
+        store::{SqliteOptions, SqliteStore},
+    };
+
+    #[test]
+    fn the_task_of_an_idle_node_is_small() {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            SqliteStore::open(folder.path().join("controller.db"), &SqliteOptions::default()).unwrap();
+        let context = NodeContext {
+            store: Arc::new(store),
+            consoles: Arc::new(Consoles::keeping(1)),
+            config: ControllerConfig::default(),
+            epoch: prexorcloud_protocol::Epoch::new(1),
+            http_port: 0,
+            grpc_addresses: Vec::new(),
+            stopping: CancellationToken::new(),
+            crashes_since_pruning: Default::default(),
+        };
+        let node = Node::new(
+            "node-1".parse().unwrap(),
+            Arc::new(context),
+            SharedView::default(),
+        );
+        let (_orders, mailbox) = mpsc::channel(1);
+        let bytes = size_of_val(&node.run(mailbox));
+        assert!(bytes <= 16 * 1024, "{bytes} bytes");
+    }
+}
