@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prexorcloud_protocol::StopMode;
 use prexorcloud_protocol::instance::{Desired, State};
-use prexorcloud_protocol::node::controller::{Change, OrderOutcome};
+use prexorcloud_protocol::node::controller::{Change, Commit, OrderId, OrderOutcome};
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
@@ -31,6 +31,75 @@ fn what_changes_during_a_commit_is_written_in_the_next_one_as_it_is_then() {
         world.commit();
     }
     assert!(world.node.is_settled());
+}
+
+#[test]
+fn an_acknowledged_crash_is_an_end_that_is_recorded() {
+    let mut world = World::connected();
+    world.start(1);
+    world.sent(1);
+    world.commits_at_once = false;
+    // Being written while the end comes in.
+    world.report(1, 1, State::Running);
+    world.report(1, 1, State::Crashed);
+    world.receive(1, crash(1, "r1"));
+    world.commit();
+    assert_eq!(world.sent(1), []);
+    let commit = world.commit();
+    assert!(
+        matches!(&commit.changes[..], [Change::Crash { .. }, Change::Instance(end)] if end.state == State::Crashed),
+        "{commit:?}"
+    );
+    assert!(matches!(&world.sent(1)[..], [FromController::CrashReportAck(_)]));
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn a_start_waits_for_the_record_of_the_end_before_it() {
+    let mut world = World::connected();
+    world.start(1);
+    world.commits_at_once = false;
+    world.report(1, 1, State::Running);
+    world.report(1, 1, State::Stopped);
+    world.start(2);
+    let written: Vec<Commit> = (0..3).map(|_| world.commit()).collect();
+    assert!(matches!(&written[1].changes[..], [Change::Instance(end)] if end.state == State::Stopped));
+    assert!(matches!(&written[2].changes[..], [Change::Start(start)] if start.incarnation == 2));
+}
+
+#[test]
+fn instances_that_change_all_the_time_do_not_keep_others_from_the_record() {
+    let mut world = World::new();
+    let ids: Vec<String> = (0..70).map(|number| format!("lobby-{number:02}")).collect();
+    for (number, id) in (0..).zip(&ids) {
+        let start = StartInstance {
+            instance_id: id.clone(),
+            ..start(1)
+        };
+        world.node.start(world.now, OrderId(number), Box::new(start));
+        world.turn();
+    }
+    world.connect(1, handshake());
+    world.committed.clear();
+    world.commits_at_once = false;
+    for state in [State::Preparing, State::Starting, State::Running] {
+        for id in &ids {
+            let mut update = status(1, state);
+            update.instance_id = id.clone();
+            world.receive(1, FromDaemon::InstanceStatus(update));
+        }
+        world.commit();
+    }
+    let written: Vec<&str> = world
+        .committed
+        .iter()
+        .flat_map(|commit| &commit.changes)
+        .filter_map(|change| match change {
+            Change::Instance(snapshot) => Some(snapshot.instance.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert!(written.contains(&"lobby-69"), "{written:?}");
 }
 
 #[test]
@@ -92,7 +161,7 @@ fn a_kill_that_the_controller_decides_waits_for_its_record() {
 fn a_graceful_stop_that_waited_for_its_record_has_its_whole_grace() {
     let mut world = World::connected();
     let lived = Duration::from_secs(100);
-    let order = prexorcloud_protocol::node::controller::OrderId(100);
+    let order = OrderId(100);
     let start = StartInstance {
         max_lifetime_seconds: 100,
         ..start(1)

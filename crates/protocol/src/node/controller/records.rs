@@ -1,6 +1,7 @@
 //! What has to be recorded, and what waits for it
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,6 +78,8 @@ pub(super) struct Records {
     commits: u64,
     /// The last commit was one of snapshots, so that an order is next.
     snapshots_last: bool,
+    /// The last instance that was written of those that were behind; the next one's turn is after it.
+    turn: Option<InstanceId>,
     retry_at: Option<Instant>,
 }
 
@@ -186,11 +189,37 @@ impl Records {
     }
 
     fn is_clean(&self, instance: InstanceId) -> bool {
-        let is_being_written = self.under_way.as_ref().is_some_and(|(_, purpose)| {
-            matches!(purpose, Purpose::Snapshots(snapshots)
-                if snapshots.iter().any(|snapshot| snapshot.instance == instance))
+        let is_being_written = self.under_way.as_ref().is_some_and(|(_, purpose)| match purpose {
+            Purpose::Snapshots(snapshots) => snapshots.iter().any(|snapshot| snapshot.instance == instance),
+            Purpose::Pending(_, snapshot) => snapshot
+                .as_ref()
+                .is_some_and(|snapshot| snapshot.instance == instance),
         });
         !is_being_written && !self.dirty.contains_key(&instance)
+    }
+
+    /// The instance that has been behind for longest, with what went wrong.
+    fn take_dirty(&mut self) -> Option<(InstanceId, Option<String>)> {
+        let after = |turn| (Bound::Excluded(turn), Bound::Unbounded);
+        let next = self
+            .turn
+            .and_then(|turn| self.dirty.range(after(turn)).next())
+            .or_else(|| self.dirty.first_key_value());
+        let instance = *next?.0;
+        self.turn = Some(instance);
+        self.dirty.remove_entry(&instance)
+    }
+
+    /// Whether the order whose turn it is needs a record that is behind: a start and a forgetting look at the end.
+    fn next_needs_snapshots(&self) -> bool {
+        match self.waiting.front() {
+            Some(Pending::Start { start, .. }) => {
+                InstanceId::new(&start.instance_id).is_ok_and(|instance| self.dirty.contains_key(&instance))
+            }
+            Some(Pending::Forget { instance, .. }) => self.dirty.contains_key(instance),
+            Some(Pending::Stop { .. } | Pending::Crash { .. }) => false,
+            None => true,
+        }
     }
 
     fn note(&mut self, snapshot: &InstanceSnapshot) {
@@ -231,6 +260,7 @@ impl ControllerNode {
             Purpose::Pending(pending, snapshot) => {
                 if let Some(snapshot) = &snapshot {
                     self.records.note(snapshot);
+                    self.roster.release(now, snapshot.instance);
                 }
                 self.carry_out(now, pending, snapshot.map(|snapshot| snapshot.incarnation));
             }
@@ -259,7 +289,11 @@ impl ControllerNode {
                 }
                 self.records.retry_at = retry_at;
             }
-            Purpose::Pending(pending @ Pending::Crash { .. }, _) => {
+            Purpose::Pending(pending @ Pending::Crash { .. }, end) => {
+                if let Some(end) = end {
+                    let newer = self.records.dirty.remove(&end.instance).flatten();
+                    self.records.dirty.insert(end.instance, newer.or(end.note));
+                }
                 self.records.waiting.push_front(pending);
                 self.records.retry_at = retry_at;
             }
@@ -291,7 +325,6 @@ impl ControllerNode {
                 } else {
                     Verdict::Denied(DeniedReason::AlreadyEnded)
                 };
-                self.roster.release(now, instance);
                 let Some(order) = order else { return };
                 let is_over = self.roster.get(instance).is_none_or(Lifecycle::is_terminal);
                 let forced = self
@@ -370,7 +403,7 @@ impl ControllerNode {
     pub(super) fn begin_commit(&mut self) {
         while self.records.under_way.is_none() && self.records.retry_at.is_none() {
             let snapshots_next =
-                self.has_snapshots() && (!self.records.snapshots_last || self.records.waiting.is_empty());
+                self.has_snapshots() && (!self.records.snapshots_last || self.records.next_needs_snapshots());
             let begun = if snapshots_next {
                 self.commit_snapshots()
             } else if let Some(pending) = self.records.waiting.pop_front() {
@@ -398,7 +431,7 @@ impl ControllerNode {
         while snapshots.len() < BATCH {
             if let Some(refused) = self.records.refused.pop_front() {
                 snapshots.push(refused);
-            } else if let Some((instance, note)) = self.records.dirty.pop_first() {
+            } else if let Some((instance, note)) = self.records.take_dirty() {
                 snapshots.extend(snapshot(&self.roster, instance, note));
             } else {
                 break;
@@ -410,7 +443,7 @@ impl ControllerNode {
 
     /// The commit that an order waits for; `None` if it has been answered without.
     fn commit_pending(&mut self, pending: Pending) -> Option<(Purpose, Vec<Change>)> {
-        let (change, snapshot) = match &pending {
+        let (change, wish) = match &pending {
             Pending::Start { order, start } => {
                 if let Verdict::Denied(reason) = self.roster.judge_start(start) {
                     self.answer(*order, Err(reason.into()));
@@ -451,9 +484,16 @@ impl ControllerNode {
                     report: Arc::clone(report),
                     standing: *standing,
                 };
-                (change, None)
+                // Its acknowledgement says that the end is recorded, too.
+                let end = InstanceId::new(&report.instance_id).ok().and_then(|instance| {
+                    let note = self.records.dirty.remove(&instance)?;
+                    snapshot(&self.roster, instance, note)
+                });
+                let mut changes = vec![change];
+                changes.extend(end.clone().map(Change::Instance));
+                return Some((Purpose::Pending(pending, end.map(Box::new)), changes));
             }
         };
-        Some((Purpose::Pending(pending, snapshot), vec![change]))
+        Some((Purpose::Pending(pending, wish), vec![change]))
     }
 }
