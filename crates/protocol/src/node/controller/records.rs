@@ -159,6 +159,18 @@ impl Records {
         })
     }
 
+    /// Whether the next order starts an id whose last end is not recorded yet: the storage would take it for alive.
+    fn is_next_behind(&self) -> bool {
+        let Some(Pending::Start { start, .. }) = self.waiting.front() else {
+            return false;
+        };
+        let refused = self.refused.iter().map(|snapshot| &snapshot.instance);
+        self.dirty
+            .keys()
+            .chain(refused)
+            .any(|instance| instance.as_str() == start.instance_id)
+    }
+
     /// The ports of starts that wait to be recorded.
     pub(super) fn ports(&self) -> impl Iterator<Item = u16> + '_ {
         self.starts().filter_map(|start| u16::try_from(start.port).ok())
@@ -314,9 +326,12 @@ impl ControllerNode {
                     Verdict::Denied(reason) => Err(OrderRefusal::Denied(reason)),
                     Verdict::Accepted | Verdict::AlreadyInEffect => Ok(OrderOutcome::Forgotten),
                 };
+                self.records.recorded.remove(&instance);
                 if result.is_ok() {
-                    self.records.recorded.remove(&instance);
                     self.records.dirty.remove(&instance);
+                } else {
+                    // It has turned out to live meanwhile, and its record is gone.
+                    self.records.mark(instance, None);
                 }
                 self.answer(order, result);
             }
@@ -335,10 +350,10 @@ impl ControllerNode {
         };
         let port = u16::try_from(start.port).unwrap_or_default();
         self.records.restored(instance, incarnation, Desired::Run);
-        match self.roster.start(now, start) {
+        match self.roster.start_recorded(now, start) {
             Verdict::Accepted | Verdict::AlreadyInEffect => self.answer(order, Ok(OrderOutcome::Started)),
             Verdict::Denied(reason) => {
-                // A handshake brought something in its way meanwhile. Nothing was sent, so its record ends here.
+                // A handshake brought a later one meanwhile. Nothing was sent, so its record ends here.
                 let ended = InstanceSnapshot {
                     instance,
                     group,
@@ -369,8 +384,8 @@ impl ControllerNode {
     /// Puts the next commit under way, if none is.
     pub(super) fn begin_commit(&mut self) {
         while self.records.under_way.is_none() && self.records.retry_at.is_none() {
-            let snapshots_next =
-                self.has_snapshots() && (!self.records.snapshots_last || self.records.waiting.is_empty());
+            let is_turn = !self.records.snapshots_last || self.records.waiting.is_empty();
+            let snapshots_next = self.has_snapshots() && (is_turn || self.records.is_next_behind());
             let begun = if snapshots_next {
                 self.commit_snapshots()
             } else if let Some(pending) = self.records.waiting.pop_front() {
