@@ -355,6 +355,13 @@ impl Ledger {
             .is_some_and(|command| matches!(command.phase, Phase::InFlight { .. }) && !command.unsent)
     }
 
+    /// Whether a stop is in force that has not left on this stream.
+    pub(crate) fn is_stop_undelivered(&self) -> bool {
+        self.command.is_some_and(|command| {
+            matches!(command.order, Order::Stop(_)) && (command.unsent || command.phase == Phase::Parked)
+        })
+    }
+
     /// Puts a command in force; a stop supersedes a start, and a forced stop a graceful one.
     pub fn issue(&mut self, now: Instant, order: Order) -> Verdict {
         match (self.order(), order) {

@@ -669,6 +669,7 @@ proptest! {
         ledger.handle_connected(now);
         ledger.hold(now, false);
         for _ in 0..2 * (RETRIES + 2) {
+            // What has not been sent is not overdue.
             let _ = ledger.poll_dispatch();
             let Some(deadline) = ledger.poll_timeout() else { break };
             prop_assert!(deadline.at <= now + MAX_RETRY_DELAY.max(START_ANSWER));

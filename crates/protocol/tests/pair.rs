@@ -10,8 +10,8 @@ use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::daemon_message;
 use prexorcloud_protocol::session::controller::ControllerOutcome;
 use prexorcloud_protocol::{
-    Code, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonOutcome, DaemonSession,
-    InstanceId, NodeId, Session as _,
+    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonOutcome,
+    DaemonSession, InstanceId, NodeId, Session as _,
 };
 use prexorcloud_testkit::{Action, Behaviour, Clock, Direction, Garbage, Pair, Peers, Scenario, Side};
 
@@ -97,7 +97,8 @@ fn a_silent_controller_is_given_up_after_three_intervals_and_dialled_again() {
     reconnected(&mut pair);
     // The controller never saw the old stream end; the new one replaced it.
     let outcomes: Vec<_> = pair.controller().facts.closed.values().flatten().collect();
-    assert_eq!(outcomes, [&ControllerOutcome::Replaced]);
+    let replaced = Close::new(Code::Aborted, ControllerOutcome::Replaced.to_string());
+    assert_eq!(outcomes, [&ControllerOutcome::Ended(replaced)]);
 }
 
 #[test]
@@ -224,7 +225,7 @@ fn a_crash_report_across_three_reconnects_is_stored_once() {
         cut(&mut pair);
     }
     pair.come_to_rest().unwrap();
-    assert!(pair.log().matching("hears of crash-1").count() >= 4);
+    assert!(pair.log().matching("<- CrashReport").count() >= 4);
     assert_eq!(pair.store().crashes.len(), 1);
     assert_eq!(pair.daemon().facts.forgotten, ["crash-1"]);
 }
@@ -323,7 +324,7 @@ fn late_messages_of_the_old_stream_do_not_spoil_the_new_handshake() {
     };
     let handshake = line("2 controller 1 <- Handshake");
     let late = line("1 controller 1 <- InstanceStatusUpdate lobby-1#1 STARTING");
-    let accepted = line("controller 1: stream 2 is established");
+    let accepted = line("controller 1: stream 2: Established");
     assert!(handshake < late && late < accepted);
     pair.run_until(SECOND, |pair| pair.believed(LOBBY) == Some(State::Running))
         .unwrap();

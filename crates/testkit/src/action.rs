@@ -126,6 +126,10 @@ pub enum Action {
     DeposedStopsAll,
     /// From now on, until [`Heal`](Self::Heal), a commit takes up to this long.
     SlowStore(Duration),
+    /// The store writes nothing for so long.
+    FailStore(Duration),
+    /// The next write of the store fails.
+    FailCommit,
     /// The next handshake is answered with a redirect.
     Redirect,
     /// The next admission takes this long.
@@ -188,12 +192,11 @@ impl Action {
             55..58 => Self::Crash(instance),
             58..60 => Self::Exit(instance),
             60 => Self::Flood(instance, 1 + rng.below(400) as u32),
-            61 => match rng.below(6) {
+            61 => match rng.below(5) {
                 0 => Self::Cordon(rng.chance(50)),
                 1 => Self::AdoptUnknown(rng.chance(50)),
                 2 => Self::ShutDownNode,
                 3 => Self::Template(1 + rng.below(200_000) as usize),
-                4 => Self::SlowStore(millis(rng, 5_000)),
                 _ => Self::CloseSession,
             },
             62..72 => Self::Break {
@@ -220,6 +223,11 @@ impl Action {
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
             ),
             97 => Self::Replay(rng.below(8) as usize),
+            98 => match rng.below(4) {
+                0 => Self::FailStore(millis(rng, 120_000)),
+                1 => Self::FailCommit,
+                _ => Self::SlowStore(millis(rng, 5_000)),
+            },
             96 => Self::Suspend(
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
@@ -297,6 +305,8 @@ impl fmt::Display for Action {
             Self::CloseSession => f.write_str("close-session"),
             Self::Template(bytes) => write!(f, "template {bytes}"),
             Self::SlowStore(time) => write!(f, "slow-store {}", show(*time)),
+            Self::FailStore(time) => write!(f, "fail-store {}", show(*time)),
+            Self::FailCommit => f.write_str("fail-commit"),
             Self::Command(instance, line) => write!(f, "command {instance} {line}"),
             Self::Crash(instance) => write!(f, "crash {instance}"),
             Self::Exit(instance) => write!(f, "exit {instance}"),
@@ -432,6 +442,8 @@ impl FromStr for Action {
             "close-session" => Self::CloseSession,
             "template" => Self::Template(text::number(w.next("a number of bytes")?)?),
             "slow-store" => Self::SlowStore(duration(w)?),
+            "fail-store" => Self::FailStore(duration(w)?),
+            "fail-commit" => Self::FailCommit,
             "command" => {
                 let instance = instance(w)?;
                 return Ok(Self::Command(

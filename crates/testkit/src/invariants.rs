@@ -56,6 +56,8 @@ pub const ALWAYS: &[Invariant] = invariants![
     own_reports_are_believed,
     reachability_alternates,
     both_sides_agree_soon,
+    nothing_leaves_before_its_commit,
+    no_acknowledgement_without_its_record,
 ];
 
 /// Checked at the end, when nothing disturbs any more.
@@ -278,8 +280,8 @@ pub fn operator_state_is_never_touched(pair: &Pair) -> Result<(), String> {
     })
 }
 
-/// A start with a fresh incarnation, of an instance that the roster does not hold to be alive, is accepted; and every
-/// record that was written can be restored.
+/// What the node machine wants to write never contradicts what it has had written, so a start with a fresh incarnation
+/// is recorded; and every record that was written can be restored.
 pub fn checked_starts_are_not_denied(pair: &Pair) -> Result<(), String> {
     pair.controllers()
         .iter()
@@ -290,7 +292,8 @@ pub fn checked_starts_are_not_denied(pair: &Pair) -> Result<(), String> {
 /// from a broken cable. Lifetimes go on, and so does the time until a retry that the daemon asked for.
 pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
     for controller in pair.controllers() {
-        let Some(roster) = controller.parked() else {
+        let away = controller.node().filter(|node| node.current_stream().is_none());
+        let Some(roster) = away.map(|node| node.roster()) else {
             continue;
         };
         ensure(!roster.is_connected(), || {
@@ -355,6 +358,21 @@ pub fn reachability_alternates(pair: &Pair) -> Result<(), String> {
     pair.controllers()
         .iter()
         .try_for_each(|controller| none_of(&controller.facts.heartbeat_faults))
+}
+
+/// When a start leaves, its incarnation is recorded; when a stop leaves of an incarnation that is recorded alive, so is
+/// the wish that it stops at least as hard.
+pub fn nothing_leaves_before_its_commit(pair: &Pair) -> Result<(), String> {
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.unrecorded))
+}
+
+/// When the acknowledgement of a crash report leaves, the report is stored.
+pub fn no_acknowledgement_without_its_record(pair: &Pair) -> Result<(), String> {
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.unfounded))
 }
 
 /// In the second half of the quiet time no stream is opened and neither side finds a mistake in what the other says.

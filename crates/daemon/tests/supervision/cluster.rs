@@ -1,6 +1,6 @@
 //! A controller of the test's own: enrols nodes, admits them, and hands what happens to the test
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -11,12 +11,13 @@ use prexorcloud_proto::{
     ShutdownNodeAck, StartInstance,
 };
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::ControllerNode;
+use prexorcloud_protocol::node::controller::{Change, ControllerWork, OrderId, StreamId};
 use prexorcloud_protocol::reconcile::GroupPolicy;
-use prexorcloud_protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::controller::Admission;
 use prexorcloud_protocol::{
     Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId, NodeId, StopMode,
-    Verdict,
 };
 use prexorcloud_security::authority::{Authority, AuthorityPolicy, ServerNames};
 use prexorcloud_security::identity::PeerIdentity;
@@ -50,8 +51,73 @@ pub enum Seen {
 #[derive(Default)]
 struct Shared {
     open_tokens: HashSet<String>,
-    roster: Option<Roster>,
-    session: Option<SessionHandle<ControllerSession>>,
+    node: Option<ControllerNode>,
+    sessions: HashMap<StreamId, SessionHandle<ControllerSession>>,
+    orders: u64,
+}
+
+impl Shared {
+    fn node(&mut self) -> &mut ControllerNode {
+        self.node.as_mut().expect("a node")
+    }
+
+    /// Does what the machine wants; everything is stored at once
+    fn work(&mut self) -> Vec<Seen> {
+        let mut seen = Vec::new();
+        let now = std::time::Instant::now();
+        while let Some(work) = self.node.as_mut().and_then(ControllerNode::poll_work) {
+            match work {
+                ControllerWork::Admit { hello } => {
+                    let admission = Admission {
+                        session_id: "test".into(),
+                        epoch: Epoch::new(1),
+                        controller_api_port: 8080,
+                        controller_grpc_addrs: Vec::new(),
+                        elsewhere: Vec::new(),
+                        groups: GroupPolicy::AdoptAny,
+                    };
+                    self.node().handle_admission(now, hello, admission);
+                }
+                ControllerWork::Accept { hello, admission } => {
+                    // A stream that has ended meanwhile says so in its events.
+                    let _ = self.sessions[&hello.stream.stream()]
+                        .with(|session, now| session.accept(now, hello, admission));
+                }
+                ControllerWork::Close { stream, close } => {
+                    self.sessions[&stream].with(|session, _| session.close_with(close));
+                }
+                ControllerWork::Send {
+                    stream,
+                    payload,
+                    trace,
+                } => {
+                    let _ = self.sessions[&stream].with(|session, _| session.send_traced(payload, trace));
+                }
+                ControllerWork::Object { stream, objection } => {
+                    self.sessions[&stream].with(|session, now| session.object(now, objection));
+                }
+                ControllerWork::Commit(commit) => {
+                    for change in &commit.changes {
+                        if let Change::Crash { report, .. } = change {
+                            seen.push(Seen::Crash(CrashReport::clone(report)));
+                        }
+                    }
+                    self.node().handle_committed(now, commit.id);
+                }
+                ControllerWork::Answer { result, .. } => assert!(result.is_ok(), "{result:?}"),
+                ControllerWork::News(event) => seen.push(Seen::Instance(event)),
+                ControllerWork::Drained => {}
+            }
+        }
+        if let Some(node) = &mut self.node
+            && let Some(session) = node
+                .current_stream()
+                .and_then(|stream| self.sessions.get(&stream))
+        {
+            session.with(|session, _| session.take_orders(|| node.poll_dispatch()));
+        }
+        seen
+    }
 }
 
 pub struct Cluster {
@@ -128,25 +194,34 @@ impl Cluster {
         token
     }
 
-    pub fn with<R>(&self, visit: impl FnOnce(&mut ControllerSession, std::time::Instant) -> R) -> R {
-        let session = self.shared.lock().unwrap().session.clone().expect("a session");
-        session.with(visit)
+    fn order<R>(&self, order: impl FnOnce(&mut ControllerNode, std::time::Instant, OrderId) -> R) -> R {
+        let mut shared = self.shared.lock().unwrap();
+        shared.orders += 1;
+        let id = OrderId(shared.orders);
+        let result = order(shared.node(), std::time::Instant::now(), id);
+        for seen in shared.work() {
+            self.sender.send(seen).unwrap();
+        }
+        result
     }
 
     pub fn start_instance(&self, start: StartInstance) {
-        let verdict = self.with(|session, now| session.start(now, Box::new(start)));
-        assert_eq!(verdict, Some(Verdict::Accepted));
+        self.order(|node, now, id| node.start(now, id, Box::new(start)));
     }
 
     pub fn stop_instance(&self, id: &str, mode: StopMode) {
-        let id: InstanceId = id.parse().unwrap();
-        let verdict = self.with(|session, now| session.stop(now, id, mode));
-        assert_eq!(verdict, Some(Verdict::Accepted));
+        let instance: InstanceId = id.parse().unwrap();
+        self.order(|node, now, id| node.stop(now, id, instance, mode));
     }
 
     pub fn command(&self, id: &str, line: &str) {
-        let id: InstanceId = id.parse().unwrap();
-        self.with(|session, _| session.command(id, line, None)).unwrap();
+        let instance: InstanceId = id.parse().unwrap();
+        self.order(|node, _, _| node.command(instance, line, None))
+            .unwrap();
+    }
+
+    pub fn shut_down_node(&self, reason: &str) {
+        self.order(|node, _, _| node.shut_down(reason)).unwrap();
     }
 
     /// The next thing that happens; console lines are kept on the way and not returned
@@ -234,52 +309,34 @@ impl NodeAcceptor for Acceptor {
     fn attach(&self, _peer: Peer, session: SessionHandle<ControllerSession>) {
         let (shared, seen) = (Arc::clone(&self.shared), self.seen.clone());
         tokio::spawn(async move {
+            let stream = session.with(|session, _| session.stream());
             while let Some(event) = session.next_event().await {
-                let told = match event {
-                    ControllerEvent::Hello(hello) => {
-                        // A stream that a killed daemon left behind still holds the roster.
-                        let former = shared.lock().unwrap().session.replace(session.clone());
-                        let left = former.and_then(|former| former.with(|session, _| session.replace()));
-                        let mut shared = shared.lock().unwrap();
-                        let roster = left
-                            .or(shared.roster.take())
-                            .unwrap_or_else(|| Roster::new(hello.node_id));
-                        let admission = Admission {
-                            session_id: "test".into(),
-                            epoch: Epoch::new(1),
-                            controller_api_port: 8080,
-                            controller_grpc_addrs: Vec::new(),
-                            elsewhere: Vec::new(),
-                            groups: GroupPolicy::AdoptAny,
-                        };
-                        session.with(|session, now| {
-                            if let Err(refused) = session.accept(now, hello, admission, roster) {
-                                // The stream has ended meanwhile.
-                                shared.roster = Some(refused.roster);
-                            }
-                        });
-                        continue;
-                    }
-                    ControllerEvent::Established => Seen::Established,
-                    ControllerEvent::Instance(event) => Seen::Instance(event),
-                    ControllerEvent::Console(output) => Seen::Console(output),
-                    ControllerEvent::Crash { report, .. } => {
-                        session.with(|session, _| session.crash_stored(&report.report_id));
-                        Seen::Crash(*report)
-                    }
-                    ControllerEvent::NodeStatus(status) => Seen::Status(status),
-                    ControllerEvent::DaemonError(report) => Seen::Error(report),
-                    ControllerEvent::ShutdownAcknowledged(ack) => Seen::ShutdownAcknowledged(ack),
-                    ControllerEvent::Closed(_) => {
-                        if let Some(roster) = session.with(|session, _| session.take_roster()) {
-                            shared.lock().unwrap().roster = Some(roster);
-                        }
-                        Seen::Closed
-                    }
-                    _ => continue,
+                let mut shared = shared.lock().unwrap();
+                if let ControllerEvent::Hello(hello) = &event {
+                    shared.sessions.insert(stream, session.clone());
+                    shared
+                        .node
+                        .get_or_insert_with(|| ControllerNode::new(hello.node_id));
+                }
+                if shared.node.is_none() {
+                    continue;
+                }
+                let left = shared
+                    .node()
+                    .handle_event(std::time::Instant::now(), stream, event);
+                let told = match left {
+                    Some(ControllerEvent::Established) => Some(Seen::Established),
+                    Some(ControllerEvent::Console(output)) => Some(Seen::Console(output)),
+                    Some(ControllerEvent::NodeStatus(status)) => Some(Seen::Status(status)),
+                    Some(ControllerEvent::DaemonError(report)) => Some(Seen::Error(report)),
+                    Some(ControllerEvent::ShutdownAcknowledged(ack)) => Some(Seen::ShutdownAcknowledged(ack)),
+                    Some(ControllerEvent::Closed(_)) => Some(Seen::Closed),
+                    _ => None,
                 };
-                if seen.send(told).is_err() {
-                    return;
+                for seen_now in told.into_iter().chain(shared.work()) {
+                    if seen.send(seen_now).is_err() {
+                        return;
+                    }
                 }
             }
         });

@@ -413,9 +413,7 @@ async fn a_node_shut_down_by_its_controller_stops_everything() {
         .unwrap()
         .unwrap()
         .main;
-    cluster
-        .with(|session, _| session.shut_down_node("maintenance"))
-        .unwrap();
+    cluster.shut_down_node("maintenance");
     let ack = loop {
         if let Seen::ShutdownAcknowledged(ack) = cluster.next().await {
             break ack;

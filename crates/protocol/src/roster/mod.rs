@@ -38,6 +38,7 @@
 //! - `nothing_waits_for_ever`: with a mute daemon, every wanted stop ends and every start fails within its deadlines.
 
 mod deadlines;
+mod dispatch;
 mod event;
 mod handshake;
 mod messages;
@@ -47,7 +48,7 @@ mod stream_order;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use prexorcloud_proto::{StartInstance, StopInstance};
+use prexorcloud_proto::StartInstance;
 
 pub use event::{Dispatch, Due, InstanceEvent, RosterEntry, RosterTimer};
 use slots::{Place, Role, Slot, Slots};
@@ -60,6 +61,7 @@ use crate::instance::{Cause, Judgement, Lifecycle, Output, Spec, State};
 use crate::ledger::{Expired, Order, RETRIES, StartFailure};
 use crate::limits;
 use crate::peer::DaemonPeer;
+use crate::reconcile::OrphanReason;
 use crate::time::Deadline;
 use crate::validate::{Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
@@ -430,6 +432,10 @@ impl Roster {
             let Some(slot) = self.slots.get_mut(index) else {
                 return;
             };
+            if slot.ledger.is_stop_undelivered() {
+                // Its time begins when it has left.
+                slot.lifecycle.handle_stop_repeated(now);
+            }
             slot.lifecycle.handle_timeout(now);
             let (instance, incarnation) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
             let news = match slot.ledger.handle_timeout(now) {
@@ -488,58 +494,6 @@ impl Roster {
         let instance = slot.lifecycle.instance();
         slot.deadline()
             .map(|deadline| deadline.map(|due| RosterTimer { instance, due }))
-    }
-
-    /// The next command that has to go out; `None` without a stream.
-    pub fn poll_dispatch(&mut self) -> Option<Dispatch> {
-        self.poll_dispatch_if(|_, _| true)
-    }
-
-    /// As [`poll_dispatch`](Self::poll_dispatch), but an instance's command leaves only if `may_leave`; else it waits
-    /// for [`release`](Self::release).
-    pub(crate) fn poll_dispatch_if(
-        &mut self,
-        may_leave: impl Fn(&Lifecycle, Order) -> bool,
-    ) -> Option<Dispatch> {
-        while self.slots.has_to_send() {
-            let Some(slot) = self.slots.next_to_send() else {
-                continue;
-            };
-            let order = slot.ledger.order().filter(|_| slot.ledger.has_dispatch());
-            if order.is_some_and(|order| slot.role == Role::Entry && !may_leave(&slot.lifecycle, order)) {
-                continue;
-            }
-            match slot.ledger.poll_dispatch() {
-                Some(Order::Start) => {
-                    let Some(start) = slot.start.clone() else { continue };
-                    slot.lifecycle.mark_dispatched();
-                    return Some(Dispatch::Start(start));
-                }
-                Some(Order::Stop(mode)) => {
-                    return Some(Dispatch::Stop(StopInstance {
-                        instance_id: slot.lifecycle.instance().into(),
-                        force: mode == StopMode::Force,
-                        incarnation: slot.lifecycle.incarnation().get(),
-                    }));
-                }
-                None => {}
-            }
-        }
-        None
-    }
-
-    /// The command of an instance may leave now, if it could not before; a stop is given its whole grace.
-    pub(crate) fn release(&mut self, now: Instant, instance: InstanceId) {
-        let Some(index) = self.slots.place(instance).entry else {
-            return;
-        };
-        if let Some(slot) = self.slots.get_mut(index)
-            && slot.ledger.has_dispatch()
-            && matches!(slot.ledger.order(), Some(Order::Stop(_)))
-        {
-            slot.lifecycle.handle_stop_repeated(now);
-        }
-        self.pump(now, index);
     }
 
     /// The next piece of news.
@@ -602,13 +556,7 @@ impl Roster {
     }
 
     /// Begins to stop an incarnation that nobody wants.
-    fn stop_orphan(
-        &mut self,
-        now: Instant,
-        spec: Spec,
-        state: State,
-        reason: crate::reconcile::OrphanReason,
-    ) {
+    fn stop_orphan(&mut self, now: Instant, spec: Spec, state: State, reason: OrphanReason) {
         let instance = spec.instance;
         let known = self.slots.place(instance).orphan.is_some();
         let full = self.slots.orphans() >= limits::INSTANCES_PER_NODE;

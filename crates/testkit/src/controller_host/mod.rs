@@ -1,78 +1,33 @@
-//! A simulated controller around real [`ControllerSession`]s
+//! I/O for a controller: streams, a store and an operator around the shipped [`ControllerNode`] and its sessions
 //!
-//! One session per stream; the newest admitted one holds the roster, and while there is none the host holds it. Every
-//! effect waits for the commit of its record, and a controller that is killed loses what was not committed. A deposed
-//! controller keeps its sessions and its memory, but the store takes nothing from it any more.
+//! Nothing is decided here. What the node machine wants done is done, some of it later: a commit takes a while, may fail,
+//! and is lost with its controller; a deposed controller keeps its sessions and its memory, but the store takes nothing
+//! from it any more.
 
+mod facts;
 mod orders;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::handshake::controller::Hello;
-use prexorcloud_protocol::instance::{Cause, Desired, State};
-use prexorcloud_protocol::proto::{ConsoleOutput, CrashReport, StartInstance};
+use prexorcloud_protocol::node::controller::{
+    Commit, CommitFailure, ControllerNode, ControllerWork, OrderId, OrderRefusal, StreamId,
+};
 use prexorcloud_protocol::reconcile::GroupPolicy;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
-use prexorcloud_protocol::session::controller::{AcceptError, Admission, ControllerOutcome};
+use prexorcloud_protocol::session::controller::{Admission, ControllerOutcome};
 use prexorcloud_protocol::{
-    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Deadline, Epoch,
-    Incarnation, InstanceId, NodeId, Session as _, StopMode, Verdict,
+    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, NodeId,
+    Session as _,
 };
 
-pub use store::{Record, Store};
+pub use facts::ControllerFacts;
+pub use store::{COMMIT_DELAY, Record, Store};
 
 use crate::clock::Clock;
-use crate::world::{World, earlier};
-
-/// What the host remembers for the invariants
-#[derive(Clone, Debug, Default)]
-pub struct ControllerFacts {
-    /// How each stream of this controller ended, as its session told it.
-    pub closed: BTreeMap<u32, Vec<ControllerOutcome>>,
-    /// The last console line of each incarnation.
-    pub console: BTreeMap<(String, u64), u64>,
-    /// Console lines that came out of order or with another line's text, and gaps that were not counted right.
-    pub console_faults: Vec<String>,
-    /// How many console lines arrived.
-    pub console_lines: u64,
-    /// How many gap records arrived.
-    pub gap_records: u64,
-    /// How often the node was found unreachable.
-    pub unreachable: u64,
-    /// How often it answered again.
-    pub recovered: u64,
-    /// Sessions that wanted to be woken at a moment that had passed, right after they were woken.
-    pub busy_timers: Vec<String>,
-    /// Starts that the roster denied although the application had checked.
-    pub denied: Vec<String>,
-    /// The incarnations that this controller has reason to stop.
-    pub may_stop: BTreeSet<(InstanceId, Incarnation)>,
-    /// News of an unreachable node that was unreachable already, and the like.
-    pub heartbeat_faults: Vec<String>,
-    /// Errors that the daemon reported, by code.
-    pub daemon_errors: BTreeMap<String, u64>,
-    /// What the sessions ignored.
-    pub ignored: Vec<String>,
-}
-
-#[derive(Clone, Debug)]
-enum Commit {
-    Start(Box<StartInstance>),
-    Stop(InstanceId, StopMode),
-    Forget(InstanceId),
-    /// With what is wanted of the instance since; a start that took too long is a wish to kill.
-    Event(InstanceEvent, Option<Desired>),
-    Crash(Box<CrashReport>, u32),
-}
-
-#[derive(Clone, Debug)]
-struct Greeting {
-    due: Duration,
-    stream: u32,
-    hello: Box<Hello>,
-}
+use crate::world::World;
 
 /// The host of a controller
 #[derive(Clone, Debug)]
@@ -89,25 +44,25 @@ pub struct ControllerHost {
     pub facts: ControllerFacts,
     config: ControllerConfig,
     is_java_daemon: bool,
-    node: NodeId,
+    id: NodeId,
+    /// The machine; `None` while the controller is down.
+    node: Option<ControllerNode>,
     pub(crate) sessions: BTreeMap<u32, ControllerSession>,
-    current: Option<u32>,
-    parked: Option<Roster>,
-    greetings: Vec<Greeting>,
-    commits: VecDeque<(Duration, Commit)>,
+    admissions: Vec<(Duration, Box<Hello>)>,
+    commit: Option<(Duration, Commit)>,
+    orders: BTreeMap<OrderId, String>,
+    orders_given: u64,
     pub(crate) boots_at: Option<Duration>,
     pub(crate) asleep_until: Duration,
     pub(crate) redirects: bool,
     pub(crate) admission_delay: Option<Duration>,
-    unreachable: BTreeSet<u32>,
-    pub(crate) commit_delay: Duration,
     pub(crate) adopts_unknown: bool,
 }
 
 impl ControllerHost {
     pub(crate) fn new(
         name: String,
-        node: NodeId,
+        id: NodeId,
         heartbeat: Duration,
         queue: usize,
         boots_at: Duration,
@@ -124,18 +79,17 @@ impl ControllerHost {
             facts: ControllerFacts::default(),
             config,
             is_java_daemon: false,
-            node,
+            id,
+            node: None,
             sessions: BTreeMap::new(),
-            current: None,
-            parked: None,
-            greetings: Vec::new(),
-            commits: VecDeque::new(),
+            admissions: Vec::new(),
+            commit: None,
+            orders: BTreeMap::new(),
+            orders_given: 0,
             boots_at: Some(boots_at),
             asleep_until: Duration::ZERO,
             redirects: false,
             admission_delay: None,
-            unreachable: BTreeSet::new(),
-            commit_delay: Duration::from_millis(5),
             adopts_unknown: true,
         }
     }
@@ -158,24 +112,16 @@ impl ControllerHost {
         self.asleep_until > now
     }
 
+    /// The node machine, while the controller runs.
+    #[must_use]
+    pub const fn node(&self) -> Option<&ControllerNode> {
+        self.node.as_ref()
+    }
+
     /// What the controller knows of the node's instances.
     #[must_use]
     pub fn roster(&self) -> Option<&Roster> {
-        self.session()
-            .and_then(ControllerSession::roster)
-            .or(self.parked.as_ref())
-    }
-
-    /// The roster, while no session holds it.
-    #[must_use]
-    pub const fn parked(&self) -> Option<&Roster> {
-        self.parked.as_ref()
-    }
-
-    /// The session that holds the roster.
-    #[must_use]
-    pub fn session(&self) -> Option<&ControllerSession> {
-        self.current.and_then(|stream| self.sessions.get(&stream))
+        self.node.as_ref().map(ControllerNode::roster)
     }
 
     /// The session of a stream.
@@ -184,10 +130,10 @@ impl ControllerHost {
         self.sessions.get(&stream)
     }
 
-    /// Whether nothing waits for a commit or an admission.
+    /// Whether nothing waits for a commit, an admission or an answer.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
-        self.commits.is_empty() && self.greetings.is_empty()
+        self.node.as_ref().is_none_or(ControllerNode::is_settled) && self.orders.is_empty()
     }
 
     fn local(&self, world: &World) -> Instant {
@@ -195,9 +141,23 @@ impl ControllerHost {
     }
 
     pub(crate) fn open(&mut self, world: &World, stream: u32) {
-        let mut session = ControllerSession::new(self.config.clone(), self.node, u64::from(stream));
+        let mut session = ControllerSession::new(self.config.clone(), self.id, u64::from(stream));
         session.handle_connected(self.local(world));
         self.sessions.insert(stream, session);
+    }
+
+    fn boot(&mut self, world: &mut World, store: &mut Store) {
+        self.boots_at = None;
+        if !self.deposed {
+            store.epoch = Epoch::new(store.epoch.get() + 1);
+            self.epoch = store.epoch;
+        }
+        world.note(|| format!("{} starts, epoch {}", self.name, self.epoch));
+        let mut node = ControllerNode::new(self.id);
+        let refused = node.restore(self.local(world), store.entries());
+        let told = |(entry, reason)| format!("restore {entry:?}: {reason}");
+        self.facts.denied.extend(refused.into_iter().map(told));
+        self.node = Some(node);
     }
 
     pub(crate) fn kill(&mut self, world: &mut World, down_for: Duration) {
@@ -209,32 +169,31 @@ impl ControllerHost {
                 told.push(ControllerOutcome::StreamEnded);
             }
         }
+        self.node = None;
         self.sessions.clear();
-        self.current = None;
-        self.parked = None;
-        self.greetings.clear();
-        self.commits.clear();
+        self.admissions.clear();
+        self.commit = None;
+        self.orders.clear();
         self.boots_at = Some(world.now + down_for);
     }
 
     pub(crate) fn next_wake(&self) -> Option<Duration> {
-        let moment = |deadline: Option<Instant>| deadline.map(|at| self.clock.moment_of(at));
         let sessions = self
             .sessions
             .values()
-            .filter_map(|session| moment(session.poll_timeout().map(|d| d.at)))
-            .min();
-        let parked = moment(
-            self.parked
-                .as_ref()
-                .and_then(|roster| roster.poll_timeout())
-                .map(|d| d.at),
-        );
-        let greetings = self.greetings.iter().map(|greeting| greeting.due).min();
-        let commits = self.commits.front().map(|(due, _)| *due);
-        [sessions, parked, greetings, commits, self.boots_at]
-            .into_iter()
-            .fold(None, earlier)
+            .filter_map(|session| session.poll_timeout());
+        let node = self.node.as_ref().and_then(ControllerNode::poll_timeout);
+        let machines = sessions
+            .map(|deadline| deadline.at)
+            .chain(node.map(|deadline| deadline.at));
+        let admissions = self.admissions.iter().map(|(due, _)| *due);
+        let commit = self.commit.as_ref().map(|(due, _)| *due);
+        machines
+            .map(|at| self.clock.moment_of(at))
+            .chain(admissions)
+            .chain(commit)
+            .chain(self.boots_at)
+            .min()
             .map(|at| at.max(self.asleep_until))
     }
 
@@ -246,416 +205,234 @@ impl ControllerHost {
         }
         let now = self.local(world);
         for (stream, session) in &mut self.sessions {
-            if let Some(Deadline { at, timer }) = session.poll_timeout()
-                && at <= now
-            {
-                world.note(|| format!("{} timer {timer:?} of stream {stream}", self.name));
+            if let Some(due) = session.poll_timeout().filter(|due| due.at <= now) {
+                world.note(|| format!("{} timer {:?} of stream {stream}", self.name, due.timer));
                 session.handle_timeout(now);
-                if let Some(again) = session.poll_timeout().filter(|again| again.at <= now) {
-                    self.facts
-                        .busy_timers
-                        .push(format!("{}'s {:?}", self.name, again.timer));
-                }
+                let again = session.poll_timeout().filter(|again| again.at <= now);
+                self.facts
+                    .busy_timers
+                    .extend(again.map(|again| format!("{again:?}")));
                 return true;
             }
         }
-        if let Some(roster) = &mut self.parked
-            && let Some(Deadline { at, timer }) = roster.poll_timeout()
-            && at <= now
-        {
-            world.note(|| format!("{} timer {timer:?} without a stream", self.name));
-            roster.handle_timeout(now);
-            if let Some(again) = roster.poll_timeout().filter(|again| again.at <= now) {
-                self.facts
-                    .busy_timers
-                    .push(format!("{}'s {:?}", self.name, again.timer));
-            }
+        let Some(node) = &mut self.node else {
+            return false;
+        };
+        if let Some(due) = node.poll_timeout().filter(|due| due.at <= now) {
+            world.note(|| format!("{} timer {:?}", self.name, due.timer));
+            node.handle_timeout(now);
+            let again = node.poll_timeout().filter(|again| again.at <= now);
+            self.facts
+                .busy_timers
+                .extend(again.map(|again| format!("{again:?}")));
             return true;
         }
-        if let Some(index) = self
-            .greetings
-            .iter()
-            .position(|greeting| greeting.due <= world.now)
-        {
-            let Greeting { stream, hello, .. } = self.greetings.remove(index);
-            self.answer(world, stream, hello);
+        let is_due = |(due, _): &(Duration, Box<Hello>)| *due <= world.now;
+        if let Some(index) = self.admissions.iter().position(is_due) {
+            let (_, hello) = self.admissions.remove(index);
+            self.admit(world, store, hello);
             return true;
         }
-        if self.commits.front().is_some_and(|(due, _)| *due <= world.now) {
-            if let Some((_, commit)) = self.commits.pop_front() {
-                self.committed(world, store, commit);
+        if let Some((_, commit)) = self.commit.take_if(|(due, _)| *due <= world.now) {
+            let result = if self.deposed {
+                Err(CommitFailure::Conflict("another controller leads".to_owned()))
+            } else {
+                store
+                    .attempt(world.now)
+                    .and_then(|()| store.commit(&commit, &self.facts.seen))
+            };
+            match result {
+                Ok(()) => {
+                    commit
+                        .changes
+                        .iter()
+                        .for_each(|change| self.facts.note_change(change));
+                    node.handle_committed(now, commit.id);
+                }
+                Err(failure) => {
+                    world.note(|| format!("{}: not written: {failure}", self.name));
+                    node.handle_commit_failed(now, commit.id, failure);
+                }
             }
             return true;
         }
         false
     }
 
-    fn boot(&mut self, world: &mut World, store: &mut Store) {
-        self.boots_at = None;
-        if !self.deposed {
-            store.epoch = Epoch::new(store.epoch.get() + 1);
-            self.epoch = store.epoch;
-        }
-        world.note(|| format!("{} starts, epoch {}", self.name, self.epoch));
-        let mut roster = Roster::new(self.node);
-        let refused = roster.restore(self.local(world), store.entries());
-        self.facts.denied.extend(
-            refused
-                .into_iter()
-                .map(|(entry, reason)| format!("restore {entry:?}: {reason}")),
-        );
-        self.parked = Some(roster);
-    }
-
-    fn answer(&mut self, world: &mut World, stream: u32, hello: Box<Hello>) {
+    fn admit(&mut self, world: &mut World, store: &mut Store, hello: Box<Hello>) {
         let now = self.local(world);
+        let stream = hello.stream.stream();
         if std::mem::take(&mut self.redirects) {
-            if let Some(session) = self.sessions.get_mut(&stream) {
+            if let Some(session) = self.session(stream) {
                 session.redirect("leader.example:9090".to_owned(), Vec::new());
             }
             return;
         }
-        let is_open = self
-            .sessions
-            .get(&stream)
-            .is_some_and(ControllerSession::is_awaiting_admission);
-        let is_older = self.roster().is_some_and(|roster| !roster.admits(&hello.stream));
-        if !is_open || is_older {
-            // Neither may cost a live session its place.
-            if let Some(session) = self.sessions.get_mut(&stream) {
-                session.close_with(Close::new(Code::Aborted, AcceptError::Superseded.to_string()));
+        let recorded = if self.deposed {
+            Ok(())
+        } else {
+            store.attempt(world.now)
+        };
+        let Some(node) = &mut self.node else { return };
+        match recorded {
+            Ok(()) => {
+                let admission = Admission {
+                    session_id: format!("{}/{}", self.name, stream.get()),
+                    epoch: self.epoch,
+                    groups: if self.adopts_unknown {
+                        GroupPolicy::AdoptAny
+                    } else {
+                        GroupPolicy::Only(Vec::new())
+                    },
+                    ..Default::default()
+                };
+                node.handle_admission(now, hello, admission);
             }
-            return;
-        }
-        let replaced = self.current.take().filter(|current| *current != stream);
-        let roster = replaced.and_then(|current| self.sessions.get_mut(&current)?.replace());
-        let Some(roster) = roster.or_else(|| self.parked.take()) else {
-            return;
-        };
-        let Some(session) = self.sessions.get_mut(&stream) else {
-            self.parked = Some(roster);
-            return;
-        };
-        let admission = Admission {
-            session_id: format!("{}/{stream}", self.name),
-            epoch: self.epoch,
-            groups: if self.adopts_unknown {
-                GroupPolicy::AdoptAny
-            } else {
-                GroupPolicy::Only(Vec::new())
-            },
-            ..Default::default()
-        };
-        match session.accept(now, hello, admission, roster) {
-            Ok(()) => self.current = Some(stream),
-            Err(refused) => self.parked = Some(refused.roster),
+            Err(failure) => {
+                let close = Close::new(Code::Unavailable, failure.to_string());
+                node.handle_admission_failed(now, stream, close);
+            }
         }
     }
 
-    /// Carries out what the sessions say.
-    pub(crate) fn handle_events(&mut self, world: &mut World) -> bool {
-        let mut any = false;
+    fn session(&mut self, stream: StreamId) -> Option<&mut ControllerSession> {
+        self.sessions.get_mut(&u32::try_from(stream.get()).ok()?)
+    }
+
+    /// Carries out what the sessions say and what the node machine wants, and says whether there was anything.
+    pub(crate) fn handle_events(&mut self, world: &mut World, store: &Store) -> bool {
+        let mut any = self.carry_out(world, store);
         let streams: Vec<u32> = self.sessions.keys().copied().collect();
-        for stream in streams {
-            while let Some(event) = self
-                .sessions
-                .get_mut(&stream)
-                .and_then(|session| session.poll_event())
-            {
+        for &stream in &streams {
+            while let Some(event) = self.sessions.get_mut(&stream).and_then(|s| s.poll_event()) {
                 any = true;
-                self.handle_event(world, stream, event);
+                if event == ControllerEvent::Established {
+                    // What the others have said happened before.
+                    for &other in streams.iter().filter(|&&other| other != stream) {
+                        self.hear_all(world, store, other);
+                    }
+                }
+                self.hear(world, store, stream, event);
             }
         }
-        while let Some(event) = self.parked.as_mut().and_then(Roster::poll_event) {
-            any = true;
-            self.handle_instance(world, event);
+        if let Some(node) = &mut self.node
+            && let Some(current) = node.current_stream()
+            && let Some(session) = u32::try_from(current.get())
+                .ok()
+                .and_then(|stream| self.sessions.get_mut(&stream))
+        {
+            session.take_orders(|| node.poll_dispatch());
         }
         any
     }
 
-    fn handle_event(&mut self, world: &mut World, stream: u32, event: ControllerEvent) {
-        match event {
-            ControllerEvent::Hello(hello) => {
+    fn hear_all(&mut self, world: &mut World, store: &Store, stream: u32) {
+        while let Some(event) = self.sessions.get_mut(&stream).and_then(|s| s.poll_event()) {
+            self.hear(world, store, stream, event);
+        }
+    }
+
+    fn hear(&mut self, world: &mut World, store: &Store, stream: u32, event: ControllerEvent) {
+        let now = self.local(world);
+        let left = self
+            .node
+            .as_mut()
+            .and_then(|node| node.handle_event(now, StreamId::new(u64::from(stream)), event));
+        if let Some(event) = left {
+            if !matches!(
+                event,
+                ControllerEvent::Console(_) | ControllerEvent::NodeStatus(_) | ControllerEvent::Log(_)
+            ) {
+                world.note(|| format!("{}: stream {stream}: {event:?}", self.name));
+            }
+            self.facts.note_event(stream, event);
+        }
+        self.carry_out(world, store);
+    }
+
+    fn carry_out(&mut self, world: &mut World, store: &Store) -> bool {
+        let mut any = false;
+        while let Some(work) = self.node.as_mut().and_then(ControllerNode::poll_work) {
+            any = true;
+            self.perform(world, store, work);
+        }
+        any
+    }
+
+    fn perform(&mut self, world: &mut World, store: &Store, work: ControllerWork) {
+        let now = self.local(world);
+        match work {
+            ControllerWork::Admit { hello } => {
                 let usual = world.rng.between(Duration::ZERO, Duration::from_millis(20));
                 let due = world.now + self.admission_delay.take().unwrap_or(usual);
-                self.greetings.push(Greeting { due, stream, hello });
+                self.admissions.push((due, hello));
             }
-            ControllerEvent::Instance(event) => self.handle_instance(world, event),
-            ControllerEvent::Console(output) => self.handle_console(&output),
-            ControllerEvent::Crash { report, standing } => {
-                world.note(|| format!("{} hears of {} ({standing:?})", self.name, report.report_id));
-                self.commit(world, Commit::Crash(report, stream));
-            }
-            ControllerEvent::Unreachable { missed, .. } => {
-                world.note(|| format!("{}: the node is unreachable, {missed} missed", self.name));
-                self.facts.unreachable += 1;
-                if !self.unreachable.insert(stream) {
-                    self.facts
-                        .heartbeat_faults
-                        .push(format!("stream {stream} is unreachable twice"));
+            ControllerWork::Accept { hello, admission } => {
+                if let Some(session) = self.session(hello.stream.stream()) {
+                    // A stream that ended meanwhile says so itself.
+                    let _ = session.accept(now, hello, admission);
                 }
             }
-            ControllerEvent::Recovered { .. } => {
-                world.note(|| format!("{}: the node has recovered", self.name));
-                self.facts.recovered += 1;
-                if !self.unreachable.remove(&stream) {
-                    self.facts
-                        .heartbeat_faults
-                        .push(format!("stream {stream} recovers from nothing"));
+            ControllerWork::Close { stream, close } => {
+                if let Some(session) = self.session(stream) {
+                    session.close_with(close);
                 }
             }
-            ControllerEvent::Ignored(anomaly) => {
-                world.note(|| format!("{} ignores: {anomaly}", self.name));
-                self.facts.ignored.push(anomaly.to_string());
-            }
-            ControllerEvent::DaemonError(report) => {
-                *self.facts.daemon_errors.entry(report.error_code).or_default() += 1;
-            }
-            ControllerEvent::Closed(outcome) => {
-                world.note(|| format!("{}: stream {stream} is closed: {outcome}", self.name));
-                self.facts.closed.entry(stream).or_default().push(outcome);
-                if let Some(roster) = self
-                    .sessions
-                    .get_mut(&stream)
-                    .and_then(ControllerSession::take_roster)
-                {
-                    self.parked = Some(roster);
-                }
-                if self.current == Some(stream) {
-                    self.current = None;
-                }
-            }
-            ControllerEvent::Established => {
-                world.note(|| format!("{}: stream {stream} is established", self.name))
-            }
-            _ => {}
-        }
-    }
-
-    fn handle_instance(&mut self, world: &mut World, event: InstanceEvent) {
-        match &event {
-            InstanceEvent::Changed {
-                instance,
-                incarnation,
-                from,
-                to,
-                cause,
-                ..
+            ControllerWork::Send {
+                stream,
+                payload,
+                trace,
             } => {
-                world.note(|| {
-                    format!(
-                        "{}: {instance}#{incarnation} {from} -> {to} ({cause:?})",
-                        self.name
-                    )
+                if let Some(session) = self.session(stream)
+                    && let Err(error) = session.send_traced(payload, trace)
+                {
+                    world.note(|| format!("not sent: {error}"));
+                }
+            }
+            ControllerWork::Object { stream, objection } => {
+                if let Some(session) = self.session(stream) {
+                    session.object(now, objection);
+                }
+            }
+            ControllerWork::Commit(commit) => {
+                let due = world.now + world.rng.between(Duration::ZERO, store.commit_delay);
+                self.commit = Some((due, commit));
+            }
+            ControllerWork::Answer { order, result } => {
+                let what = self.orders.remove(&order).unwrap_or_default();
+                if let Err(OrderRefusal::NotRecorded(CommitFailure::Conflict(why))) = &result
+                    && !self.deposed
+                {
+                    self.facts.denied.push(format!("{what}: {why}"));
+                }
+                world.note(|| match &result {
+                    Ok(outcome) => format!("{}: {what}: {outcome:?}", self.name),
+                    Err(refusal) => format!("{}: {what}: no effect: {refusal}", self.name),
                 });
             }
-            other => world.note(|| format!("{}: {other:?}", self.name)),
+            ControllerWork::News(news) => {
+                world.note(|| format!("{}: {}", self.name, describe(&news)));
+                self.facts.note_news(&news);
+            }
+            ControllerWork::Drained => {
+                if let Some(node) = &mut self.node {
+                    node.handle_drain_recorded();
+                }
+            }
         }
-        if let InstanceEvent::StartupTimedOut {
+    }
+}
+
+fn describe(news: &InstanceEvent) -> String {
+    match news {
+        InstanceEvent::Changed {
             instance,
             incarnation,
+            from,
+            to,
+            cause,
             ..
-        }
-        | InstanceEvent::LifetimeOver {
-            instance,
-            incarnation,
-        }
-        | InstanceEvent::StopOverdue {
-            instance,
-            incarnation,
-            ..
-        }
-        | InstanceEvent::OrphanStopped {
-            instance,
-            incarnation,
-            ..
-        } = &event
-        {
-            self.facts.may_stop.insert((*instance, *incarnation));
-        }
-        let desired = match &event {
-            InstanceEvent::Changed {
-                instance,
-                incarnation,
-                ..
-            } => self
-                .roster()
-                .and_then(|roster| roster.get(*instance))
-                .filter(|known| known.incarnation() == *incarnation)
-                .map(|known| known.desired()),
-            _ => None,
-        };
-        self.commit(world, Commit::Event(event, desired));
-    }
-
-    fn handle_console(&mut self, output: &ConsoleOutput) {
-        let ConsoleOutput {
-            instance_id,
-            incarnation,
-            sequence,
-            line,
-            ..
-        } = output;
-        self.facts.console_lines += 1;
-        if *sequence == 0 {
-            return;
-        }
-        let last = self
-            .facts
-            .console
-            .entry((instance_id.clone(), *incarnation))
-            .or_default();
-        let lost = line
-            .strip_prefix("[prexorcloud] ")
-            .and_then(|text| text.split(' ').next()?.parse::<u64>().ok());
-        let fault = match lost {
-            _ if *sequence <= *last => Some(format!("line {sequence} after line {last}")),
-            Some(lost) if lost > *sequence - *last => {
-                Some(format!("{lost} lost between line {last} and {sequence}"))
-            }
-            Some(_) => None,
-            None if *line != format!("line {sequence}") => Some(format!("line {sequence} reads {line:?}")),
-            None => None,
-        };
-        self.facts.gap_records += u64::from(lost.is_some());
-        *last = *sequence;
-        if let Some(fault) = fault {
-            self.facts
-                .console_faults
-                .push(format!("{instance_id}#{incarnation}: {fault}"));
-        }
-    }
-
-    fn commit(&mut self, world: &mut World, commit: Commit) {
-        let due = world.now + world.rng.between(Duration::ZERO, self.commit_delay);
-        let due = self.commits.back().map_or(due, |(last, _)| due.max(*last));
-        self.commits.push_back((due, commit));
-    }
-
-    fn committed(&mut self, world: &mut World, store: &mut Store, commit: Commit) {
-        if self.deposed {
-            // The store takes nothing from a deposed leader, and what is not stored is not acted upon.
-            return;
-        }
-        let now = self.local(world);
-        match commit {
-            Commit::Start(start) => self.start_stored(world, store, start),
-            Commit::Stop(instance, mode) => {
-                self.may_stop(instance);
-                if let Some(record) = store.records.get_mut(&instance) {
-                    record.desired = record.desired.max(Desired::from(mode));
-                }
-                let verdict = self.order(
-                    |session| session.stop(now, instance, mode),
-                    |roster| roster.stop(now, instance, mode),
-                );
-                world.note(|| format!("{} stops {instance} ({mode:?}): {verdict:?}", self.name));
-            }
-            Commit::Forget(instance) => {
-                let verdict = self.order(
-                    |session| session.forget(instance),
-                    |roster| roster.forget(instance),
-                );
-                if verdict == Some(Verdict::Accepted)
-                    && let Some(record) = store.records.remove(&instance)
-                {
-                    store
-                        .ended
-                        .remove(&(instance, Incarnation::new(record.start.incarnation)));
-                }
-            }
-            Commit::Event(event, desired) => Self::event_stored(store, event, desired),
-            Commit::Crash(report, stream) => {
-                let mut id = report.report_id.clone();
-                if id.is_empty() {
-                    id = format!("java-{}", store.crashes.len() + 1);
-                }
-                store.crashes.entry(id.clone()).or_insert(*report);
-                if let Some(session) = self.sessions.get_mut(&stream) {
-                    session.crash_stored(&id);
-                }
-            }
-        }
-    }
-
-    fn start_stored(&mut self, world: &mut World, store: &mut Store, start: Box<StartInstance>) {
-        let now = self.local(world);
-        let Ok(instance) = InstanceId::new(&start.instance_id) else {
-            return;
-        };
-        let incarnation = start.incarnation;
-        let record = Record {
-            start: start.clone(),
-            state: State::Scheduled,
-            desired: Desired::Run,
-            cause: None,
-        };
-        let known = store.incarnations.entry(instance).or_default();
-        *known = (*known).max(incarnation);
-        let before = store.records.insert(instance, record);
-        let again = start.clone();
-        let verdict = self.order(
-            |session| session.start(now, start),
-            |roster| roster.start(now, again),
-        );
-        world.note(|| format!("{} starts {instance}#{incarnation}: {verdict:?}", self.name));
-        if let Some(Verdict::Denied(_)) = verdict {
-            match before {
-                Some(before) => store.records.insert(instance, before),
-                None => store.records.remove(&instance),
-            };
-        }
-    }
-
-    fn event_stored(store: &mut Store, event: InstanceEvent, desired: Option<Desired>) {
-        match event {
-            InstanceEvent::Changed {
-                instance,
-                incarnation,
-                to,
-                cause,
-                ..
-            } => {
-                if let Some(record) = store.records.get_mut(&instance)
-                    && record.start.incarnation == incarnation.get()
-                {
-                    record.state = to;
-                    record.desired = record.desired.max(desired.unwrap_or(Desired::Run));
-                    if cause == Cause::TakenBack {
-                        // Neither the end nor the stop was ever seen, so neither is true.
-                        store.ended.remove(&(instance, incarnation));
-                        record.desired = desired.unwrap_or(record.desired);
-                    }
-                    record.cause = Some(cause);
-                    store.see(instance, incarnation, to);
-                }
-            }
-            InstanceEvent::Adopted {
-                instance,
-                group,
-                incarnation,
-                state,
-                port,
-            } => {
-                let start = StartInstance {
-                    instance_id: instance.into(),
-                    group: group.into(),
-                    port: i32::from(port),
-                    incarnation: incarnation.get(),
-                    ..Default::default()
-                };
-                let known = store.incarnations.entry(instance).or_default();
-                *known = (*known).max(incarnation.get());
-                store.see(instance, incarnation, state);
-                let record = Record {
-                    start: Box::new(start),
-                    state,
-                    desired: Desired::Run,
-                    cause: None,
-                };
-                store.records.insert(instance, record);
-            }
-            _ => {}
-        }
+        } => format!("{instance}#{incarnation} {from} -> {to} ({cause:?})"),
+        other => format!("{other:?}"),
     }
 }

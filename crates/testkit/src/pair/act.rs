@@ -5,11 +5,12 @@ use std::time::Duration;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{InstanceId, StopMode};
 
-use super::{COMMIT_DELAY, End, Pair, Violation};
+use super::{End, Pair, Violation};
 use crate::action::{Action, Direction, Side};
-use crate::controller_host::ControllerHost;
+use crate::controller_host::{ControllerHost, Store};
 use crate::invariants;
 use crate::link::Quality;
+use crate::world::World;
 
 impl Pair {
     /// Performs one action, carries out what follows from it at once, and checks every invariant.
@@ -32,61 +33,29 @@ impl Pair {
         match action {
             Action::Wait(_) => {}
             Action::Start(instance, behaviour) => {
-                let Self { world, store, .. } = self;
-                if let Some(leader) = awake(&mut self.controllers, world.now)
-                    && !leader.start(world, store, *instance, behaviour)
-                {
-                    world.note(|| format!("{instance} is alive already"));
-                }
+                self.lead(|leader, world, store| leader.start(world, store, *instance, behaviour));
             }
             Action::Stop(instance) => self.stop(*instance, StopMode::Graceful),
             Action::Kill(instance) => self.stop(*instance, StopMode::Force),
-            Action::Drain(instance) => self.drain(*instance, true),
-            Action::Undrain(instance) => self.drain(*instance, false),
-            Action::Forget(instance) => {
-                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    leader.forget(&mut self.world, *instance);
-                }
-            }
+            Action::Drain(instance) => self.lead(|leader, world, _| leader.drain(world, *instance, true)),
+            Action::Undrain(instance) => self.lead(|leader, world, _| leader.drain(world, *instance, false)),
+            Action::Forget(instance) => self.lead(|leader, world, _| leader.forget(world, *instance)),
             Action::DeclareLost(instance) => {
-                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    let verdict = leader.declare_lost(&self.world, *instance);
-                    self.world.note(|| format!("declared lost: {verdict:?}"));
-                }
+                self.lead(|leader, world, _| leader.declare_lost(world, *instance));
             }
-            Action::Abandon(instance) => {
-                if let Some(leader) = awake(&mut self.controllers, self.world.now)
-                    && leader.declare_lost(&self.world, *instance).is_some()
-                {
-                    self.world.note(|| format!("{instance} is given up"));
-                    leader.forget(&mut self.world, *instance);
-                }
-            }
+            Action::Abandon(instance) => self.lead(|leader, world, _| leader.abandon(world, *instance)),
             Action::AdoptUnknown(any) => self.adopts_unknown = *any,
-            Action::ShutDownNode => {
-                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    leader.shut_down_node();
-                }
-            }
-            Action::CloseSession => {
-                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    leader.close_session();
-                }
-            }
-            Action::Template(bytes) => {
-                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    leader.send_template(*bytes);
-                }
-            }
-            Action::SlowStore(time) => self.commit_delay = *time,
+            Action::ShutDownNode => self.lead(|leader, world, _| leader.shut_down_node(world)),
+            Action::CloseSession => self.lead(|leader, world, _| leader.close_session(world)),
+            Action::Template(bytes) => self.lead(|leader, world, _| leader.send_template(world, *bytes)),
+            Action::SlowStore(time) => self.store.commit_delay = *time,
+            Action::FailStore(time) => self.store.fails_until = self.world.now + *time,
+            Action::FailCommit => self.store.fails_once = true,
             Action::Command(instance, line) => {
                 // Every command is another one, so that none can arrive twice unnoticed.
                 self.commands += 1;
                 let line = format!("{line} {}", self.commands);
-                if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-                    let result = leader.command(*instance, &line);
-                    self.world.note(|| format!("command: {result:?}"));
-                }
+                self.lead(|leader, world, _| leader.command(world, *instance, &line));
             }
             Action::Crash(instance) => {
                 self.daemon.end_process(&mut self.world, *instance, true);
@@ -106,6 +75,9 @@ impl Pair {
                 controller_notices,
             } => {
                 let now = self.world.now;
+                if self.streams.is_empty() {
+                    self.world.note(|| "no effect: no stream is open");
+                }
                 for stream in &mut self.streams {
                     stream.up.cut(*keep_up);
                     stream.down.cut(*keep_down);
@@ -116,7 +88,7 @@ impl Pair {
             Action::Partition => self.partitioned = true,
             Action::Heal => {
                 self.partitioned = false;
-                self.commit_delay = COMMIT_DELAY;
+                self.store.heal();
                 self.set_quality(Quality::default());
                 self.stall(None, false);
             }
@@ -147,9 +119,12 @@ impl Pair {
             Action::DeposedStopsAll => {
                 let now = self.world.now;
                 let awake = |c: &&mut ControllerHost| c.deposed && c.is_up() && !c.is_asleep(now);
-                for deposed in self.controllers.iter_mut().filter(awake) {
-                    deposed.stop_everything(&mut self.world);
+                let mut deposed = self.controllers.iter_mut().filter(awake).peekable();
+                if deposed.peek().is_none() {
+                    self.world
+                        .note(|| "no effect: no deposed controller can do anything");
                 }
+                deposed.for_each(|deposed| deposed.stop_everything(&mut self.world));
             }
             Action::Redirect => {
                 if let Some(leader) = self.controllers.last_mut() {
@@ -187,17 +162,18 @@ impl Pair {
         }
     }
 
-    fn stop(&mut self, instance: InstanceId, mode: StopMode) {
-        if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-            leader.stop(&mut self.world, instance, mode);
+    /// Has the controller that leads do something, if it can do anything now.
+    fn lead(&mut self, act: impl FnOnce(&mut ControllerHost, &mut World, &mut Store)) {
+        let now = self.world.now;
+        let leader = self.controllers.last_mut();
+        match leader.filter(|leader| leader.is_up() && !leader.is_asleep(now)) {
+            Some(leader) => act(leader, &mut self.world, &mut self.store),
+            None => self.world.note(|| "no effect: no controller can do anything"),
         }
     }
 
-    fn drain(&mut self, instance: InstanceId, drain: bool) {
-        if let Some(leader) = awake(&mut self.controllers, self.world.now) {
-            let verdict = leader.drain(&self.world, instance, drain);
-            self.world.note(|| format!("drain: {verdict:?}"));
-        }
+    fn stop(&mut self, instance: InstanceId, mode: StopMode) {
+        self.lead(|leader, world, _| leader.stop(world, instance, mode));
     }
 
     fn set_quality(&mut self, quality: Quality) {
@@ -271,7 +247,6 @@ impl Pair {
     /// What holds for every controller, also for the next one.
     fn tell_controllers(&mut self) {
         for controller in &mut self.controllers {
-            controller.commit_delay = self.commit_delay;
             controller.adopts_unknown = self.adopts_unknown;
         }
     }
@@ -316,11 +291,4 @@ impl Pair {
         let instance = InstanceId::new(instance).ok()?;
         self.daemon.last_process(instance).map(|process| process.state)
     }
-}
-
-/// The controller that leads, if it can do anything now.
-fn awake(controllers: &mut [ControllerHost], now: Duration) -> Option<&mut ControllerHost> {
-    controllers
-        .last_mut()
-        .filter(|leader| leader.is_up() && !leader.is_asleep(now))
 }

@@ -109,7 +109,7 @@ impl Pair {
                     .last_mut()
                     .filter(|leader| !leader.is_asleep(now))
                 {
-                    leader.ready(&self.world, instance);
+                    leader.ready(&mut self.world, instance);
                 }
             }
         }
@@ -279,7 +279,7 @@ impl Pair {
                 .iter_mut()
                 .filter(|controller| !controller.is_asleep(now))
             {
-                any |= controller.handle_events(&mut self.world);
+                any |= controller.handle_events(&mut self.world, &self.store);
             }
             for index in 0..self.streams.len() {
                 any |= self.transmit_up(index) | self.transmit_down(index);
@@ -386,6 +386,10 @@ impl Pair {
                     .push(format!("{} began stream {id} with {name}", controller.name));
             }
             stream.first_down.get_or_insert(name);
+            if let Some(payload) = &message.payload {
+                let is_deposed = controller.deposed;
+                controller.facts.note_departure(&self.store, is_deposed, payload);
+            }
             dialect::down(self.peers, &mut message);
             self.world
                 .note(|| format!("{id} {} -> {}", controller.name, describe::down(&message)));

@@ -30,9 +30,6 @@ use crate::world::World;
 /// How long everything is left alone at the end of a scenario, after it has healed.
 pub const QUIET: Duration = Duration::from_secs(1_800);
 
-/// The longest that a commit takes while nothing is wrong with the store.
-const COMMIT_DELAY: Duration = Duration::from_millis(5);
-
 /// A broken promise
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{invariant} is broken at {}.{:03} s: {detail}", at.as_secs(), at.subsec_millis())]
@@ -80,7 +77,6 @@ pub struct Pair {
     steps: u64,
     plugin_at: Duration,
     at_rest: bool,
-    commit_delay: Duration,
     adopts_unknown: bool,
     commands: u64,
     undisturbed_since: Duration,
@@ -128,7 +124,6 @@ impl Pair {
             steps: 0,
             plugin_at: Duration::ZERO,
             at_rest: false,
-            commit_delay: COMMIT_DELAY,
             adopts_unknown: true,
             commands: 0,
             undisturbed_since: Duration::ZERO,
@@ -275,6 +270,7 @@ impl Pair {
             stream.up.is_cut() || stream.down.is_cut() || stream.up.is_stalled() || stream.down.is_stalled()
         };
         !self.is_established()
+            || self.store.is_ailing(now)
             || self.quality != Quality::default()
             || self.daemon.is_asleep(now)
             || leader.is_asleep(now)

@@ -235,6 +235,10 @@ impl Lifecycle {
         self.desired
     }
 
+    pub(crate) const fn spec(&self) -> Spec {
+        self.spec
+    }
+
     /// The state.
     #[must_use]
     pub const fn state(&self) -> State {

@@ -210,13 +210,19 @@ impl Records {
         self.dirty.remove_entry(&instance)
     }
 
-    /// Whether the order whose turn it is needs a record that is behind: a start and a forgetting look at the end.
+    /// Whether the order whose turn it is needs a record that is behind: a start and a forgetting look at the end, and
+    /// the storage would take the id for alive.
     fn next_needs_snapshots(&self) -> bool {
+        let is_behind = |id: &str| {
+            let refused = self.refused.iter().map(|snapshot| &snapshot.instance);
+            self.dirty
+                .keys()
+                .chain(refused)
+                .any(|instance| instance.as_str() == id)
+        };
         match self.waiting.front() {
-            Some(Pending::Start { start, .. }) => {
-                InstanceId::new(&start.instance_id).is_ok_and(|instance| self.dirty.contains_key(&instance))
-            }
-            Some(Pending::Forget { instance, .. }) => self.dirty.contains_key(instance),
+            Some(Pending::Start { start, .. }) => is_behind(&start.instance_id),
+            Some(Pending::Forget { instance, .. }) => is_behind(instance.as_str()),
             Some(Pending::Stop { .. } | Pending::Crash { .. }) => false,
             None => true,
         }
@@ -347,9 +353,12 @@ impl ControllerNode {
                     Verdict::Denied(reason) => Err(OrderRefusal::Denied(reason)),
                     Verdict::Accepted | Verdict::AlreadyInEffect => Ok(OrderOutcome::Forgotten),
                 };
+                self.records.recorded.remove(&instance);
                 if result.is_ok() {
-                    self.records.recorded.remove(&instance);
                     self.records.dirty.remove(&instance);
+                } else {
+                    // It has turned out to live meanwhile, and its record is gone.
+                    self.records.mark(instance, None);
                 }
                 self.answer(order, result);
             }
@@ -368,10 +377,10 @@ impl ControllerNode {
         };
         let port = u16::try_from(start.port).unwrap_or_default();
         self.records.restored(instance, incarnation, Desired::Run);
-        match self.roster.start(now, start) {
+        match self.roster.start_recorded(now, start) {
             Verdict::Accepted | Verdict::AlreadyInEffect => self.answer(order, Ok(OrderOutcome::Started)),
             Verdict::Denied(reason) => {
-                // A handshake brought something in its way meanwhile. Nothing was sent, so its record ends here.
+                // A handshake brought a later one meanwhile. Nothing was sent, so its record ends here.
                 let ended = InstanceSnapshot {
                     instance,
                     group,
