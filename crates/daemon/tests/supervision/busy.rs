@@ -33,7 +33,7 @@ async fn a_busy_node_lets_go_of_its_ends() {
     // Each request comes sooner than an end takes to be settled.
     for _ in 0..30 {
         let request = controller_message::Payload::RequestCacheStatus(RequestCacheStatus::default());
-        cluster.with(|session, _| session.send(request)).unwrap();
+        cluster.send(request);
         tokio::time::sleep(Duration::from_millis(300)).await;
         if !workspace.exists() {
             break;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use prexorcloud_proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
 use prexorcloud_proto::{
     ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, NodeStatus,
-    ShutdownNodeAck, StartInstance,
+    ShutdownNodeAck, StartInstance, controller_message,
 };
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
@@ -217,6 +217,15 @@ impl Cluster {
     pub fn command(&self, id: &str, line: &str) {
         let instance: InstanceId = id.parse().unwrap();
         self.order(|node, _, _| node.command(instance, line, None))
+            .unwrap();
+    }
+
+    /// Sends a message that concerns no instance
+    pub fn send(&self, payload: controller_message::Payload) {
+        let mut shared = self.shared.lock().unwrap();
+        let current = shared.node().current_stream().expect("a session");
+        shared.sessions[&current]
+            .with(|session, _| session.send(payload))
             .unwrap();
     }
 
