@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use prexorcloud_protocol::handshake::controller::Hello;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
 use prexorcloud_protocol::node::controller::{
@@ -26,7 +27,8 @@ pub struct World {
     pub sessions: BTreeMap<u64, ControllerSession>,
     /// Handshakes are admitted at once, else they wait in `admits`.
     pub admits_at_once: bool,
-    pub admits: Vec<Box<prexorcloud_protocol::handshake::controller::Hello>>,
+    #[expect(clippy::vec_box, reason = "as the machine gives them, and takes them back")]
+    pub admits: Vec<Box<Hello>>,
     /// Commits succeed at once, else they wait in `commits`.
     pub commits_at_once: bool,
     pub commits: Vec<Commit>,
@@ -183,7 +185,7 @@ impl World {
         }
     }
 
-    pub fn admit(&mut self, hello: Box<prexorcloud_protocol::handshake::controller::Hello>) {
+    pub fn admit(&mut self, hello: Box<Hello>) {
         let admission = Admission {
             session_id: "s".into(),
             epoch: Epoch::new(3),
