@@ -606,6 +606,83 @@ fn an_instance_that_was_given_up_is_stopped_when_its_node_comes_back() {
 }
 
 #[test]
+fn a_start_that_is_recorded_while_the_former_one_is_taken_back_replaces_it() {
+    let mut pair = running(27, Behaviour::default());
+    apply(&mut pair, "partition");
+    cut(&mut pair);
+    apply(&mut pair, "declare-lost lobby-1");
+    apply(&mut pair, "wait 1s");
+    apply(&mut pair, "slow-store 10m");
+    pair.start(LOBBY, Behaviour::default()).unwrap();
+    apply(&mut pair, "heal");
+    reconnected(&mut pair);
+    assert_eq!(pair.log().matching("CRASHED -> RUNNING (TakenBack)").count(), 1);
+    assert_eq!(launches(&pair), 1);
+    pair.come_to_rest().unwrap();
+    assert_eq!(launches(&pair), 2);
+    assert_eq!(pair.real(LOBBY), Some(State::Running));
+    assert_eq!(pair.log().matching("reason: Superseded").count(), 1);
+    assert_eq!(pair.log().matching("ends: Obeyed").count(), 1);
+}
+
+#[test]
+fn a_stop_that_the_store_holds_back_keeps_its_whole_grace() {
+    let mut pair = running(
+        27,
+        Behaviour {
+            stop: Some(15 * SECOND),
+            grace_seconds: 20,
+            lifetime_seconds: 30,
+            ..Behaviour::default()
+        },
+    );
+    apply(&mut pair, "fail-store 5m");
+    apply(&mut pair, "wait 4m");
+    assert_eq!(pair.believed(LOBBY), Some(State::Stopping));
+    assert_eq!(pair.real(LOBBY), Some(State::Running));
+    assert!(pair.daemon().facts.stops.is_empty());
+    pair.come_to_rest().unwrap();
+    assert_eq!(pair.believed(LOBBY), Some(State::Stopped));
+    assert_eq!(pair.log().matching("ends: Obeyed").count(), 1);
+    assert_eq!(pair.log().matching("StopOverdue").count(), 0);
+}
+
+#[test]
+fn nothing_is_acknowledged_that_the_store_refuses() {
+    let mut pair = running(27, Behaviour::default());
+    apply(&mut pair, "fail-store 1m");
+    apply(&mut pair, "crash lobby-1");
+    apply(&mut pair, "wait 50s");
+    assert!(pair.daemon().facts.forgotten.is_empty());
+    assert_eq!(pair.believed(LOBBY), Some(State::Crashed));
+    assert!(!pair.store().records[&lobby()].state.is_terminal());
+    // An order is refused, and says so.
+    pair.start(LOBBY, Behaviour::default()).unwrap();
+    apply(&mut pair, "wait 50s");
+    assert_eq!(pair.daemon().facts.forgotten, ["crash-1"]);
+    pair.come_to_rest().unwrap();
+    assert_eq!(pair.store().crashes.len(), 1);
+}
+
+#[test]
+fn an_order_without_effect_says_so() {
+    let mut pair = connected(27);
+    for order in [
+        "stop lobby-1",
+        "forget lobby-1",
+        "declare-lost lobby-1",
+        "deposed-stops-all",
+    ] {
+        let before = pair.log().matching("no effect").count();
+        apply(&mut pair, order);
+        apply(&mut pair, "wait 1s");
+        let said = pair.log().matching("no effect").count() - before;
+        // What nobody knows is forgotten already.
+        assert_eq!(said, usize::from(order != "forget lobby-1"), "{order}");
+    }
+}
+
+#[test]
 fn a_server_that_never_gets_ready_is_killed() {
     let mut pair = connected(28);
     pair.start(

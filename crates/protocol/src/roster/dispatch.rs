@@ -6,7 +6,7 @@ use prexorcloud_proto::{StartInstance, StopInstance};
 
 use super::Roster;
 use super::event::Dispatch;
-use super::slots::Role;
+use super::slots::{Place, Role};
 use crate::id::InstanceId;
 use crate::instance::{Cause, Lifecycle, Spec};
 use crate::ledger::Order;
@@ -37,21 +37,21 @@ impl Roster {
 
     /// The next command that has to go out; `None` without a stream.
     pub fn poll_dispatch(&mut self) -> Option<Dispatch> {
-        self.poll_dispatch_if(|_, _| true)
+        self.poll_dispatch_if(|_, _, _| true)
     }
 
     /// As [`poll_dispatch`](Self::poll_dispatch), but an instance's command leaves only if `may_leave`; else it waits
     /// for [`release`](Self::release).
     pub(crate) fn poll_dispatch_if(
         &mut self,
-        may_leave: impl Fn(&Lifecycle, Order) -> bool,
+        may_leave: impl Fn(Role, &Lifecycle, Order) -> bool,
     ) -> Option<Dispatch> {
         while self.slots.has_to_send() {
             let Some(slot) = self.slots.next_to_send() else {
                 continue;
             };
             let order = slot.ledger.order().filter(|_| slot.ledger.has_dispatch());
-            if order.is_some_and(|order| slot.role == Role::Entry && !may_leave(&slot.lifecycle, order)) {
+            if order.is_some_and(|order| !may_leave(slot.role, &slot.lifecycle, order)) {
                 continue;
             }
             match slot.ledger.poll_dispatch() {
@@ -73,17 +73,17 @@ impl Roster {
         None
     }
 
-    /// The command of an instance may leave now, if it could not before; a stop is given its whole grace.
+    /// The commands of an id may leave now, if they could not before; a stop is given its whole grace.
     pub(crate) fn release(&mut self, now: Instant, instance: InstanceId) {
-        let Some(index) = self.slots.place(instance).entry else {
-            return;
-        };
-        if let Some(slot) = self.slots.get_mut(index)
-            && slot.ledger.has_dispatch()
-            && matches!(slot.ledger.order(), Some(Order::Stop(_)))
-        {
-            slot.lifecycle.handle_stop_repeated(now);
+        let Place { entry, orphan } = self.slots.place(instance);
+        for index in [entry, orphan].into_iter().flatten() {
+            if let Some(slot) = self.slots.get_mut(index)
+                && slot.ledger.has_dispatch()
+                && matches!(slot.ledger.order(), Some(Order::Stop(_)))
+            {
+                slot.lifecycle.handle_stop_repeated(now);
+            }
+            self.pump(now, index);
         }
-        self.pump(now, index);
     }
 }

@@ -51,7 +51,8 @@ use std::time::Instant;
 use prexorcloud_proto::StartInstance;
 
 pub use event::{Dispatch, Due, InstanceEvent, RosterEntry, RosterTimer};
-use slots::{Place, Role, Slot, Slots};
+pub(crate) use slots::Role;
+use slots::{Place, Slot, Slots};
 pub use stream_order::StreamOrder;
 
 pub use crate::instance::CrashVerdict;

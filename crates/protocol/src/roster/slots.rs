@@ -16,8 +16,10 @@ use crate::ledger::Ledger;
 use crate::time::Deadline;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
+    /// What the application knows.
     Entry,
+    /// What the daemon runs although nobody wants it.
     Orphan,
 }
 

@@ -182,8 +182,12 @@ impl ControllerNode {
     ) -> Vec<(RosterEntry, DeniedReason)> {
         let refused = self.roster.restore(now, entries);
         for entry in self.roster.entries() {
-            self.records
-                .restored(entry.instance(), entry.incarnation(), entry.desired());
+            self.records.restored(
+                entry.instance(),
+                entry.incarnation(),
+                entry.state(),
+                entry.desired(),
+            );
         }
         self.settle(now);
         refused
@@ -242,7 +246,7 @@ impl ControllerNode {
         let records = &self.records;
         let dispatch = self
             .roster
-            .poll_dispatch_if(|lifecycle, order| records.covers(lifecycle, order))?;
+            .poll_dispatch_if(|role, lifecycle, order| records.covers(role, lifecycle, order))?;
         Some(match dispatch {
             Dispatch::Start(start) => controller_message::Payload::StartInstance(start),
             Dispatch::Stop(stop) => controller_message::Payload::StopInstance(stop),

@@ -14,7 +14,7 @@ use super::{
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Desired, Lifecycle, State};
 use crate::ledger::Order;
-use crate::roster::Roster;
+use crate::roster::{Role, Roster};
 use crate::session::controller::CrashStanding;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
@@ -61,6 +61,7 @@ enum Purpose {
 struct Recorded {
     incarnation: Incarnation,
     desired: Desired,
+    is_over: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -84,8 +85,18 @@ pub(super) struct Records {
 }
 
 impl Records {
-    pub(super) fn restored(&mut self, instance: InstanceId, incarnation: Incarnation, desired: Desired) {
-        let recorded = Recorded { incarnation, desired };
+    pub(super) fn restored(
+        &mut self,
+        instance: InstanceId,
+        incarnation: Incarnation,
+        state: State,
+        desired: Desired,
+    ) {
+        let recorded = Recorded {
+            incarnation,
+            desired,
+            is_over: state.is_terminal(),
+        };
         self.recorded.insert(instance, recorded);
     }
 
@@ -98,15 +109,19 @@ impl Records {
     }
 
     /// Whether what an order depends on is recorded.
-    pub(super) fn covers(&self, lifecycle: &Lifecycle, order: Order) -> bool {
-        let Some(recorded) = self.recorded.get(&lifecycle.instance()) else {
-            return false;
-        };
+    pub(super) fn covers(&self, role: Role, lifecycle: &Lifecycle, order: Order) -> bool {
+        let recorded = self.recorded.get(&lifecycle.instance());
+        let recorded = recorded.filter(|recorded| recorded.incarnation == lifecycle.incarnation());
         let wanted = match order {
             Order::Start => Desired::Run,
             Order::Stop(mode) => mode.into(),
         };
-        recorded.incarnation == lifecycle.incarnation() && recorded.desired >= wanted
+        let is_wanted = recorded.is_some_and(|recorded| recorded.desired >= wanted);
+        match role {
+            Role::Entry => is_wanted,
+            // Nobody may find it stopped and recorded as one that is to run.
+            Role::Orphan => is_wanted || recorded.is_none_or(|recorded| recorded.is_over),
+        }
     }
 
     pub(super) fn push(&mut self, pending: Pending) {
@@ -229,7 +244,12 @@ impl Records {
     }
 
     fn note(&mut self, snapshot: &InstanceSnapshot) {
-        self.restored(snapshot.instance, snapshot.incarnation, snapshot.desired);
+        self.restored(
+            snapshot.instance,
+            snapshot.incarnation,
+            snapshot.state,
+            snapshot.desired,
+        );
     }
 }
 
@@ -354,6 +374,7 @@ impl ControllerNode {
                     Verdict::Accepted | Verdict::AlreadyInEffect => Ok(OrderOutcome::Forgotten),
                 };
                 self.records.recorded.remove(&instance);
+                self.roster.release(now, instance);
                 if result.is_ok() {
                     self.records.dirty.remove(&instance);
                 } else {
@@ -376,7 +397,9 @@ impl ControllerNode {
             return;
         };
         let port = u16::try_from(start.port).unwrap_or_default();
-        self.records.restored(instance, incarnation, Desired::Run);
+        self.records
+            .restored(instance, incarnation, State::Scheduled, Desired::Run);
+        self.roster.release(now, instance);
         match self.roster.start_recorded(now, start) {
             Verdict::Accepted | Verdict::AlreadyInEffect => self.answer(order, Ok(OrderOutcome::Started)),
             Verdict::Denied(reason) => {
