@@ -1246,6 +1246,23 @@ fn a_controller_that_does_not_understand_ended_instances_is_listed_what_lives_an
 }
 
 #[test]
+fn an_end_that_left_says_nothing_of_a_later_end_of_the_same_id() {
+    let names_incarnations = Capabilities::INCARNATIONS;
+    let mut bench = Bench::connected_to(ack(names_incarnations));
+    for incarnation in [1, 2] {
+        bench.start(incarnation);
+        bench.report(incarnation, State::Stopped);
+    }
+    assert_eq!(status(bench.sent()).incarnation, 1);
+    // The later end was lost with the stream.
+    bench.session.handle_disconnected(bench.now);
+    let stopped = State::Stopped.to_wire();
+    assert_eq!(reconnect(&mut bench, names_incarnations), (vec![], vec![stopped]));
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(reconnect(&mut bench, names_incarnations), (vec![], vec![]));
+}
+
+#[test]
 fn ends_listed_to_a_controller_that_turns_out_not_to_understand_them_are_taken_back_at_once() {
     let stopped = State::Stopped.to_wire();
     // Nobody has acknowledged yet, or the last one was another.
