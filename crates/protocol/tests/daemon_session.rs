@@ -15,7 +15,7 @@ use prexorcloud_protocol::outbox::Class;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
-use prexorcloud_protocol::session::daemon::{StartRejection, StatusReport};
+use prexorcloud_protocol::session::daemon::{CRASHES_KEPT, StartRejection, StatusReport};
 use prexorcloud_protocol::session::{Anomaly, kind};
 use prexorcloud_protocol::{
     Capabilities, Code, DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession, Epoch, Incarnation,
@@ -474,6 +474,35 @@ fn an_unknown_variant_is_said_once_and_still_fences() {
     bench.quiet();
     assert_eq!(bench.session.unknown_variants(), 5);
     assert!(bench.session.is_established());
+}
+
+#[test]
+fn a_deposed_controller_is_told_so_even_if_it_says_something_unknown() {
+    let mut bench = Bench::with_fence(5);
+    bench.connect();
+    bench.receive_at(
+        FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))),
+        5,
+    );
+    assert!(matches!(bench.event(), DaemonEvent::Connected(_)));
+    let message = ControllerMessage {
+        epoch: 4,
+        ..Default::default()
+    };
+    let unknown_variant = Some(77);
+    bench.session.handle_message(
+        bench.now,
+        Received {
+            message,
+            unknown_variant,
+        },
+    );
+    let Some(FromDaemon::ErrorReport(report)) = bench.sent() else {
+        panic!()
+    };
+    assert_eq!(report.error_code, "STALE_EPOCH");
+    assert!(matches!(bench.event(), DaemonEvent::Ignored(Anomaly::Stale(_))));
+    bench.quiet();
 }
 
 #[test]
@@ -1103,6 +1132,25 @@ fn a_controller_that_acknowledges_no_crash_is_told_each_exactly_once_whatever_en
             assert_eq!(forgotten(&mut bench), ["r1"]);
         }
     }
+}
+
+#[test]
+fn as_many_crash_reports_wait_as_is_said_and_then_one_for_each_that_is_confirmed() {
+    let mut bench = Bench::connected();
+    for index in 0..CRASHES_KEPT {
+        bench.session.crash(crash(&format!("r{index}"))).unwrap();
+    }
+    let refused = |outcome| matches!(outcome, Err(SendError::Full(full)) if full.class == Class::Report);
+    assert!(refused(bench.session.crash(crash("more"))));
+    assert_eq!(
+        bench.session.crash(crash("r0")),
+        Ok(()),
+        "that one is kept already"
+    );
+    let report_id = "r0".to_owned();
+    bench.receive(FromController::CrashReportAck(CrashReportAck { report_id }));
+    assert_eq!(bench.session.crash(crash("more")), Ok(()));
+    assert!(refused(bench.session.crash(crash("another"))));
 }
 
 #[test]
