@@ -470,6 +470,18 @@ const ONEOFS: &[Case<'_>] = &[
         "message M { oneof o { int32 a = 1; } oneof x { int32 b = 2; } }",
         &["field-changed-oneof p.M.b", "oneof-added p.M.x"],
     ),
+    // Split in two, neither of which is the old one
+    (
+        "message M { oneof o { int32 a = 1; int32 b = 2; } }",
+        "message M { oneof x { int32 a = 1; } oneof y { int32 b = 2; } }",
+        &[
+            "field-changed-oneof p.M.a",
+            "field-changed-oneof p.M.b",
+            "oneof-removed p.M.o",
+            "oneof-added p.M.x",
+            "oneof-added p.M.y",
+        ],
+    ),
     // `optional` makes a synthetic oneof, which is none
     (
         "message M { optional int32 a = 1; }",

@@ -15,7 +15,7 @@ use prexorcloud_protocol::outbox::Class;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
-use prexorcloud_protocol::session::daemon::{StartRejection, StatusReport};
+use prexorcloud_protocol::session::daemon::{CRASHES_KEPT, StartRejection, StatusReport};
 use prexorcloud_protocol::session::{Anomaly, kind};
 use prexorcloud_protocol::{
     Capabilities, Code, DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession, Epoch, Incarnation,
@@ -474,6 +474,35 @@ fn an_unknown_variant_is_said_once_and_still_fences() {
     bench.quiet();
     assert_eq!(bench.session.unknown_variants(), 5);
     assert!(bench.session.is_established());
+}
+
+#[test]
+fn a_deposed_controller_is_told_so_even_if_it_says_something_unknown() {
+    let mut bench = Bench::with_fence(5);
+    bench.connect();
+    bench.receive_at(
+        FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))),
+        5,
+    );
+    assert!(matches!(bench.event(), DaemonEvent::Connected(_)));
+    let message = ControllerMessage {
+        epoch: 4,
+        ..Default::default()
+    };
+    let unknown_variant = Some(77);
+    bench.session.handle_message(
+        bench.now,
+        Received {
+            message,
+            unknown_variant,
+        },
+    );
+    let Some(FromDaemon::ErrorReport(report)) = bench.sent() else {
+        panic!()
+    };
+    assert_eq!(report.error_code, "STALE_EPOCH");
+    assert!(matches!(bench.event(), DaemonEvent::Ignored(Anomaly::Stale(_))));
+    bench.quiet();
 }
 
 #[test]
@@ -1106,6 +1135,25 @@ fn a_controller_that_acknowledges_no_crash_is_told_each_exactly_once_whatever_en
 }
 
 #[test]
+fn as_many_crash_reports_wait_as_is_said_and_then_one_for_each_that_is_confirmed() {
+    let mut bench = Bench::connected();
+    for index in 0..CRASHES_KEPT {
+        bench.session.crash(crash(&format!("r{index}"))).unwrap();
+    }
+    let refused = |outcome| matches!(outcome, Err(SendError::Full(full)) if full.class == Class::Report);
+    assert!(refused(bench.session.crash(crash("more"))));
+    assert_eq!(
+        bench.session.crash(crash("r0")),
+        Ok(()),
+        "that one is kept already"
+    );
+    let report_id = "r0".to_owned();
+    bench.receive(FromController::CrashReportAck(CrashReportAck { report_id }));
+    assert_eq!(bench.session.crash(crash("more")), Ok(()));
+    assert!(refused(bench.session.crash(crash("another"))));
+}
+
+#[test]
 fn a_controller_that_acknowledges_crashes_is_told_on_each_stream_until_it_has() {
     let mut bench = Bench::connected();
     bench.session.crash(crash("r1")).unwrap();
@@ -1243,6 +1291,23 @@ fn a_controller_that_does_not_understand_ended_instances_is_listed_what_lives_an
     assert_eq!(status(bench.sent()).state, crashed);
     bench.session.handle_disconnected(bench.now);
     assert_eq!(reconnect(&mut bench, java), (vec![], vec![]));
+}
+
+#[test]
+fn an_end_that_left_says_nothing_of_a_later_end_of_the_same_id() {
+    let names_incarnations = Capabilities::INCARNATIONS;
+    let mut bench = Bench::connected_to(ack(names_incarnations));
+    for incarnation in [1, 2] {
+        bench.start(incarnation);
+        bench.report(incarnation, State::Stopped);
+    }
+    assert_eq!(status(bench.sent()).incarnation, 1);
+    // The later end was lost with the stream.
+    bench.session.handle_disconnected(bench.now);
+    let stopped = State::Stopped.to_wire();
+    assert_eq!(reconnect(&mut bench, names_incarnations), (vec![], vec![stopped]));
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(reconnect(&mut bench, names_incarnations), (vec![], vec![]));
 }
 
 #[test]

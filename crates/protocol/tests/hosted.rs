@@ -111,11 +111,21 @@ fn a_stop_of_another_incarnation_never_touches_the_present_one() {
 fn a_command_needs_a_process() {
     let mut hosted = Hosted::new();
     assert_eq!(start(&mut hosted, "a", 1), Verdict::Accepted);
-    let state = State::Scheduled;
-    assert_eq!(
-        hosted.command(id("a"), Incarnation::new(1)),
-        Err(DeniedReason::WrongState { state })
-    );
+    for (state, has_process) in [
+        (State::Scheduled, false),
+        (State::Preparing, false),
+        (State::Starting, true),
+        (State::Running, true),
+        (State::Stopping, true),
+        (State::Stopped, false),
+    ] {
+        let _ = hosted.observe(id("a"), Incarnation::new(1), state);
+        let expected = match has_process {
+            true => Ok(Incarnation::new(1)),
+            false => Err(DeniedReason::WrongState { state }),
+        };
+        assert_eq!(hosted.command(id("a"), Incarnation::new(1)), expected, "{state}");
+    }
     assert_eq!(
         running("a", 1).command(id("a"), Incarnation::UNKNOWN),
         Ok(Incarnation::new(1))

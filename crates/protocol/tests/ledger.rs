@@ -389,6 +389,24 @@ fn a_command_that_never_has_an_effect_is_not_repeated_for_ever() {
 }
 
 #[test]
+fn what_had_no_effect_goes_out_again_although_it_is_acknowledged_once_more() {
+    let now = Instant::now();
+    let mut ledger = sent(now, GRACEFUL);
+    let done = StopInstanceAck {
+        accepted: true,
+        incarnation: 5,
+        ..Default::default()
+    };
+    assert_eq!(ledger.handle_stop_ack(now, &done), Answer::Settled);
+    assert_eq!(ledger.reissue(now), Reissue::Again);
+    let waiting = ledger.clone();
+    assert_eq!(ledger.handle_stop_ack(now, &done), Answer::Repeated);
+    assert_eq!(ledger, waiting);
+    assert_eq!(ledger.handle_timeout(now + MIN_RETRY_DELAY), None);
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+}
+
+#[test]
 fn a_start_that_an_earlier_controller_sent_can_be_rejected() {
     let now = Instant::now();
     let mut ledger = ledger();

@@ -165,6 +165,62 @@ fn a_java_daemon_may_run_what_it_does_not_list() {
 }
 
 #[test]
+fn a_drain_of_ours_goes_on_while_the_server_runs_and_one_of_the_daemons_is_over() {
+    let of_theirs = known(State::Draining, Desired::Run);
+    let of_ours = Known {
+        draining: true,
+        ..of_theirs
+    };
+    let running = [listed(5, State::Running)];
+    let agreed = Action::LeaveAlone {
+        instance: id("lobby-1"),
+        rest: Rest::Agreed,
+        is_known: true,
+        is_listed: true,
+    };
+    assert_eq!(only(plan(&[of_ours], &running, &rust_peer())), agreed);
+    let over = Action::Update {
+        instance: id("lobby-1"),
+        state: State::Running,
+        port: 30_000,
+    };
+    assert_eq!(only(plan(&[of_theirs], &running, &rust_peer())), over);
+}
+
+#[test]
+fn a_lost_instance_is_taken_back_unless_it_runs_elsewhere_by_now() {
+    let lost = Known {
+        lost: true,
+        ..known(State::Crashed, Desired::Run)
+    };
+    let running = [listed(5, State::Running)];
+    let taken_back = Action::Update {
+        instance: id("lobby-1"),
+        state: State::Running,
+        port: 30_000,
+    };
+    assert_eq!(only(plan(&[lost], &running, &rust_peer())), taken_back);
+    let elsewhere = ReconcilePolicy {
+        elsewhere: vec![id("lobby-1")],
+        ..rust_peer()
+    };
+    let actions = plan(&[lost], &running, &elsewhere);
+    assert!(
+        matches!(
+            actions[..],
+            [
+                Action::StopOrphan { is_known: false, .. },
+                Action::LeaveAlone {
+                    rest: Rest::Ended,
+                    ..
+                }
+            ]
+        ),
+        "{actions:?}"
+    );
+}
+
+#[test]
 fn an_unknown_instance_is_adopted_as_what_it_is() {
     let adopted = |action| match action {
         Action::Adopt {

@@ -201,6 +201,27 @@ fn a_measurement_out_of_range_does_not_cost_the_status() {
         panic!("another message");
     };
     assert_eq!((status.used_memory_mb, status.used_ports), (100, vec![25_565]));
+    assert_eq!(status.cpu_usage, 0.0);
+}
+
+#[test]
+fn a_cpu_usage_that_is_no_measurement_is_none() {
+    for (measured, told) in [
+        (f64::NAN, 0.0),
+        (f64::INFINITY, 0.0),
+        (f64::NEG_INFINITY, 0.0),
+        (-0.5, 0.0),
+        (1.5, 1.0),
+        (0.25, 0.25),
+    ] {
+        let Payload::NodeStatus(status) = fitted(Payload::NodeStatus(NodeStatus {
+            cpu_usage: measured,
+            ..status()
+        })) else {
+            panic!("another message");
+        };
+        assert_eq!(status.cpu_usage, told, "{measured}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use prexorcloud_security::authority::Authority;
 use prexorcloud_security::credential::Credential;
-use prexorcloud_security::enrolment::{EnrolmentError, EnrolmentTls};
+use prexorcloud_security::enrolment::{EnrolmentError, EnrolmentTls, ObservedServer};
 use prexorcloud_security::identity::Identity;
 use prexorcloud_security::keystore::{self, KeystoreError, KeystorePassword};
 use prexorcloud_security::tls::{HandshakeFailure, ServerTls, TheirCertificate, diagnose};
@@ -256,6 +256,24 @@ fn a_reply_with_two_authorities_is_fine_during_a_rotation() {
         .accept("node-1", &reply.pkcs12, reply.password.expose(), &both)
         .unwrap();
     assert_eq!(enrolled.anchors.iter().count(), 2);
+}
+
+#[test]
+fn a_reply_must_name_the_pinned_authority_and_not_just_one_that_signed_the_server() {
+    let (pinned, other) = (authority(), authority());
+    let server = server_of(&other);
+    let observed = |pin| ObservedServer {
+        leaf: server.leaf().clone(),
+        authority: Some(other.certificate().clone()),
+        pin,
+    };
+    let anchors = |authority: &Authority| TrustAnchors::new([authority.certificate().clone()]).unwrap();
+    let pin = Some(CaPin::of(pinned.certificate()));
+    let foreign = Err(EnrolmentError::ForeignAuthority);
+    assert_eq!(observed(pin).check_authority(&anchors(&pinned)), Ok(()));
+    assert_eq!(observed(pin).check_authority(&anchors(&other)), foreign);
+    assert_eq!(observed(None).check_authority(&anchors(&other)), Ok(()));
+    assert_eq!(observed(None).check_authority(&anchors(&pinned)), foreign);
 }
 
 #[test]

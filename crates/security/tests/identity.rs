@@ -7,7 +7,9 @@ use prexorcloud_security::authority::Authority;
 use prexorcloud_security::certificate::Certificate;
 use prexorcloud_security::identity::{Identity, IdentityError, PeerIdentity};
 use proptest::prelude::*;
-use rcgen::{CertificateParams, DistinguishedName, DnType, Issuer, KeyPair, SanType};
+use rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType,
+};
 use support::{authority, epoch, server_of};
 
 /// A certificate that no rule of ours shaped, signed by `authority` all the same
@@ -16,7 +18,7 @@ fn forge(authority: &Authority, shape: impl FnOnce(&mut CertificateParams)) -> C
     let issuer = Issuer::from_ca_cert_der(authority.certificate().der(), key).unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     shape(&mut params);
     Certificate::from_der(
         params
@@ -99,6 +101,40 @@ fn identities_are_read_strictly() {
         PeerIdentity::from_certificate(server.leaf()).unwrap().identity,
         Identity::Controller
     );
+}
+
+#[test]
+fn a_certificate_for_servers_alone_speaks_for_the_controller_and_nobody_else() {
+    let authority = authority();
+    let identity = |purposes: &[ExtendedKeyUsagePurpose], name: &str, uris: &[&str]| {
+        PeerIdentity::from_certificate(&forge(&authority, |params| {
+            params.extended_key_usages = purposes.to_vec();
+            params.distinguished_name.push(DnType::CommonName, name);
+            params.subject_alt_names = uris.iter().map(|text| uri(text)).collect();
+        }))
+        .map(|peer| peer.identity)
+    };
+    let server = [ExtendedKeyUsagePurpose::ServerAuth];
+    let both = [
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    for (name, uris) in [
+        ("node-1", &[][..]),
+        ("node-1", &["prexorcloud://node/node-1"]),
+        ("admin:ada", &["prexorcloud://admin/ada"]),
+    ] {
+        let refused = identity(&server, name, uris);
+        assert!(
+            matches!(refused, Err(IdentityError::UnsafeName { .. })),
+            "{name} {uris:?}: {refused:?}"
+        );
+    }
+    let node = Identity::Node("node-1".into());
+    assert_eq!(identity(&both, "node-1", &[]), Ok(node));
+    let controller = "prexorcloud-controller";
+    assert_eq!(identity(&server, controller, &[]), Ok(Identity::Controller));
+    assert!(identity(&both, controller, &[]).is_err());
 }
 
 #[test]

@@ -123,6 +123,24 @@ fn revocation_lists_are_merged_queried_and_pruned() {
 }
 
 #[test]
+fn a_node_stays_revoked_up_to_the_latest_moment_in_whatever_order_they_come() {
+    let authority = authority();
+    let node = authority.issue_node("a", epoch() + DAY).unwrap();
+    let peer = PeerIdentity::from_certificate(node.leaf()).unwrap();
+    for moments in [[epoch(), epoch() + DAY], [epoch() + DAY, epoch()]] {
+        let mut list = RevocationList::new();
+        for issued_until in moments {
+            list.revoke_node(RevokedNode {
+                node_id: "a".into(),
+                issued_until,
+                not_after: node.leaf().not_after(),
+            });
+        }
+        assert_eq!(list.is_revoked(&peer), Some(Revoked::Node));
+    }
+}
+
+#[test]
 fn signed_revocation_lists_are_read_by_openssl() {
     let authority = authority();
     let node = authority.issue_node("node-1", epoch()).unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::Incarnation;
+use prexorcloud_protocol::node::daemon::Adopted;
 
 use crate::world::*;
 
@@ -73,4 +74,26 @@ fn news_of_another_start_change_nothing() {
     world.node.handle_ready(world.now(), id("b"), Incarnation::new(2));
     assert_eq!(world.words(), "");
     assert_eq!(world.node.running(), 1);
+}
+
+#[test]
+fn a_process_of_an_earlier_start_does_not_take_the_place_of_a_later_end() {
+    let mut world = World::new();
+    world.running("a", 2, 30_000);
+    world.exits("a", 2, 0, None);
+    assert_eq!(world.words(), "STOPPED");
+    for (incarnation, running) in [(1, 0), (2, 0), (3, 1)] {
+        let adopted = Adopted {
+            instance: id("a"),
+            incarnation: Incarnation::new(incarnation),
+            port: 30_000,
+            grace: SECOND,
+            startup_timeout: SECOND,
+            uptime: SECOND,
+            is_ready: true,
+            is_stopping: false,
+        };
+        world.node.adopt(world.now(), &adopted);
+        assert_eq!(world.node.running(), running, "{incarnation}");
+    }
 }
