@@ -28,7 +28,11 @@ fn outputs(prober: &mut Prober) -> Vec<Output> {
 }
 
 fn ping(sequence: i64) -> Output {
-    Output::SendPing { sequence }
+    ping_after(0, sequence)
+}
+
+fn ping_after(answered: i64, sequence: i64) -> Output {
+    Output::SendPing { sequence, answered }
 }
 
 #[test]
@@ -48,7 +52,7 @@ fn first_ping_goes_out_at_once_and_then_every_interval() {
         prober.handle_timeout(at);
         assert_eq!(
             outputs(&mut prober),
-            [ping(i64::from(tick) + 1)],
+            [ping_after(i64::from(tick), i64::from(tick) + 1)],
             "so is a repeated one"
         );
     }
@@ -99,7 +103,7 @@ fn late_pong_recovers_once_and_pings_never_stop() {
         unreachable[..],
         [
             Output::News(News::Unreachable { .. }),
-            Output::SendPing { sequence: 5 }
+            Output::SendPing { sequence: 5, .. }
         ]
     ));
 
@@ -216,7 +220,14 @@ fn silly_configurations_are_brought_into_range() {
 
 #[test]
 fn the_answer_echoes_the_sequence() {
-    assert_eq!(answer(&Ping { sequence: 77 }).sequence, 77);
+    assert_eq!(
+        answer(&Ping {
+            sequence: 77,
+            answered: 0
+        })
+        .sequence,
+        77
+    );
 }
 
 #[test]
@@ -313,7 +324,7 @@ fn what_nobody_polled_is_told_in_order_or_not_at_all() {
     assert!(!prober.is_reachable());
     assert_eq!(
         outputs(&mut prober),
-        [ping(12)],
+        [ping_after(8, 12)],
         "a recovery that nobody heard of has not happened"
     );
 }
@@ -425,7 +436,7 @@ proptest! {
                 Action::Poll => {
                     while let Some(output) = prober.poll_output() {
                         match output {
-                            Output::SendPing { sequence } => {
+                            Output::SendPing { sequence, .. } => {
                                 prop_assert!(sequence > last_sent, "sequences_rise");
                                 last_sent = sequence;
                             }

@@ -52,6 +52,7 @@ pub(crate) fn down(peers: Peers, message: &mut ControllerMessage) {
         Some(Payload::StartInstance(start)) => start.incarnation = 0,
         Some(Payload::StopInstance(stop)) => stop.incarnation = 0,
         Some(Payload::SendCommand(command)) => command.incarnation = 0,
+        Some(Payload::Ping(ping)) => ping.answered = 0,
         _ => {}
     }
 }

@@ -271,8 +271,8 @@ impl ControllerSession {
         while let Link::Established(live) = &mut self.link {
             if let Some(output) = live.prober.poll_output() {
                 match output {
-                    heartbeat::Output::SendPing { sequence } => {
-                        self.push(controller_message::Payload::Ping(Ping { sequence }));
+                    heartbeat::Output::SendPing { sequence, answered } => {
+                        self.push(controller_message::Payload::Ping(Ping { sequence, answered }));
                     }
                     heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
                         live.roster.handle_silence();
