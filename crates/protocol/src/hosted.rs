@@ -350,7 +350,7 @@ impl Hosted {
     }
 
     /// A controller acknowledged the handshake with the newest list; gives what is to be told now, in order, and the
-    /// ends that it has heard of with the list.
+    /// ends that were listed.
     ///
     /// To be told is what has changed since, and what was not listed. To a controller that does not understand a listed end,
     /// every end is told that it may not know, listed or not: it takes back what the controller made of the list.

@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "f0b04052ef567464a61b10a72acd4acb1f48417b8814ca753b7c047ad2303ead",
+        "a53936f9edc53fa84b3078c68ea713fee5ea069a60445902a645d8cf9d94acc7",
     ),
 ];

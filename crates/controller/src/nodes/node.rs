@@ -82,6 +82,11 @@ impl Node {
             if !self.backlog.is_empty() {
                 continue;
             }
+            if let Some(session) = &self.session
+                && self.unsaved.is_empty()
+            {
+                session.with(|session, _| session.all_stored());
+            }
             let session = self.session.clone();
             let deadline = self.next_deadline();
             tokio::select! {

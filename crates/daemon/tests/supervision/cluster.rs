@@ -280,6 +280,7 @@ impl NodeAcceptor for Acceptor {
                 if seen.send(told).is_err() {
                     return;
                 }
+                session.with(|session, _| session.all_stored());
             }
         });
     }

@@ -96,7 +96,7 @@ pub enum Output {
     SendPing {
         /// Its sequence.
         sequence: i64,
-        /// The highest sequence that has been answered; 0 before the first pong.
+        /// The highest sequence that had been answered when everything was stored; 0 before that.
         answered: i64,
     },
     /// Something for the application.
@@ -152,6 +152,7 @@ pub struct Prober {
     next_ping: Instant,
     last_sent: i64,
     last_answered: i64,
+    confirmed: i64,
     window: [Option<Sent>; WINDOW],
     missed: u32,
     last_heard: Instant,
@@ -178,6 +179,7 @@ impl Prober {
             next_ping: now,
             last_sent: 0,
             last_answered: 0,
+            confirmed: 0,
             window: [None; WINDOW],
             missed: 0,
             last_heard: now,
@@ -242,6 +244,11 @@ impl Prober {
         Ok(RoundTrip { sequence, time })
     }
 
+    /// What came in before the last pong is stored: pings say so from now on.
+    pub const fn confirm(&mut self) {
+        self.confirmed = self.last_answered;
+    }
+
     /// Judges the last ping and sends the next one, if it is time; early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         if now < self.next_ping {
@@ -303,7 +310,7 @@ impl Prober {
     /// The next piece of work or news.
     pub fn poll_output(&mut self) -> Option<Output> {
         let news = self.lost.take().or_else(|| self.back.take()).map(Output::News);
-        let answered = self.last_answered;
+        let answered = self.confirmed;
         news.or_else(|| {
             let sequence = self.ping.take()?;
             Some(Output::SendPing { sequence, answered })

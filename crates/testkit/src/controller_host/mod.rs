@@ -370,6 +370,12 @@ impl ControllerHost {
             any = true;
             self.handle_instance(world, event);
         }
+        if self.commits.is_empty()
+            && !self.deposed
+            && let Some(session) = self.current.and_then(|stream| self.sessions.get_mut(&stream))
+        {
+            session.all_stored();
+        }
         any
     }
 

@@ -57,6 +57,7 @@ impl ControllerSession {
             Ok(_) => {
                 live.roster.handle_heard(now);
                 self.pump();
+                self.confirm();
             }
             Err(error) => self.note(now, error.into(), Some(error_code::UNSOLICITED_PONG), "Pong"),
         }

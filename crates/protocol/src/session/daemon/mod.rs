@@ -19,8 +19,8 @@
 //! controllers, was wrong, the ends are told as reports right after the acknowledgement.
 //!
 //! That a controller has heard of an end is known by evidence where it [confirms receipt](ControllerPeer::confirms_receipt),
-//! and told as [`DaemonEvent::EndHeard`]: it acknowledged a handshake that listed the end, or its ping names a pong that
-//! left behind the report of it.
+//! and told as [`DaemonEvent::EndHeard`]: its ping names a pong that left behind the report of it, or behind a handshake
+//! that listed it. That a controller acknowledged a handshake proves nothing: it may be deposed, and store nothing any more.
 
 mod commands;
 mod config;
@@ -340,15 +340,8 @@ impl DaemonSession {
         }));
         let (to_tell, heard) = self.hosted.acknowledged(peer.understands_ended);
         self.to_tell = to_tell.into();
-        if peer.confirms_receipt {
-            self.events.extend(
-                heard
-                    .into_iter()
-                    .map(|(instance, incarnation)| DaemonEvent::EndHeard {
-                        instance,
-                        incarnation,
-                    }),
-            );
+        for (instance, incarnation) in heard {
+            self.receipts.end_queued(instance, incarnation);
         }
         self.tell_waiting();
         self.queue_crashes();

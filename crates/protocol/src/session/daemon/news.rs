@@ -72,7 +72,7 @@ pub enum DaemonEvent {
         /// The report.
         report_id: String,
     },
-    /// A controller has surely heard that an instance ended; once per telling, and only from a controller that
+    /// A controller has surely stored that an instance ended; once per telling, and only from a controller that
     /// [confirms receipt](crate::peer::ControllerPeer::confirms_receipt).
     EndHeard {
         /// The instance.

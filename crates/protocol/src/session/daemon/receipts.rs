@@ -1,8 +1,8 @@
 //! What a controller has surely received
 //!
 //! A stream keeps its order, and a report and a pong leave through the same queue. A controller that names a pong in
-//! its ping has therefore received every report that was queued before that pong. That it keeps on pinging proves nothing:
-//! each direction has an order of its own.
+//! its ping has therefore received every report that was queued before that pong, and says that it has stored them. That
+//! it keeps on pinging proves nothing: each direction has an order of its own.
 
 use std::collections::BTreeMap;
 
