@@ -56,6 +56,9 @@ pub const ALWAYS: &[Invariant] = invariants![
     own_reports_are_believed,
     reachability_alternates,
     both_sides_agree_soon,
+    traffic_is_bounded,
+    a_rejection_never_touches_what_is_up,
+    no_acknowledgement_without_its_record,
 ];
 
 /// Checked at the end, when nothing disturbs any more.
@@ -68,6 +71,11 @@ pub const AT_REST: &[Invariant] = invariants![
     every_crash_is_stored_exactly_once,
     nothing_is_left_waiting,
 ];
+
+/// The most messages of one stream in one virtual second, console lines aside.
+const MESSAGES_PER_SECOND: u32 = 100;
+/// The most steps of a whole scenario.
+const STEPS: u64 = 5_000_000;
 
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
@@ -577,4 +585,27 @@ pub fn nothing_is_left_waiting(pair: &Pair) -> Result<(), String> {
         .session()
         .is_none_or(|session| session.has_room(Class::Control, 1_024));
     ensure(room, || "the daemon's outbox is full".to_owned())
+}
+
+/// No stream carries more than so many messages in a virtual second, no moment goes on for ever, and no scenario takes
+/// more than so many steps: a loop is found by name.
+pub fn traffic_is_bounded(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.endless)?;
+    let busiest = pair.busiest_second();
+    ensure(busiest <= MESSAGES_PER_SECOND, || {
+        format!("a stream carried {busiest} messages in one second")
+    })?;
+    ensure(pair.steps() <= STEPS, || {
+        format!("{} steps were not enough", pair.steps())
+    })
+}
+
+/// The daemon rejects no start whose process is up: a controller would take it for ended.
+pub fn a_rejection_never_touches_what_is_up(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.daemon().facts.rejected_live)
+}
+
+/// A crash report is acknowledged only when it is in the store.
+pub fn no_acknowledgement_without_its_record(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.hasty_acknowledgements)
 }
