@@ -320,7 +320,13 @@ fn from_controller() -> Vec<(&'static str, ControllerMessage)> {
                 incarnation: 1,
             }),
         ),
-        ("ping", Payload::Ping(proto::Ping { sequence: 1_000 })),
+        (
+            "ping",
+            Payload::Ping(proto::Ping {
+                sequence: 1_000,
+                answered: 0,
+            }),
+        ),
         (
             "template_data",
             Payload::TemplateData(Box::new(proto::TemplateData {

@@ -74,7 +74,7 @@ pub fn run(report: &mut Report) {
                     now += Duration::from_secs(30);
                     prober.handle_timeout(now);
                     while let Some(output) = prober.poll_output() {
-                        if let Output::SendPing { sequence } = output {
+                        if let Output::SendPing { sequence, .. } = output {
                             watch.handle_message(now);
                             let _ = black_box(prober.handle_pong(now, sequence));
                         }
@@ -138,7 +138,10 @@ pub fn run(report: &mut Report) {
         let mut session = established(now);
         Box::new(move || {
             for sequence in 0..i64::from(STEPS) {
-                let payload = Some(controller_message::Payload::Ping(Ping { sequence }));
+                let payload = Some(controller_message::Payload::Ping(Ping {
+                    sequence,
+                    answered: 0,
+                }));
                 let ping: Received<_> = ControllerMessage {
                     payload,
                     ..Default::default()

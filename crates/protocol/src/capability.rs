@@ -10,7 +10,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -19,6 +19,7 @@ const NAMES: [&str; 8] = [
     "readiness/1",
     "startup-deadline/1",
     "ended-listed/1",
+    "receipts/1",
 ];
 
 impl Capabilities {
@@ -40,6 +41,8 @@ impl Capabilities {
     pub const STARTUP_DEADLINE: Self = Self(1 << 6);
     /// `ended-listed/1`: a handshake also lists what has ended without a controller surely knowing.
     pub const ENDED_LISTED: Self = Self(1 << 7);
+    /// `receipts/1`: a controller's ping names the last pong that arrived, and with it all that was sent before.
+    pub const RECEIPTS: Self = Self(1 << 8);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
@@ -51,7 +54,8 @@ impl Capabilities {
             | Self::CONSOLE_SEQUENCE.0
             | Self::READINESS.0
             | Self::STARTUP_DEADLINE.0
-            | Self::ENDED_LISTED.0,
+            | Self::ENDED_LISTED.0
+            | Self::RECEIPTS.0,
     );
 
     /// The set that a handshake's list stands for.

@@ -349,17 +349,24 @@ impl Hosted {
         listed
     }
 
-    /// A controller acknowledged the handshake with the newest list; gives what is to be told now, in order.
+    /// A controller acknowledged the handshake with the newest list; gives what is to be told now, in order, and the
+    /// ends that were listed.
     ///
-    /// That is what has changed since, and what was not listed. To a controller that does not understand a listed end,
+    /// To be told is what has changed since, and what was not listed. To a controller that does not understand a listed end,
     /// every end is told that it may not know, listed or not: it takes back what the controller made of the list.
     ///
     /// For one that understands it, what had ended is confirmed if this is the second time that it is listed.
-    pub(crate) fn acknowledged(&mut self, understands_ended: bool) -> Vec<InstanceId> {
-        let mut to_tell = Vec::new();
+    pub(crate) fn acknowledged(
+        &mut self,
+        understands_ended: bool,
+    ) -> (Vec<InstanceId>, Vec<(InstanceId, Incarnation)>) {
+        let (mut to_tell, mut heard) = (Vec::new(), Vec::new());
         for entry in self.entries.values_mut() {
             if !understands_ended && !entry.is_live() && entry.news != News::Confirmed {
                 entry.news = News::Untold;
+            }
+            if !entry.is_live() && entry.news != News::Untold {
+                heard.push((entry.facts.instance, entry.facts.incarnation));
             }
             match entry.news {
                 News::Untold => to_tell.push(entry.facts.instance),
@@ -369,7 +376,8 @@ impl Hosted {
             }
         }
         to_tell.sort_unstable();
-        to_tell
+        heard.sort_unstable();
+        (to_tell, heard)
     }
 
     /// A status has left on a stream, to a controller to which ends are not listed.

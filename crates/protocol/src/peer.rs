@@ -12,6 +12,7 @@
 //! | startup deadline | the daemon ends a server that is late | nobody does, but the operator |
 //! | crash reports | kept until acknowledged | counted as delivered when written |
 //! | ended instances | listed until surely known | only what lives is listed |
+//! | receipt of news | the next pings say it | counted as received 2 s later |
 //!
 //! ```
 //! use prexorcloud_protocol::{Capabilities, peer::DaemonPeer};
@@ -75,6 +76,8 @@ pub struct ControllerPeer {
     pub acknowledges_crashes: bool,
     /// It understands a listed instance that has ended.
     pub understands_ended: bool,
+    /// Its pings say what has arrived.
+    pub confirms_receipt: bool,
     /// It understands numbered console lines and gap records.
     pub numbers_console: bool,
     /// It serves templates and modules through `ArtifactService`.
@@ -91,6 +94,7 @@ impl ControllerPeer {
             wants_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             acknowledges_crashes: shared.contains(Capabilities::CRASH_ACK),
             understands_ended: shared.contains(Capabilities::ENDED_LISTED),
+            confirms_receipt: shared.contains(Capabilities::RECEIPTS),
             numbers_console: shared.contains(Capabilities::CONSOLE_SEQUENCE),
             serves_artifacts: shared.contains(Capabilities::ARTIFACTS),
         }

@@ -70,7 +70,7 @@ fn a_heartbeat_costs_no_allocation() {
             let now = start + tick * Duration::from_secs(30);
             prober.handle_timeout(now);
             while let Some(output) = prober.poll_output() {
-                if let Output::SendPing { sequence } = output {
+                if let Output::SendPing { sequence, .. } = output {
                     watch.handle_message(now);
                     prober.handle_pong(now, sequence).unwrap();
                     assert!(prober.handle_pong(now, sequence).is_err());

@@ -535,3 +535,29 @@ fn a_daemon_that_does_not_read_is_closed() {
     assert_eq!(taken, 2_048);
     assert_eq!(bench.close().code, Code::ResourceExhausted);
 }
+
+#[test]
+fn a_ping_confirms_only_what_is_stored() {
+    let mut bench = Bench::established();
+    let next_ping = |bench: &mut Bench| {
+        bench.now = bench.session.poll_timeout().unwrap().at;
+        bench.session.handle_timeout(bench.now);
+        std::iter::from_fn(|| bench.sent())
+            .find_map(|sent| match sent {
+                FromController::Ping(ping) => Some(ping.answered),
+                _ => None,
+            })
+            .unwrap()
+    };
+    bench.receive(FromDaemon::NodeStatus(NodeStatus {
+        total_memory_mb: 1,
+        ..Default::default()
+    }));
+    bench.receive(FromDaemon::Pong(Pong { sequence: 1 }));
+    bench.session.all_stored();
+    assert_eq!(next_ping(&mut bench), 0, "there is more to be told");
+    bench.events();
+    bench.session.all_stored();
+    bench.receive(FromDaemon::Pong(Pong { sequence: 2 }));
+    assert_eq!(next_ping(&mut bench), 2, "nothing was told since");
+}

@@ -202,7 +202,10 @@ fn commands_before_the_acknowledgement_are_carried_out_after_it() {
     let mut bench = Bench::new();
     bench.connect();
     bench.receive(FromController::StartInstance(Box::new(start_message(1))));
-    bench.receive(FromController::Ping(Ping { sequence: 9 }));
+    bench.receive(FromController::Ping(Ping {
+        sequence: 9,
+        answered: 0,
+    }));
     bench.quiet();
     bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
     assert!(matches!(bench.event(), DaemonEvent::Connected(_)));
@@ -215,7 +218,12 @@ fn commands_before_the_acknowledgement_are_carried_out_after_it() {
 fn a_controller_that_never_acknowledges_but_talks_is_given_up() {
     let mut bench = Bench::new();
     bench.connect();
-    (0..=HELD_MESSAGES as i64).for_each(|sequence| bench.receive(FromController::Ping(Ping { sequence })));
+    (0..=HELD_MESSAGES as i64).for_each(|sequence| {
+        bench.receive(FromController::Ping(Ping {
+            sequence,
+            answered: 0,
+        }))
+    });
     assert_eq!(bench.session.close().unwrap().code, Code::ResourceExhausted);
     bench.session.handle_disconnected(bench.now);
     assert_eq!(
@@ -767,7 +775,10 @@ fn node_status_is_due_early_and_then_at_the_acknowledged_interval() {
     bench.quiet();
     bench.advance(Duration::from_secs(1));
     assert_eq!(bench.event(), DaemonEvent::NodeStatusDue);
-    bench.receive(FromController::Ping(Ping { sequence: 1 }));
+    bench.receive(FromController::Ping(Ping {
+        sequence: 1,
+        answered: 0,
+    }));
     let _ = bench.sent();
     bench.advance(Duration::from_secs(10));
     assert_eq!(bench.event(), DaemonEvent::NodeStatusDue);
@@ -984,7 +995,10 @@ fn a_repeated_order_is_answered_with_the_players_and_uptime_last_reported() {
 
 /// Everything that a daemon can have waiting, one of each class at least.
 fn fill(bench: &mut Bench) {
-    bench.receive(FromController::Ping(Ping { sequence: 5 }));
+    bench.receive(FromController::Ping(Ping {
+        sequence: 5,
+        answered: 0,
+    }));
     bench
         .session
         .stop_acknowledged(lobby(), Incarnation::new(1), Ok(()));
@@ -1243,7 +1257,10 @@ fn news_after_an_acknowledgement_never_fill_the_outbox() {
     }
     bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
     for sequence in 0..40 {
-        bench.receive(FromController::Ping(Ping { sequence }));
+        bench.receive(FromController::Ping(Ping {
+            sequence,
+            answered: 0,
+        }));
     }
     assert!(bench.session.is_established());
     let told = std::iter::from_fn(|| bench.sent())
@@ -1395,4 +1412,48 @@ fn a_refused_stop_is_an_order_again_when_it_is_repeated() {
         bench.receive(stop(force));
         assert_eq!(bench.session.poll_event(), None, "the accepted one is in effect");
     }
+}
+
+#[test]
+fn an_end_counts_as_heard_when_a_ping_names_a_pong_that_left_behind_it() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    let ping = |sequence, answered| FromController::Ping(Ping { sequence, answered });
+    let heard = |bench: &mut Bench| {
+        while bench.sent().is_some() {}
+        std::iter::from_fn(|| bench.session.poll_event())
+            .filter(|event| matches!(event, DaemonEvent::EndHeard { .. }))
+            .count()
+    };
+    bench.receive(ping(1, 0));
+    bench.report(1, State::Stopped);
+    bench.receive(ping(2, 1));
+    assert_eq!(heard(&mut bench), 0, "pong 1 left before the report");
+    bench.receive(ping(3, 1));
+    assert_eq!(heard(&mut bench), 0, "a ping alone says nothing");
+    bench.receive(ping(4, 2));
+    assert_eq!(heard(&mut bench), 1);
+    bench.receive(ping(5, 4));
+    assert_eq!(heard(&mut bench), 0);
+}
+
+#[test]
+fn an_end_that_a_handshake_listed_is_heard_with_the_first_confirmed_pong() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    bench.session.handle_disconnected(bench.now);
+    bench.report(1, State::Stopped);
+    bench.connect();
+    while bench.session.poll_event().is_some() {}
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    assert!(matches!(bench.event(), DaemonEvent::Connected(_)));
+    for (sequence, answered) in [(1, 0), (2, 0)] {
+        bench.receive(FromController::Ping(Ping { sequence, answered }));
+        assert_eq!(bench.session.poll_event(), None);
+    }
+    bench.receive(FromController::Ping(Ping {
+        sequence: 3,
+        answered: 1,
+    }));
+    assert!(matches!(bench.event(), DaemonEvent::EndHeard { .. }));
 }

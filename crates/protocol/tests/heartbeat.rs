@@ -28,7 +28,11 @@ fn outputs(prober: &mut Prober) -> Vec<Output> {
 }
 
 fn ping(sequence: i64) -> Output {
-    Output::SendPing { sequence }
+    ping_after(0, sequence)
+}
+
+fn ping_after(answered: i64, sequence: i64) -> Output {
+    Output::SendPing { sequence, answered }
 }
 
 #[test]
@@ -42,13 +46,16 @@ fn first_ping_goes_out_at_once_and_then_every_interval() {
         prober
             .handle_pong(at - Duration::from_secs(1), i64::from(tick))
             .unwrap();
+        if tick % 2 == 0 {
+            prober.confirm();
+        }
         prober.handle_timeout(at - Duration::from_millis(1));
         assert_eq!(outputs(&mut prober), [], "an early timeout is harmless");
         prober.handle_timeout(at);
         prober.handle_timeout(at);
         assert_eq!(
             outputs(&mut prober),
-            [ping(i64::from(tick) + 1)],
+            [ping_after(i64::from(tick / 2 * 2), i64::from(tick) + 1)],
             "so is a repeated one"
         );
     }
@@ -99,7 +106,7 @@ fn late_pong_recovers_once_and_pings_never_stop() {
         unreachable[..],
         [
             Output::News(News::Unreachable { .. }),
-            Output::SendPing { sequence: 5 }
+            Output::SendPing { sequence: 5, .. }
         ]
     ));
 
@@ -216,7 +223,14 @@ fn silly_configurations_are_brought_into_range() {
 
 #[test]
 fn the_answer_echoes_the_sequence() {
-    assert_eq!(answer(&Ping { sequence: 77 }).sequence, 77);
+    assert_eq!(
+        answer(&Ping {
+            sequence: 77,
+            answered: 0
+        })
+        .sequence,
+        77
+    );
 }
 
 #[test]
@@ -425,7 +439,7 @@ proptest! {
                 Action::Poll => {
                     while let Some(output) = prober.poll_output() {
                         match output {
-                            Output::SendPing { sequence } => {
+                            Output::SendPing { sequence, .. } => {
                                 prop_assert!(sequence > last_sent, "sequences_rise");
                                 last_sent = sequence;
                             }

@@ -695,8 +695,10 @@ fn a_server_that_never_gets_ready_is_killed() {
     )
     .unwrap();
     pair.come_to_rest().unwrap();
-    assert_eq!(pair.real(LOBBY), Some(State::Stopped));
-    assert_eq!(pair.log().matching("StartupTimedOut {").count(), 1);
+    assert_eq!(pair.real(LOBBY), Some(State::Crashed));
+    assert_eq!(pair.believed(LOBBY), Some(State::Crashed));
+    let stopped = "lobby-1#1 is stopped: StartupTimeout";
+    assert_eq!(pair.log().matching(stopped).count(), 1);
 }
 
 #[test]

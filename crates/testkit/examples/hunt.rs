@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use prexorcloud_testkit::{Failure, Scenario};
 
@@ -37,18 +38,27 @@ fn main() -> ExitCode {
     };
     let (scenarios, actions, first) = (number(0, 1_000), number(1, 60), number(2, 1));
     let mut found: BTreeMap<&'static str, (u64, Scenario)> = BTreeMap::new();
+    let mut busiest = 0;
+    let began = Instant::now();
     for seed in first..first + scenarios {
         let scenario = Scenario::random(seed, actions as usize);
-        if let Err(violation) = scenario.run() {
-            let entry = found
-                .entry(violation.invariant)
-                .or_insert_with(|| (0, scenario.clone()));
-            entry.0 += 1;
-            if scenario.actions.len() < entry.1.actions.len() {
-                entry.1 = scenario;
+        match scenario.run() {
+            Ok(pair) => busiest = busiest.max(pair.busiest_second()),
+            Err(violation) => {
+                let entry = found
+                    .entry(violation.invariant)
+                    .or_insert_with(|| (0, scenario.clone()));
+                entry.0 += 1;
+                if scenario.actions.len() < entry.1.actions.len() {
+                    entry.1 = scenario;
+                }
             }
         }
     }
+    let per_second = scenarios as f64 / began.elapsed().as_secs_f64();
+    println!(
+        "{per_second:.0} scenarios per second; the busiest stream carried {busiest} messages in a virtual second"
+    );
     for (invariant, (count, scenario)) in &found {
         let smallest = scenario.minimised();
         println!("--- {invariant}: broken by {count} of {scenarios}; the first, minimised:");

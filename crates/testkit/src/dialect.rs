@@ -3,6 +3,7 @@
 //! The Java implementation knows neither the fields that were added from number 100 on nor capabilities. A stream with
 //! one Java end carries none of them in either direction: the one never writes them, the other never reads them.
 
+use prexorcloud_protocol::InstanceId;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage, controller_message, daemon_message};
 
@@ -52,6 +53,27 @@ pub(crate) fn down(peers: Peers, message: &mut ControllerMessage) {
         Some(Payload::StartInstance(start)) => start.incarnation = 0,
         Some(Payload::StopInstance(stop)) => stop.incarnation = 0,
         Some(Payload::SendCommand(command)) => command.incarnation = 0,
+        Some(Payload::Ping(ping)) => ping.answered = 0,
         _ => {}
+    }
+}
+
+/// What servers on a Java node tell the controller themselves, because their daemon never says `RUNNING`
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plugins(Vec<InstanceId>);
+
+impl Plugins {
+    /// A server is ready.
+    pub(crate) fn ready(&mut self, instance: InstanceId) {
+        self.0.push(instance);
+    }
+
+    /// Those that still have something to say.
+    pub(crate) fn talking(&self, is_running: impl Fn(InstanceId) -> bool) -> Vec<InstanceId> {
+        self.0
+            .iter()
+            .copied()
+            .filter(|instance| is_running(*instance))
+            .collect()
     }
 }

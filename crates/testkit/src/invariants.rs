@@ -57,6 +57,8 @@ pub const ALWAYS: &[Invariant] = invariants![
     reachability_alternates,
     both_sides_agree_soon,
     nothing_leaves_before_its_commit,
+    traffic_is_bounded,
+    a_rejection_never_touches_what_is_up,
     no_acknowledgement_without_its_record,
 ];
 
@@ -70,6 +72,11 @@ pub const AT_REST: &[Invariant] = invariants![
     every_crash_is_stored_exactly_once,
     nothing_is_left_waiting,
 ];
+
+/// The most messages of one stream in one virtual second, console lines aside.
+const MESSAGES_PER_SECOND: u32 = 100;
+/// The most steps of a whole scenario.
+const STEPS: u64 = 5_000_000;
 
 fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(otherwise()) }
@@ -561,12 +568,15 @@ pub fn an_asked_stop_is_not_a_crash(pair: &Pair) -> Result<(), String> {
 /// Every crash report that a daemon wrote is in the store, under its own id; Java peers have no ids, and may lose some.
 pub fn every_crash_is_stored_exactly_once(pair: &Pair) -> Result<(), String> {
     let (written, stored) = (&pair.daemon().facts.crashes, &pair.store().crashes);
+    if pair.peers() != Peers::Rust {
+        let reported = pair.daemon().facts.reported;
+        return ensure(stored.len() <= reported, || {
+            format!("{reported} reports of crashes, {} are stored", stored.len())
+        });
+    }
     ensure(stored.len() <= written.len(), || {
         format!("{} crashes, {} reports", written.len(), stored.len())
     })?;
-    if pair.peers() != Peers::Rust {
-        return Ok(());
-    }
     written.iter().try_for_each(|report| {
         let kept = stored.get(&report.report_id);
         ensure(kept == Some(report), || {
@@ -592,4 +602,22 @@ pub fn nothing_is_left_waiting(pair: &Pair) -> Result<(), String> {
         .session()
         .is_none_or(|session| session.has_room(Class::Control, 1_024));
     ensure(room, || "the daemon's outbox is full".to_owned())
+}
+
+/// No stream carries more than so many messages in a virtual second, no moment goes on for ever, and no scenario takes
+/// more than so many steps: a loop is found by name.
+pub fn traffic_is_bounded(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.endless)?;
+    let busiest = pair.busiest_second();
+    ensure(busiest <= MESSAGES_PER_SECOND, || {
+        format!("a stream carried {busiest} messages in one second")
+    })?;
+    ensure(pair.steps() <= STEPS, || {
+        format!("{} steps were not enough", pair.steps())
+    })
+}
+
+/// The daemon rejects no start whose process is up: a controller would take it for ended.
+pub fn a_rejection_never_touches_what_is_up(pair: &Pair) -> Result<(), String> {
+    none_of(&pair.daemon().facts.rejected_live)
 }

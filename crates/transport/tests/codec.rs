@@ -155,7 +155,7 @@ proptest! {
 
     #[test]
     fn what_is_encoded_decodes_to_the_same(sequence in any::<i64>(), epoch in any::<u64>(), traceparent in ".{0,60}") {
-        let payload = Some(controller_message::Payload::Ping(Ping { sequence }));
+        let payload = Some(controller_message::Payload::Ping(Ping { sequence, answered: 0 }));
         let message = ControllerMessage { payload, epoch, traceparent };
         let frame = decode::<ControllerMessage>(&mut Bytes::from(message.encode_to_vec())).unwrap();
         prop_assert_eq!(frame.received.message, message);
@@ -184,7 +184,10 @@ fn golden_bytes_keep_their_meaning() {
     );
 
     let frame = decode::<ControllerMessage>(&mut Bytes::from_static(PING)).unwrap();
-    let ping = controller_message::Payload::Ping(Ping { sequence: 7 });
+    let ping = controller_message::Payload::Ping(Ping {
+        sequence: 7,
+        answered: 0,
+    });
     assert_eq!(
         frame.received.message,
         ControllerMessage {

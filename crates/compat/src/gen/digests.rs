@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "bf34911e0862b45080a8641baedde756105a86abe1d82ec1c970fd1a9017403f";
+pub const WIRE_DIGEST: &str = "856ebc619caa4d04266233f6bc1ff1a4384bc07c79e8bf11fd476e30b2183b0d";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "0ce88426f1485534972762557f4f4009e4cc57cea203b06ae3e90e9340aa2d74",
+        "a53936f9edc53fa84b3078c68ea713fee5ea069a60445902a645d8cf9d94acc7",
     ),
 ];

@@ -160,9 +160,7 @@ impl Node {
             && let Some(stream) = self.streams.get(current)
         {
             let machine = &mut self.machine;
-            stream
-                .session
-                .with(|session, _| session.take_orders(|| machine.poll_dispatch()));
+            stream.session.with(|session, _| machine.feed(session));
         }
     }
 

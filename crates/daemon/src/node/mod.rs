@@ -426,7 +426,8 @@ fn observer(
         LinkEvent::StreamOpened { target } => tracing::info!(%target, "controller reached"),
         LinkEvent::StreamEnded { target, end, error } => match error {
             Some(error) => tracing::warn!(%target, %end, %error, "session ended"),
-            None => tracing::info!(%target, %end, "session ended"),
+            // Why the session ended is told where it is acted on.
+            None => tracing::debug!(%target, %end, "stream ended"),
         },
         LinkEvent::Learned { controllers } => {
             // If the receiver is behind, the next announcement will be remembered.

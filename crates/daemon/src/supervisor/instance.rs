@@ -138,6 +138,13 @@ impl Instance {
                 let instance = self.facts.instance;
                 tracing::warn!(%instance, %error, "cannot note that the end was reported");
             }
+            self.inner.retire(&self.facts, &self.control);
+            self.inner
+                .tell(Event::Settled {
+                    instance: self.facts.instance,
+                    incarnation: self.facts.incarnation,
+                })
+                .await;
         }
         self.inner.retire(&self.facts, &self.control);
         if !feed.is_finished() {

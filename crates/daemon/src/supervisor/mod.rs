@@ -95,6 +95,13 @@ pub enum Event {
     },
     /// An instance has ended; told again after a restart of the daemon until [`Supervisor::settle`] was called
     Exited(Box<Exit>),
+    /// An end was let go of, as [`Supervisor::settle`] asked: the id is free
+    Settled {
+        /// The instance
+        instance: InstanceId,
+        /// Which start of it
+        incarnation: Incarnation,
+    },
 }
 
 impl Event {
@@ -110,6 +117,10 @@ impl Event {
                 instance,
                 incarnation,
                 ..
+            }
+            | Self::Settled {
+                instance,
+                incarnation,
             } => (*instance, *incarnation),
             Self::Exited(exit) => (exit.instance, exit.incarnation),
         }
@@ -285,18 +296,19 @@ impl Supervisor {
 
     /// The application has taken over the end that [`Event::Exited`] told: it will not be told again
     ///
-    /// The id is free from now on; folders are cleaned up once the console was taken.
-    pub fn settle(&self, instance: InstanceId, incarnation: Incarnation) {
+    /// [`Event::Settled`] says when the id is free; folders are cleaned up once the console was taken. Returns whether
+    /// that event will come: if not, there is nothing to let go of.
+    pub fn settle(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
         let orders = match self.inner.lock().get(&instance) {
             Some(Handle {
                 orders: Some(orders),
                 incarnation: current,
                 ..
             }) if *current == incarnation => orders.clone(),
-            _ => return,
+            _ => return false,
         };
         // A task that is gone has settled already.
-        let _ = orders.send(Order::Settled);
+        orders.send(Order::Settled).is_ok()
     }
 
     /// Hands consoles over from now on

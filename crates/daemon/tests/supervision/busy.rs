@@ -30,7 +30,7 @@ async fn a_busy_node_lets_go_of_its_ends() {
     cluster.states_until(State::Stopped).await;
     let workspace = folder.path().join("data/instances/lobby/lobby-1");
     assert!(workspace.exists());
-    // Each request comes sooner than an end takes to be settled.
+    // Each request comes sooner than the ping that confirms the end.
     for _ in 0..30 {
         let request = controller_message::Payload::RequestCacheStatus(RequestCacheStatus::default());
         cluster.send(request);

@@ -114,7 +114,7 @@ impl Shared {
                 .current_stream()
                 .and_then(|stream| self.sessions.get(&stream))
         {
-            session.with(|session, _| session.take_orders(|| node.poll_dispatch()));
+            session.with(|session, _| node.feed(session));
         }
         seen
     }
@@ -308,11 +308,10 @@ impl NodeAcceptor for Acceptor {
             .ok_or_else(refused)?
             .parse()
             .map_err(|_| refused())?;
-        Ok(ControllerSession::new(
-            ControllerConfig::default(),
-            node,
-            peer.connection_id(),
-        ))
+        let mut config = ControllerConfig::default();
+        // The pings confirm what has arrived.
+        config.heartbeat.interval = Duration::from_secs(1);
+        Ok(ControllerSession::new(config, node, peer.connection_id()))
     }
 
     fn attach(&self, _peer: Peer, session: SessionHandle<ControllerSession>) {

@@ -56,8 +56,9 @@ async fn serve(folder: PathBuf, port: u16) {
                 Event::Stopping { .. } => println!("stopping"),
                 Event::Exited(exit) => {
                     println!("exited {}", exit.cause.code());
-                    supervisor.settle(exit.instance, exit.incarnation);
+                    assert!(supervisor.settle(exit.instance, exit.incarnation));
                 }
+                Event::Settled { .. } => println!("settled"),
             },
             batch = reports.consoles.recv() => {
                 let batch = batch.unwrap();

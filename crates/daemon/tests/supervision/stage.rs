@@ -87,7 +87,7 @@ impl Stage {
     pub async fn exit(&mut self) -> Box<Exit> {
         loop {
             if let Event::Exited(exit) = self.event().await {
-                self.supervisor.settle(exit.instance, exit.incarnation);
+                assert!(self.supervisor.settle(exit.instance, exit.incarnation));
                 return exit;
             }
         }

@@ -2016,6 +2016,11 @@ pub struct Ping {
     /// A number that grows; the Pong repeats it.
     #[prost(int64, tag = "1")]
     pub sequence: i64,
+    /// The highest sequence of a Pong on this stream before which nothing is left to be stored: all that the daemon sent
+    /// before that Pong has arrived, as a stream keeps its order, and is in the controller's store. 0 before the first. Only
+    /// controllers with the capability "receipts/1" fill it.
+    #[prost(int64, tag = "100")]
+    pub answered: i64,
 }
 /// A template, whole.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -96,6 +96,8 @@ pub enum Output {
     SendPing {
         /// Its sequence.
         sequence: i64,
+        /// The highest sequence that had been answered when everything was stored; 0 before that.
+        answered: i64,
     },
     /// Something for the application.
     News(News),
@@ -135,7 +137,7 @@ enum Belief {
 /// use prexorcloud_protocol::heartbeat::{HeartbeatConfig, News, Output, Prober};
 /// # let start = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut prober = Prober::new(start, HeartbeatConfig::default());
-/// assert_eq!(prober.poll_output(), Some(Output::SendPing { sequence: 1 }));
+/// assert_eq!(prober.poll_output(), Some(Output::SendPing { sequence: 1, answered: 0 }));
 ///
 /// for tick in 1..=3 {
 ///     prober.handle_timeout(start + tick * Duration::from_secs(30));
@@ -149,6 +151,8 @@ pub struct Prober {
     missed_limit: u32,
     next_ping: Instant,
     last_sent: i64,
+    last_answered: i64,
+    confirmed: i64,
     window: [Option<Sent>; WINDOW],
     missed: u32,
     last_heard: Instant,
@@ -174,6 +178,8 @@ impl Prober {
             missed_limit: config.missed_limit.max(1),
             next_ping: now,
             last_sent: 0,
+            last_answered: 0,
+            confirmed: 0,
             window: [None; WINDOW],
             missed: 0,
             last_heard: now,
@@ -228,6 +234,7 @@ impl Prober {
         let time = now.saturating_duration_since(sent.at);
         self.missed = 0;
         self.last_heard = now;
+        self.last_answered = self.last_answered.max(sequence);
         if let Belief::Unreachable { since } = self.belief {
             self.belief = Belief::Reachable;
             self.back = Some(News::Recovered {
@@ -235,6 +242,11 @@ impl Prober {
             });
         }
         Ok(RoundTrip { sequence, time })
+    }
+
+    /// What came in before the last pong is stored: pings say so from now on.
+    pub const fn confirm(&mut self) {
+        self.confirmed = self.last_answered;
     }
 
     /// Judges the last ping and sends the next one, if it is time; early and repeated calls are harmless.
@@ -298,6 +310,10 @@ impl Prober {
     /// The next piece of work or news.
     pub fn poll_output(&mut self) -> Option<Output> {
         let news = self.lost.take().or_else(|| self.back.take()).map(Output::News);
-        news.or_else(|| self.ping.take().map(|sequence| Output::SendPing { sequence }))
+        let answered = self.confirmed;
+        news.or_else(|| {
+            let sequence = self.ping.take()?;
+            Some(Output::SendPing { sequence, answered })
+        })
     }
 }

@@ -129,7 +129,7 @@ impl World {
             self.work();
             if let Some(current) = self.node.current_stream() {
                 let session = self.sessions.get_mut(&current.get()).unwrap();
-                session.take_orders(|| self.node.poll_dispatch());
+                self.node.feed(session);
             }
             for (stream, session) in &mut self.sessions {
                 while let Some(message) = session.poll_transmit() {

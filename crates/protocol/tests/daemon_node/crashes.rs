@@ -1,7 +1,9 @@
 //! Crashes: judged, written, and only then told
 
-use prexorcloud_protocol::node::daemon::{CRASH_TAIL_BYTES, DaemonWork, StopReason};
+use prexorcloud_protocol::node::daemon::{DaemonWork, StopReason};
+use prexorcloud_protocol::peer::ControllerPeer;
 use prexorcloud_protocol::{Incarnation, limits};
+use prost::Message as _;
 
 use crate::world::*;
 
@@ -20,7 +22,9 @@ fn a_crash_is_told_only_after_it_is_written() {
 #[test]
 fn a_crash_that_cannot_be_written_is_told_as_such_and_settled_when_confirmed() {
     let mut world = World::new();
-    world.node.handle_connected(world.now());
+    world
+        .node
+        .handle_connected(world.now(), ControllerPeer::default());
     world.running("a", 1, 30_000);
     world.exits("a", 1, 1, None);
     world
@@ -50,7 +54,7 @@ fn an_instance_that_was_not_ready_in_time_crashed_and_its_report_says_so() {
     };
     assert_eq!(
         report.log_tail,
-        ["[prexorcloud] not ready within 60 s", "last words"]
+        ["last words", "[prexorcloud] not ready within 60 s"]
     );
 }
 
@@ -77,14 +81,16 @@ fn a_report_keeps_the_newest_lines_within_its_bounds() {
     let DaemonWork::Spool { report, .. } = &work[0] else {
         panic!("{work:?}");
     };
-    let bytes: usize = report.log_tail.iter().map(String::len).sum();
+    let bytes = report.encoded_len();
     assert!(
-        bytes <= CRASH_TAIL_BYTES && bytes > CRASH_TAIL_BYTES / 2,
+        bytes <= limits::CRASH_REPORT_BYTES && bytes > limits::CRASH_REPORT_BYTES / 2,
         "{bytes}"
     );
     assert!(report.log_tail.len() <= limits::CRASH_TAIL_LINES);
-    assert!(report.log_tail[0].contains("not ready within"));
-    assert!(report.log_tail.last().unwrap().starts_with("999 "));
+    let [.., newest, reason] = report.log_tail.as_slice() else {
+        panic!("{}", report.log_tail.len());
+    };
+    assert!(newest.starts_with("999 ") && reason.contains("not ready within"));
 }
 
 #[test]

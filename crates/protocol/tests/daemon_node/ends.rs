@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::Incarnation;
 use prexorcloud_protocol::node::daemon::Adopted;
+use prexorcloud_protocol::peer::ControllerPeer;
+use prexorcloud_protocol::{Capabilities, Incarnation};
 
 use crate::world::*;
 
@@ -12,7 +13,9 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn an_end_is_settled_two_seconds_after_it_was_told_however_busy_the_node_is() {
     let mut world = World::new();
-    world.node.handle_connected(world.now());
+    world
+        .node
+        .handle_connected(world.now(), ControllerPeer::default());
     world.running("a", 1, 30_000);
     world.running("b", 1, 30_001);
     world.exits("a", 1, 0, None);
@@ -37,7 +40,9 @@ fn an_end_without_a_session_is_settled_only_after_the_next_one_is_up() {
     world.exits("a", 1, 0, None);
     world.pass(SECOND * 3600);
     assert_eq!(world.words(), "STOPPED");
-    world.node.handle_connected(world.now());
+    world
+        .node
+        .handle_connected(world.now(), ControllerPeer::default());
     world.pass(SECOND);
     world.node.handle_disconnected();
     world.pass(SECOND * 3600);
@@ -46,7 +51,9 @@ fn an_end_without_a_session_is_settled_only_after_the_next_one_is_up() {
         "",
         "what the lost stream carried may not have arrived"
     );
-    world.node.handle_connected(world.now());
+    world
+        .node
+        .handle_connected(world.now(), ControllerPeer::default());
     world.pass(SECOND * 2);
     assert_eq!(world.words(), "settle");
 }
@@ -54,12 +61,18 @@ fn an_end_without_a_session_is_settled_only_after_the_next_one_is_up() {
 #[test]
 fn an_end_that_is_settled_already_is_let_go_of() {
     let mut world = World::new();
-    world.node.handle_connected(world.now());
+    world
+        .node
+        .handle_connected(world.now(), ControllerPeer::default());
     world.running("a", 1, 30_000);
     world.exits("a", 1, 0, None);
-    world.node.handle_settled(id("a"), Incarnation::new(2));
+    world
+        .node
+        .handle_settled(world.now(), id("a"), Incarnation::new(2));
     assert!(world.node.poll_timeout().is_some());
-    world.node.handle_settled(id("a"), Incarnation::new(1));
+    world
+        .node
+        .handle_settled(world.now(), id("a"), Incarnation::new(1));
     assert_eq!(world.node.poll_timeout(), None);
 }
 
@@ -95,5 +108,40 @@ fn a_process_of_an_earlier_start_does_not_take_the_place_of_a_later_end() {
         };
         world.node.adopt(world.now(), &adopted);
         assert_eq!(world.node.running(), running, "{incarnation}");
+    }
+}
+
+fn ours() -> ControllerPeer {
+    ControllerPeer::of(Capabilities::SESSION)
+}
+
+#[test]
+fn an_end_that_the_controller_confirms_is_settled_then_and_not_sooner() {
+    let mut world = World::new();
+    world.node.handle_connected(world.now(), ours());
+    world.running("a", 1, 30_000);
+    world.exits("a", 1, 0, None);
+    world.pass(SECOND * 3600);
+    assert_eq!(world.words(), "STOPPED", "time proves nothing");
+    world.node.handle_end_heard(id("a"), Incarnation::new(2));
+    assert_eq!(world.words(), "");
+    world.node.handle_end_heard(id("a"), Incarnation::new(1));
+    world.node.handle_end_heard(id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "settle");
+}
+
+#[test]
+fn a_crash_that_a_controller_has_stored_is_a_heard_end() {
+    for (peer, settled) in [(ours(), "settle, forget"), (ControllerPeer::default(), "forget")] {
+        let mut world = World::new();
+        world.node.handle_connected(world.now(), peer);
+        world.running("a", 1, 30_000);
+        world.exits("a", 1, 1, None);
+        world.spooled("a", 1);
+        assert_eq!(world.words(), "spool, CRASHED, crash");
+        world
+            .node
+            .handle_crash_confirmed(world.now(), "report-a-1".into());
+        assert_eq!(world.words(), settled);
     }
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prexorcloud_protocol::node::daemon::{Adopted, Attempt, DaemonWork, LaunchFailure, StopReason};
+use prexorcloud_protocol::peer::ControllerPeer;
 use prexorcloud_protocol::proto::StartFailureDisposition;
-use prexorcloud_protocol::{Incarnation, InstanceId, StopMode};
+use prexorcloud_protocol::{Capabilities, Incarnation, InstanceId, StopMode};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -27,8 +28,14 @@ enum Fact {
         mode: StopMode,
     },
     Shutdown,
-    Connected,
+    Connected {
+        confirms: bool,
+    },
     Disconnected,
+    Heard {
+        name: usize,
+        incarnation: u64,
+    },
     Confirmed {
         name: usize,
         incarnation: u64,
@@ -97,7 +104,7 @@ fn fact() -> impl Strategy<Value = Fact> {
     prop_oneof![
         4 => (about(), 30_000..30_003).prop_map(|((name, incarnation), port)| Fact::Start { name, incarnation, port }),
         3 => (about(), mode).prop_map(|((name, incarnation), mode)| Fact::Stop { name, incarnation, mode }),
-        1 => prop_oneof![9 => Just(Fact::Connected), 9 => Just(Fact::Disconnected), 1 => Just(Fact::Shutdown)],
+        1 => prop_oneof![9 => any::<bool>().prop_map(|confirms| Fact::Connected { confirms }), 9 => Just(Fact::Disconnected), 1 => Just(Fact::Shutdown)],
         1 => about().prop_map(|(name, incarnation)| Fact::Confirmed { name, incarnation }),
         4 => attempt().prop_map(|attempt| Fact::Prepared { attempt }),
         1 => attempt().prop_map(|attempt| Fact::PreparationFailed { attempt }),
@@ -111,6 +118,7 @@ fn fact() -> impl Strategy<Value = Fact> {
         3 => (about(), any::<bool>())
             .prop_map(|((name, incarnation), is_written)| Fact::Spooled { name, incarnation, is_written }),
         1 => about().prop_map(|(name, incarnation)| Fact::Settled { name, incarnation }),
+        2 => about().prop_map(|(name, incarnation)| Fact::Heard { name, incarnation }),
         1 => about().prop_map(|(name, incarnation)| Fact::Adopted { name, incarnation }),
         2 => (0..3_000_u64).prop_map(|millis| Fact::Pass { millis }),
     ]
@@ -168,7 +176,7 @@ impl Seen {
             } => {
                 let is_refusal = matches!(
                     &*rejection.error_code,
-                    "INSTANCE_STILL_ALIVE" | "NODE_SHUTTING_DOWN" | "PORT_IN_USE"
+                    "INSTANCE_STILL_ALIVE" | "NODE_SHUTTING_DOWN" | "PORT_IN_USE" | "ID_NOT_FREE"
                 );
                 if is_refusal {
                     let current = self.unanswered.get(instance).map(Attempt::incarnation);
@@ -249,7 +257,18 @@ fn apply(world: &mut World, seen: &mut Seen, fact: Fact) {
             limit = 2 + 3 * NAMES.len();
             node.handle_shutdown(now, "bye".into());
         }
-        Fact::Connected => node.handle_connected(now),
+        Fact::Connected { confirms } => {
+            let shared = if confirms {
+                Capabilities::SESSION
+            } else {
+                Capabilities::NONE
+            };
+            node.handle_connected(now, ControllerPeer::of(shared));
+        }
+        Fact::Heard { name, incarnation } => {
+            let (instance, incarnation) = start(name, incarnation);
+            node.handle_end_heard(instance, incarnation);
+        }
         Fact::Disconnected => node.handle_disconnected(),
         Fact::Confirmed { name, incarnation } => {
             node.handle_crash_confirmed(now, format!("report-{}-{incarnation}", NAMES[name]));
@@ -313,7 +332,7 @@ fn apply(world: &mut World, seen: &mut Seen, fact: Fact) {
         }
         Fact::Settled { name, incarnation } => {
             let (instance, incarnation) = start(name, incarnation);
-            node.handle_settled(instance, incarnation);
+            node.handle_settled(now, instance, incarnation);
         }
         Fact::Adopted { name, incarnation } => {
             let (instance, incarnation) = start(name, incarnation);
@@ -355,6 +374,8 @@ fn launch_fails(world: &mut World, attempt: Attempt) {
 
 /// Brings everything to its end, so that what was owed must have been given.
 fn wind_down(world: &mut World, seen: &mut Seen) {
+    // Starts that wait for their id wait no longer.
+    apply(world, seen, Fact::Pass { millis: 3_000 });
     for attempt in seen.attempts.clone() {
         let now = world.now();
         world.node.handle_preparation_failed(now, attempt, rejection());

@@ -1,6 +1,8 @@
 //! From an order to a process, or to a reason
 
-use prexorcloud_protocol::node::daemon::{DaemonWork, LaunchFailure, StopReason};
+use std::time::Duration;
+
+use prexorcloud_protocol::node::daemon::{DaemonWork, LaunchFailure, NodeTimer, StopReason};
 use prexorcloud_protocol::proto::StartFailureDisposition;
 use prexorcloud_protocol::{Incarnation, StopMode};
 
@@ -127,5 +129,82 @@ fn a_new_start_settles_the_former_end_before_it_is_prepared() {
         matches!(work[0], DaemonWork::Settle { incarnation, .. } if incarnation == Incarnation::new(1)),
         "{work:?}"
     );
-    assert_eq!(work.len(), 3, "{work:?}");
+    assert_eq!(work.len(), 2, "{work:?}");
+    world
+        .node
+        .handle_settled(world.now(), id("a"), Incarnation::new(9));
+    assert_eq!(world.words(), "");
+    world
+        .node
+        .handle_settled(world.now(), id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "prepare");
+}
+
+/// A start whose former one has ended and is not let go of yet.
+fn queued() -> World {
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    world.exits("a", 1, 0, None);
+    world.node.handle_start(world.now(), order("a", 2, 30_000));
+    assert_eq!(world.words(), "STOPPED, settle, PREPARING");
+    world
+}
+
+#[test]
+fn an_id_that_is_not_freed_is_waited_for_two_seconds_and_the_next_order_waits_again() {
+    let mut world = queued();
+    world.pass(Duration::from_millis(1_999));
+    assert_eq!(world.words(), "");
+    world.pass(Duration::from_millis(1));
+    assert_eq!(world.words(), "ID_NOT_FREE");
+    world.node.handle_start(world.now(), order("a", 2, 30_000));
+    assert_eq!(world.words(), "PREPARING", "the supervisor was asked already");
+    world
+        .node
+        .handle_settled(world.now(), id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "prepare");
+}
+
+#[test]
+fn a_start_that_waits_for_its_id_owns_its_port_and_can_be_stopped() {
+    let mut world = queued();
+    world.node.handle_start(world.now(), order("b", 1, 30_000));
+    assert_eq!(world.words(), "PORT_IN_USE");
+    world.stop("a", 2, StopMode::Graceful);
+    assert_eq!(world.words(), "STOPPED, stop-ack");
+    world
+        .node
+        .handle_settled(world.now(), id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "");
+    world.preparing("a", 3, 30_000);
+}
+
+#[test]
+fn a_preparation_that_hangs_is_cancelled_and_may_be_ordered_again() {
+    let mut world = World::new();
+    let attempt = world.preparing("a", 1, 30_000);
+    let due = world.node.poll_timeout().unwrap();
+    assert_eq!(due.timer, NodeTimer::Preparation);
+    world.pass(Duration::from_secs(589));
+    world.node.handle_start(world.now(), order("a", 1, 30_000));
+    assert_eq!(world.words(), "");
+    assert_eq!(
+        world.node.poll_timeout(),
+        Some(due),
+        "a repeated order gives no more time"
+    );
+    world.pass(Duration::from_secs(1));
+    let work = world.drain();
+    assert!(
+        matches!(&work[..], [
+            DaemonWork::CancelPreparation { attempt: cancelled },
+            DaemonWork::RejectStart { rejection, .. },
+        ] if *cancelled == attempt
+            && rejection.disposition == StartFailureDisposition::Transient
+            && rejection.message == "the preparation of a did not finish within 590 s"),
+        "{work:?}"
+    );
+    world.node.handle_prepared(world.now(), attempt, prepared(30_000));
+    assert_eq!(world.words(), "", "too late");
+    world.preparing("a", 1, 30_000);
 }

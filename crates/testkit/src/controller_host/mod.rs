@@ -321,7 +321,7 @@ impl ControllerHost {
                 .ok()
                 .and_then(|stream| self.sessions.get_mut(&stream))
         {
-            session.take_orders(|| node.poll_dispatch());
+            node.feed(session);
         }
         any
     }

@@ -65,7 +65,7 @@ impl ControllerHost {
         let start = StartInstance {
             instance_id: instance.into(),
             group: "simulated".to_owned(),
-            port: 30_000,
+            port: port_of(instance),
             jar_file: behaviour.to_string(),
             startup_timeout_seconds: behaviour.startup_timeout_seconds,
             shutdown_grace_seconds: behaviour.grace_seconds,
@@ -188,4 +188,9 @@ impl ControllerHost {
             });
         }
     }
+}
+
+/// A port that no other instance has.
+fn port_of(instance: InstanceId) -> i32 {
+    30_000 + instance.as_str().bytes().map(i32::from).sum::<i32>()
 }

@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::daemon::{self as machine, Attempt, StopReason, is_crash};
+use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, StopMode};
 
 use crate::behaviour::Behaviour;
 use crate::world::earlier;
 
-/// How long the daemon waits after the grace period before it kills.
+/// How long there is between the polite signal and the kill.
 const KILL: Duration = Duration::from_secs(10);
 
 /// An instance as the simulated supervisor has it on its disk, alive or ended
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Process {
     /// The instance.
     pub instance: InstanceId,
@@ -32,10 +34,20 @@ pub struct Process {
     pub asked: Option<StopMode>,
     /// How many console lines it has written.
     pub written: u64,
+    /// It was killed although it had been asked politely and its grace was not over: since when it had been asked.
+    pub hurried: Option<Duration>,
+    pub(super) is_ready: bool,
+    pub(super) stopped_for: Option<StopReason>,
+    pub(super) is_settled: bool,
     pub(super) forwarded: u64,
     pub(super) launched: Option<Duration>,
+    polite: Option<Duration>,
+    code: i32,
     /// The end of the preparation or of the startup.
     phase_ends: Option<Duration>,
+    /// When it is too late to be ready.
+    startup_ends: Option<Duration>,
+    lifetime_ends: Option<Duration>,
     /// When the process ends by itself, or obeys.
     ends: Option<(Duration, End)>,
     kill: Option<Duration>,
@@ -56,34 +68,52 @@ pub(super) enum End {
 pub(super) enum Due {
     Prepared,
     Ready,
+    Overdue(StopReason),
     Line,
     Ended(End),
 }
 
+fn seconds(given: i32, usual: u64) -> Duration {
+    Duration::from_secs(
+        u64::try_from(given)
+            .ok()
+            .filter(|given| *given > 0)
+            .unwrap_or(usual),
+    )
+}
+
 impl Process {
-    pub(super) fn new(
-        now: Duration,
-        (instance, group, incarnation): (InstanceId, GroupName, Incarnation),
-        port: u16,
-        behaviour: Behaviour,
-    ) -> Self {
-        Self {
-            instance,
-            group,
-            incarnation,
-            port,
+    /// What an order will be a process of, once it is prepared.
+    pub(super) fn ordered(now: Duration, attempt: Attempt, start: &StartInstance) -> Option<Self> {
+        let mut behaviour: Behaviour = start.jar_file.parse().unwrap_or_default();
+        behaviour.grace_seconds = start.shutdown_grace_seconds;
+        behaviour.startup_timeout_seconds = start.startup_timeout_seconds;
+        behaviour.lifetime_seconds = start.max_lifetime_seconds;
+        Some(Self {
+            instance: attempt.instance(),
+            group: GroupName::new(&start.group).ok()?,
+            incarnation: attempt.incarnation(),
+            port: u16::try_from(start.port).unwrap_or_default(),
             behaviour,
             state: State::Preparing,
             since: now,
             asked: None,
             written: 0,
+            hurried: None,
+            is_ready: false,
+            stopped_for: None,
+            is_settled: false,
             forwarded: 0,
             launched: None,
+            polite: None,
+            code: 0,
             phase_ends: Some(now + behaviour.prepare),
+            startup_ends: None,
+            lifetime_ends: None,
             ends: None,
             kill: None,
             next_line: None,
-        }
+        })
     }
 
     /// Whether it is alive, or in the making.
@@ -92,25 +122,83 @@ impl Process {
         !self.state.is_terminal()
     }
 
-    /// How long it has been running.
-    pub(super) fn uptime(&self, now: Duration) -> Duration {
-        self.launched
-            .map_or(Duration::ZERO, |launched| now.saturating_sub(launched))
+    fn grace(&self) -> Duration {
+        seconds(self.behaviour.grace_seconds, 30)
     }
 
-    pub(super) fn launch(&mut self, now: Duration) {
+    fn startup_timeout(&self) -> Duration {
+        seconds(self.behaviour.startup_timeout_seconds, 60)
+    }
+
+    /// How long it has been running, or ran.
+    pub(super) fn uptime(&self, now: Duration) -> Duration {
+        let until = if self.is_live() { now } else { self.since };
+        self.launched
+            .map_or(Duration::ZERO, |launched| until.saturating_sub(launched))
+    }
+
+    pub(super) fn prepared(self) -> machine::Prepared<Box<Self>> {
+        machine::Prepared {
+            port: self.port,
+            grace: self.grace(),
+            startup_timeout: self.startup_timeout(),
+            launch: Box::new(self),
+        }
+    }
+
+    pub(super) fn adopted(&self, now: Duration) -> machine::Adopted {
+        machine::Adopted {
+            instance: self.instance,
+            incarnation: self.incarnation,
+            port: self.port,
+            grace: self.grace(),
+            startup_timeout: self.startup_timeout(),
+            uptime: self.uptime(now),
+            is_ready: self.is_ready,
+            is_stopping: self.stopped_for.is_some(),
+        }
+    }
+
+    /// What is recorded of its life, whether it has ended or not.
+    pub(super) const fn found(&self) -> State {
+        match (self.stopped_for, self.is_ready) {
+            (Some(_), _) => State::Stopping,
+            (None, true) => State::Running,
+            (None, false) => State::Starting,
+        }
+    }
+
+    pub(super) fn exit(&self, number: usize) -> machine::Exit {
+        machine::Exit {
+            instance: self.instance,
+            group: self.group,
+            incarnation: self.incarnation,
+            code: self.code,
+            stopped_for: self.stopped_for,
+            uptime: self.uptime(self.since),
+            report_id: format!("crash-{number}"),
+            log_tail: vec!["it fell over".to_owned()],
+        }
+    }
+
+    pub(super) fn launch(&mut self, now: Duration, keeps_deadlines: bool) {
         let Behaviour {
             startup,
             crash,
             exit,
             lines,
             every,
+            lifetime_seconds,
             ..
         } = self.behaviour;
         self.state = State::Starting;
         self.since = now;
         self.launched = Some(now);
         self.phase_ends = startup.map(|startup| now + startup);
+        if keeps_deadlines {
+            self.startup_ends = Some(now + self.startup_timeout());
+            self.lifetime_ends = (lifetime_seconds > 0).then(|| now + seconds(lifetime_seconds, 0));
+        }
         self.ends = match (crash, exit) {
             (Some(after), _) => Some((now + after, End::Crashed)),
             (None, Some(after)) => Some((now + after, End::Exited)),
@@ -120,25 +208,29 @@ impl Process {
     }
 
     pub(super) fn become_ready(&mut self, now: Duration) {
+        self.is_ready = true;
         self.state = State::Running;
         self.since = now;
         self.phase_ends = None;
+        self.startup_ends = None;
     }
 
-    /// Asks it to stop; what it does about that is in its script.
-    pub(super) fn ask(&mut self, now: Duration, mode: StopMode) {
-        self.asked = self.asked.max(Some(mode));
+    /// Asks it to stop; what it does about that is in its script. Says whether nobody had asked before.
+    pub(super) fn ask(&mut self, now: Duration, mode: StopMode, reason: StopReason) -> bool {
+        let is_first = self.stopped_for.is_none();
+        self.stopped_for.get_or_insert(reason);
+        if self.asked >= Some(mode) {
+            return is_first;
+        }
+        self.asked = Some(mode);
         self.state = State::Stopping;
         self.since = now;
-        self.phase_ends = None;
+        (self.phase_ends, self.startup_ends, self.lifetime_ends) = (None, None, None);
         match mode {
             StopMode::Force => self.kill = Some(now + Duration::from_millis(5)),
             StopMode::Graceful => {
-                let grace = match u64::try_from(self.behaviour.grace_seconds) {
-                    Ok(0) | Err(_) => Duration::from_secs(30),
-                    Ok(seconds) => Duration::from_secs(seconds),
-                };
-                self.kill = Some(now + grace + KILL);
+                self.polite = Some(now);
+                self.kill = Some(now + self.grace() + KILL);
                 let obeyed = self.behaviour.stop.map(|stop| (now + stop, End::Obeyed));
                 self.ends = match (self.ends, obeyed) {
                     (Some(own), Some(obeyed)) if obeyed.0 < own.0 => Some(obeyed),
@@ -147,6 +239,7 @@ impl Process {
                 };
             }
         }
+        is_first
     }
 
     /// Lets it end by itself right now.
@@ -164,13 +257,22 @@ impl Process {
         self.written += u64::from(lines);
     }
 
-    pub(super) fn end(&mut self, now: Duration, state: State) {
-        self.state = state;
+    pub(super) fn end(&mut self, now: Duration, end: End) {
+        self.code = match end {
+            End::Obeyed | End::Exited => 0,
+            End::Killed => 137,
+            End::Crashed => 134,
+        };
+        let polite = self.polite.filter(|polite| now < *polite + self.grace());
+        self.hurried = polite.filter(|_| end == End::Killed);
+        self.state = if is_crash(self.stopped_for, self.code) {
+            State::Crashed
+        } else {
+            State::Stopped
+        };
         self.since = now;
-        self.phase_ends = None;
-        self.ends = None;
-        self.kill = None;
-        self.next_line = None;
+        (self.phase_ends, self.startup_ends, self.lifetime_ends) = (None, None, None);
+        (self.ends, self.kill, self.next_line) = (None, None, None);
     }
 
     /// What happens next; without a daemon nobody prepares, kills, or notices that a server is ready.
@@ -181,10 +283,13 @@ impl Process {
         } else {
             Due::Ready
         };
+        let overdue = |moment, reason| up(moment).map(|at| (at, Due::Overdue(reason)));
         let candidates = [
             up(self.kill).map(|at| (at, Due::Ended(End::Killed))),
             self.ends.map(|(at, end)| (at, Due::Ended(end))),
             up(self.phase_ends).map(|at| (at, phase)),
+            overdue(self.startup_ends, StopReason::StartupTimeout),
+            overdue(self.lifetime_ends, StopReason::LifetimeOver),
             self.next_line.map(|at| (at, Due::Line)),
         ];
         let first = candidates

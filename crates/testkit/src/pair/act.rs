@@ -63,7 +63,9 @@ impl Pair {
             Action::Exit(instance) => {
                 self.daemon.end_process(&mut self.world, *instance, false);
             }
-            Action::Flood(instance, lines) => self.daemon.flood(*instance, *lines),
+            Action::Flood(instance, lines) => {
+                self.daemon.flood(*instance, *lines);
+            }
             Action::Cordon(cordoned) => {
                 self.cordoned = *cordoned;
                 self.store.cordoned = *cordoned;

@@ -268,6 +268,7 @@ impl Pair {
     pub(super) fn settle(&mut self) {
         let now = self.world.now;
         // Bounded: every round takes events or messages out, and only inputs put new ones in.
+        let mut is_settled = false;
         for _ in 0..10_000 {
             let mut any = false;
             if !self.daemon.is_asleep(now) {
@@ -285,8 +286,13 @@ impl Pair {
                 any |= self.transmit_up(index) | self.transmit_down(index);
             }
             if !any {
+                is_settled = true;
                 break;
             }
+        }
+        if !is_settled {
+            self.endless
+                .push("the two answer each other without end".to_owned());
         }
         if let Some(session) = self.daemon.session() {
             self.highest_epoch = self.highest_epoch.max(session.fence().highest().get());
@@ -337,6 +343,9 @@ impl Pair {
                     .push(format!("the daemon began stream {id} with {name}"));
             }
             stream.first_up.get_or_insert(name);
+            if name != "ConsoleOutput" {
+                self.busiest_second = self.busiest_second.max(stream.count(now));
+            }
             dialect::up(self.peers, &mut message);
             self.world
                 .note(|| format!("{id} daemon -> {}", describe::up(&message)));
@@ -386,6 +395,7 @@ impl Pair {
                     .push(format!("{} began stream {id} with {name}", controller.name));
             }
             stream.first_down.get_or_insert(name);
+            self.busiest_second = self.busiest_second.max(stream.count(now));
             if let Some(payload) = &message.payload {
                 let is_deposed = controller.deposed;
                 controller.facts.note_departure(&self.store, is_deposed, payload);

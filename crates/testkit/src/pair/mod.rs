@@ -86,6 +86,10 @@ pub struct Pair {
     pub(crate) halfway: Option<(u32, u64)>,
     pub(crate) first_up_faults: Vec<String>,
     pub(crate) first_down_faults: Vec<String>,
+    /// Crash reports that were acknowledged although they were not in the store.
+    /// Moments at which the two never stopped answering each other.
+    pub(crate) endless: Vec<String>,
+    busiest_second: u32,
     first_violation: Option<Violation>,
 }
 
@@ -132,6 +136,8 @@ impl Pair {
             halfway: None,
             first_up_faults: Vec::new(),
             first_down_faults: Vec::new(),
+            endless: Vec::new(),
+            busiest_second: 0,
             first_violation: None,
         };
         pair.add_controller(Duration::ZERO);
@@ -221,6 +227,12 @@ impl Pair {
     #[must_use]
     pub fn streams(&self) -> &[Stream] {
         &self.streams
+    }
+
+    /// The most messages that one stream carried in one virtual second, both ways together, console lines aside.
+    #[must_use]
+    pub const fn busiest_second(&self) -> u32 {
+        self.busiest_second
     }
 
     /// How many steps have been made.

@@ -48,6 +48,8 @@ pub struct Stream {
     /// The kind of the first message that the controller sent.
     pub first_down: Option<&'static str>,
     pub(super) sent_down: u64,
+    /// The virtual second that is counted, and how many messages were sent in it, console lines aside.
+    pub(super) second: (u64, u32),
     pub(super) daemon_closes_by: Option<Duration>,
     pub(super) controller_closes_by: Option<Duration>,
 }
@@ -64,9 +66,19 @@ impl Stream {
             first_up: None,
             first_down: None,
             sent_down: 0,
+            second: (0, 0),
             daemon_closes_by: None,
             controller_closes_by: None,
         }
+    }
+
+    /// Counts a message, and gives how many there were in this virtual second.
+    pub(super) fn count(&mut self, now: Duration) -> u32 {
+        if self.second.0 != now.as_secs() {
+            self.second = (now.as_secs(), 0);
+        }
+        self.second.1 += 1;
+        self.second.1
     }
 
     /// Whether both ends know that it is over.

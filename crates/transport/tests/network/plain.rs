@@ -134,7 +134,10 @@ pub fn file_content(bytes: usize) -> DaemonMessage {
 }
 
 pub fn ping(sequence: i64) -> ControllerMessage {
-    let payload = Some(controller_message::Payload::Ping(Ping { sequence }));
+    let payload = Some(controller_message::Payload::Ping(Ping {
+        sequence,
+        answered: 0,
+    }));
     ControllerMessage {
         payload,
         ..Default::default()

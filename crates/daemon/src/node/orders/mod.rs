@@ -156,8 +156,9 @@ impl Orders {
             Some(DaemonEvent::Disconnected(outcome)) => {
                 self.supervisor.close_consoles();
                 match outcome {
+                    // Begins with "upgrade required".
                     DaemonOutcome::Handshake(HandshakeFailure::UpgradeRequired(incompatible)) => {
-                        tracing::error!("upgrade required: {incompatible}");
+                        tracing::error!("{incompatible}");
                     }
                     outcome => tracing::info!("disconnected: {outcome}"),
                 }
@@ -221,6 +222,10 @@ impl Orders {
                 self.node
                     .handle_stopping(now, instance, incarnation, reason.into());
             }
+            Event::Settled {
+                instance,
+                incarnation,
+            } => self.node.handle_settled(now, instance, incarnation),
             Event::Exited(exit) => {
                 tracing::info!(instance = %exit.instance, code = exit.cause.code(), "the instance has ended");
                 self.node.handle_exited(now, ended(*exit));

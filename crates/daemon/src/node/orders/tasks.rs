@@ -12,9 +12,6 @@ use super::Orders;
 use crate::preparation::{ControllerApi, PreparationError, Prepared};
 use crate::supervisor::StartError;
 
-/// How long a launch waits for the supervisor to let go of the instance's former start
-const ID_FREE_TIMEOUT: Duration = Duration::from_secs(2);
-
 const PANICKED: &str = "internal error of the daemon; its log says more";
 
 /// What a task is there for
@@ -53,16 +50,7 @@ impl Orders {
         let supervisor = self.supervisor.clone();
         let task = self.tasks.spawn(async move {
             let Prepared { facts, launch } = prepared;
-            let deadline = Instant::now() + ID_FREE_TIMEOUT;
-            let result = loop {
-                match supervisor.start(facts.clone(), launch.clone()).await {
-                    // The former start has ended, and is about to let go of the id.
-                    Err(StartError::AlreadyRunning) if Instant::now() < deadline => {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
-                    }
-                    result => break result,
-                }
-            };
+            let result = supervisor.start(facts, launch).await;
             Done::Launched(attempt, result)
         });
         self.running.insert(task.id(), Running::Launch(attempt));

@@ -90,7 +90,11 @@ impl Orders {
             DaemonWork::Settle {
                 instance,
                 incarnation,
-            } => self.supervisor.settle(instance, incarnation),
+            } => {
+                if !self.supervisor.settle(instance, incarnation) {
+                    self.node.handle_settled(Instant::now(), instance, incarnation);
+                }
+            }
             DaemonWork::AcknowledgeShutdown {
                 running,
                 estimated_drain,
@@ -117,15 +121,25 @@ impl Orders {
         }
     }
 
-    fn report(&self, report: &StatusReport) {
-        let StatusReport { instance, state, .. } = report;
-        match self.session.with(|session, _| session.report(report)) {
+    fn report(&mut self, report: &StatusReport) {
+        let StatusReport {
+            instance,
+            incarnation,
+            state,
+            ..
+        } = report;
+        let observed = self.session.with(|session, _| session.report(report));
+        match observed {
             Observed::Changed { from } => tracing::info!(%instance, "{from} -> {state}"),
             Observed::Unchanged => {}
             Observed::Stale => tracing::debug!(%instance, %state, "news of a start that is not current"),
             Observed::Illegal { state: kept } => {
                 tracing::warn!(%instance, "{state} does not follow {kept} and is not reported");
             }
+        }
+        if state.is_terminal() && matches!(observed, Observed::Stale | Observed::Illegal { .. }) {
+            // No controller will ever be told of it.
+            self.node.handle_end_heard(*instance, *incarnation);
         }
     }
 }

@@ -45,6 +45,7 @@ use crate::peer::DaemonPeer;
 use crate::roster::{Dispatch, InstanceEvent, Roster, RosterEntry, RosterTimer};
 #[cfg(doc)]
 use crate::session::controller::ControllerEvent;
+use crate::session::controller::ControllerSession;
 use crate::time::Deadline;
 use crate::verdict::DeniedReason;
 
@@ -115,8 +116,8 @@ pub enum ControllerNodeTimer {
 /// Decides what a controller does about one of its nodes
 ///
 /// Facts and orders go in. After each, drain [`poll_work`](Self::poll_work) and do the work in its order; work that is
-/// answered at once may be answered while draining. Then let the current stream's session take what
-/// [`poll_dispatch`](Self::poll_dispatch) has, as far as it has room. Call [`handle_timeout`](Self::handle_timeout) at the
+/// answered at once may be answered while draining. Then let the current stream's session take what it
+/// has room for with [`feed`](Self::feed). Call [`handle_timeout`](Self::handle_timeout) at the
 /// deadline from [`poll_timeout`](Self::poll_timeout), which may move after any of these.
 ///
 /// ```
@@ -237,11 +238,21 @@ impl ControllerNode {
         self.work.pop_front()
     }
 
-    /// The next start or stop for the current stream
+    /// Gives the current stream's session the starts and stops that it has room for, and lets it confirm to the daemon
+    /// what is recorded; without effect for any other session.
     ///
-    /// Ask only when its session has room for it: what is taken counts as sent.
-    #[must_use]
-    pub fn poll_dispatch(&mut self) -> Option<controller_message::Payload> {
+    /// Every event that the session has given must have been handed over before.
+    pub fn feed(&mut self, session: &mut ControllerSession) {
+        if self.current_stream() == Some(session.stream()) {
+            session.take_orders(|| self.poll_dispatch());
+            if self.records.is_idle() {
+                session.all_stored();
+            }
+        }
+    }
+
+    /// The next start or stop for the current stream; what is taken counts as sent.
+    fn poll_dispatch(&mut self) -> Option<controller_message::Payload> {
         self.streams.current()?;
         let records = &self.records;
         let dispatch = self

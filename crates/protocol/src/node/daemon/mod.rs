@@ -1,9 +1,10 @@
 //! The daemon's node: what is prepared, launched, stopped, spooled, told and let go of
 //!
 //! ```text
-//!  start ──> Preparing ──> Launching ──> Live ──exit──┬────────────────────> Ended ──> (settled)
-//!                │             │                      └─crash─> Spooling ──────▲
-//!                └──cancelled──┴──failed──> (forgotten)           written or not
+//!  start ──> Queued ──> Preparing ──> Launching ──> Live ──exit──┬────────────────> Ended ──> (settled)
+//!               │           │             │                      └─crash─> Spooling ──▲
+//!               └───────────┴─cancelled,──┴──> (forgotten)              written or not
+//!                          failed, too late
 //! ```
 //!
 //! The machine stands between the session, which has judged the orders already, and those who act: a preparer, a
@@ -12,6 +13,10 @@
 //! - **Write, then act.** Nothing is told of a crash before its report is on disk, or is known not to get there.
 //! - **Only facts move deadlines.** A deadline is a moment that was fixed when something happened; work that keeps the
 //!   application busy does not push it away.
+//!
+//! A start waits in `Queued` while a former start of its id is being let go of. An end is let go of when a controller has
+//! surely heard of it: it confirmed the crash report, or the session says [`EndHeard`](crate::DaemonEvent::EndHeard). A
+//! controller that does not confirm receipt counts as having heard after [`NodeConfig::settle`].
 
 mod ending;
 mod facts;
@@ -28,10 +33,12 @@ use std::time::{Duration, Instant};
 use crate::DaemonSession;
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
+use crate::instance::lifecycle::{MARGIN, PREPARATION};
+use crate::peer::ControllerPeer;
 use crate::session::daemon::StatusReport;
 use crate::time::{Deadline, after};
 
-pub use ending::{CRASH_TAIL_BYTES, is_crash};
+pub use ending::is_crash;
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
 pub use work::{DaemonWork, Kept, NodeTimer};
 
@@ -46,17 +53,24 @@ pub const INSTANCES_REMEMBERED: usize = 2 * crate::limits::INSTANCES_PER_NODE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeConfig {
-    /// After this long on an established session, a message counts as having left the machine.
+    /// After this long on an established session, an end counts as heard by a controller that does not confirm receipt.
     pub settle: Duration,
+    /// How long a preparation may take, or as long as the startup if that may take longer. Sooner than the controller
+    /// gives up, so that the reason arrives.
+    pub preparation: Duration,
+    /// How long a start waits for its id, while a former start is being let go of.
+    pub release: Duration,
     /// How long an instance has between the signal to end and the one that cannot be refused.
     pub kill_timeout: Duration,
 }
 
 impl Default for NodeConfig {
-    /// 2 s to settle, 10 s until an instance is killed.
+    /// 2 s to settle, 590 s to prepare, 2 s until an id is free, 10 s until an instance is killed.
     fn default() -> Self {
         Self {
             settle: Duration::from_secs(2),
+            preparation: PREPARATION.saturating_sub(MARGIN.saturating_mul(2)),
+            release: Duration::from_secs(2),
             kill_timeout: Duration::from_secs(10),
         }
     }
@@ -123,7 +137,8 @@ pub struct DaemonNode<L> {
     /// One entry per id; ordered, so that the same facts lead to the same work.
     entries: BTreeMap<InstanceId, Entry>,
     attempts: u64,
-    is_connected: bool,
+    /// What the controller is that the node is connected to.
+    peer: Option<ControllerPeer>,
     /// The session holds as many crash reports as it takes; more are on disk.
     crashes_waiting: bool,
     shutdown: Shutdown,
@@ -138,7 +153,7 @@ impl<L> DaemonNode<L> {
             config,
             entries: BTreeMap::new(),
             attempts: 0,
-            is_connected: false,
+            peer: None,
             crashes_waiting: false,
             shutdown: Shutdown::NotOrdered,
             outputs: VecDeque::new(),
@@ -154,34 +169,35 @@ impl<L> DaemonNode<L> {
     /// The earliest deadline.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline<NodeTimer>> {
-        let at = self.entries.values().filter_map(Entry::settle_at).min()?;
-        Some(Deadline {
-            at,
-            timer: NodeTimer::Settle,
-        })
+        let deadlines = self.entries.values().filter_map(Entry::deadline);
+        deadlines.min_by_key(|deadline| deadline.at)
     }
 
-    /// Lets go of what is due. Early and repeated calls are harmless.
+    /// Lets go of what is due, and gives up what is too late. Early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let outputs = &mut self.outputs;
-        self.entries.retain(|instance, entry| {
-            let is_due = entry.settle_at().is_some_and(|at| at <= now);
-            if is_due {
-                outputs.push_back(DaemonWork::Settle {
-                    instance: *instance,
-                    incarnation: entry.incarnation,
-                });
+        let is_due = |entry: &Entry| entry.deadline().filter(|deadline| deadline.at <= now);
+        let due: Vec<_> = self
+            .entries
+            .iter()
+            .filter_map(|(instance, entry)| Some((*instance, is_due(entry)?.timer)))
+            .collect();
+        for (instance, timer) in due {
+            match timer {
+                NodeTimer::Settle => self.settle(instance),
+                NodeTimer::Preparation => self.preparation_overdue(instance),
+                NodeTimer::Release => self.release_overdue(instance),
             }
-            !is_due
-        });
+        }
     }
 
     /// A controller admitted the node: the handshake told of every end, or what follows it does.
-    pub fn handle_connected(&mut self, now: Instant) {
-        self.is_connected = true;
-        let settle_at = after(now, self.config.settle);
+    pub fn handle_connected(&mut self, now: Instant, peer: ControllerPeer) {
+        self.peer = Some(peer);
+        let settle_at = self.settle_at(now);
         for entry in self.entries.values_mut() {
-            if let Phase::Ended(told @ (Told::Not | Told::On { .. })) = &mut entry.phase {
+            if let Phase::Ended { told, .. } = &mut entry.phase
+                && matches!(told, Told::Not | Told::On { .. })
+            {
                 *told = Told::On { settle_at };
             }
         }
@@ -189,20 +205,58 @@ impl<L> DaemonNode<L> {
 
     /// The stream ended: what it carried last may not have arrived.
     pub fn handle_disconnected(&mut self) {
-        self.is_connected = false;
+        self.peer = None;
         for entry in self.entries.values_mut() {
-            if let Phase::Ended(told @ Told::On { .. }) = &mut entry.phase {
+            if let Phase::Ended { told, .. } = &mut entry.phase
+                && matches!(told, Told::On { .. })
+            {
                 *told = Told::Not;
             }
         }
     }
 
-    /// The end is settled already: nothing is left to let go of.
-    pub fn handle_settled(&mut self, instance: InstanceId, incarnation: Incarnation) {
-        let is_that =
-            |entry: &Entry| entry.incarnation == incarnation && matches!(entry.phase, Phase::Ended(_));
-        if self.entries.get(&instance).is_some_and(is_that) {
-            self.entries.remove(&instance);
+    /// When an end that is told now counts as heard; `None` if the controller will say so.
+    fn settle_at(&self, now: Instant) -> Option<Instant> {
+        let confirms = self.peer.unwrap_or_default().confirms_receipt;
+        (!confirms).then(|| after(now, self.config.settle))
+    }
+
+    /// A controller has surely heard of this end, or none ever waits for it.
+    pub fn handle_end_heard(&mut self, instance: InstanceId, incarnation: Incarnation) {
+        if let Some(entry) = self.entry(instance, incarnation)
+            && matches!(&entry.phase, Phase::Ended { told, .. } if *told != Told::Unwritten)
+        {
+            self.settle(instance);
+        }
+    }
+
+    /// Has an end let go of, once.
+    fn settle(&mut self, instance: InstanceId) {
+        if let Some(entry) = self.entries.get_mut(&instance)
+            && let Phase::Ended { told, .. } = &mut entry.phase
+            && *told != Told::Settling
+        {
+            *told = Told::Settling;
+            let incarnation = entry.incarnation;
+            self.outputs.push_back(DaemonWork::Settle {
+                instance,
+                incarnation,
+            });
+        }
+    }
+
+    /// The supervisor has let go of a start: its id is free.
+    pub fn handle_settled(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+        match self
+            .entries
+            .get(&instance)
+            .map(|entry| (&entry.phase, entry.incarnation))
+        {
+            Some((Phase::Ended { .. }, current)) if current == incarnation => {
+                self.entries.remove(&instance);
+            }
+            Some((Phase::Queued { former, .. }, _)) if *former == incarnation => self.begin(now, instance),
+            _ => {}
         }
     }
 

@@ -25,9 +25,13 @@ impl<L> DaemonNode<L> {
             } => self.handle_stop(now, instance, incarnation, mode),
             DaemonEvent::Shutdown { reason } => self.handle_shutdown(now, reason),
             DaemonEvent::CrashReportAcknowledged { report_id } => self.handle_crash_confirmed(now, report_id),
-            event @ DaemonEvent::Connected(_) => {
-                self.handle_connected(now);
-                return Some(event);
+            DaemonEvent::EndHeard {
+                instance,
+                incarnation,
+            } => self.handle_end_heard(instance, incarnation),
+            DaemonEvent::Connected(connected) => {
+                self.handle_connected(now, connected.peer);
+                return Some(DaemonEvent::Connected(connected));
             }
             event @ DaemonEvent::Disconnected(_) => {
                 self.handle_disconnected();
@@ -95,18 +99,17 @@ impl<L> DaemonNode<L> {
 
     /// A controller has a crash report.
     pub fn handle_crash_confirmed(&mut self, _now: Instant, report_id: String) {
-        let unwritten = self
-            .entries
-            .iter()
-            .find(|(_, entry)| matches!(&entry.phase, Phase::Ended(Told::Unwritten { report_id: id }) if *id == report_id));
-        if let Some((instance, incarnation)) =
-            unwritten.map(|(instance, entry)| (*instance, entry.incarnation))
-        {
-            self.entries.remove(&instance);
-            self.outputs.push_back(DaemonWork::Settle {
-                instance,
-                incarnation,
-            });
+        // To a controller that acknowledges nothing, "confirmed" only means that it left.
+        let is_evidence = self.peer.is_some_and(|peer| peer.acknowledges_crashes);
+        let is_that = |entry: &Entry| match &entry.phase {
+            Phase::Ended { told, report_id: id } => {
+                id.as_ref() == Some(&report_id) && (is_evidence || *told == Told::Unwritten)
+            }
+            _ => false,
+        };
+        let ended = self.entries.iter().find(|(_, entry)| is_that(entry));
+        if let Some(instance) = ended.map(|(instance, _)| *instance) {
+            self.settle(instance);
         }
         self.outputs.push_back(DaemonWork::ForgetCrash { report_id });
         if std::mem::take(&mut self.crashes_waiting) {
@@ -126,11 +129,12 @@ impl<L> DaemonNode<L> {
         };
         let incarnation = entry.incarnation;
         match &mut entry.phase {
-            Phase::Preparing { attempt, .. } => {
-                let attempt = *attempt;
+            Phase::Queued { .. } | Phase::Preparing { .. } => {
                 let owed = entry.stop_owed;
-                self.entries.remove(&instance);
-                self.outputs.push_back(DaemonWork::CancelPreparation { attempt });
+                if let Phase::Preparing { attempt, .. } = entry.phase {
+                    self.outputs.push_back(DaemonWork::CancelPreparation { attempt });
+                }
+                self.withdraw(instance);
                 self.report(instance, incarnation, State::Stopped, Duration::ZERO);
                 if owed {
                     self.acknowledge_stop(instance, incarnation);
@@ -145,7 +149,7 @@ impl<L> DaemonNode<L> {
                     mode,
                 });
             }
-            Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended(_) => {}
+            Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended { .. } => {}
         }
     }
 }

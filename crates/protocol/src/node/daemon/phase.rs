@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::CrashReport;
+use prexorcloud_proto::{CrashReport, StartInstance};
 
-use super::{Attempt, Exit, StopReason};
+use super::{Attempt, Exit, NodeTimer, StopReason};
 use crate::id::Incarnation;
+use crate::time::Deadline;
 use crate::verdict::StopMode;
 
 /// What is known of one id
@@ -20,12 +21,21 @@ pub(super) struct Entry {
 
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
+    /// Waits for its id, which a former start still has.
+    Queued {
+        attempt: Attempt,
+        start: Box<StartInstance>,
+        former: Incarnation,
+        until: Instant,
+    },
     /// Can be cancelled at any moment.
     Preparing {
         attempt: Attempt,
         /// The port it will have; absent if the order names none.
         port: Option<u16>,
         plan_hash: String,
+        began: Instant,
+        until: Instant,
     },
     /// Runs to its end; then it is stopped if somebody asked for it.
     Launching {
@@ -42,7 +52,11 @@ pub(super) enum Phase {
         uptime: Duration,
     },
     /// It is over.
-    Ended(Told),
+    Ended {
+        told: Told,
+        /// The crash report that tells of it as well.
+        report_id: Option<String>,
+    },
 }
 
 /// A process, or what will be one
@@ -69,14 +83,16 @@ pub(super) struct Early {
 }
 
 /// Whether a controller has surely heard of an end
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// No session is established.
     Not,
-    /// It was told on the current stream, and counts as arrived from then on.
-    On { settle_at: Instant },
+    /// It was told on the current stream, and counts as heard from a moment on; without one, the controller says so.
+    On { settle_at: Option<Instant> },
     /// Only a confirmation of its crash report says so: nothing else would survive this process.
-    Unwritten { report_id: String },
+    Unwritten,
+    /// It was heard, and the supervisor is letting go.
+    Settling,
 }
 
 impl Entry {
@@ -84,29 +100,43 @@ impl Entry {
     pub(super) const fn is_up(&self) -> bool {
         matches!(
             self.phase,
-            Phase::Preparing { .. } | Phase::Launching { .. } | Phase::Live(_)
+            Phase::Queued { .. } | Phase::Preparing { .. } | Phase::Launching { .. } | Phase::Live(_)
         )
     }
 
     /// Whether the id cannot be started anew: its end, if there was one, is not reported yet.
     pub(super) const fn is_occupied(&self) -> bool {
-        !matches!(self.phase, Phase::Ended(_))
+        !matches!(self.phase, Phase::Ended { .. })
     }
 
     /// The port that nobody else may have.
     pub(super) fn owned_port(&self) -> Option<u16> {
         match &self.phase {
+            Phase::Queued { start, .. } => port_of(start),
             Phase::Preparing { port, .. } => *port,
             Phase::Launching { life, .. } => Some(life.port),
             Phase::Live(life) => Some(life.port),
-            Phase::Spooling { .. } | Phase::Ended(_) => None,
+            Phase::Spooling { .. } | Phase::Ended { .. } => None,
         }
     }
 
-    pub(super) const fn settle_at(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Ended(Told::On { settle_at }) => Some(*settle_at),
-            _ => None,
-        }
+    pub(super) fn deadline(&self) -> Option<Deadline<NodeTimer>> {
+        let (at, timer) = match &self.phase {
+            Phase::Queued { until, .. } => (*until, NodeTimer::Release),
+            Phase::Preparing { until, .. } => (*until, NodeTimer::Preparation),
+            Phase::Ended {
+                told: Told::On { settle_at },
+                ..
+            } => ((*settle_at)?, NodeTimer::Settle),
+            Phase::Launching { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended { .. } => {
+                return None;
+            }
+        };
+        Some(Deadline { at, timer })
     }
+}
+
+/// The port that an order names, if it names one.
+pub(super) fn port_of(start: &StartInstance) -> Option<u16> {
+    u16::try_from(start.port).ok().filter(|port| *port != 0)
 }

@@ -9,7 +9,6 @@ use super::phase::{Entry, Phase, Told};
 use super::{DaemonNode, DaemonWork, Exit, Kept, StopReason, ending};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
-use crate::time::after;
 
 impl<L> DaemonNode<L> {
     /// An instance became ready.
@@ -24,7 +23,11 @@ impl<L> DaemonNode<L> {
                 let uptime = now.saturating_duration_since(life.started);
                 self.report(instance, incarnation, State::Running, uptime);
             }
-            Phase::Preparing { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended(_) => {}
+            Phase::Queued { .. }
+            | Phase::Preparing { .. }
+            | Phase::Live(_)
+            | Phase::Spooling { .. }
+            | Phase::Ended { .. } => {}
         }
     }
 
@@ -49,7 +52,11 @@ impl<L> DaemonNode<L> {
                 let uptime = now.saturating_duration_since(life.started);
                 self.report(instance, incarnation, State::Stopping, uptime);
             }
-            Phase::Preparing { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended(_) => {}
+            Phase::Queued { .. }
+            | Phase::Preparing { .. }
+            | Phase::Live(_)
+            | Phase::Spooling { .. }
+            | Phase::Ended { .. } => {}
         }
     }
 
@@ -79,7 +86,9 @@ impl<L> DaemonNode<L> {
                 return;
             }
             Phase::Live(life) => *life,
-            Phase::Preparing { .. } | Phase::Spooling { .. } | Phase::Ended(_) => return,
+            Phase::Queued { .. } | Phase::Preparing { .. } | Phase::Spooling { .. } | Phase::Ended { .. } => {
+                return;
+            }
         };
         // A process that ends while an order to stop it is on its way was stopped all the same.
         let asked = life.asked.map(|_| StopReason::Requested);
@@ -97,7 +106,7 @@ impl<L> DaemonNode<L> {
             });
         } else {
             self.report(instance, incarnation, State::Stopped, uptime);
-            self.ended(now, instance, None);
+            self.ended(now, instance, None, Kept::OnDisk);
         }
     }
 
@@ -134,22 +143,23 @@ impl<L> DaemonNode<L> {
         uptime: Duration,
         kept: Kept,
     ) {
-        let unwritten = (kept == Kept::InMemory).then(|| report.report_id.clone());
+        let report_id = Some(report.report_id.clone());
         self.report(instance, incarnation, State::Crashed, uptime);
         self.outputs.push_back(DaemonWork::TellCrash { report, kept });
-        self.ended(now, instance, unwritten);
+        self.ended(now, instance, report_id, kept);
     }
 
     /// The end was reported to the session.
-    fn ended(&mut self, now: Instant, instance: InstanceId, unwritten: Option<String>) {
-        let settle_at = after(now, self.config.settle);
-        let told = match unwritten {
-            Some(report_id) => Told::Unwritten { report_id },
-            None if self.is_connected => Told::On { settle_at },
-            None => Told::Not,
+    fn ended(&mut self, now: Instant, instance: InstanceId, report_id: Option<String>, kept: Kept) {
+        let told = match kept {
+            Kept::InMemory => Told::Unwritten,
+            Kept::OnDisk if self.peer.is_some() => Told::On {
+                settle_at: self.settle_at(now),
+            },
+            Kept::OnDisk => Told::Not,
         };
         if let Some(entry) = self.entries.get_mut(&instance) {
-            entry.phase = Phase::Ended(told);
+            entry.phase = Phase::Ended { told, report_id };
             let Entry { incarnation, .. } = *entry;
             if std::mem::take(&mut entry.stop_owed) {
                 self.acknowledge_stop(instance, incarnation);

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{StartFailureDisposition, StartPreparationStage};
+use prexorcloud_proto::{StartFailureDisposition, StartInstance, StartPreparationStage};
 
-use super::phase::{Early, Entry, Life, Phase};
+use super::phase::{Early, Entry, Life, Phase, Told, port_of};
 use super::{Attempt, DaemonNode, DaemonWork, INSTANCES_REMEMBERED, LaunchFailure, Prepared, Shutdown};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
 use crate::session::daemon::{StartOrder, StartRejection};
+use crate::time::after;
 use crate::verdict::DeniedReason;
 
 /// When to ask again for a start that failed for a passing reason
@@ -16,16 +17,13 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl<L> DaemonNode<L> {
     /// The session accepted an order to start.
-    pub fn handle_start(&mut self, _now: Instant, order: StartOrder) {
+    pub fn handle_start(&mut self, now: Instant, order: StartOrder) {
         let StartOrder {
             instance,
             incarnation,
             start,
             ..
         } = order;
-        let plan = start.composition_plan.as_ref();
-        let plan_hash = plan.map(|plan| plan.plan_hash.clone()).unwrap_or_default();
-        let port = u16::try_from(start.port).ok().filter(|port| *port != 0);
         if self
             .entry(instance, incarnation)
             .is_some_and(|entry| entry.is_occupied())
@@ -33,35 +31,101 @@ impl<L> DaemonNode<L> {
             // The session answers a repeated order itself; a refusal would be taken for one of what is up.
             return;
         }
-        if let Some((error_code, message)) = self.objection(instance, port) {
-            self.refuse(instance, incarnation, error_code, message, plan_hash);
-            return;
+        if let Some((error_code, message)) = self.objection(instance, port_of(&start)) {
+            return self.refuse(instance, incarnation, error_code, message, plan_hash(&start));
         }
-        if let Some(former) = self.entries.remove(&instance) {
-            // The new start needs the id.
-            self.outputs.push_back(DaemonWork::Settle {
-                instance,
-                incarnation: former.incarnation,
-            });
-        }
+        // The new start needs the id.
+        self.settle(instance);
+        let former = self.entries.get(&instance).map(|entry| entry.incarnation);
         self.attempts += 1;
         let attempt = Attempt {
             instance,
             incarnation,
             ordinal: self.attempts,
         };
+        let phase = Phase::Queued {
+            attempt,
+            start,
+            former: former.unwrap_or_default(),
+            until: after(now, self.config.release),
+        };
         let entry = Entry {
             incarnation,
             stop_owed: false,
-            phase: Phase::Preparing {
-                attempt,
-                port,
-                plan_hash,
-            },
+            phase,
         };
         self.entries.insert(instance, entry);
         self.report(instance, incarnation, State::Preparing, Duration::ZERO);
+        if former.is_none() {
+            self.begin(now, instance);
+        }
+    }
+
+    /// The id of a start is free: has it prepared.
+    pub(super) fn begin(&mut self, now: Instant, instance: InstanceId) {
+        let Some(Entry { phase, .. }) = self.entries.get_mut(&instance) else {
+            return;
+        };
+        let Phase::Queued { attempt, start, .. } = phase else {
+            return;
+        };
+        let (attempt, start) = (*attempt, std::mem::take(start));
+        let startup = u64::try_from(start.startup_timeout_seconds).unwrap_or(0);
+        let limit = self.config.preparation.max(Duration::from_secs(startup));
+        *phase = Phase::Preparing {
+            attempt,
+            port: port_of(&start),
+            plan_hash: plan_hash(&start),
+            began: now,
+            until: after(now, limit),
+        };
         self.outputs.push_back(DaemonWork::Prepare { attempt, start });
+    }
+
+    /// A preparation hangs: it is given up, and can be ordered again.
+    pub(super) fn preparation_overdue(&mut self, instance: InstanceId) {
+        let Some(Entry { phase, .. }) = self.entries.get_mut(&instance) else {
+            return;
+        };
+        let Phase::Preparing {
+            attempt,
+            plan_hash,
+            began,
+            until,
+            ..
+        } = phase
+        else {
+            return;
+        };
+        let seconds = until.saturating_duration_since(*began).as_secs_f64();
+        let message = format!("the preparation of {instance} did not finish within {seconds} s");
+        let (attempt, plan_hash) = (*attempt, std::mem::take(plan_hash));
+        self.outputs.push_back(DaemonWork::CancelPreparation { attempt });
+        let stage = StartPreparationStage::RuntimeProvision;
+        self.reject(
+            attempt,
+            transient(stage, "PREPARATION_TIMED_OUT", message, plan_hash),
+        );
+    }
+
+    /// The former start of an id is not let go of: nothing can be started under it now.
+    pub(super) fn release_overdue(&mut self, instance: InstanceId) {
+        let Some(Entry { phase, .. }) = self.entries.get_mut(&instance) else {
+            return;
+        };
+        let Phase::Queued {
+            attempt,
+            start,
+            former,
+            ..
+        } = phase
+        else {
+            return;
+        };
+        let message = format!("start {former} of {instance} has ended, but is not cleared away yet");
+        let (attempt, plan_hash) = (*attempt, plan_hash(start));
+        let stage = StartPreparationStage::Validation;
+        self.reject(attempt, transient(stage, "ID_NOT_FREE", message, plan_hash));
     }
 
     /// Why a start cannot be begun now: the code, and a sentence.
@@ -226,7 +290,7 @@ impl<L> DaemonNode<L> {
                 Phase::Preparing { attempt: current, .. } | Phase::Launching { attempt: current, .. } => {
                     *current == attempt
                 }
-                Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended(_) => false,
+                Phase::Queued { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended { .. } => false,
             })
     }
 
@@ -237,17 +301,38 @@ impl<L> DaemonNode<L> {
             incarnation,
             ..
         } = attempt;
-        let entry = self.entries.remove(&instance);
+        let owed = self.withdraw(instance);
         self.outputs.push_back(DaemonWork::RejectStart {
             instance,
             incarnation,
             rejection,
         });
         // A stop that was waiting for this start has nothing to stop any more.
-        if entry.is_some_and(|entry| entry.stop_owed) {
+        if owed {
             self.acknowledge_stop(instance, incarnation);
         }
         self.finish_if_drained();
+    }
+
+    /// Forgets a start that came to nothing; a former one that is not let go of yet is remembered again. Says whether
+    /// the acknowledgement of a stop is owed.
+    pub(super) fn withdraw(&mut self, instance: InstanceId) -> bool {
+        let Some(entry) = self.entries.remove(&instance) else {
+            return false;
+        };
+        if let Phase::Queued { former, .. } = entry.phase {
+            let phase = Phase::Ended {
+                told: Told::Settling,
+                report_id: None,
+            };
+            let former = Entry {
+                incarnation: former,
+                stop_owed: false,
+                phase,
+            };
+            self.entries.insert(instance, former);
+        }
+        entry.stop_owed
     }
 
     fn refuse(
@@ -258,18 +343,32 @@ impl<L> DaemonNode<L> {
         message: String,
         plan_hash: String,
     ) {
-        let rejection = StartRejection {
-            stage: StartPreparationStage::Validation,
-            error_code: error_code.to_owned(),
-            message,
-            disposition: StartFailureDisposition::Transient,
-            retry_after: RETRY_AFTER,
-            plan_hash,
-        };
+        let rejection = transient(StartPreparationStage::Validation, error_code, message, plan_hash);
         self.outputs.push_back(DaemonWork::RejectStart {
             instance,
             incarnation,
             rejection,
         });
     }
+}
+
+fn transient(
+    stage: StartPreparationStage,
+    error_code: &str,
+    message: String,
+    plan_hash: String,
+) -> StartRejection {
+    StartRejection {
+        stage,
+        error_code: error_code.to_owned(),
+        message,
+        disposition: StartFailureDisposition::Transient,
+        retry_after: RETRY_AFTER,
+        plan_hash,
+    }
+}
+
+fn plan_hash(start: &StartInstance) -> String {
+    let plan = start.composition_plan.as_ref();
+    plan.map(|plan| plan.plan_hash.clone()).unwrap_or_default()
 }

@@ -99,7 +99,8 @@ pub enum DaemonWork<L> {
         /// The report.
         report_id: String,
     },
-    /// Let go of an end that has surely been told, or that a new start of the id needs out of its way.
+    /// Let go of an end that has surely been heard, or that a new start of the id needs out of its way. Answer with
+    /// [`handle_settled`](super::DaemonNode::handle_settled).
     Settle {
         /// The instance.
         instance: InstanceId,
@@ -137,4 +138,8 @@ pub enum Kept {
 pub enum NodeTimer {
     /// An end was told long enough ago to be let go of.
     Settle,
+    /// A preparation has taken too long.
+    Preparation,
+    /// A start has waited too long for its id.
+    Release,
 }

@@ -89,6 +89,8 @@ pub struct ControllerSession {
     events: VecDeque<ControllerEvent>,
     unknown: UnknownVariants,
     anomalies: Option<AnomalyBudget>,
+    /// Whether nothing that was told is left to be stored.
+    is_stored: bool,
     /// The application has been told of the end, so there is no more news.
     is_end_told: bool,
 }
@@ -111,6 +113,7 @@ impl ControllerSession {
             events: VecDeque::new(),
             unknown: UnknownVariants::default(),
             anomalies: None,
+            is_stored: false,
             is_end_told: false,
         }
     }
@@ -216,6 +219,7 @@ impl ControllerSession {
 
     /// Queues news for the application; after the end there is none.
     fn tell(&mut self, event: ControllerEvent) {
+        self.is_stored = false;
         if !self.is_end_told {
             self.is_end_told = matches!(event, ControllerEvent::Closed(_));
             self.events.push_back(event);
@@ -248,13 +252,32 @@ impl ControllerSession {
         self.tell(ControllerEvent::Ignored(anomaly));
     }
 
+    /// Everything that the application has been told is in its store, until it is told more; without effect while there
+    /// is more to be told already.
+    ///
+    /// The daemon learns it with the next ping, and forgets the ends that it has reported until then. An application that
+    /// never says so costs its daemons space: they keep every end.
+    pub fn all_stored(&mut self) {
+        self.is_stored = self.events.is_empty();
+        self.confirm();
+    }
+
+    /// Confirms what has arrived if it is stored.
+    fn confirm(&mut self) {
+        if let Link::Established(live) = &mut self.link
+            && self.is_stored
+        {
+            live.prober.confirm();
+        }
+    }
+
     /// Moves what the machines have to say to the outbox and the events.
     fn pump(&mut self) {
         while let Link::Established(live) = &mut self.link {
             if let Some(output) = live.prober.poll_output() {
                 match output {
-                    heartbeat::Output::SendPing { sequence } => {
-                        self.push(controller_message::Payload::Ping(Ping { sequence }));
+                    heartbeat::Output::SendPing { sequence, answered } => {
+                        self.push(controller_message::Payload::Ping(Ping { sequence, answered }));
                     }
                     heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
                         self.tell(ControllerEvent::Unreachable { missed, silent_for });

@@ -51,7 +51,10 @@ impl ControllerSession {
             return;
         };
         match live.prober.handle_pong(now, sequence) {
-            Ok(_) => self.pump(),
+            Ok(_) => {
+                self.pump();
+                self.confirm();
+            }
             Err(error) => self.note(now, error.into(), Some(error_code::UNSOLICITED_PONG), "Pong"),
         }
     }

@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{
-    ControllerMessage, InstanceStatusUpdate, Pong, StartFailureDisposition, StartInstance,
+    ControllerMessage, InstanceStatusUpdate, Ping, StartFailureDisposition, StartInstance,
     StartPreparationStage, StopInstance, controller_message, daemon_message,
 };
 
 use super::{DaemonEvent, DaemonSession, StartOrder, StartRejection};
 use crate::fence::{Admitted, StaleEpoch};
+use crate::heartbeat;
 use crate::id::{Epoch, GroupName, Incarnation, InstanceId};
 use crate::instance::State;
 use crate::session::{error_code, kind};
@@ -40,9 +41,7 @@ impl DaemonSession {
     fn handle_valid(&mut self, now: Instant, payload: controller_message::Payload, traceparent: &str) {
         use controller_message::Payload;
         match payload {
-            Payload::Ping(ping) => self.queue(daemon_message::Payload::Pong(Pong {
-                sequence: ping.sequence,
-            })),
+            Payload::Ping(ping) => self.handle_ping(&ping),
             Payload::StopInstance(stop) => self.handle_stop(stop, TraceParent::parse(traceparent)),
             Payload::SendCommand(command) => {
                 let trace = TraceParent::parse(traceparent);
@@ -82,6 +81,19 @@ impl DaemonSession {
             Payload::StartInstance(start) => self.handle_start(now, start, TraceParent::parse(traceparent)),
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
+    }
+
+    fn handle_ping(&mut self, ping: &Ping) {
+        if self.peer.unwrap_or_default().confirms_receipt {
+            let heard = self.receipts.answered(ping.answered);
+            self.events
+                .extend(heard.map(|(instance, incarnation)| DaemonEvent::EndHeard {
+                    instance,
+                    incarnation,
+                }));
+        }
+        self.receipts.pong_queued(ping.sequence);
+        self.queue(daemon_message::Payload::Pong(heartbeat::answer(ping)));
     }
 
     fn refuse_stale(&mut self, now: Instant, stale: StaleEpoch, payload: &controller_message::Payload) {

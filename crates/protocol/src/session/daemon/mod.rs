@@ -17,10 +17,15 @@
 //! did not announce to understand them, only what lives is listed. Before the first acknowledgement they are listed,
 //! because a controller that understands them would take what is not listed for lost. Where that, or a change of
 //! controllers, was wrong, the ends are told as reports right after the acknowledgement.
+//!
+//! That a controller has heard of an end is known by evidence where it [confirms receipt](ControllerPeer::confirms_receipt),
+//! and told as [`DaemonEvent::EndHeard`]: its ping names a pong that left behind the report of it, or behind a handshake
+//! that listed it. That a controller acknowledged a handshake proves nothing: it may be deposed, and store nothing any more.
 
 mod commands;
 mod config;
 mod news;
+mod receipts;
 mod reports;
 
 use std::collections::VecDeque;
@@ -46,6 +51,8 @@ use crate::time::{Deadline, after};
 use crate::verdict::DeniedReason;
 
 pub use config::DaemonConfig;
+use receipts::Receipts;
+
 pub use news::{DaemonEvent, DaemonOutcome, StartOrder, StartRejection, StatusReport};
 
 /// The first `NodeStatus` is due this long after the acknowledgement, or after one interval if that is shorter.
@@ -116,6 +123,8 @@ pub struct DaemonSession {
     peer: Option<ControllerPeer>,
     /// What the controller must hear since its acknowledgement and has not been queued yet.
     to_tell: VecDeque<InstanceId>,
+    /// The ends that were told on this stream.
+    receipts: Receipts,
 }
 
 impl DaemonSession {
@@ -139,6 +148,7 @@ impl DaemonSession {
             streams: 0,
             peer: None,
             to_tell: VecDeque::new(),
+            receipts: Receipts::default(),
         }
     }
 
@@ -328,7 +338,11 @@ impl DaemonSession {
             silence: SilenceWatch::new(now, interval),
             node_status_due: after(now, interval.min(FIRST_NODE_STATUS)),
         }));
-        self.to_tell = self.hosted.acknowledged(peer.understands_ended).into();
+        let (to_tell, heard) = self.hosted.acknowledged(peer.understands_ended);
+        self.to_tell = to_tell.into();
+        for (instance, incarnation) in heard {
+            self.receipts.end_queued(instance, incarnation);
+        }
         self.tell_waiting();
         self.queue_crashes();
         for message in held {
@@ -463,6 +477,7 @@ impl Session for DaemonSession {
         };
         self.outbox.clear_stream();
         self.to_tell.clear();
+        self.receipts = Receipts::default();
         self.crashes.iter_mut().for_each(|pending| pending.queued = false);
         self.last_outcome = Some(outcome.clone());
         self.events.push_back(DaemonEvent::Disconnected(outcome));

@@ -72,6 +72,14 @@ pub enum DaemonEvent {
         /// The report.
         report_id: String,
     },
+    /// A controller has surely stored that an instance ended; once per telling, and only from a controller that
+    /// [confirms receipt](crate::peer::ControllerPeer::confirms_receipt).
+    EndHeard {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it was.
+        incarnation: Incarnation,
+    },
     /// Any other request of the controller, valid by the contract's rules.
     Request(controller_message::Payload),
     /// A `NodeStatus` is due; [`send`](DaemonSession::send) one.

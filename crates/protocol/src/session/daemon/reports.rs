@@ -50,6 +50,9 @@ impl DaemonSession {
             incarnation: report.incarnation.get(),
         }));
         self.hosted.told(report.instance);
+        if report.state.is_terminal() {
+            self.receipts.end_queued(report.instance, report.incarnation);
+        }
     }
 
     /// Tells again what was last reported of an instance, as the answer to a repeated command.
