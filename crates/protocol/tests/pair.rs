@@ -626,28 +626,6 @@ fn a_start_that_is_recorded_while_the_former_one_is_taken_back_replaces_it() {
 }
 
 #[test]
-fn a_stop_that_the_store_holds_back_keeps_its_whole_grace() {
-    let mut pair = running(
-        27,
-        Behaviour {
-            stop: Some(15 * SECOND),
-            grace_seconds: 20,
-            lifetime_seconds: 30,
-            ..Behaviour::default()
-        },
-    );
-    apply(&mut pair, "fail-store 5m");
-    apply(&mut pair, "wait 4m");
-    assert_eq!(pair.believed(LOBBY), Some(State::Stopping));
-    assert_eq!(pair.real(LOBBY), Some(State::Running));
-    assert!(pair.daemon().facts.stops.is_empty());
-    pair.come_to_rest().unwrap();
-    assert_eq!(pair.believed(LOBBY), Some(State::Stopped));
-    assert_eq!(pair.log().matching("ends: Obeyed").count(), 1);
-    assert_eq!(pair.log().matching("StopOverdue").count(), 0);
-}
-
-#[test]
 fn nothing_is_acknowledged_that_the_store_refuses() {
     let mut pair = running(27, Behaviour::default());
     apply(&mut pair, "fail-store 1m");

@@ -343,7 +343,8 @@ impl Pair {
                     .push(format!("the daemon began stream {id} with {name}"));
             }
             stream.first_up.get_or_insert(name);
-            if name != "ConsoleOutput" {
+            // Lines are the server's business, and pings that have piled up are answered at once.
+            if !matches!(name, "ConsoleOutput" | "Pong") {
                 self.busiest_second = self.busiest_second.max(stream.count(now));
             }
             dialect::up(self.peers, &mut message);
@@ -395,7 +396,10 @@ impl Pair {
                     .push(format!("{} began stream {id} with {name}", controller.name));
             }
             stream.first_down.get_or_insert(name);
-            self.busiest_second = self.busiest_second.max(stream.count(now));
+            // How many commands there are is the operator's business.
+            if name != "SendCommand" {
+                self.busiest_second = self.busiest_second.max(stream.count(now));
+            }
             if let Some(payload) = &message.payload {
                 let is_deposed = controller.deposed;
                 controller.facts.note_departure(&self.store, is_deposed, payload);
