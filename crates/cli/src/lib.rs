@@ -4,6 +4,25 @@
 //! client ([`client`], [`console`]) is a library, so that other programs follow a console with the
 //! same care: bounded answers, deadlines on everything that waits, and reconnection from the last line seen.
 //!
+//! ```no_run
+//! use prexorctl::Client;
+//! use prexorctl::resource::Node;
+//! use prexorctl::settings::{Target, Token};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let target = Target {
+//!     controller: "http://127.0.0.1:8080".parse()?,
+//!     token: Some(Token::read("admin.token".as_ref())?),
+//!     ca_file: None,
+//! };
+//! let client = Client::new(target)?;
+//! for node in client.get::<Vec<Node>>(&["nodes"], &[]).await?.value {
+//!     println!("{}: {}", node.id, node.status);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! What a controller sends is somebody else's text: console lines come from a game server, names from whoever may
 //! create them. [`printable`] makes it harmless before it reaches a terminal.
 //!

@@ -9,6 +9,72 @@
 //! Every machine has the same shape: facts go in through `handle_*`, work comes out of `poll_*`, and
 //! `poll_timeout` names the moment (and the reason) for the next `handle_timeout`.
 //!
+//! # A session and its driver
+//! Whoever owns the stream and the clock drives: what is due, what is to be written, what there is to tell, then exactly
+//! one new input. Here the wire is two function calls, and the clock stands still:
+//!
+//! ```
+//! use std::time::Instant;
+//!
+//! use prexorcloud_protocol::fence::EpochFence;
+//! use prexorcloud_protocol::hosted::Hosted;
+//! use prexorcloud_protocol::roster::Roster;
+//! use prexorcloud_protocol::session::controller::Admission;
+//! use prexorcloud_protocol::{
+//!     ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonSession, NodeId, Session,
+//! };
+//!
+//! // A turn of the driver.
+//! fn turn<S: Session>(
+//!     session: &mut S,
+//!     now: Instant,
+//!     mut write: impl FnMut(S::Outgoing),
+//!     mut tell: impl FnMut(&mut S, S::Event),
+//! ) {
+//!     if session.poll_timeout().is_some_and(|deadline| deadline.at <= now) {
+//!         session.handle_timeout(now);
+//!     }
+//!     loop {
+//!         if let Some(message) = session.poll_transmit() {
+//!             write(message);
+//!         } else if let Some(event) = session.poll_event() {
+//!             tell(session, event);
+//!         } else {
+//!             break;
+//!         }
+//!     }
+//! }
+//!
+//! # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
+//! let node: NodeId = "node-1".parse()?;
+//! let config = DaemonConfig::new(node, "1.0.0");
+//! let mut daemon = DaemonSession::new(config, Hosted::new(), EpochFence::default());
+//! let mut controller = ControllerSession::new(ControllerConfig::default(), node, 1);
+//! daemon.handle_connected(now);
+//! controller.handle_connected(now);
+//!
+//! // The daemon's handshake, the controller's admission, the daemon's relief.
+//! turn(&mut daemon, now, |message| controller.handle_message(now, message.into()), |_, _| {});
+//! turn(
+//!     &mut controller,
+//!     now,
+//!     |message| daemon.handle_message(now, message.into()),
+//!     |session, event| {
+//!         if let ControllerEvent::Hello(hello) = event {
+//!             let roster = Roster::new(hello.node_id);
+//!             session.accept(now, hello, Admission::default(), roster).unwrap();
+//!         }
+//!     },
+//! );
+//! assert!(daemon.is_established() && controller.is_established());
+//! # Ok::<(), prexorcloud_protocol::InvalidName>(())
+//! ```
+//!
+//! When nothing is left to do, a driver waits for the next message or until `poll_timeout`; when `close` says why, it
+//! writes what there is and ends the stream. `examples/without_runtime.rs` does that with threads and TCP,
+//! `prexorcloud-transport` over gRPC with mutual TLS, `prexorcloud-testkit` in virtual time.
+//!
+//! # The modules
 //! | Module | Decides |
 //! |---|---|
 //! | [`id`] | which names and numbers are safe to use |

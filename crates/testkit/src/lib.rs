@@ -38,6 +38,9 @@
 //! println!("{}", pair.log());
 //! ```
 //!
+//! [`Pair::step`] is the driver loop, in virtual time: the earliest of what is due on any clock or link happens, then every
+//! session is polled until it has nothing to say.
+//!
 //! # Finding a bug, and keeping it
 //! [`Scenario::random`] makes a scenario from a seed, [`Scenario::run`] plays it, [`Scenario::minimised`] makes a
 //! failing one as short as it gets, and its text can be committed: `crates/protocol/tests/scenarios/` holds such files,

@@ -4,6 +4,66 @@
 //! sockets, TLS and timers for them. It knows no policy and stores nothing: certificates arrive as rustls
 //! configurations, and what to do about an event is the application's business.
 //!
+//! A program needs to depend on this crate alone (and on tokio): it re-exports [`proto`], [`protocol`], [`security`],
+//! [`rustls`] and [`tonic`].
+//!
+//! # A daemon
+//! [`enrol`] once, then let a [`DaemonRunner`] keep a session connected and give its events to a handler:
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//!
+//! use prexorcloud_transport::protocol::fence::EpochFence;
+//! use prexorcloud_transport::protocol::hosted::Hosted;
+//! use prexorcloud_transport::protocol::{DaemonConfig, DaemonEvent, DaemonSession, NodeId};
+//! use prexorcloud_transport::{DaemonRunner, Dialer, SessionHandle, SessionHandler, Target, enrol};
+//!
+//! struct Printer;
+//!
+//! impl SessionHandler<DaemonSession> for Printer {
+//!     async fn handle_event(
+//!         &mut self,
+//!         session: &SessionHandle<DaemonSession>,
+//!         event: DaemonEvent,
+//!     ) -> ControlFlow<()> {
+//!         println!("{event:?}");
+//!         match event {
+//!             // Nothing runs here, so there is nothing to wait for.
+//!             DaemonEvent::Shutdown { .. } => {
+//!                 session.with(|session, _| session.acknowledge_shutdown(0, std::time::Duration::ZERO));
+//!                 ControlFlow::Break(())
+//!             }
+//!             _ => ControlFlow::Continue(()),
+//!         }
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let controller: Target = "controller.example:9090".parse()?;
+//!     let node: NodeId = "node-1".parse()?;
+//!     let enrolled = enrol(&controller, &"pxr_...".parse()?, node).await?;
+//!
+//!     let config = DaemonConfig::new(node, "1.0.0");
+//!     let session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
+//!     let runner = DaemonRunner::new(session, Dialer::of(&enrolled)?, [controller])?;
+//!     runner.run(&mut Printer, async { drop(tokio::signal::ctrl_c().await) }).await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! `examples/daemon.rs` is a whole one: it keeps its certificate, and lets
+//! [`DaemonNode`](protocol::node::daemon::DaemonNode) decide what is done about orders.
+//!
+//! # A controller
+//! A [`NodeAcceptor`] makes the session of each stream, [`serve`] gives its events to a handler, and a [`Server`] has the
+//! port. `examples/controller.rs` is a whole one, with tokens and certificates in memory.
+//!
+//! # The driver
+//! Both sides are driven alike: what is due, then what the session has to say as HTTP/2 has room, then up to a few
+//! messages of the peer, all under a lock that nobody holds across an await. Without tokio the same loop takes forty
+//! lines; the example `without_runtime` of [`protocol`] shows it.
+//!
 //! | Module | Does |
 //! |---|---|
 //! | [`codec`] | envelopes to bytes and back; names the variants that this build does not know |
@@ -13,6 +73,8 @@
 //! | [`client`] | dials one controller, and says in a sentence why that failed |
 //! | [`reconnect`] | which controller to dial next, and when; pure |
 //! | [`link`] | the daemon's loop: dial, drive, reconnect |
+//! | [`enrolment`] | a join token becomes the node's certificate |
+//! | [`runner`] | a session with a handler |
 //! | [`counters`] | what passed through |
 #![warn(missing_docs)]
 
@@ -20,16 +82,27 @@ pub mod client;
 pub mod codec;
 pub mod connect;
 pub mod counters;
+pub mod enrolment;
 pub mod handle;
 pub mod link;
 pub mod reconnect;
+pub mod runner;
 pub mod server;
 mod stream;
 mod waiters;
 
 pub use client::{CallError, Connection, DialError, DialOptions, Dialer, Target, exchange_join_token};
 pub use connect::{DaemonService, NodeAcceptor};
+pub use enrolment::{EnrolError, Enrolment, enrol};
 pub use handle::{SessionHandle, StreamEnd};
 pub use link::LinkEvent;
 pub use reconnect::{Backoff, Reconnect};
+pub use runner::{DaemonRunner, RunEnd, SessionHandler, say, serve};
 pub use server::{BindError, Peer, Server, ServerHandle, ServerOptions};
+
+// What the signatures above are made of, so that a program that depends on this crate needs none of these by name.
+pub use prexorcloud_proto as proto;
+pub use prexorcloud_protocol as protocol;
+pub use prexorcloud_security as security;
+pub use rustls;
+pub use tonic;

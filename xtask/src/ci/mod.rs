@@ -128,7 +128,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "tests",
-        about: "every test passes",
+        about: "every test passes; among them, the examples against the real programs",
         run: |ci| {
             let nextest = cargo(&ci.root)
                 .args(["nextest", "--version"])

@@ -62,20 +62,14 @@ pub(super) async fn caller<T>(
 
 /// The node that a connection's certificate names, for a node session
 pub(crate) fn node_of(peer: &Peer, revocations: &SharedRevocations) -> Result<NodeId, Close> {
-    let denied = |message: &str| Close::new(Code::PermissionDenied, message);
-    let certificate = peer
+    let node = peer.node_id()?;
+    let is_revoked = peer
         .certificate()
-        .ok_or_else(|| denied("a node's certificate is required"))?;
-    let identity =
-        PeerIdentity::from_der(certificate).map_err(|_| denied("the client certificate names nobody"))?;
-    if revocations.current().is_revoked(&identity).is_some() {
-        return Err(denied(
-            "the client certificate is revoked; enrol with a new join token",
-        ));
+        .and_then(|certificate| PeerIdentity::from_der(certificate).ok())
+        .is_none_or(|identity| revocations.current().is_revoked(&identity).is_some());
+    if is_revoked {
+        let message = "the client certificate is revoked; enrol with a new join token";
+        return Err(Close::new(Code::PermissionDenied, message));
     }
-    let node = identity
-        .node_id()
-        .ok_or_else(|| denied("this certificate does not name a node"))?;
-    node.parse()
-        .map_err(|_| denied("the certificate's name is not a node id"))
+    Ok(node)
 }

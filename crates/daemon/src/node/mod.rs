@@ -28,10 +28,8 @@ use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{DaemonSession, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
-use prexorcloud_security::tls::{ClientTls, TlsError};
-use prexorcloud_transport::{
-    Backoff, DialOptions, Dialer, LinkEvent, Reconnect, SessionHandle, Target, link,
-};
+use prexorcloud_security::tls::TlsError;
+use prexorcloud_transport::{Backoff, Dialer, LinkEvent, Reconnect, SessionHandle, Target, link};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -166,10 +164,8 @@ impl Daemon {
         let lock = DataDirLock::acquire(&data_dir, "daemon")?;
         let file = |path: PathBuf| move |error| StartError::File { path, error };
         let memory = Memory::open(&data_dir).map_err(file(data_dir.join("controllers.json")))?;
-        let credentials = enrolment::credentials(&config, &targets).await?;
-        let tls = ClientTls::new(&credentials.anchors)
-            .identity(&credentials.credential)
-            .build()?;
+        let credentials = enrolment::credentials(&config, node_id, &targets).await?;
+        let dialer = Dialer::of(&credentials)?;
 
         let instances_dir = absolute(&config.instances_dir())?;
         let run_folder = data_dir.join("run");
@@ -229,7 +225,6 @@ impl Daemon {
         };
         let seeds: Vec<Target> = targets.into_iter().chain(memory.controllers()).collect();
         let reconnect = Reconnect::new(backoff, seeds).map_err(|_| StartError::NoControllers)?;
-        let dialer = Dialer::with_config(tls, DialOptions::default());
         let (end_link, link_ends) = oneshot::channel::<()>();
         let (learned_sender, learned) = mpsc::channel(8);
         let link = tokio::spawn(link::run(

@@ -15,6 +15,7 @@ use prexorcloud_protocol::StopMode;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_security::token::{CaPin, JoinToken};
+use prexorcloud_transport::EnrolError;
 use tokio::net::TcpStream;
 
 use super::cluster::{Cluster, Seen};
@@ -489,7 +490,10 @@ async fn a_token_is_used_once_and_removed() {
     let replay = config(other.path(), &cluster.address.to_string(), Some(token));
     let error = Daemon::start(replay, own_program()).await.unwrap_err();
     assert!(
-        matches!(error, StartError::Enrolment(EnrolmentFailure::Refused { .. })),
+        matches!(
+            error,
+            StartError::Enrolment(EnrolmentFailure::Exchange(EnrolError::Refused { .. }))
+        ),
         "{error}"
     );
     assert!(error.to_string().contains("used already"), "{error}");
@@ -516,14 +520,17 @@ async fn enrolment_fails_with_a_reason() {
     let pinned_elsewhere = JoinToken::generate(Some(CaPin::of(stranger.authority.certificate()))).unwrap();
     let untrusted = failure(Some(pinned_elsewhere)).await;
     assert!(
-        matches!(untrusted, EnrolmentFailure::Untrusted { .. }),
+        matches!(
+            untrusted,
+            EnrolmentFailure::Exchange(EnrolError::Untrusted { .. })
+        ),
         "{untrusted}"
     );
     assert!(untrusted.to_string().contains(&address), "{untrusted}");
     let unknown = JoinToken::generate(Some(CaPin::of(cluster.authority.certificate()))).unwrap();
     assert!(matches!(
         failure(Some(unknown)).await,
-        EnrolmentFailure::Refused { .. }
+        EnrolmentFailure::Exchange(EnrolError::Refused { .. })
     ));
 }
 

@@ -18,6 +18,8 @@ use std::time::Duration;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prexorcloud_proto::bootstrap_service_client::BootstrapServiceClient;
 use prexorcloud_proto::{ExchangeJoinTokenRequest, ExchangeJoinTokenResponse};
+use prexorcloud_security::enrolment::Enrolled;
+use prexorcloud_security::tls::{ClientTls, TlsError};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -97,6 +99,17 @@ impl Dialer {
     #[must_use]
     pub fn with_config(tls: Arc<rustls::ClientConfig>, options: DialOptions) -> Self {
         Self::new(move || Ok(Arc::clone(&tls)), options)
+    }
+
+    /// A dialer for a node that has enrolled: believes its authorities and presents its certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`] if what was enrolled cannot be used.
+    pub fn of(enrolled: &Enrolled) -> Result<Self, TlsError> {
+        let tls = ClientTls::new(&enrolled.anchors)
+            .identity(&enrolled.credential)
+            .build()?;
+        Ok(Self::with_config(tls, DialOptions::default()))
     }
 
     /// Connects to a controller: TCP, TLS with the host of `target` as the expected name, HTTP/2

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
+use prexorcloud_protocol::{Close, Code, NodeId};
+use prexorcloud_security::identity::PeerIdentity;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Notify;
 
@@ -61,6 +63,26 @@ impl Peer {
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.0.certificates
+    }
+
+    /// The node that the certificate speaks for
+    ///
+    /// Whether the certificate has been revoked since the handshake is not asked here.
+    ///
+    /// # Errors
+    /// The close that a stream of anybody else deserves; return it from [`NodeAcceptor::open`](crate::NodeAcceptor::open).
+    pub fn node_id(&self) -> Result<NodeId, Close> {
+        let denied = |message: &str| Close::new(Code::PermissionDenied, message);
+        let certificate = self
+            .certificate()
+            .ok_or_else(|| denied("a node's certificate is required"))?;
+        let identity =
+            PeerIdentity::from_der(certificate).map_err(|_| denied("the client certificate names nobody"))?;
+        let node = identity
+            .node_id()
+            .ok_or_else(|| denied("this certificate does not name a node"))?;
+        node.parse()
+            .map_err(|_| denied("the certificate's name is not a node id"))
     }
 
     /// Notes why the connection is over, where it was not ended in order.
