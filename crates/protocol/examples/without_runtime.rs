@@ -21,13 +21,14 @@ use std::time::{Duration, Instant};
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::Hosted;
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::controller::{ControllerNode, ControllerWork, OrderId};
 use prexorcloud_protocol::proto::StartInstance;
-use prexorcloud_protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::controller::Admission;
 use prexorcloud_protocol::session::daemon::StatusReport;
 use prexorcloud_protocol::{
-    ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent, DaemonSession, NodeId,
-    Received, Session,
+    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent,
+    DaemonSession, NodeId, Received, Session,
 };
 use prost::Message;
 
@@ -125,20 +126,33 @@ fn daemon(stream: TcpStream, node: NodeId) -> Outcome {
     })
 }
 
-fn controller(stream: TcpStream, node: NodeId) -> Outcome {
-    // The identity is what a certificate would say.
-    let mut session = ControllerSession::new(ControllerConfig::default(), node, 1);
-    drive(&mut session, stream, |session, now, event| match event {
-        ControllerEvent::Hello(hello) => {
-            let admission = Admission {
-                session_id: "example".into(),
-                ..Admission::default()
-            };
-            if session.accept(now, hello, admission, Roster::new(node)).is_err() {
-                println!("controller: the handshake came too late");
+/// What the machine wants done; all that is to be kept is kept in memory
+fn work(node: &mut ControllerNode, session: &mut ControllerSession, now: Instant) {
+    while let Some(work) = node.poll_work() {
+        match work.hand_to(now, session) {
+            Some(ControllerWork::Admit { hello }) => node.handle_admission(now, hello, Admission::default()),
+            Some(ControllerWork::Commit(commit)) => node.handle_committed(now, commit.id),
+            Some(ControllerWork::Answer { result, .. }) => println!("controller: start lobby-1: {result:?}"),
+            Some(ControllerWork::News(InstanceEvent::Changed { instance, to, .. })) => {
+                println!("controller: {instance} is {to}");
+                if to == State::Running {
+                    session.close_with(Close::new(Code::Ok, "enough seen"));
+                }
             }
+            _ => {}
         }
-        ControllerEvent::Established => {
+    }
+    node.feed(session);
+}
+
+fn controller(stream: TcpStream, name: NodeId) -> Outcome {
+    // The identity is what a certificate would say. Its instances outlive the stream, and so does the machine that knows
+    // them; one that minds its deadlines asks it for the next one, too.
+    let mut session = ControllerSession::new(ControllerConfig::default(), name, 1);
+    let mut node = ControllerNode::new(name);
+    drive(&mut session, stream, |session, now, event| {
+        let stream = session.stream();
+        if let Some(ControllerEvent::Established) = node.handle_event(now, stream, event) {
             let start = StartInstance {
                 instance_id: "lobby-1".into(),
                 group: "lobby".into(),
@@ -146,19 +160,9 @@ fn controller(stream: TcpStream, node: NodeId) -> Outcome {
                 incarnation: 1,
                 ..StartInstance::default()
             };
-            println!(
-                "controller: start lobby-1: {:?}",
-                session.start(now, Box::new(start))
-            );
+            node.start(now, OrderId(1), Box::new(start));
         }
-        ControllerEvent::Instance(InstanceEvent::Changed { instance, to, .. }) => {
-            println!("controller: {instance} is {to}");
-            if to == State::Running {
-                use prexorcloud_protocol::{Close, Code};
-                session.close_with(Close::new(Code::Ok, "enough seen"));
-            }
-        }
-        _ => {}
+        work(&mut node, session, now);
     })
 }
 

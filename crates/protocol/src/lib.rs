@@ -18,7 +18,6 @@
 //!
 //! use prexorcloud_protocol::fence::EpochFence;
 //! use prexorcloud_protocol::hosted::Hosted;
-//! use prexorcloud_protocol::roster::Roster;
 //! use prexorcloud_protocol::session::controller::Admission;
 //! use prexorcloud_protocol::{
 //!     ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonSession, NodeId, Session,
@@ -61,8 +60,7 @@
 //!     |message| daemon.handle_message(now, message.into()),
 //!     |session, event| {
 //!         if let ControllerEvent::Hello(hello) = event {
-//!             let roster = Roster::new(hello.node_id);
-//!             session.accept(now, hello, Admission::default(), roster).unwrap();
+//!             session.accept(now, hello, Admission::default()).unwrap();
 //!         }
 //!     },
 //! );
@@ -90,7 +88,7 @@
 //! | [`reconcile`] | what to do about the difference between belief and report |
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
-//! | [`node`] | what a daemon does about its instances, across streams |
+//! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
 //! | [`outbox`] | what leaves next, and what is shed when the peer is slow |
 //! | [`session`] | all of it composed: [`DaemonSession`] and [`ControllerSession`] |
 #![warn(missing_docs)]

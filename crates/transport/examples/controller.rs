@@ -4,23 +4,24 @@
 //! cargo run --example controller -- 127.0.0.1:9090 node-1 file:///srv/server.jar 25565
 //! ```
 //!
-//! prints a join token for a daemon. Authority, tokens and rosters live in memory: a controller that is to survive keeps
-//! them on disk, and writes a start down before it is sent. Ctrl-C ends the sessions.
+//! prints a join token for a daemon. Authority, token and records live in memory: a controller that is to survive keeps
+//! them on disk, and says that a commit is written when it is. Ctrl-C ends the sessions.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use prexorcloud_transport::proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
 use prexorcloud_transport::proto::{ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, StartInstance};
 use prexorcloud_transport::protocol::instance::State;
-use prexorcloud_transport::protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_transport::protocol::node::controller::{ControllerNode, ControllerWork, OrderId, StreamId};
+use prexorcloud_transport::protocol::roster::InstanceEvent;
 use prexorcloud_transport::protocol::session::controller::Admission;
 use prexorcloud_transport::protocol::{
-    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, NodeId, StopMode,
+    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, StopMode,
 };
 use prexorcloud_transport::security::authority::{Authority, AuthorityPolicy, ServerNames};
 use prexorcloud_transport::security::keystore::{self, KeystorePassword};
@@ -31,9 +32,6 @@ use prexorcloud_transport::{
     DaemonService, NodeAcceptor, Peer, Server, ServerOptions, SessionHandle, SessionHandler, serve,
 };
 use tokio::sync::watch;
-
-/// What is known of each node between its streams.
-type Rosters = Arc<Mutex<HashMap<NodeId, Roster>>>;
 
 struct Enrolment {
     authority: Authority,
@@ -70,12 +68,50 @@ impl BootstrapService for Enrolment {
     }
 }
 
+/// The node, and the sessions of its streams.
+struct Fleet {
+    node: ControllerNode,
+    sessions: HashMap<StreamId, SessionHandle<ControllerSession>>,
+}
+
+impl Fleet {
+    /// What the machine wants done; all that is to be kept is kept in memory.
+    fn work(&mut self, now: Instant) {
+        while let Some(work) = self.node.poll_work() {
+            let session = work.stream().and_then(|stream| self.sessions.get(&stream));
+            let left = match session {
+                Some(session) => session.with(|session, now| work.hand_to(now, session)),
+                None => Some(work),
+            };
+            match left {
+                Some(ControllerWork::Admit { hello }) => {
+                    let version = &hello.handshake.version;
+                    println!("{} says hello, version {version}", hello.node_id);
+                    self.node.handle_admission(now, hello, Admission::default());
+                }
+                Some(ControllerWork::Commit(commit)) => self.node.handle_committed(now, commit.id),
+                Some(ControllerWork::Answer { result, .. }) => println!("the order: {result:?}"),
+                Some(ControllerWork::News(InstanceEvent::Changed { instance, to, .. })) => {
+                    println!("{instance} is {to}");
+                    if to == State::Running {
+                        self.node.stop(now, OrderId(2), instance, StopMode::Graceful);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let current = self.node.current_stream();
+        if let Some(session) = current.and_then(|stream| self.sessions.get(&stream)) {
+            session.with(|session, _| self.node.feed(session));
+        }
+    }
+}
+
 /// Makes the session of each stream, and a handler for it.
 struct Nodes {
-    rosters: Rosters,
+    fleet: Arc<Mutex<Fleet>>,
     accepted: AtomicU64,
-    jar: String,
-    port: u16,
+    start: StartInstance,
     stopping: watch::Receiver<bool>,
 }
 
@@ -84,29 +120,32 @@ impl NodeAcceptor for Nodes {
 
     fn open(&self, peer: &Peer) -> Result<ControllerSession, Close> {
         let accepted = self.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(ControllerSession::new(
-            ControllerConfig::default(),
-            peer.node_id()?,
-            accepted,
-        ))
+        let config = ControllerConfig::default();
+        Ok(ControllerSession::new(config, peer.node_id()?, accepted))
     }
 
     fn attach(&self, _peer: Peer, session: SessionHandle<ControllerSession>) {
         let mut stream = Stream {
-            rosters: Arc::clone(&self.rosters),
-            jar: self.jar.clone(),
-            port: self.port,
+            fleet: Arc::clone(&self.fleet),
+            start: self.start.clone(),
             stopping: self.stopping.clone(),
         };
+        let id = session.with(|session, _| session.stream());
+        stream.fleet().sessions.insert(id, session.clone());
         tokio::spawn(async move { serve(&session, &mut stream).await });
     }
 }
 
 struct Stream {
-    rosters: Rosters,
-    jar: String,
-    port: u16,
+    fleet: Arc<Mutex<Fleet>>,
+    start: StartInstance,
     stopping: watch::Receiver<bool>,
+}
+
+impl Stream {
+    fn fleet(&self) -> MutexGuard<'_, Fleet> {
+        self.fleet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl SessionHandler<ControllerSession> for Stream {
@@ -115,63 +154,41 @@ impl SessionHandler<ControllerSession> for Stream {
         session: &SessionHandle<ControllerSession>,
         event: ControllerEvent,
     ) -> ControlFlow<()> {
-        let mut rosters = self.rosters.lock().unwrap_or_else(PoisonError::into_inner);
-        session.with(|session, now| match event {
-            ControllerEvent::Hello(hello) => {
-                println!(
-                    "{} says hello, version {}",
-                    hello.node_id, hello.handshake.version
-                );
-                let roster = rosters
-                    .remove(&hello.node_id)
-                    .unwrap_or_else(|| Roster::new(hello.node_id));
-                let admission = Admission {
-                    session_id: "example".into(),
-                    ..Admission::default()
-                };
-                if let Err(refused) = session.accept(now, hello, admission, roster) {
-                    rosters.insert(session.identity(), refused.roster);
-                }
+        let (now, stream) = (Instant::now(), session.with(|session, _| session.stream()));
+        let mut fleet = self.fleet();
+        match fleet.node.handle_event(now, stream, event) {
+            Some(ControllerEvent::Established) => {
+                fleet.node.start(now, OrderId(1), Box::new(self.start.clone()));
             }
-            ControllerEvent::Established => {
-                let start = StartInstance {
-                    instance_id: "lobby-1".into(),
-                    group: "lobby".into(),
-                    port: self.port.into(),
-                    memory_mb: 64,
-                    jar_file: self.jar.rsplit('/').next().unwrap_or_default().into(),
-                    download_url: self.jar.clone(),
-                    incarnation: 1,
-                    ..StartInstance::default()
-                };
-                println!("ordering lobby-1: {:?}", session.start(now, Box::new(start)));
+            Some(ControllerEvent::Console(output)) => println!("{}> {}", output.instance_id, output.line),
+            Some(ControllerEvent::Closed(outcome)) => {
+                fleet.sessions.remove(&stream);
+                println!("{} left: {outcome}", fleet.node.node());
             }
-            ControllerEvent::Instance(InstanceEvent::Changed { instance, to, .. }) => {
-                println!("{instance} is {to}");
-                if to == State::Running {
-                    println!(
-                        "stopping it: {:?}",
-                        session.stop(now, instance, StopMode::Graceful)
-                    );
-                }
-            }
-            ControllerEvent::Console(output) => println!("{}> {}", output.instance_id, output.line),
-            ControllerEvent::Closed(outcome) => {
-                println!("{} left: {outcome}", session.identity());
-                rosters.extend(session.take_roster().map(|roster| (session.identity(), roster)));
-            }
-            other => println!("{other:?}"),
-        });
+            Some(other) => println!("{other:?}"),
+            None => {}
+        }
+        fleet.work(now);
         ControlFlow::Continue(())
     }
 
     async fn idle(&mut self, session: &SessionHandle<ControllerSession>) -> ControlFlow<()> {
-        // Comes once: nobody stops the stopping.
-        if self.stopping.changed().await.is_err() {
-            return ControlFlow::Break(());
+        let due = self.fleet().node.poll_timeout().map(|deadline| deadline.at);
+        let far = Instant::now() + Duration::from_secs(3600);
+        tokio::select! {
+            stopping = self.stopping.changed() => {
+                if stopping.is_err() {
+                    return ControlFlow::Break(());
+                }
+                let close = Close::new(Code::Unavailable, "the controller is shutting down");
+                session.with(|session, _| session.close_with(close));
+            }
+            () = tokio::time::sleep_until(due.unwrap_or(far).into()) => {
+                let mut fleet = self.fleet();
+                fleet.node.handle_timeout(Instant::now());
+                fleet.work(Instant::now());
+            }
         }
-        let close = Close::new(Code::Unavailable, "the controller is shutting down");
-        session.with(|session, _| session.close_with(close));
         ControlFlow::Continue(())
     }
 }
@@ -189,11 +206,23 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let certificate = authority.issue_server(&ServerNames::loopback(), now)?;
     let tls = ServerTls::new(&certificate, &authority.trust_anchors()?).build()?;
     let (stop, stopping) = watch::channel(false);
+    let fleet = Fleet {
+        node: ControllerNode::new(node.parse()?),
+        sessions: HashMap::new(),
+    };
     let nodes = Nodes {
-        rosters: Rosters::default(),
+        fleet: Arc::new(Mutex::new(fleet)),
         accepted: AtomicU64::new(0),
-        jar: jar.clone(),
-        port: port.parse()?,
+        start: StartInstance {
+            instance_id: "lobby-1".into(),
+            group: "lobby".into(),
+            port: port.parse()?,
+            memory_mb: 64,
+            jar_file: jar.rsplit('/').next().unwrap_or_default().into(),
+            download_url: jar.clone(),
+            incarnation: 1,
+            ..StartInstance::default()
+        },
         stopping,
     };
     let enrolment = Enrolment {

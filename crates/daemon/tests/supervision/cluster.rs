@@ -66,8 +66,13 @@ impl Shared {
         let mut seen = Vec::new();
         let now = std::time::Instant::now();
         while let Some(work) = self.node.as_mut().and_then(ControllerNode::poll_work) {
-            match work {
-                ControllerWork::Admit { hello } => {
+            let session = work.stream().map(|stream| self.sessions[&stream].clone());
+            let left = match session {
+                Some(session) => session.with(|session, now| work.hand_to(now, session)),
+                None => Some(work),
+            };
+            match left {
+                Some(ControllerWork::Admit { hello }) => {
                     let admission = Admission {
                         session_id: "test".into(),
                         epoch: Epoch::new(1),
@@ -78,25 +83,7 @@ impl Shared {
                     };
                     self.node().handle_admission(now, hello, admission);
                 }
-                ControllerWork::Accept { hello, admission } => {
-                    // A stream that has ended meanwhile says so in its events.
-                    let _ = self.sessions[&hello.stream.stream()]
-                        .with(|session, now| session.accept(now, hello, admission));
-                }
-                ControllerWork::Close { stream, close } => {
-                    self.sessions[&stream].with(|session, _| session.close_with(close));
-                }
-                ControllerWork::Send {
-                    stream,
-                    payload,
-                    trace,
-                } => {
-                    let _ = self.sessions[&stream].with(|session, _| session.send_traced(payload, trace));
-                }
-                ControllerWork::Object { stream, objection } => {
-                    self.sessions[&stream].with(|session, now| session.object(now, objection));
-                }
-                ControllerWork::Commit(commit) => {
+                Some(ControllerWork::Commit(commit)) => {
                     for change in &commit.changes {
                         if let Change::Crash { report, .. } = change {
                             seen.push(Seen::Crash(CrashReport::clone(report)));
@@ -104,9 +91,9 @@ impl Shared {
                     }
                     self.node().handle_committed(now, commit.id);
                 }
-                ControllerWork::Answer { result, .. } => assert!(result.is_ok(), "{result:?}"),
-                ControllerWork::News(event) => seen.push(Seen::Instance(event)),
-                ControllerWork::Drained => {}
+                Some(ControllerWork::Answer { result, .. }) => assert!(result.is_ok(), "{result:?}"),
+                Some(ControllerWork::News(event)) => seen.push(Seen::Instance(event)),
+                _ => {}
             }
         }
         if let Some(node) = &mut self.node

@@ -152,23 +152,9 @@ impl World {
             match work {
                 ControllerWork::Admit { hello } if self.admits_at_once => self.admit(hello),
                 ControllerWork::Admit { hello } => self.admits.push(hello),
-                ControllerWork::Accept { hello, admission } => {
-                    let (now, stream) = (self.now, hello.stream.accepted());
-                    // A stream that has ended meanwhile says so in its events.
-                    let _ = self.session(stream).accept(now, hello, admission);
-                }
                 ControllerWork::Close { stream, close } => {
-                    self.session(stream.get()).close_with(close.clone());
-                    self.closes.push((stream.get(), close));
-                }
-                ControllerWork::Send {
-                    stream,
-                    payload,
-                    trace,
-                } => self.session(stream.get()).send_traced(payload, trace).unwrap(),
-                ControllerWork::Object { stream, objection } => {
-                    let now = self.now;
-                    self.session(stream.get()).object(now, objection);
+                    self.closes.push((stream.get(), close.clone()));
+                    self.session(stream.get()).close_with(close);
                 }
                 ControllerWork::Commit(commit) if self.commits_at_once => {
                     self.node.handle_committed(self.now, commit.id);
@@ -181,6 +167,11 @@ impl World {
                 }
                 ControllerWork::News(event) => self.news.push(event),
                 ControllerWork::Drained => self.drained += 1,
+                work => {
+                    let (now, stream) = (self.now, work.stream().unwrap());
+                    // A stream that has ended meanwhile says so in its events.
+                    let _ = work.hand_to(now, self.session(stream.get()));
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a controller's node machine wants done
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use prexorcloud_proto::{CrashReport, StartInstance, controller_message};
 
@@ -10,7 +11,7 @@ use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Desired, State};
 use crate::roster::InstanceEvent;
 use crate::session::Close;
-use crate::session::controller::{Admission, CrashStanding, Objection};
+use crate::session::controller::{Admission, ControllerSession, CrashStanding, Objection};
 use crate::trace::TraceParent;
 use crate::verdict::{DeniedReason, StopMode};
 
@@ -72,6 +73,43 @@ pub enum ControllerWork {
     /// A drain has come to its end. Record that, and say so with
     /// [`handle_drain_recorded`](super::ControllerNode::handle_drain_recorded).
     Drained,
+}
+
+impl ControllerWork {
+    /// The stream whose session does this; `None` for what the application does.
+    #[must_use]
+    pub fn stream(&self) -> Option<StreamId> {
+        match self {
+            Self::Accept { hello, .. } => Some(hello.stream.stream()),
+            Self::Close { stream, .. } | Self::Send { stream, .. } | Self::Object { stream, .. } => {
+                Some(*stream)
+            }
+            Self::Admit { .. } | Self::Commit(_) | Self::Answer { .. } | Self::News(_) | Self::Drained => {
+                None
+            }
+        }
+    }
+
+    /// Lets a session do what is for its stream, and gives back what is not
+    ///
+    /// A session that cannot says why in its events, sooner or later: its stream has ended, or ends.
+    pub fn hand_to(self, now: Instant, session: &mut ControllerSession) -> Option<Self> {
+        if self.stream() != Some(session.stream()) {
+            return Some(self);
+        }
+        match self {
+            Self::Accept { hello, admission } => {
+                let _ = session.accept(now, hello, admission);
+            }
+            Self::Close { close, .. } => session.close_with(close),
+            Self::Send { payload, trace, .. } => {
+                let _ = session.send_traced(payload, trace);
+            }
+            Self::Object { objection, .. } => session.object(now, objection),
+            other => return Some(other),
+        }
+        None
+    }
 }
 
 /// Changes that belong together
