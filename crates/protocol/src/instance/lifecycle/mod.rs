@@ -44,10 +44,12 @@
 //! - `timeouts_do_not_burst`: one late `handle_timeout` changes the state at most once;
 //! - `changes_are_chained`: each `Changed` begins where the one before it ended.
 
+mod phase;
 mod timers;
 
 use std::time::{Duration, Instant};
 
+use self::phase::{Phase, Stop, StopStage};
 use super::{
     Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Output, Report, Spec, State, Transition,
     transition,
@@ -64,15 +66,6 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 pub const PREPARATION: Duration = Duration::from_secs(600);
 /// How long after a conclusive stop acknowledgement the last state may still arrive.
 pub const LAST_WORDS: Duration = Duration::from_secs(5);
-
-/// What the running stop is waiting for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum StopStage {
-    Graceful,
-    Forced,
-    /// The daemon has concluded the stop; only its last status may still be on the way.
-    Acknowledged,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -125,27 +118,15 @@ struct Pending {
 pub struct Lifecycle {
     spec: Spec,
     desired: Desired,
-    state: State,
-    /// A drain has been asked for and not been taken back.
-    draining: bool,
+    phase: Phase,
     /// The daemon may know of this incarnation.
     dispatched: bool,
     /// What the daemon at the other end of the last stream does.
     peer: DaemonPeer,
-    /// The end was inferred, and not seen.
-    lost: bool,
-    /// The stop is for a late start, nobody else wants it, and the daemon has not shown that it has it.
-    startup_stop: bool,
     player_count: i32,
     uptime: Duration,
     since: Instant,
     link: Link,
-    startup_due: Option<Instant>,
-    stop_due: Option<Instant>,
-    stop_stage: StopStage,
-    /// What was left of the grace when the stream ended, if that is known.
-    grace_left: Option<Duration>,
-    lifetime_due: Option<Instant>,
     pending: Pending,
 }
 
@@ -156,21 +137,13 @@ impl Lifecycle {
         Self {
             spec,
             desired: Desired::Run,
-            state: State::Scheduled,
-            draining: false,
+            phase: Phase::Scheduled { due: None },
             dispatched: false,
             peer: DaemonPeer::default(),
-            lost: false,
-            startup_stop: false,
             player_count: 0,
             uptime: Duration::ZERO,
             since: now,
             link: Link::Down,
-            startup_due: None,
-            stop_due: None,
-            stop_stage: StopStage::Graceful,
-            grace_left: None,
-            lifetime_due: None,
             pending: Pending::default(),
         }
     }
@@ -179,17 +152,17 @@ impl Lifecycle {
     #[must_use]
     pub fn restored(now: Instant, spec: Spec, state: State, desired: Desired) -> Self {
         let mut lifecycle = Self {
-            state,
             desired,
             dispatched: true,
             ..Self::new(now, spec)
         };
         // A controller that died between the wish and the transition finds its wish again.
         if desired != Desired::Run && !state.is_terminal() {
-            lifecycle.state = State::Stopping;
+            lifecycle.enter(now, State::Stopping);
+        } else {
+            lifecycle.enter(now, state);
         }
-        lifecycle.draining = lifecycle.state == State::Draining;
-        lifecycle.arm(now, lifecycle.state);
+        lifecycle.set_drain_requested(true);
         lifecycle
     }
 
@@ -242,7 +215,7 @@ impl Lifecycle {
     /// The state.
     #[must_use]
     pub const fn state(&self) -> State {
-        self.state
+        self.phase.state()
     }
 
     /// Players online, as last reported.
@@ -266,19 +239,19 @@ impl Lifecycle {
     /// Whether this incarnation is over.
     #[must_use]
     pub const fn is_terminal(&self) -> bool {
-        self.state.is_terminal()
+        self.state().is_terminal()
     }
 
     /// Whether this incarnation only counts as ended because nothing was heard of it.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
-        self.lost
+        matches!(self.phase, Phase::Crashed { lost: true })
     }
 
     /// Whether a drain has been asked for and not been taken back.
     #[must_use]
     pub const fn is_drain_requested(&self) -> bool {
-        self.draining
+        matches!(self.phase, Phase::Draining { requested: true, .. })
     }
 
     /// Whether the daemon may know of this incarnation.
@@ -291,18 +264,23 @@ impl Lifecycle {
     pub fn handle_connected(&mut self, now: Instant, peer: DaemonPeer) {
         self.link = Link::Up;
         self.peer = peer;
-        match self.state {
-            State::Scheduled => self.startup_due = None,
-            State::Preparing | State::Starting => self.arm_startup(now),
-            State::Stopping => self.arm_stop(now),
-            State::Running | State::Draining | State::Stopped | State::Crashed => {}
+        match self.phase {
+            Phase::Scheduled { .. } => self.phase.set_startup_due(None),
+            Phase::Preparing { .. } | Phase::Starting { .. } => self.arm_startup(now),
+            Phase::Stopping(_) => self.arm_stop(now),
+            Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
         }
     }
 
     /// The stream is gone.
     pub fn handle_disconnected(&mut self, now: Instant) {
-        if self.link == Link::Up && self.state == State::Stopping && self.stop_stage == StopStage::Graceful {
-            self.grace_left = self.stop_due.map(|due| due.saturating_duration_since(now));
+        if self.link == Link::Up
+            && let Phase::Stopping(Stop {
+                stage: StopStage::Graceful { left },
+                due,
+            }) = &mut self.phase
+        {
+            *left = due.map(|due| due.saturating_duration_since(now));
         }
         self.rest();
     }
@@ -325,14 +303,17 @@ impl Lifecycle {
             return;
         }
         self.link = Link::Up;
-        match self.state {
-            State::Scheduled if self.startup_due.is_none() => {}
-            State::Scheduled | State::Preparing | State::Starting => self.arm_startup(now),
-            State::Stopping if self.stop_stage == StopStage::Acknowledged => {
-                self.stop_due = now.checked_add(LAST_WORDS);
+        match &mut self.phase {
+            Phase::Scheduled { due: None } => {}
+            Phase::Scheduled { .. } | Phase::Preparing { .. } | Phase::Starting { .. } => {
+                self.arm_startup(now)
             }
-            State::Stopping => self.arm_stop(now),
-            State::Running | State::Draining | State::Stopped | State::Crashed => {}
+            Phase::Stopping(Stop {
+                stage: StopStage::Acknowledged,
+                due,
+            }) => *due = now.checked_add(LAST_WORDS),
+            Phase::Stopping(_) => self.arm_stop(now),
+            Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
         }
     }
 
@@ -349,7 +330,7 @@ impl Lifecycle {
     /// The daemon has taken the start on.
     pub fn handle_start_accepted(&mut self, now: Instant) {
         self.dispatched = true;
-        if self.state == State::Scheduled && self.link != Link::Down && self.startup_due.is_none() {
+        if self.phase == (Phase::Scheduled { due: None }) && self.link != Link::Down {
             self.arm_startup(now);
         }
     }
@@ -366,16 +347,18 @@ impl Lifecycle {
 
     /// The daemon's list at the handshake has an entry for this instance.
     pub fn handle_listed(&mut self, now: Instant, report: Report) -> Judgement {
-        let stops_already = self.state == State::Stopping && report.state == State::Stopping;
+        let stops_already = self.state() == State::Stopping && report.state == State::Stopping;
         let judgement = self.observe(now, report, Cause::Reconciled);
-        // The order got there, and its grace has begun.
-        if let Some(left) = self
-            .grace_left
-            .take()
-            .filter(|_| stops_already && judgement.is_accepted())
-            && self.stop_stage == StopStage::Graceful
+        if let Phase::Stopping(Stop {
+            stage: StopStage::Graceful { left },
+            due,
+        }) = &mut self.phase
+            && let Some(left) = left.take()
+            && stops_already
+            && judgement.is_accepted()
         {
-            self.stop_due = now.checked_add(left);
+            // The order got there, and its grace has begun.
+            *due = now.checked_add(left);
         }
         judgement
     }
@@ -401,12 +384,10 @@ impl Lifecycle {
 
     /// What was seen of the very incarnation.
     fn see(&mut self, now: Instant, seen: State, cause: Cause) -> Judgement {
-        let from = self.state;
-        let assumed = match from {
-            State::Crashed => self.lost && self.desired == Desired::Run && !seen.is_terminal(),
-            State::Stopping => self.startup_stop && seen == State::Running,
-            _ => false,
-        };
+        let from = self.state();
+        let end_was_assumed = self.is_lost() && self.desired == Desired::Run && !seen.is_terminal();
+        let stop_was_ours = self.phase.is_stopped_for_late_start() && seen == State::Running;
+        let assumed = end_was_assumed || stop_was_ours;
         let (input, cause) = if assumed && seen != State::Scheduled {
             self.desired = Desired::Run;
             self.pending.stop = None;
@@ -417,8 +398,7 @@ impl Lifecycle {
         let transition = self.apply(now, input, cause);
         if transition != Transition::Illegal {
             // Seen now, and assumed no more.
-            self.lost = false;
-            self.startup_stop = false;
+            self.phase.confirm();
         }
         match transition {
             Transition::To(to) => Judgement::Applied { from, to },
@@ -430,8 +410,8 @@ impl Lifecycle {
     /// What a report of `seen` means here: draining is our own wish, the daemon sees a running server.
     #[must_use]
     pub const fn heard(&self, seen: State) -> State {
-        match (self.state, seen) {
-            (State::Draining, State::Running) if self.draining => State::Draining,
+        match (self.phase, seen) {
+            (Phase::Draining { requested: true, .. }, State::Running) => State::Draining,
             _ => seen,
         }
     }
@@ -448,16 +428,24 @@ impl Lifecycle {
             return;
         }
         self.uptime = report.uptime;
-        if let (Some(due), Some(lifetime)) = (self.lifetime_due, self.spec.limits.lifetime) {
+        if let Phase::Running {
+            lifetime_due: Some(due),
+        }
+        | Phase::Draining {
+            lifetime_due: Some(due),
+            ..
+        } = &mut self.phase
+            && let Some(lifetime) = self.spec.limits.lifetime
+        {
             let left = lifetime.saturating_sub(report.uptime);
-            self.lifetime_due = Some(now.checked_add(left).map_or(due, |earlier| earlier.min(due)));
+            *due = now.checked_add(left).map_or(*due, |earlier| earlier.min(*due));
         }
     }
 
     /// The server itself says that it is ready, past the daemon.
     pub fn handle_ready(&mut self, now: Instant) -> Judgement {
         // A plugin repeats itself every few seconds; only the first time is news.
-        if matches!(self.state, State::Running | State::Draining) {
+        if matches!(self.state(), State::Running | State::Draining) {
             return Judgement::Duplicate;
         }
         self.see(now, State::Running, Cause::Ready)
@@ -468,11 +456,11 @@ impl Lifecycle {
         match Age::of(incarnation, self.spec.incarnation) {
             Age::Older | Age::Newer => return CrashVerdict::Stale,
             // A daemon reports PREPARING before anything can crash, so this one is of an earlier life.
-            Age::Unknown if self.state == State::Scheduled => return CrashVerdict::Stale,
+            Age::Unknown if self.state() == State::Scheduled => return CrashVerdict::Stale,
             Age::Unknown | Age::Current => {}
         }
         self.apply(now, Input::Reported(State::Crashed), Cause::CrashReported);
-        self.lost = false;
+        self.phase.confirm();
         CrashVerdict::Current
     }
 
@@ -481,11 +469,13 @@ impl Lifecycle {
     /// `conclusive` if it does so after the process is gone (the Java daemon), rather than when it begins. If no last
     /// state follows such an acknowledgement, there was nothing to stop.
     pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
-        self.startup_stop = false;
-        if self.state == State::Stopping && conclusive {
-            self.stop_stage = StopStage::Acknowledged;
+        self.phase.confirm_stop();
+        if let Phase::Stopping(Stop { stage, due }) = &mut self.phase
+            && conclusive
+        {
+            *stage = StopStage::Acknowledged;
             let soon = now.checked_add(LAST_WORDS);
-            self.stop_due = match (self.stop_due, soon) {
+            *due = match (*due, soon) {
                 (Some(due), Some(soon)) => Some(due.min(soon)),
                 (due, soon) => due.or(soon),
             };
@@ -494,7 +484,7 @@ impl Lifecycle {
 
     /// The daemon has the instance running although it acknowledged the stop: the stop goes out again, and starts over.
     pub fn handle_stop_repeated(&mut self, now: Instant) {
-        if self.state == State::Stopping {
+        if self.state() == State::Stopping {
             self.arm_stop(now);
         }
     }
@@ -502,15 +492,20 @@ impl Lifecycle {
     /// As [`handle_stop_repeated`](Self::handle_stop_repeated), and the stop has been repeated often enough: the
     /// acknowledgement proves nothing, and the deadline stays.
     pub fn handle_stop_contradicted(&mut self) {
-        if self.stop_stage == StopStage::Acknowledged {
-            self.stop_stage = self.stage_of_desired();
+        let wanted = self.stage_of_desired();
+        if let Phase::Stopping(Stop { stage, .. }) = &mut self.phase
+            && *stage == StopStage::Acknowledged
+        {
+            *stage = wanted;
         }
     }
 
     /// The instance is known to be gone, unexpectedly, or is given up.
     pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
-        if let Transition::To(_) = self.apply(now, Input::Lost, cause) {
-            self.lost = cause != Cause::Superseded;
+        if let Transition::To(_) = self.apply(now, Input::Lost, cause)
+            && let Phase::Crashed { lost } = &mut self.phase
+        {
+            *lost = cause != Cause::Superseded;
         }
     }
 
@@ -526,8 +521,8 @@ impl Lifecycle {
 
     fn stop(&mut self, now: Instant, mode: StopMode, cause: Cause) -> Verdict {
         // From now on somebody wants it, so it is not taken back any more.
-        self.startup_stop = false;
-        if self.state.is_terminal() || self.desired >= Desired::from(mode) {
+        self.phase.confirm_stop();
+        if self.is_terminal() || self.desired >= Desired::from(mode) {
             return Verdict::AlreadyInEffect;
         }
         self.desired = mode.into();
@@ -551,12 +546,14 @@ impl Lifecycle {
 
     fn drain(&mut self, now: Instant, input: Input) -> Verdict {
         match self.apply(now, input, Cause::Requested) {
-            Transition::Illegal if self.state.is_terminal() => Verdict::Denied(DeniedReason::AlreadyEnded),
-            Transition::Illegal => Verdict::Denied(DeniedReason::WrongState { state: self.state }),
+            Transition::Illegal if self.is_terminal() => Verdict::Denied(DeniedReason::AlreadyEnded),
+            Transition::Illegal => Verdict::Denied(DeniedReason::WrongState { state: self.state() }),
             // The daemon may have begun the drain itself; from now on it is ours.
-            Transition::Same if self.draining == (input == Input::DrainRequested) => Verdict::AlreadyInEffect,
+            Transition::Same if self.is_drain_requested() == (input == Input::DrainRequested) => {
+                Verdict::AlreadyInEffect
+            }
             Transition::To(_) | Transition::Same => {
-                self.draining = input == Input::DrainRequested;
+                self.set_drain_requested(input == Input::DrainRequested);
                 Verdict::Accepted
             }
         }
@@ -577,29 +574,35 @@ impl Lifecycle {
             return Some(Output::LifetimeOver);
         }
         if let Some((from, cause)) = pending.changed.take()
-            && from != self.state
+            && from != self.phase.state()
         {
             return Some(Output::Changed {
                 from,
-                to: self.state,
+                to: self.phase.state(),
                 cause,
             });
         }
         pending
             .stop
             .take()
-            .filter(|_| !self.state.is_terminal())
+            .filter(|_| !self.phase.state().is_terminal())
             .map(Output::Stop)
     }
 
     fn apply(&mut self, now: Instant, input: Input, cause: Cause) -> Transition {
-        let transition = transition(self.state, input);
+        let from = self.state();
+        let transition = transition(from, input);
         if let Transition::To(to) = transition {
-            let from = std::mem::replace(&mut self.state, to);
-            self.since = now;
+            self.enter(now, to);
             self.pending.changed = Some((self.pending.changed.map_or(from, |(first, _)| first), cause));
-            self.arm(now, from);
         }
         transition
+    }
+
+    /// Without effect unless the instance drains.
+    const fn set_drain_requested(&mut self, wanted: bool) {
+        if let Phase::Draining { requested, .. } = &mut self.phase {
+            *requested = wanted;
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{KILL, Lifecycle, Link, MARGIN, PREPARATION, StopStage};
+use super::{KILL, Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
 use crate::instance::{Cause, Desired, Input, Limits, State, Timer};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
@@ -10,37 +10,49 @@ use crate::verdict::StopMode;
 impl Lifecycle {
     /// Lets expired timers take effect; early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let expired = |due: Option<Instant>| due.is_some_and(|at| at <= now);
-        if expired(self.lifetime_due) {
-            self.lifetime_due = None;
+        if self.phase.lifetime_due().is_some_and(|at| at <= now) {
             self.pending.lifetime_over = true;
             let _ = self.stop(now, StopMode::Graceful, Cause::LifetimeOver);
         }
         if self.link != Link::Up {
             return;
         }
-        if expired(self.startup_due) {
-            self.startup_due = None;
-            self.pending.startup_timed_out = self.startup_limit();
-            let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
-            self.startup_stop = self.state == State::Stopping;
+        match self.phase.daemon_due().filter(|deadline| deadline.at <= now) {
+            None => {}
+            Some(Deadline {
+                timer: Timer::Stop, ..
+            }) => self.handle_stop_overdue(now),
+            Some(_) => {
+                self.pending.startup_timed_out = self.startup_limit(self.state());
+                let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
+                if let Phase::Stopping(Stop {
+                    stage: StopStage::Forced { for_late_start },
+                    ..
+                }) = &mut self.phase
+                {
+                    *for_late_start = true;
+                }
+            }
         }
-        if expired(self.stop_due) {
-            self.stop_due = None;
-            match self.stop_stage {
-                StopStage::Graceful => {
-                    self.pending.stop_overdue = Some(StopMode::Graceful);
-                    self.desired = Desired::ForceStop;
-                    self.pending.stop = Some(StopMode::Force);
-                    self.arm_stop(now);
-                }
-                StopStage::Forced => {
-                    self.pending.stop_overdue = Some(StopMode::Force);
-                    self.handle_lost(now, Cause::StopOverdue);
-                }
-                StopStage::Acknowledged => {
-                    self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
-                }
+    }
+
+    fn handle_stop_overdue(&mut self, now: Instant) {
+        let Phase::Stopping(Stop { stage, .. }) = self.phase else {
+            return;
+        };
+        match stage {
+            StopStage::Graceful { .. } => {
+                self.pending.stop_overdue = Some(StopMode::Graceful);
+                self.desired = Desired::ForceStop;
+                self.pending.stop = Some(StopMode::Force);
+                self.arm_stop(now);
+            }
+            StopStage::Forced { .. } => {
+                self.pending.stop_overdue = Some(StopMode::Force);
+                self.handle_lost(now, Cause::StopOverdue);
+            }
+            StopStage::Acknowledged => {
+                self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
             }
         }
     }
@@ -48,65 +60,45 @@ impl Lifecycle {
     /// The earliest armed timer.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
-        let deadline = |timer, due: Option<Instant>| due.map(|at| Deadline { at, timer });
-        let lifetime = deadline(Timer::Lifetime, self.lifetime_due);
-        if self.link != Link::Up {
-            return lifetime;
-        }
-        let startup = if self.state == State::Starting {
-            Timer::Startup
-        } else {
-            Timer::Preparation
-        };
-        let waiting = Deadline::earlier(
-            deadline(startup, self.startup_due),
-            deadline(Timer::Stop, self.stop_due),
-        );
-        Deadline::earlier(lifetime, waiting)
+        let lifetime = self.phase.lifetime_due().map(|at| Deadline {
+            at,
+            timer: Timer::Lifetime,
+        });
+        let daemon = self.phase.daemon_due().filter(|_| self.link == Link::Up);
+        Deadline::earlier(lifetime, daemon)
     }
 
-    /// Arms and disarms the timers of the state that was just entered.
-    pub(super) fn arm(&mut self, now: Instant, from: State) {
-        match self.state {
-            State::Scheduled => self.startup_due = None,
-            State::Preparing | State::Starting => self.arm_startup(now),
-            State::Running | State::Draining => {
-                self.startup_due = None;
-                self.stop_due = None;
-                if self.state == State::Running && from != State::Draining {
-                    self.draining = false;
-                }
-                if self.lifetime_due.is_none() {
-                    self.lifetime_due = self
-                        .spec
-                        .limits
-                        .lifetime
-                        .and_then(|lifetime| now.checked_add(lifetime));
-                }
-            }
+    /// Goes over to a state, with the deadlines that begin there; those of the former end with it.
+    pub(super) fn enter(&mut self, now: Instant, to: State) {
+        let due = self.startup_due(now, to);
+        let lifetime_due = self.phase.lifetime_due().or_else(|| {
+            let lifetime = self.spec.limits.lifetime;
+            lifetime.and_then(|lifetime| now.checked_add(lifetime))
+        });
+        self.since = now;
+        self.phase = match to {
+            State::Scheduled => Phase::Scheduled { due: None },
+            State::Preparing => Phase::Preparing { due },
+            State::Starting => Phase::Starting { due },
+            State::Running => Phase::Running { lifetime_due },
+            State::Draining => Phase::Draining {
+                requested: false,
+                lifetime_due,
+            },
             State::Stopping => {
-                self.startup_due = None;
-                self.lifetime_due = None;
-                self.draining = false;
-                self.stop_due = None;
-                self.grace_left = None;
-                if self.link != Link::Down {
-                    self.arm_stop(now);
-                }
+                let stage = self.stage_of_desired();
+                let due = self.stop_due(now, stage).filter(|_| self.link != Link::Down);
+                Phase::Stopping(Stop { stage, due })
             }
-            State::Stopped | State::Crashed => {
-                self.startup_due = None;
-                self.stop_due = None;
-                self.lifetime_due = None;
-                self.draining = false;
-            }
-        }
+            State::Stopped => Phase::Stopped,
+            State::Crashed => Phase::Crashed { lost: false },
+        };
     }
 
     /// How long the state may last on the way up; `None` if nobody can tell.
-    pub(super) fn startup_limit(&self) -> Option<Duration> {
+    fn startup_limit(&self, state: State) -> Option<Duration> {
         let Limits { startup, grace, .. } = self.spec.limits;
-        match self.state {
+        match state {
             State::Scheduled | State::Preparing => Some(PREPARATION.max(startup)),
             State::Starting if !self.peer.judges_readiness => None,
             State::Starting if self.peer.keeps_startup_deadline => {
@@ -117,27 +109,45 @@ impl Lifecycle {
         }
     }
 
+    fn startup_due(&self, now: Instant, state: State) -> Option<Instant> {
+        let limit = self.startup_limit(state).filter(|_| self.link != Link::Down)?;
+        now.checked_add(limit)
+    }
+
     pub(super) fn arm_startup(&mut self, now: Instant) {
-        self.startup_due = match (self.link, self.startup_limit()) {
-            (Link::Up | Link::Silent, Some(limit)) => now.checked_add(limit),
-            (Link::Down, _) | (_, None) => None,
-        };
+        let due = self.startup_due(now, self.state());
+        self.phase.set_startup_due(due);
     }
 
+    /// Begins the stop that is wanted, or begins it anew.
     pub(super) fn arm_stop(&mut self, now: Instant) {
-        self.stop_stage = self.stage_of_desired();
-        let grace = match self.stop_stage {
-            StopStage::Graceful => self.spec.limits.grace,
-            StopStage::Forced | StopStage::Acknowledged => Duration::ZERO,
+        let Phase::Stopping(Stop { stage: before, .. }) = self.phase else {
+            return;
         };
-        self.stop_due = now.checked_add(grace.saturating_add(KILL + MARGIN));
+        let stage = match (self.stage_of_desired(), before) {
+            // What is known of the same stop stays known.
+            (StopStage::Graceful { .. }, StopStage::Graceful { .. })
+            | (StopStage::Forced { .. }, StopStage::Forced { .. }) => before,
+            (stage, _) => stage,
+        };
+        let due = self.stop_due(now, stage);
+        self.phase = Phase::Stopping(Stop { stage, due });
     }
 
-    pub(super) fn stage_of_desired(&self) -> StopStage {
-        if self.desired == Desired::ForceStop {
-            StopStage::Forced
-        } else {
-            StopStage::Graceful
+    fn stop_due(&self, now: Instant, stage: StopStage) -> Option<Instant> {
+        let grace = match stage {
+            StopStage::Graceful { .. } => self.spec.limits.grace,
+            StopStage::Forced { .. } | StopStage::Acknowledged => Duration::ZERO,
+        };
+        now.checked_add(grace.saturating_add(KILL + MARGIN))
+    }
+
+    pub(super) const fn stage_of_desired(&self) -> StopStage {
+        match self.desired {
+            Desired::ForceStop => StopStage::Forced {
+                for_late_start: false,
+            },
+            Desired::Run | Desired::Stop => StopStage::Graceful { left: None },
         }
     }
 }
