@@ -87,7 +87,7 @@ impl Lifecycle {
             },
             State::Stopping => {
                 let stage = self.stage_of_desired();
-                let due = self.stop_due(now, stage).filter(|_| self.link != Link::Down);
+                let due = self.stop_due(now, stage);
                 Phase::Stopping(Stop { stage, due })
             }
             State::Stopped => Phase::Stopped,
