@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use prexorcloud_proto::{ConsoleOutput, DaemonMessage, daemon_message};
 use prexorcloud_protocol::DaemonEvent;
-use prexorcloud_protocol::outbox::Class;
+use prexorcloud_protocol::session::Class;
 use prexorcloud_transport::Target;
 
 use crate::pki::Pki;

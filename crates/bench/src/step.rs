@@ -8,12 +8,12 @@ use prexorcloud_proto::{
     controller_message, daemon_message,
 };
 use prexorcloud_protocol::fence::EpochFence;
-use prexorcloud_protocol::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::{self, Lifecycle, Spec, State};
 use prexorcloud_protocol::peer::DaemonPeer;
-use prexorcloud_protocol::reconcile::ReconcilePolicy;
+use prexorcloud_protocol::roster::ReconcilePolicy;
 use prexorcloud_protocol::roster::Roster;
+use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::{
     Capabilities, DaemonConfig, DaemonSession, Epoch, Incarnation, InstanceId, NodeId, Received, Session as _,
 };

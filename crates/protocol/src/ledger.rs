@@ -279,7 +279,7 @@ impl Command {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use prexorcloud_protocol::ledger::{Answer, Ledger, Order};
+/// use prexorcloud_protocol::unstable::ledger::{Answer, Ledger, Order};
 /// use prexorcloud_protocol::{Incarnation, Verdict, proto::StartInstanceAck};
 /// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut ledger = Ledger::new("lobby-1".parse().unwrap(), Incarnation::new(1));

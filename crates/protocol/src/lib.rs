@@ -84,12 +84,10 @@
 //! | [`handshake`] | whether a stream may carry anything at all |
 //! | [`heartbeat`] | when a peer is asked, and when it is given up |
 //! | [`instance`] | what an observation means for an instance |
-//! | [`ledger`] | whether a command is sent, repeated or given up |
-//! | [`reconcile`] | what to do about the difference between belief and report |
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
 //! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
-//! | [`outbox`] | what leaves next, and what is shed when the peer is slow |
+//! | [`unstable`] | the parts of these machines (ledger, reconciliation, outbox, heartbeat), for those who test or study them |
 //! | [`session`] | all of it composed: [`DaemonSession`] and [`ControllerSession`] |
 #![warn(missing_docs)]
 
@@ -100,17 +98,18 @@ pub mod heartbeat;
 pub mod hosted;
 pub mod id;
 pub mod instance;
-pub mod ledger;
+mod ledger;
 pub mod limits;
 pub mod node;
-pub mod outbox;
+mod outbox;
 pub mod payload;
 pub mod peer;
-pub mod reconcile;
+mod reconcile;
 pub mod roster;
 pub mod session;
 pub mod time;
 pub mod trace;
+pub mod unstable;
 pub mod validate;
 mod verdict;
 

@@ -7,12 +7,12 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::{InstanceStatusUpdate, StartInstance, StartInstanceAck};
-use prexorcloud_protocol::reconcile::ReconcilePolicy;
+use prexorcloud_protocol::roster::ReconcilePolicy;
 use prexorcloud_protocol::roster::Roster;
+use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::{Capabilities, InstanceId, NodeId};
 
 struct Counting;

@@ -11,10 +11,10 @@ use prexorcloud_protocol::handshake::daemon::HandshakeFailure;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::limits::CRASH_REPORT_BYTES;
-use prexorcloud_protocol::outbox::Class;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
+use prexorcloud_protocol::session::Class;
 use prexorcloud_protocol::session::daemon::{CRASHES_KEPT, StartRejection, StatusReport};
 use prexorcloud_protocol::session::{Anomaly, kind};
 use prexorcloud_protocol::{

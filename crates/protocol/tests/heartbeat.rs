@@ -5,10 +5,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::heartbeat::{
+use prexorcloud_protocol::proto::Ping;
+use prexorcloud_protocol::unstable::heartbeat::{
     HeartbeatConfig, News, Output, PongError, Prober, SilenceWatch, answer, interval_from_wire,
 };
-use prexorcloud_protocol::proto::Ping;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 

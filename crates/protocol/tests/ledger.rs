@@ -4,13 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::ledger::{
+use prexorcloud_protocol::proto::{
+    StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck,
+};
+use prexorcloud_protocol::unstable::ledger::{
     ALREADY_RUNNING, ALREADY_STARTING, Answer, CommandId, Disposition, Expired, Kind, Ledger,
     MAX_RETRY_DELAY, MIN_RETRY_DELAY, Order, RETRIES, Reissue, START_ANSWER, STOP_ANSWER, StartFailure,
     Timer,
-};
-use prexorcloud_protocol::proto::{
-    StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck,
 };
 use prexorcloud_protocol::{Incarnation, StopMode, Verdict};
 use proptest::prelude::*;

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use prexorcloud_protocol::outbox::{Bound, Bounds, Class, Outbox, Outgoing};
 use prexorcloud_protocol::proto::daemon_message::Payload;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, ControllerMessage, DaemonLogRecord, DaemonMessage, InstanceFileContent, ModuleEvent, Ping,
     Pong, PreWarmCache, controller_message,
 };
+use prexorcloud_protocol::unstable::outbox::{Bound, Bounds, Class, Outbox, Outgoing};
 use proptest::prelude::*;
 
 const LINES: usize = 16;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prexorcloud_protocol::instance::{Age, Desired, Input, State, Transition, transition};
 use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::RunningInstance;
-use prexorcloud_protocol::reconcile::{
+use prexorcloud_protocol::unstable::reconcile::{
     Action, GroupPolicy, Ignored, Known, OrphanReason, ReconcilePolicy, Rest, plan,
 };
 use prexorcloud_protocol::{Capabilities, Incarnation, InstanceId};

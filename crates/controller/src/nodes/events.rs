@@ -7,8 +7,7 @@ use prexorcloud_protocol::{
     compat::ContractMatch,
     handshake::controller::Hello,
     node::controller::{Commit, ControllerWork, StreamId},
-    reconcile::GroupPolicy,
-    roster::InstanceEvent,
+    roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
 };
 

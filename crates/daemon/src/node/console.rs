@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use prexorcloud_proto::ConsoleOutput;
 use prexorcloud_protocol::DaemonSession;
-use prexorcloud_protocol::outbox::Class;
+use prexorcloud_protocol::session::Class;
 use prexorcloud_transport::SessionHandle;
 use tokio::sync::mpsc;
 

@@ -13,7 +13,7 @@ use prexorcloud_proto::{
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
 use prexorcloud_protocol::node::controller::{Change, ControllerWork, OrderId, StreamId};
-use prexorcloud_protocol::reconcile::GroupPolicy;
+use prexorcloud_protocol::roster::GroupPolicy;
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::controller::Admission;
 use prexorcloud_protocol::{

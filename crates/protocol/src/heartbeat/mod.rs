@@ -13,15 +13,16 @@
 //!
 //! Whether the operator has cordoned or drained the node is another fact and lives elsewhere.
 
-mod prober;
-mod silence;
+pub(crate) mod prober;
+pub(crate) mod silence;
 
 use std::time::Duration;
 
 use prexorcloud_proto::{Ping, Pong};
 
-pub use prober::{HeartbeatConfig, News, Output, PongError, Prober, RoundTrip, Timer};
-pub use silence::{SilenceWatch, Timer as SilenceTimer};
+pub use prober::{HeartbeatConfig, PongError};
+pub(crate) use prober::{News, Output, Prober};
+pub(crate) use silence::SilenceWatch;
 
 /// The interval of a controller that does not say.
 pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(30);

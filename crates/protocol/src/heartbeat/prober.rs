@@ -134,7 +134,7 @@ enum Belief {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use prexorcloud_protocol::heartbeat::{HeartbeatConfig, News, Output, Prober};
+/// use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, News, Output, Prober};
 /// # let start = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut prober = Prober::new(start, HeartbeatConfig::default());
 /// assert_eq!(prober.poll_output(), Some(Output::SendPing { sequence: 1, answered: 0 }));

@@ -19,7 +19,7 @@ use crate::time::Deadline;
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use prexorcloud_protocol::heartbeat::SilenceWatch;
+/// use prexorcloud_protocol::unstable::heartbeat::SilenceWatch;
 /// # let start = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let interval = Duration::from_secs(30);
 /// let mut watch = SilenceWatch::new(start, interval);

@@ -1,7 +1,7 @@
 //! What the controller knows about the instances of one node
 //!
-//! A [`Roster`] outlives the streams to its node. Each instance has a [`Lifecycle`] and a [ledger](crate::ledger);
-//! at every handshake the [reconciliation plan](crate::reconcile) brings belief and report together. While a session is
+//! A [`Roster`] outlives the streams to its node. Each instance has a [`Lifecycle`] and a [ledger](crate::unstable::ledger);
+//! at every handshake the [reconciliation plan](crate::unstable::reconcile) brings belief and report together. While a session is
 //! established the session drives the roster; at other times the application does, and starts and stops are kept until
 //! the next handshake.
 //!
@@ -13,7 +13,7 @@
 //! # What is bounded
 //! - Entries: [`limits::INSTANCES_PER_NODE`]; a start beyond that is denied, and so are orphans beyond that ignored.
 //! - Dispatches: at most one per instance is waiting, in the ledger of the instance. What one incarnation can cost on one
-//!   stream is bounded by its [commands](crate::ledger), and what an id can cost by `1 + RETRIES` orphans beside it.
+//!   stream is bounded by its [commands](crate::unstable::ledger), and what an id can cost by `1 + RETRIES` orphans beside it.
 //! - Events: [`EVENTS_KEPT`]. A step adds at most a handful per instance, so an application that polls never sees the
 //!   bound. One that does not loses the later events, and is told so by [`InstanceEvent::Lagged`]; the entries are right
 //!   in any case.
@@ -56,13 +56,14 @@ use slots::{Place, Slot, Slots};
 pub use stream_order::StreamOrder;
 
 pub use crate::instance::CrashVerdict;
+pub use crate::ledger::{Disposition, StartFailure, Timer as CommandTimer};
+pub use crate::reconcile::{GroupPolicy, OrphanReason, ReconcilePolicy};
 
 use crate::id::{InstanceId, NodeId};
 use crate::instance::{Cause, Judgement, Lifecycle, Output, Spec, State};
-use crate::ledger::{Expired, Order, RETRIES, StartFailure};
+use crate::ledger::{Expired, Order, RETRIES};
 use crate::limits;
 use crate::peer::DaemonPeer;
-use crate::reconcile::OrphanReason;
 use crate::time::Deadline;
 use crate::validate::{Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
@@ -88,7 +89,7 @@ enum Link {
 /// use std::time::Instant;
 /// use prexorcloud_protocol::instance::State;
 /// use prexorcloud_protocol::proto::{InstanceStatusUpdate, StartInstance};
-/// use prexorcloud_protocol::reconcile::ReconcilePolicy;
+/// use prexorcloud_protocol::roster::ReconcilePolicy;
 /// use prexorcloud_protocol::roster::{Dispatch, Roster};
 /// use prexorcloud_protocol::peer::DaemonPeer;
 /// use prexorcloud_protocol::{Capabilities, NodeId, Verdict};

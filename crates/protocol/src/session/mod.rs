@@ -16,7 +16,7 @@ pub mod kind;
 use std::fmt;
 use std::time::Instant;
 
-use crate::outbox::{Class, Overflow};
+pub use crate::outbox::{Bound, Bounds, Class, Overflow};
 use crate::time::Deadline;
 use crate::validate::Invalid;
 

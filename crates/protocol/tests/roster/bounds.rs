@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
-use prexorcloud_protocol::reconcile::{GroupPolicy, ReconcilePolicy};
 use prexorcloud_protocol::roster::{EVENTS_KEPT, InstanceEvent};
+use prexorcloud_protocol::roster::{GroupPolicy, ReconcilePolicy};
 use prexorcloud_protocol::{DeniedReason, StopMode, Verdict};
 
 use crate::{changes, connected, events, id, listed, roster, running, rust_peer, sent, start, status};

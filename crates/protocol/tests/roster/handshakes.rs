@@ -6,7 +6,7 @@ use std::time::Instant;
 use prexorcloud_protocol::StopMode;
 use prexorcloud_protocol::instance::{Desired, State};
 use prexorcloud_protocol::proto::RunningInstance;
-use prexorcloud_protocol::reconcile::{GroupPolicy, OrphanReason, ReconcilePolicy};
+use prexorcloud_protocol::roster::{GroupPolicy, OrphanReason, ReconcilePolicy};
 use prexorcloud_protocol::roster::{InstanceEvent, RosterEntry};
 
 use crate::{

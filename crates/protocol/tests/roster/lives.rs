@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::{Cause, State};
-use prexorcloud_protocol::ledger::{RETRIES, START_ANSWER, UNANSWERED};
 use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance};
 use prexorcloud_protocol::roster::InstanceEvent;
+use prexorcloud_protocol::unstable::ledger::{RETRIES, START_ANSWER, UNANSWERED};
 use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode, Verdict};
 
 use crate::{

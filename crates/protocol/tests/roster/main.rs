@@ -21,7 +21,7 @@ use prexorcloud_protocol::proto::{
     CrashReport, InstanceStatusUpdate, RunningInstance, StartFailureDisposition, StartInstance,
     StartInstanceAck, StopInstance, StopInstanceAck,
 };
-use prexorcloud_protocol::reconcile::ReconcilePolicy;
+use prexorcloud_protocol::roster::ReconcilePolicy;
 use prexorcloud_protocol::roster::{Dispatch, InstanceEvent, Roster};
 use prexorcloud_protocol::{Capabilities, InstanceId, NodeId, Verdict};
 use proptest::prelude::*;

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::{Cause, State};
-use prexorcloud_protocol::ledger::{FORGOTTEN, RETRIES};
 use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance, StopInstanceAck};
-use prexorcloud_protocol::reconcile::ReconcilePolicy;
+use prexorcloud_protocol::roster::ReconcilePolicy;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
+use prexorcloud_protocol::unstable::ledger::{FORGOTTEN, RETRIES};
 use prexorcloud_protocol::{InstanceId, StopMode};
 
 use crate::{

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use prexorcloud_protocol::instance::{Judgement, State};
-use prexorcloud_protocol::ledger::START_ANSWER;
-use prexorcloud_protocol::reconcile::OrphanReason;
+use prexorcloud_protocol::roster::OrphanReason;
 use prexorcloud_protocol::roster::{CrashVerdict, InstanceEvent};
+use prexorcloud_protocol::unstable::ledger::START_ANSWER;
 use prexorcloud_protocol::{StopMode, Verdict};
 
 use crate::{

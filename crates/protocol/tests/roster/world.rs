@@ -7,8 +7,8 @@ use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, State};
 use prexorcloud_protocol::proto::{
     InstanceStatusUpdate, RunningInstance, StartFailureDisposition, StopInstanceAck,
 };
-use prexorcloud_protocol::reconcile::{GroupPolicy, ReconcilePolicy};
 use prexorcloud_protocol::roster::{CrashVerdict, Dispatch, InstanceEvent, Roster};
+use prexorcloud_protocol::roster::{GroupPolicy, ReconcilePolicy};
 use prexorcloud_protocol::{DeniedReason, Incarnation, InstanceId, Verdict};
 use proptest::prelude::*;
 

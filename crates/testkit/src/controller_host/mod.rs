@@ -15,7 +15,7 @@ use prexorcloud_protocol::handshake::controller::Hello;
 use prexorcloud_protocol::node::controller::{
     Commit, CommitFailure, ControllerNode, ControllerWork, OrderId, OrderRefusal, StreamId,
 };
-use prexorcloud_protocol::reconcile::GroupPolicy;
+use prexorcloud_protocol::roster::GroupPolicy;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::controller::{Admission, ControllerOutcome};
 use prexorcloud_protocol::{

@@ -12,7 +12,7 @@ use prexorcloud_proto::{
 use prexorcloud_protocol::compat::PROTOCOL_VERSION;
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::Hosted;
-use prexorcloud_protocol::outbox::Class;
+use prexorcloud_protocol::session::Class;
 use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
     ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent, DaemonSession, NodeId,

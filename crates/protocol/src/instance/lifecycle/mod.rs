@@ -1,7 +1,7 @@
 //! One incarnation of one instance
 //!
 //! A [`Lifecycle`] holds what was asked for, what was reported, and the deadlines that follow. It knows nothing of
-//! messages or retries: it says *that* a stop has to go out ([`Output::Stop`]), the [ledger](crate::ledger) sees to it
+//! messages or retries: it says *that* a stop has to go out ([`Output::Stop`]), the [ledger](crate::unstable::ledger) sees to it
 //! that one does.
 //!
 //! | Timer | Runs | On expiry |

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The machine lives as long as the node. It owns the [`Roster`] and knows its streams, each by the number that the
-//! controller gave it when it came in; a [`ControllerSession`](crate::ControllerSession) is the machine of one of them.
+//! controller gave it when it came in; a [`ControllerSession`] is the machine of one of them.
 //!
 //! # Write, then act
 //! What depends on a record leaves only after [`handle_committed`](ControllerNode::handle_committed) of that record:
@@ -63,7 +63,7 @@ use streams::Streams;
 pub struct StreamId(u64);
 
 impl StreamId {
-    /// The stream whose [`ControllerSession`](crate::ControllerSession) was made with this number.
+    /// The stream whose [`ControllerSession`] was made with this number.
     #[must_use]
     pub const fn new(accepted: u64) -> Self {
         Self(accepted)
