@@ -4,6 +4,7 @@
 //! first, and what shares compiled code stands together.
 
 mod features;
+mod package;
 mod peers;
 
 use std::path::{Path, PathBuf};
@@ -98,23 +99,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "package",
         about: "each crate packages, and what everybody depends on builds from its package",
-        run: |ci| {
-            // A laptop may have edits that are not committed; what is packaged is the same.
-            let mut all = ci.command(&["package", "--workspace", "--no-verify", "--allow-dirty"]);
-            for name in &ci.unpublished {
-                all.args(["--exclude", name]);
-            }
-            if let failed @ Outcome::Failed(_) = run(&mut all)? {
-                return Ok(failed);
-            }
-            ci.cargo(&[
-                "package",
-                "--package=prexorcloud-proto",
-                "--package=prexorcloud-compat",
-                "--package=prexorcloud-protocol",
-                "--allow-dirty",
-            ])
-        },
+        run: package::step,
     },
     Step {
         name: "build",
