@@ -277,6 +277,9 @@ impl Command {
 
 /// The command in force for one incarnation of one instance
 ///
+/// After every call, [`poll_dispatch`](Self::poll_dispatch) may have something, and [`poll_timeout`](Self::poll_timeout) may
+/// have moved.
+///
 /// ```
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::unstable::ledger::{Answer, Ledger, Order};
@@ -686,6 +689,7 @@ impl Ledger {
     }
 
     /// The command that has to leave now, once per attempt.
+    #[must_use]
     pub fn poll_dispatch(&mut self) -> Option<Order> {
         let command = self.command.as_mut().filter(|command| command.unsent)?;
         command.unsent = false;

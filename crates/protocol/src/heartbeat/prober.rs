@@ -308,6 +308,7 @@ impl Prober {
     }
 
     /// The next piece of work or news.
+    #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {
         let news = self.lost.take().or_else(|| self.back.take()).map(Output::News);
         let answered = self.confirmed;

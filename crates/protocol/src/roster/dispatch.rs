@@ -36,6 +36,7 @@ impl Roster {
     }
 
     /// The next command that has to go out; `None` without a stream.
+    #[must_use]
     pub fn poll_dispatch(&mut self) -> Option<Dispatch> {
         self.poll_dispatch_if(|_, _, _| true)
     }

@@ -85,6 +85,9 @@ enum Link {
 
 /// The instances of one node
 ///
+/// After every call, drain [`poll_event`](Self::poll_event); take from [`poll_dispatch`](Self::poll_dispatch) as there is room
+/// for it; [`poll_timeout`](Self::poll_timeout) may have moved.
+///
 /// ```
 /// use std::time::Instant;
 /// use prexorcloud_protocol::instance::State;
@@ -499,6 +502,7 @@ impl Roster {
     }
 
     /// The next piece of news.
+    #[must_use]
     pub fn poll_event(&mut self) -> Option<InstanceEvent> {
         self.events.pop_front().or_else(|| {
             let dropped = std::mem::take(&mut self.dropped);

@@ -88,6 +88,8 @@ struct Pending {
 
 /// The life of one incarnation, as the controller knows it
 ///
+/// After every call, drain [`poll_output`](Self::poll_output); [`poll_timeout`](Self::poll_timeout) may have moved.
+///
 /// ```
 /// use std::time::{Duration, Instant};
 /// use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, Limits, Output, Report, Spec, State};
@@ -562,6 +564,7 @@ impl Lifecycle {
     /// The next piece of work or news
     ///
     /// Drain it after every call. Changes that nobody polled are reported as one, from the first state to the last.
+    #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {
         let pending = &mut self.pending;
         if let Some(limit) = pending.startup_timed_out.take() {
