@@ -4,18 +4,20 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{
-    ConsoleOutput, ControllerMessage, DaemonMessage, InstanceStatusUpdate, Ping, StartInstance,
-    controller_message, daemon_message,
+    ConsoleOutput, ControllerMessage, DaemonMessage, Handshake, InstanceStatusUpdate, NodeStatus, Ping,
+    StartInstance, controller_message, daemon_message,
 };
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::{self, Lifecycle, Spec, State};
+use prexorcloud_protocol::node::controller::{ControllerNode, ControllerWork, OrderId};
 use prexorcloud_protocol::peer::DaemonPeer;
-use prexorcloud_protocol::roster::ReconcilePolicy;
-use prexorcloud_protocol::roster::Roster;
+use prexorcloud_protocol::roster::{ReconcilePolicy, Roster};
+use prexorcloud_protocol::session::controller::Admission;
 use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
 use prexorcloud_protocol::{
-    Capabilities, DaemonConfig, DaemonSession, Epoch, Incarnation, InstanceId, NodeId, Received, Session as _,
+    Capabilities, ControllerConfig, ControllerSession, DaemonConfig, DaemonSession, Epoch, Incarnation,
+    InstanceId, NodeId, Received, Session as _,
 };
 
 use crate::allocations;
@@ -133,6 +135,34 @@ pub fn run(report: &mut Report) {
             })
         },
     );
+    measure(
+        report,
+        "whole path: report in, through session and node of 100 instances",
+        false,
+        || {
+            let now = Instant::now();
+            let (mut session, mut node, reports) = controller_of(now, 100);
+            let stream = session.stream();
+            let count = reports.len();
+            let mut messages: Vec<Received<DaemonMessage>> = (0..STEPS as usize)
+                .map(|index| {
+                    let payload = Some(daemon_message::Payload::InstanceStatus(
+                        reports[index % count].clone(),
+                    ));
+                    DaemonMessage { payload }.into()
+                })
+                .collect();
+            Box::new(move || {
+                for message in messages.drain(..) {
+                    session.handle_message(now, message);
+                    while let Some(event) = session.poll_event() {
+                        let _ = black_box(node.handle_event(now, stream, event));
+                    }
+                }
+                STEPS
+            })
+        },
+    );
     measure(report, "daemon's session: ping in, pong out", true, || {
         let now = Instant::now();
         let mut session = established(now);
@@ -192,6 +222,75 @@ fn start_of(index: usize) -> StartInstance {
         incarnation: 1,
         ..Default::default()
     }
+}
+
+/// A controller's session and node machine, with so many instances that run; everything is recorded at once.
+fn controller_of(
+    now: Instant,
+    count: usize,
+) -> (ControllerSession, ControllerNode, Vec<InstanceStatusUpdate>) {
+    let name = NodeId::new("node-1").unwrap_or_else(|_| unreachable!("a valid name"));
+    let mut session = ControllerSession::new(ControllerConfig::default(), name, 1);
+    let mut node = ControllerNode::new(name);
+    let handshake = Handshake {
+        node_id: name.into(),
+        version: "1".into(),
+        protocol_version: 1,
+        capabilities: Capabilities::SESSION.to_wire(),
+        ..Default::default()
+    };
+    let turn = |session: &mut ControllerSession, node: &mut ControllerNode, payload| {
+        let payload = Some(payload);
+        session.handle_message(now, DaemonMessage { payload }.into());
+        while let Some(event) = session.poll_event() {
+            let _ = node.handle_event(now, session.stream(), event);
+            while let Some(work) = node.poll_work() {
+                match work.hand_to(now, session) {
+                    Some(ControllerWork::Admit { hello }) => {
+                        node.handle_admission(now, hello, Admission::default());
+                    }
+                    Some(ControllerWork::Commit(commit)) => node.handle_committed(now, commit.id),
+                    _ => {}
+                }
+            }
+            node.feed(session);
+            while session.poll_transmit().is_some() {}
+        }
+    };
+    session.handle_connected(now);
+    turn(
+        &mut session,
+        &mut node,
+        daemon_message::Payload::Handshake(Box::new(handshake)),
+    );
+    let reports: Vec<_> = (0..count)
+        .map(|index| InstanceStatusUpdate {
+            instance_id: format!("lobby-{index}"),
+            state: State::Running.to_wire(),
+            port: 30_000,
+            player_count: 7,
+            uptime_ms: 60_000,
+            incarnation: 1,
+        })
+        .collect();
+    for (order, report) in (0..).zip(&reports) {
+        let start = StartInstance {
+            instance_id: report.instance_id.clone(),
+            ..start_of(0)
+        };
+        node.start(now, OrderId(order), Box::new(start));
+        turn(
+            &mut session,
+            &mut node,
+            daemon_message::Payload::NodeStatus(NodeStatus::default()),
+        );
+        turn(
+            &mut session,
+            &mut node,
+            daemon_message::Payload::InstanceStatus(report.clone()),
+        );
+    }
+    (session, node, reports)
 }
 
 fn roster_of(now: Instant, count: usize) -> (Roster, Vec<InstanceStatusUpdate>) {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use prexorcloud_protocol::{
-    Close, Code, ControllerEvent, InstanceId, SendError,
+    Close, Code, ControllerEvent, InstanceId,
     compat::ContractMatch,
     handshake::controller::Hello,
     node::controller::{Commit, ControllerWork, StreamId},
@@ -122,28 +122,6 @@ impl Node {
                         stream.session.with(|session, _| session.close_with(close));
                     }
                 }
-                ControllerWork::Send {
-                    stream,
-                    payload,
-                    trace,
-                } => {
-                    let sent = self
-                        .streams
-                        .get(stream)
-                        .map_or(Err(SendError::NotConnected), |stream| {
-                            stream
-                                .session
-                                .with(|session, _| session.send_traced(payload, trace))
-                        });
-                    if let Err(error) = sent {
-                        tracing::debug!(node = %self.id, %error, "a message was not sent");
-                    }
-                }
-                ControllerWork::Object { stream, objection } => {
-                    if let Some(stream) = self.streams.get(stream) {
-                        stream.session.with(|session, now| session.object(now, objection));
-                    }
-                }
                 ControllerWork::Commit(Commit { id, changes }) => {
                     let (context, node) = (Arc::clone(&self.context), self.id);
                     self.committing = Some(Box::pin(async move {
@@ -153,6 +131,12 @@ impl Node {
                 ControllerWork::Answer { order, result } => self.answer(order, result),
                 ControllerWork::News(news) => self.show(news),
                 ControllerWork::Drained => self.record_drained().await,
+                work => {
+                    if let Some(stream) = work.stream().and_then(|stream| self.streams.get(stream)) {
+                        // What a session cannot send any more, its end says.
+                        let _ = stream.session.with(|session, now| work.hand_to(now, session));
+                    }
+                }
             }
         }
         if let Some(current) = self.machine.current_stream()
