@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::controller::Drain;
+use prexorcloud_protocol::node::controller::{ControllerNodeTimer, Drain};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 
 use crate::world::*;
@@ -93,4 +93,41 @@ fn a_drain_taken_back_leaves_alone_what_it_has_not_stopped() {
     world.advance(Duration::from_secs(5));
     assert_eq!(stops(&mut world), [] as [bool; 0]);
     assert_eq!(world.state(), State::Running);
+}
+
+#[test]
+fn the_machine_wants_to_be_woken_at_the_deadline() {
+    let mut world = World::connected();
+    world.running();
+    drain(&mut world, Duration::from_secs(1), false);
+    let due = world.node.poll_timeout().unwrap();
+    assert_eq!(
+        (due.at, due.timer),
+        (world.now + Duration::from_secs(1), ControllerNodeTimer::Drain)
+    );
+}
+
+#[test]
+fn a_node_is_not_empty_while_a_start_is_being_recorded() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.start(1);
+    drain(&mut world, HOUR, false);
+    assert_eq!(world.drained, 0);
+    world.commit_all();
+    assert_eq!(world.drained, 0);
+    world.report(1, 1, State::Stopped);
+    assert_eq!(world.drained, 1);
+}
+
+#[test]
+fn a_drain_orders_a_stop_once() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    drain(&mut world, HOUR, false);
+    for _ in 0..3 {
+        world.advance(Duration::from_secs(1));
+    }
+    assert_eq!(world.commit_all(), 2, "the wish, and the state that came of it");
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::controller::{Change, OrderOutcome};
+use prexorcloud_protocol::node::controller::{
+    CRASH_ATTEMPTS, CRASHES_WAITING, Change, CommitFailure, OrderOutcome,
+};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::{ConsoleOutput, Pong};
@@ -64,7 +66,7 @@ fn more_crashes_than_may_wait_are_left_to_the_daemon() {
         world.commit();
         stored += 1;
     }
-    assert_eq!(stored, prexorcloud_protocol::node::controller::CRASHES_WAITING);
+    assert_eq!(stored, CRASHES_WAITING);
     assert_eq!(world.sent(1).len(), stored, "only what is stored is acknowledged");
 }
 
@@ -167,4 +169,77 @@ fn silence_stops_the_clocks_that_wait_for_the_daemon() {
     assert!(!world.sent(1).iter().any(killed), "it has its whole grace");
     world.advance(Duration::from_secs(1));
     assert!(world.sent(1).iter().any(killed));
+}
+
+#[test]
+fn lines_of_the_incarnation_before_are_dropped() {
+    let mut world = World::connected();
+    world.running();
+    world.report(1, 1, State::Stopped);
+    world.start(2);
+    world.receive(
+        1,
+        FromDaemon::ConsoleOutput(ConsoleOutput {
+            instance_id: "lobby-1".into(),
+            incarnation: 1,
+            ..Default::default()
+        }),
+    );
+    assert!(
+        matches!(
+            world.events[..],
+            [ControllerEvent::Ignored(Anomaly::StaleInstance { .. })]
+        ),
+        "{:?}",
+        world.events
+    );
+}
+
+#[test]
+fn a_crash_report_that_the_storage_never_takes_is_left_to_the_daemon() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    world.fail(CommitFailure::Conflict("not this one".into()));
+    assert!(world.node.is_settled());
+    assert_eq!(world.sent(1), [], "it is not acknowledged");
+
+    for _ in 0..CRASHES_WAITING {
+        world.receive(1, crash(1, "r2"));
+    }
+    assert_eq!(world.commit_all(), CRASHES_WAITING, "it takes nobody's place");
+    world.sent(1);
+
+    world.receive(1, crash(1, "r3"));
+    for _ in 0..CRASH_ATTEMPTS {
+        assert!(!world.node.is_settled());
+        world.fail(storage());
+        world.advance(Duration::from_secs(5));
+    }
+    assert!(world.node.is_settled());
+    world.disconnect(1);
+    world.connect(2, handshake());
+    world.sent(2);
+    world.receive(2, crash(1, "r3"));
+    world.commit();
+    assert!(matches!(&world.sent(2)[..], [ack] if is_ack(ack, "r3")));
+}
+
+#[test]
+fn orders_pass_a_crash_report_that_waits_to_be_tried_again() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    world.fail(storage());
+    let order = world.start(1);
+    world.commit();
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
+    assert_eq!(world.sent(1).len(), 1);
+    assert!(
+        world.commits.is_empty(),
+        "the report is not tried before its time"
+    );
+    world.advance(Duration::from_secs(5));
+    let commit = world.commit();
+    assert!(matches!(commit.changes[0], Change::Crash { .. }));
 }

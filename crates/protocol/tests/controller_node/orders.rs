@@ -166,3 +166,20 @@ fn orders_that_wait_are_bounded() {
     // One is under way.
     assert_eq!(busy, 9);
 }
+
+#[test]
+fn what_is_unknown_is_not_forgotten_and_nothing_is_written() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let never_there = world.forget();
+    // One that waits behind a start which does not come to be.
+    world.start(1);
+    let not_any_more = world.forget();
+    assert_eq!(world.answers.get(&not_any_more), None);
+    world.fail(storage());
+    for order in [never_there, not_any_more] {
+        assert_eq!(world.answers[&order], Err(DeniedReason::UnknownInstance.into()));
+    }
+    assert!(world.commits.is_empty());
+    assert!(world.node.is_settled());
+}

@@ -212,3 +212,18 @@ fn answering(world: &mut World, mut time: Duration) {
         time -= step;
     }
 }
+
+#[test]
+fn an_end_is_confirmed_to_the_daemon_only_once_it_is_recorded() {
+    let mut world = World::connected();
+    world.running();
+    world.beat(1);
+    world.commits_at_once = false;
+    world.report(1, 1, State::Stopped);
+    let answered = world.beat(1);
+    world.beat(1);
+    assert!(world.confirmed < answered, "it is still being written");
+    world.commit_all();
+    world.beat(1);
+    assert!(world.confirmed >= answered, "{} {answered}", world.confirmed);
+}

@@ -152,3 +152,13 @@ fn a_node_with_more_to_hear_than_fits_connects_like_any_other() {
         assert!(world.closes.is_empty());
     }
 }
+
+#[test]
+fn news_of_a_stream_that_is_not_current_change_nothing() {
+    let mut world = World::connected();
+    world.running();
+    world.connect(2, listing(1, State::Running));
+    let late = ControllerEvent::Status(status(1, State::Crashed));
+    let left = world.node.handle_event(world.now, StreamId::new(1), late);
+    assert_eq!((left, world.state()), (None, State::Running));
+}

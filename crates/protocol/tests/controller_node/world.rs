@@ -40,6 +40,8 @@ pub struct World {
     pub drained: u32,
     sent: BTreeMap<u64, Vec<FromController>>,
     pings: Vec<i64>,
+    /// The pong that the last ping has confirmed.
+    pub confirmed: i64,
     orders: u64,
 }
 
@@ -61,6 +63,7 @@ impl World {
             drained: 0,
             sent: BTreeMap::new(),
             pings: Vec::new(),
+            confirmed: 0,
             orders: 0,
         }
     }
@@ -136,7 +139,10 @@ impl World {
                     any = true;
                     let payload = message.payload.unwrap();
                     match payload {
-                        FromController::Ping(ping) => self.pings.push(ping.sequence),
+                        FromController::Ping(ping) => {
+                            self.pings.push(ping.sequence);
+                            self.confirmed = ping.answered;
+                        }
                         payload => self.sent.entry(*stream).or_default().push(payload),
                     }
                 }
@@ -257,6 +263,26 @@ impl World {
     /// The pings that nobody has answered yet.
     pub fn pings(&mut self) -> Vec<i64> {
         std::mem::take(&mut self.pings)
+    }
+
+    /// Half a minute passes, and the daemon answers what it is asked.
+    pub fn beat(&mut self, stream: u64) -> i64 {
+        self.advance(Duration::from_secs(30));
+        let mut last = 0;
+        for sequence in self.pings() {
+            self.receive(stream, FromDaemon::Pong(Pong { sequence }));
+            last = sequence;
+        }
+        last
+    }
+
+    /// Every commit succeeds until none is left; says how many there were.
+    pub fn commit_all(&mut self) -> usize {
+        let before = self.committed.len();
+        while !self.commits.is_empty() {
+            self.commit();
+        }
+        self.committed.len() - before
     }
 
     /// What left on a stream since the last call, pings aside.

@@ -13,7 +13,8 @@
 //! a start after the record of its incarnation, a stop after the record of the wish, an acknowledgement of a crash after the
 //! report, an answer after all of what it speaks of. One commit is under way at a time; what changes meanwhile is
 //! collected, and orders take turns with it. A commit that failed is tried again where only the storage is behind what is
-//! true, and fails its order where the order is not true yet.
+//! true, and fails its order where the order is not true yet; orders pass what waits to be tried again. A crash report that
+//! is refused for good, or [`CRASH_ATTEMPTS`] times, is dropped unacknowledged: its daemon tells it on the next stream.
 //!
 //! # Streams
 //! At most one stream is current. A new one goes through `Admit` and `Accept` while the current one goes on, and takes
@@ -51,7 +52,8 @@ use crate::verdict::DeniedReason;
 
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use records::CRASHES_WAITING;
+pub use records::{CRASH_ATTEMPTS, CRASHES_WAITING};
+pub use streams::REPLACED;
 pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
 
 use drain::DrainState;

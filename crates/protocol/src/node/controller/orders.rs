@@ -37,7 +37,7 @@ impl ControllerNode {
     ///
     /// The answer is [`OrderOutcome::Stopping`] or [`OrderOutcome::AlreadyEnded`].
     pub fn stop(&mut self, now: Instant, order: OrderId, instance: InstanceId, mode: StopMode) {
-        if self.roster.get(instance).is_none() && self.records.start_of(instance).is_none() {
+        if self.is_unknown(instance) {
             self.answer(order, Err(DeniedReason::UnknownInstance.into()));
         } else {
             self.push_order(
@@ -54,7 +54,11 @@ impl ControllerNode {
 
     /// Makes an instance that has ended known no more. The answer is [`OrderOutcome::Forgotten`].
     pub fn forget(&mut self, now: Instant, order: OrderId, instance: InstanceId) {
-        self.push_order(order, Pending::Forget { order, instance });
+        if self.is_unknown(instance) {
+            self.answer(order, Err(DeniedReason::UnknownInstance.into()));
+        } else {
+            self.push_order(order, Pending::Forget { order, instance });
+        }
         self.settle(now);
     }
 
@@ -152,6 +156,11 @@ impl ControllerNode {
             };
             self.send(stream, controller_message::Payload::CrashReportAck(ack), None);
         }
+    }
+
+    /// Whether an instance is neither there nor about to be.
+    fn is_unknown(&self, instance: InstanceId) -> bool {
+        self.roster.get(instance).is_none() && self.records.start_of(instance).is_none()
     }
 
     fn push_order(&mut self, order: OrderId, pending: Pending) {

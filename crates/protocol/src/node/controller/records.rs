@@ -21,6 +21,9 @@ use crate::verdict::{DeniedReason, StopMode, Verdict};
 /// How many crash reports may wait for the storage.
 pub const CRASHES_WAITING: usize = 64;
 
+/// How often the storage may refuse a crash report before that is left to its daemon again.
+pub const CRASH_ATTEMPTS: u32 = 12;
+
 /// How many snapshots are written at once.
 const BATCH: usize = 64;
 
@@ -45,7 +48,20 @@ pub(super) enum Pending {
         stream: StreamId,
         report: Arc<CrashReport>,
         standing: CrashStanding,
+        /// How often the storage has refused it.
+        failures: u32,
     },
+}
+
+impl Pending {
+    /// Whether somebody waits for the answer, who hears of it if the storage fails.
+    fn is_order(&self) -> bool {
+        match self {
+            Self::Start { .. } | Self::Forget { .. } => true,
+            Self::Stop { order, .. } => order.is_some(),
+            Self::Crash { .. } => false,
+        }
+    }
 }
 
 /// What the commit under way is about.
@@ -135,6 +151,7 @@ impl Records {
                 stream,
                 report,
                 standing,
+                failures: 0,
             });
         }
     }
@@ -225,9 +242,28 @@ impl Records {
         self.dirty.remove_entry(&instance)
     }
 
-    /// Whether the order whose turn it is needs a record that is behind: a start and a forgetting look at the end, and
-    /// the storage would take the id for alive.
+    /// Takes what is next of what waits. While the storage is left in peace that is an order: nobody but the storage
+    /// knows whether it would be refused, too.
+    fn take_waiting(&mut self) -> Option<Pending> {
+        if self.retry_at.is_none() {
+            return self.waiting.pop_front();
+        }
+        let next = self.waiting.iter().position(Pending::is_order)?;
+        if self.needs_snapshots(self.waiting.get(next)?) {
+            return None;
+        }
+        self.waiting.remove(next)
+    }
+
     fn next_needs_snapshots(&self) -> bool {
+        self.waiting
+            .front()
+            .is_none_or(|pending| self.needs_snapshots(pending))
+    }
+
+    /// Whether an order needs a record that is behind: a start and a forgetting look at the end, and the storage would
+    /// take the id for alive.
+    fn needs_snapshots(&self, pending: &Pending) -> bool {
         let is_behind = |id: &str| {
             let refused = self.refused.iter().map(|snapshot| &snapshot.instance);
             self.dirty
@@ -235,11 +271,10 @@ impl Records {
                 .chain(refused)
                 .any(|instance| instance.as_str() == id)
         };
-        match self.waiting.front() {
-            Some(Pending::Start { start, .. }) => is_behind(&start.instance_id),
-            Some(Pending::Forget { instance, .. }) => is_behind(instance.as_str()),
-            Some(Pending::Stop { .. } | Pending::Crash { .. }) => false,
-            None => true,
+        match pending {
+            Pending::Start { start, .. } => is_behind(&start.instance_id),
+            Pending::Forget { instance, .. } => is_behind(instance.as_str()),
+            Pending::Stop { .. } | Pending::Crash { .. } => false,
         }
     }
 
@@ -315,13 +350,34 @@ impl ControllerNode {
                 }
                 self.records.retry_at = retry_at;
             }
-            Purpose::Pending(pending @ Pending::Crash { .. }, end) => {
+            Purpose::Pending(
+                Pending::Crash {
+                    stream,
+                    report,
+                    standing,
+                    failures,
+                },
+                end,
+            ) => {
                 if let Some(end) = end {
                     let newer = self.records.dirty.remove(&end.instance).flatten();
                     self.records.dirty.insert(end.instance, newer.or(end.note));
                 }
-                self.records.waiting.push_front(pending);
-                self.records.retry_at = retry_at;
+                let failures = failures + 1;
+                let is_final = matches!(failure, CommitFailure::Conflict(_));
+                if is_final || failures >= CRASH_ATTEMPTS {
+                    self.records.crashes = self.records.crashes.saturating_sub(1);
+                } else {
+                    self.records.waiting.push_back(Pending::Crash {
+                        stream,
+                        report,
+                        standing,
+                        failures,
+                    });
+                }
+                if !is_final {
+                    self.records.retry_at = retry_at;
+                }
             }
             Purpose::Pending(Pending::Stop { order: None, .. }, _) => self.records.retry_at = retry_at,
             Purpose::Pending(
@@ -433,12 +489,13 @@ impl ControllerNode {
 
     /// Puts the next commit under way, if none is.
     pub(super) fn begin_commit(&mut self) {
-        while self.records.under_way.is_none() && self.records.retry_at.is_none() {
-            let snapshots_next =
-                self.has_snapshots() && (!self.records.snapshots_last || self.records.next_needs_snapshots());
+        while self.records.under_way.is_none() {
+            let snapshots_next = self.records.retry_at.is_none()
+                && self.has_snapshots()
+                && (!self.records.snapshots_last || self.records.next_needs_snapshots());
             let begun = if snapshots_next {
                 self.commit_snapshots()
-            } else if let Some(pending) = self.records.waiting.pop_front() {
+            } else if let Some(pending) = self.records.take_waiting() {
                 self.commit_pending(pending)
             } else {
                 return;
@@ -499,17 +556,21 @@ impl ControllerNode {
                 (Change::Instance(wish.clone()), Some(Box::new(wish)))
             }
             Pending::Forget { order, instance } => {
-                let known = self.roster.get(*instance);
-                if let Some(alive) = known.filter(|known| !known.is_terminal()) {
-                    let current = alive.incarnation();
-                    self.answer(*order, Err(DeniedReason::StillAlive { current }.into()));
-                    return None;
-                }
-                let change = Change::Forget {
-                    instance: *instance,
-                    incarnation: known.map(Lifecycle::incarnation).unwrap_or_default(),
+                let denied = match self.roster.get(*instance) {
+                    None => DeniedReason::UnknownInstance,
+                    Some(known) if known.is_terminal() => {
+                        let change = Change::Forget {
+                            instance: *instance,
+                            incarnation: known.incarnation(),
+                        };
+                        return Some((Purpose::Pending(pending, None), vec![change]));
+                    }
+                    Some(alive) => DeniedReason::StillAlive {
+                        current: alive.incarnation(),
+                    },
                 };
-                (change, None)
+                self.answer(*order, Err(denied.into()));
+                return None;
             }
             Pending::Crash { report, standing, .. } => {
                 let change = Change::Crash {

@@ -9,8 +9,11 @@ use crate::handshake::controller::Hello;
 use crate::peer::DaemonPeer;
 use crate::reconcile::ReconcilePolicy;
 use crate::roster::StreamOrder;
-use crate::session::controller::{AcceptError, Admission, ControllerOutcome};
+use crate::session::controller::{AcceptError, Admission};
 use crate::session::{Close, Code};
+
+/// What the former stream of a node is told when another one has taken its place.
+pub const REPLACED: &str = "a newer stream of the same node took over";
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Current {
@@ -160,7 +163,7 @@ impl ControllerNode {
         {
             let peer = policy.peer;
             if let Some(former) = self.streams.current.replace(Current { stream, peer }) {
-                let close = Close::new(Code::Aborted, ControllerOutcome::Replaced.to_string());
+                let close = Close::new(Code::Aborted, REPLACED);
                 self.close(former.stream, close);
             }
             self.roster.admit(&order);

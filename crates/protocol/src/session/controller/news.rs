@@ -151,9 +151,6 @@ pub enum ControllerOutcome {
         /// The leader's address.
         to: String,
     },
-    /// A newer stream of the same node took over.
-    #[error("a newer stream of the same node took over")]
-    Replaced,
     /// The daemon reads too slowly.
     #[error("the daemon reads too slowly: {0}")]
     SlowPeer(#[from] Overflow),
