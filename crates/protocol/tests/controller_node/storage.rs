@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prexorcloud_protocol::StopMode;
 use prexorcloud_protocol::instance::{Desired, State};
-use prexorcloud_protocol::node::controller::{Change, Commit, OrderId, OrderOutcome};
+use prexorcloud_protocol::node::controller::{Change, Commit, OrderId, OrderOutcome, OrderRefusal};
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
@@ -115,6 +115,89 @@ fn a_state_that_could_not_be_written_is_written_later() {
     let commit = world.commit();
     assert!(matches!(&commit.changes[..], [Change::Instance(snapshot)] if snapshot.state == State::Stopped));
     assert!(world.node.is_settled());
+}
+
+/// Lets a storage that takes nothing refuse what it is given, for as long as somebody waits for an answer.
+fn refuse_everything(world: &mut World) {
+    for _ in 0..4 {
+        while !world.commits.is_empty() {
+            world.fail(storage());
+        }
+        world.advance(Duration::from_secs(5));
+    }
+}
+
+#[test]
+fn orders_are_answered_though_the_storage_takes_nothing() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    for report in ["r1", "r2", "r3"] {
+        world.receive(1, crash(1, report));
+    }
+    world.fail(storage());
+    let orders = [world.start(2), world.forget(), world.stop(StopMode::Graceful)];
+    refuse_everything(&mut world);
+    for order in orders {
+        let answer = world.answers.get(&order);
+        assert!(
+            matches!(
+                answer,
+                Some(Err(OrderRefusal::NotRecorded(_)) | Ok(OrderOutcome::AlreadyEnded))
+            ),
+            "{answer:?}"
+        );
+    }
+    while !world.commits.is_empty() {
+        world.commit();
+    }
+    assert_eq!(world.sent(1).len(), 3, "the reports are acknowledged");
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn giving_up_is_answered_though_the_storage_takes_nothing() {
+    let mut world = World::connected();
+    world.running();
+    world.disconnect(1);
+    world.commits_at_once = false;
+    let order = world.declare_lost();
+    refuse_everything(&mut world);
+    assert_eq!(
+        world.answers.get(&order),
+        Some(&Err(OrderRefusal::NotRecorded(storage())))
+    );
+    let again = world.declare_lost();
+    while !world.commits.is_empty() {
+        world.commit();
+    }
+    assert_eq!(world.answers[&again], Ok(OrderOutcome::GivenUp));
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn two_incarnations_of_an_id_are_never_written_in_one_commit() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    world.report(1, 1, State::Stopped);
+    world.disconnect(1);
+    world.connect(2, listing(2, State::Running));
+    world.fail(storage());
+    world.advance(Duration::from_secs(5));
+    let written: Vec<Vec<u64>> = [world.commit(), world.commit()]
+        .iter()
+        .map(|commit| commit.changes.iter().map(incarnation).collect())
+        .collect();
+    assert_eq!(written, [[1], [2]]);
+    assert!(world.node.is_settled());
+}
+
+fn incarnation(change: &Change) -> u64 {
+    match change {
+        Change::Instance(snapshot) => snapshot.incarnation.get(),
+        change => panic!("{change:?}"),
+    }
 }
 
 #[test]

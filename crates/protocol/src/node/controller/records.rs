@@ -144,6 +144,31 @@ impl Records {
         self.waiting.push_back(pending);
     }
 
+    /// The orders that wait for the record of an instance, which the storage refuses.
+    fn take_orders_behind(&mut self, instance: InstanceId) -> Vec<OrderId> {
+        let mut orders = Vec::new();
+        self.waiting.retain(|pending| {
+            let order = match pending {
+                Pending::Start { order, start } if start.instance_id == instance.as_str() => order,
+                Pending::Forget {
+                    order,
+                    instance: wanted,
+                } if *wanted == instance => order,
+                _ => return true,
+            };
+            orders.push(*order);
+            false
+        });
+        self.unanswered.retain(|(wanted, order, _)| {
+            let is_other = *wanted != instance;
+            if !is_other {
+                orders.push(*order);
+            }
+            is_other
+        });
+        orders
+    }
+
     pub(super) fn push_crash(&mut self, stream: StreamId, report: Arc<CrashReport>, standing: CrashStanding) {
         if self.crashes < CRASHES_WAITING {
             self.crashes += 1;
@@ -340,6 +365,9 @@ impl ControllerNode {
             Purpose::Snapshots(snapshots) => {
                 for snapshot in snapshots {
                     let instance = snapshot.instance;
+                    for order in self.records.take_orders_behind(instance) {
+                        self.answer(order, Err(failure.clone().into()));
+                    }
                     let known = self.roster.get(instance).map(Lifecycle::incarnation);
                     if known == Some(snapshot.incarnation) {
                         let newer = self.records.dirty.remove(&instance).flatten();
@@ -516,11 +544,20 @@ impl ControllerNode {
     }
 
     fn commit_snapshots(&mut self) -> Option<(Purpose, Vec<Change>)> {
-        let mut snapshots = Vec::new();
+        let mut snapshots: Vec<InstanceSnapshot> = Vec::new();
         while snapshots.len() < BATCH {
-            if let Some(refused) = self.records.refused.pop_front() {
-                snapshots.push(refused);
+            // Two of one instance are two commits: a storage may refuse to write a record twice in one.
+            let is_taken = |instance| snapshots.iter().any(|taken| taken.instance == instance);
+            if let Some(refused) = self.records.refused.front() {
+                if is_taken(refused.instance) {
+                    break;
+                }
+                snapshots.extend(self.records.refused.pop_front());
             } else if let Some((instance, note)) = self.records.take_dirty() {
+                if is_taken(instance) {
+                    self.records.mark(instance, note);
+                    break;
+                }
                 snapshots.extend(snapshot(&self.roster, instance, note));
             } else {
                 break;

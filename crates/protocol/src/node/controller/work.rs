@@ -202,7 +202,8 @@ pub enum OrderRefusal {
     /// The order is for a node that is away, and this one is here: its daemon says itself what runs.
     #[error("the node is connected: stop the instance instead")]
     Connected,
-    /// It could not be recorded, so nothing was done.
+    /// It could not be recorded, so nothing was done; only an instance that was given up stays so, and is recorded when the
+    /// storage can.
     #[error(transparent)]
     NotRecorded(#[from] CommitFailure),
     /// Too many orders wait for the storage.
