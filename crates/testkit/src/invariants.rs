@@ -59,6 +59,8 @@ pub const ALWAYS: &[Invariant] = invariants![
     traffic_is_bounded,
     a_rejection_never_touches_what_is_up,
     no_acknowledgement_without_its_record,
+    a_graceful_stop_gets_its_grace,
+    console_belongs_to_the_current_incarnation,
 ];
 
 /// Checked at the end, when nothing disturbs any more.
@@ -619,4 +621,30 @@ pub fn traffic_is_bounded(pair: &Pair) -> Result<(), String> {
 /// The daemon rejects no start whose process is up: a controller would take it for ended.
 pub fn a_rejection_never_touches_what_is_up(pair: &Pair) -> Result<(), String> {
     none_of(&pair.daemon().facts.rejected_live)
+}
+
+/// A process that was asked to stop has its whole grace, unless somebody ordered a forced stop of its instance. (Once a
+/// host slept or its clock leapt, nobody can tell how long a grace was.)
+pub fn a_graceful_stop_gets_its_grace(pair: &Pair) -> Result<(), String> {
+    if pair.time_was_bent() {
+        return Ok(());
+    }
+    let mut processes = pair.daemon().disk.processes.iter();
+    processes.try_for_each(|process| {
+        let is_ordered = pair.forced().contains(&process.instance);
+        match process.hurried.filter(|_| !is_ordered) {
+            Some(asked) => Err(format!(
+                "{}#{} was asked to stop at {asked:?} and killed at {:?}",
+                process.instance, process.incarnation, process.since
+            )),
+            None => Ok(()),
+        }
+    })
+}
+
+/// A console line that the controller's machine hands on names the incarnation that is current there, or none.
+pub fn console_belongs_to_the_current_incarnation(pair: &Pair) -> Result<(), String> {
+    pair.controllers()
+        .iter()
+        .try_for_each(|controller| none_of(&controller.facts.misplaced_lines))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prexorcloud_protocol::instance::{Cause, Desired};
 use prexorcloud_protocol::node::controller::Change;
 use prexorcloud_protocol::proto::{ConsoleOutput, controller_message};
-use prexorcloud_protocol::roster::InstanceEvent;
+use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::controller::ControllerOutcome;
 use prexorcloud_protocol::{ControllerEvent, Incarnation, InstanceId, StopMode};
 
@@ -21,6 +21,8 @@ pub struct ControllerFacts {
     pub console: BTreeMap<(String, u64), u64>,
     /// Console lines that came out of order or with another line's text, and gaps that were not counted right.
     pub console_faults: Vec<String>,
+    /// Console lines that were handed on although they name another incarnation than the current one.
+    pub misplaced_lines: Vec<String>,
     /// How many console lines arrived.
     pub console_lines: u64,
     /// How many gap records arrived.
@@ -50,9 +52,13 @@ pub struct ControllerFacts {
 }
 
 impl ControllerFacts {
-    pub(super) fn note_event(&mut self, stream: u32, event: ControllerEvent) {
+    /// The machine leaves an event to the application.
+    pub(super) fn note_event(&mut self, stream: u32, roster: &Roster, event: ControllerEvent) {
         match event {
-            ControllerEvent::Console(output) => self.note_console(&output),
+            ControllerEvent::Console(output) => {
+                self.note_place(roster, &output);
+                self.note_console(&output);
+            }
             ControllerEvent::Unreachable { .. } => {
                 self.unreachable += 1;
                 if !self.silent.insert(stream) {
@@ -161,6 +167,21 @@ impl ControllerFacts {
                     .push(format!("{} is acknowledged and not stored", ack.report_id));
             }
             _ => {}
+        }
+    }
+
+    fn note_place(&mut self, roster: &Roster, output: &ConsoleOutput) {
+        let named = Incarnation::new(output.incarnation);
+        let known = InstanceId::new(&output.instance_id)
+            .ok()
+            .and_then(|id| roster.get(id));
+        let current = known.map_or(Incarnation::default(), |known| known.incarnation());
+        if named.is_known() && named != current {
+            let fault = format!(
+                "a line of {}#{named} while #{current} is current",
+                output.instance_id
+            );
+            self.misplaced_lines.push(fault);
         }
     }
 

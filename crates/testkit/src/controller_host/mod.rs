@@ -345,7 +345,9 @@ impl ControllerHost {
             ) {
                 world.note(|| format!("{}: stream {stream}: {event:?}", self.name));
             }
-            self.facts.note_event(stream, event);
+            if let Some(node) = &self.node {
+                self.facts.note_event(stream, node.roster(), event);
+            }
         }
         self.carry_out(world, store);
     }

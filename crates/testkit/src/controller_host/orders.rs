@@ -167,15 +167,15 @@ impl ControllerHost {
 
 /// What an attacker does, past the machine
 impl ControllerHost {
-    /// A deposed controller stops everything it knows of, without writing that down.
-    pub(crate) fn stop_everything(&mut self, world: &mut World) {
+    /// A deposed controller stops everything it knows of, without writing that down, and says what that is.
+    pub(crate) fn stop_everything(&mut self, world: &mut World) -> Vec<InstanceId> {
         let known: Vec<_> = self
             .roster()
             .into_iter()
             .flat_map(|roster| roster.entries())
             .map(|entry| (entry.instance(), entry.incarnation()))
             .collect();
-        for (instance, incarnation) in known {
+        for &(instance, incarnation) in &known {
             self.facts.may_stop.insert((instance, incarnation));
             let stop = StopInstance {
                 instance_id: instance.into(),
@@ -187,6 +187,7 @@ impl ControllerHost {
                 let _ = session.send(controller_message::Payload::StopInstance(stop));
             });
         }
+        known.into_iter().map(|(instance, _)| instance).collect()
     }
 }
 

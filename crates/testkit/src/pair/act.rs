@@ -36,7 +36,10 @@ impl Pair {
                 self.lead(|leader, world, store| leader.start(world, store, *instance, behaviour));
             }
             Action::Stop(instance) => self.stop(*instance, StopMode::Graceful),
-            Action::Kill(instance) => self.stop(*instance, StopMode::Force),
+            Action::Kill(instance) => {
+                self.forced.insert(*instance);
+                self.stop(*instance, StopMode::Force);
+            }
             Action::Drain(instance) => self.lead(|leader, world, _| leader.drain(world, *instance, true)),
             Action::Undrain(instance) => self.lead(|leader, world, _| leader.drain(world, *instance, false)),
             Action::Forget(instance) => self.lead(|leader, world, _| leader.forget(world, *instance)),
@@ -126,7 +129,9 @@ impl Pair {
                     self.world
                         .note(|| "no effect: no deposed controller can do anything");
                 }
-                deposed.for_each(|deposed| deposed.stop_everything(&mut self.world));
+                for deposed in deposed {
+                    self.forced.extend(deposed.stop_everything(&mut self.world));
+                }
             }
             Action::Redirect => {
                 if let Some(leader) = self.controllers.last_mut() {
@@ -140,15 +145,18 @@ impl Pair {
             }
             Action::Leap(Side::Daemon, by) => {
                 self.undisturbed_since = self.world.now;
+                self.time_was_bent = true;
                 self.daemon.clock.leap(*by);
             }
             Action::Leap(Side::Controller, by) => {
                 self.undisturbed_since = self.world.now;
+                self.time_was_bent = true;
                 if let Some(leader) = self.controllers.last_mut() {
                     leader.clock.leap(*by);
                 }
             }
             Action::Suspend(side, time) => {
+                self.time_was_bent = true;
                 let until = self.world.now + *time;
                 match side {
                     Side::Daemon => self.daemon.asleep_until = until,

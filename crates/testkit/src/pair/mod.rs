@@ -8,6 +8,7 @@ mod drive;
 mod inject;
 mod stream;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -86,7 +87,10 @@ pub struct Pair {
     pub(crate) halfway: Option<(u32, u64)>,
     pub(crate) first_up_faults: Vec<String>,
     pub(crate) first_down_faults: Vec<String>,
-    /// Crash reports that were acknowledged although they were not in the store.
+    /// The instances of which a forced stop was ordered.
+    forced: BTreeSet<InstanceId>,
+    /// A clock leapt, or a host slept.
+    time_was_bent: bool,
     /// Moments at which the two never stopped answering each other.
     pub(crate) endless: Vec<String>,
     busiest_second: u32,
@@ -136,6 +140,8 @@ impl Pair {
             halfway: None,
             first_up_faults: Vec::new(),
             first_down_faults: Vec::new(),
+            forced: BTreeSet::new(),
+            time_was_bent: false,
             endless: Vec::new(),
             busiest_second: 0,
             first_violation: None,
@@ -287,6 +293,18 @@ impl Pair {
             || self.daemon.is_asleep(now)
             || leader.is_asleep(now)
             || self.streams.iter().any(disturbed)
+    }
+
+    /// The instances of which somebody ordered a forced stop.
+    #[must_use]
+    pub const fn forced(&self) -> &BTreeSet<InstanceId> {
+        &self.forced
+    }
+
+    /// Whether a clock leapt or a host slept.
+    #[must_use]
+    pub const fn time_was_bent(&self) -> bool {
+        self.time_was_bent
     }
 
     /// How many streams have been opened.
