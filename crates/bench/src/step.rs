@@ -14,7 +14,7 @@ use prexorcloud_protocol::node::controller::{ControllerNode, ControllerWork, Ord
 use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::roster::{ReconcilePolicy, Roster};
 use prexorcloud_protocol::session::controller::Admission;
-use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
+use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, ProbeOutput, Prober, SilenceWatch};
 use prexorcloud_protocol::{
     Capabilities, ControllerConfig, ControllerSession, DaemonConfig, DaemonSession, Epoch, Incarnation,
     InstanceId, NodeId, Received, Session as _,
@@ -76,7 +76,7 @@ pub fn run(report: &mut Report) {
                     now += Duration::from_secs(30);
                     prober.handle_timeout(now);
                     while let Some(output) = prober.poll_output() {
-                        if let Output::SendPing { sequence, .. } = output {
+                        if let ProbeOutput::SendPing { sequence, .. } = output {
                             watch.handle_message(now);
                             let _ = black_box(prober.handle_pong(now, sequence));
                         }

@@ -9,15 +9,15 @@
 //! The crate decides and nothing else: it reads no files, knows no clock, no async runtime and no gRPC.
 //!
 //! ```
-//! use prexorcloud_compat::{Announcement, Verdict, negotiate};
+//! use prexorcloud_compat::{Announcement, Negotiation, negotiate};
 //!
 //! // A Java daemon announces version 1 and no lower bound.
 //! match negotiate(Announcement::new(1, 0)) {
-//!     Verdict::Compatible(agreement) => assert_eq!(agreement.version, 1),
-//!     Verdict::UpgradeRequired(reason) => panic!("{reason}"),
+//!     Negotiation::Compatible(agreement) => assert_eq!(agreement.version, 1),
+//!     Negotiation::UpgradeRequired(reason) => panic!("{reason}"),
 //! }
 //!
-//! let Verdict::UpgradeRequired(reason) = negotiate(Announcement::new(7, 7)) else { panic!() };
+//! let Negotiation::UpgradeRequired(reason) = negotiate(Announcement::new(7, 7)) else { panic!() };
 //! assert_eq!(
 //!     reason.sentence("this controller", "daemon node-1"),
 //!     "upgrade required: daemon node-1 speaks protocol version 7, this controller speaks version 1; \
@@ -33,8 +33,8 @@ pub mod contract;
 pub mod schema;
 
 pub use negotiation::{
-    Agreement, Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, Party,
-    Verdict, Window, judge_ack, negotiate,
+    Agreement, Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, Negotiation,
+    PROTOCOL_VERSION, Party, Window, judge_ack, negotiate,
 };
 
 // The example of the README is tried like those of the documentation.

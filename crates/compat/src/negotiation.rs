@@ -4,7 +4,7 @@
 //! use the newest version that both know. Both sides reach the same verdict from the same two windows.
 //!
 //! A daemon announces its window (`Handshake.protocol_version`, `Handshake.min_protocol_version`). The controller judges
-//! it with [`negotiate`] and answers with [`Verdict::version_to_ack`] in `HandshakeAck.protocol_version`, which the
+//! it with [`negotiate`] and answers with [`Negotiation::version_to_ack`] in `HandshakeAck.protocol_version`, which the
 //! daemon judges with [`judge_ack`]. A Java peer knows no lower bound and sends 0: its window is its one version.
 
 use std::fmt;
@@ -62,9 +62,9 @@ impl Window {
     }
 
     /// [`negotiate`] for a build that speaks this window
-    pub fn negotiate(self, peer: Announcement<'_>) -> Verdict {
+    pub fn negotiate(self, peer: Announcement<'_>) -> Negotiation {
         let Some(theirs) = peer.window() else {
-            return Verdict::UpgradeRequired(Incompatible::NotAVersion {
+            return Negotiation::UpgradeRequired(Incompatible::NotAVersion {
                 protocol_version: peer.protocol_version,
                 min_protocol_version: peer.min_protocol_version,
                 ours: self,
@@ -72,11 +72,11 @@ impl Window {
         };
         let version = self.newest.min(theirs.newest);
         if theirs.newest < self.oldest {
-            Verdict::UpgradeRequired(Incompatible::PeerTooOld { theirs, ours: self })
+            Negotiation::UpgradeRequired(Incompatible::PeerTooOld { theirs, ours: self })
         } else if theirs.oldest > self.newest {
-            Verdict::UpgradeRequired(Incompatible::PeerTooNew { theirs, ours: self })
+            Negotiation::UpgradeRequired(Incompatible::PeerTooNew { theirs, ours: self })
         } else {
-            Verdict::Compatible(Agreement {
+            Negotiation::Compatible(Agreement {
                 version,
                 contract: ContractMatch::of(peer.contract),
             })
@@ -84,10 +84,10 @@ impl Window {
     }
 
     /// [`judge_ack`] for a build that speaks this window
-    pub fn judge_ack(self, protocol_version: i32, protocol_compatible: bool) -> Verdict {
+    pub fn judge_ack(self, protocol_version: i32, protocol_compatible: bool) -> Negotiation {
         match self.negotiate(Announcement::new(protocol_version, protocol_version)) {
-            Verdict::Compatible(_) if !protocol_compatible => {
-                Verdict::UpgradeRequired(Incompatible::RefusedByPeer {
+            Negotiation::Compatible(_) if !protocol_compatible => {
+                Negotiation::UpgradeRequired(Incompatible::RefusedByPeer {
                     protocol_version,
                     ours: self,
                 })
@@ -152,14 +152,14 @@ impl<'a> Announcement<'a> {
 /// The outcome of a negotiation
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Verdict {
+pub enum Negotiation {
     /// Both sides can talk
     Compatible(Agreement),
     /// They cannot: the session ends and an operator has to act
     UpgradeRequired(Incompatible),
 }
 
-impl Verdict {
+impl Negotiation {
     /// Whether the two sides can talk
     #[must_use]
     pub const fn is_compatible(&self) -> bool {
@@ -327,7 +327,7 @@ impl Incompatible {
 ///
 /// Any numbers are allowed. The peer may be newer than this build: if its lower bound lies in our window, it is
 /// compatible.
-pub fn negotiate(peer: Announcement<'_>) -> Verdict {
+pub fn negotiate(peer: Announcement<'_>) -> Negotiation {
     Window::OURS.negotiate(peer)
 }
 
@@ -336,6 +336,6 @@ pub fn negotiate(peer: Announcement<'_>) -> Verdict {
 /// Takes `HandshakeAck.protocol_version` and `HandshakeAck.protocol_compatible` as received. The version must lie in
 /// our window and the controller must agree. An answer that says "compatible" with a version that this build does not
 /// speak is refused all the same.
-pub fn judge_ack(protocol_version: i32, protocol_compatible: bool) -> Verdict {
+pub fn judge_ack(protocol_version: i32, protocol_compatible: bool) -> Negotiation {
     Window::OURS.judge_ack(protocol_version, protocol_compatible)
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 use prexorcloud_compat::{
-    Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, PROTOCOL_VERSION, Party, Verdict,
+    Announcement, ContractMatch, Incompatible, MIN_PROTOCOL_VERSION, Negotiation, PROTOCOL_VERSION, Party,
     Window, contract, judge_ack, negotiate,
 };
 use proptest::prelude::*;
@@ -11,13 +11,13 @@ fn window(oldest: i32, newest: i32) -> Window {
     Window::new(oldest, newest).unwrap()
 }
 
-fn outcome(verdict: &Verdict) -> String {
+fn outcome(verdict: &Negotiation) -> String {
     match verdict {
-        Verdict::Compatible(agreement) => format!("speak {}", agreement.version),
-        Verdict::UpgradeRequired(Incompatible::PeerTooOld { .. }) => "peer too old".into(),
-        Verdict::UpgradeRequired(Incompatible::PeerTooNew { .. }) => "peer too new".into(),
-        Verdict::UpgradeRequired(Incompatible::NotAVersion { .. }) => "not a version".into(),
-        Verdict::UpgradeRequired(reason) => format!("{reason:?}"),
+        Negotiation::Compatible(agreement) => format!("speak {}", agreement.version),
+        Negotiation::UpgradeRequired(Incompatible::PeerTooOld { .. }) => "peer too old".into(),
+        Negotiation::UpgradeRequired(Incompatible::PeerTooNew { .. }) => "peer too new".into(),
+        Negotiation::UpgradeRequired(Incompatible::NotAVersion { .. }) => "not a version".into(),
+        Negotiation::UpgradeRequired(reason) => format!("{reason:?}"),
     }
 }
 
@@ -98,7 +98,8 @@ fn a_refusal_names_both_sides_and_who_must_act() {
              controller b speaks versions 2 to 4; upgrade daemon a",
         ),
     ] {
-        let Verdict::UpgradeRequired(reason) = ours.negotiate(Announcement::new(announced, oldest)) else {
+        let Negotiation::UpgradeRequired(reason) = ours.negotiate(Announcement::new(announced, oldest))
+        else {
             panic!("{announced} {oldest} was accepted");
         };
         assert_eq!(reason.sentence("controller b", "daemon a"), sentence);
@@ -110,7 +111,7 @@ fn a_refusal_names_both_sides_and_who_must_act() {
 #[test]
 fn a_daemon_judges_the_ack() {
     assert!(judge_ack(1, true).is_compatible());
-    let Verdict::UpgradeRequired(refused) = judge_ack(1, false) else {
+    let Negotiation::UpgradeRequired(refused) = judge_ack(1, false) else {
         panic!("a refusal was taken for consent");
     };
     assert_eq!(refused.who_upgrades(), Party::Either);
@@ -157,7 +158,8 @@ fn another_contract_of_the_same_version_is_reported_and_allowed() {
         (Some("b7"), ContractMatch::Different),
         (Some(""), ContractMatch::Different),
     ] {
-        let Verdict::Compatible(agreement) = negotiate(Announcement::new(1, 0).with_contract(digest)) else {
+        let Negotiation::Compatible(agreement) = negotiate(Announcement::new(1, 0).with_contract(digest))
+        else {
             panic!("refused for its digest {digest:?}");
         };
         assert_eq!(agreement.contract, expected, "{digest:?}");
@@ -194,7 +196,7 @@ proptest! {
         let here = ours.negotiate(Announcement::new(theirs.newest(), theirs.oldest()));
         let there = theirs.negotiate(Announcement::new(ours.newest(), ours.oldest()));
         match (&here, &there) {
-            (Verdict::Compatible(a), Verdict::Compatible(b)) => {
+            (Negotiation::Compatible(a), Negotiation::Compatible(b)) => {
                 prop_assert_eq!(a.version, b.version);
                 prop_assert!(ours.contains(a.version) && theirs.contains(a.version));
                 if let Some(newer) = a.version.checked_add(1) {
@@ -202,7 +204,7 @@ proptest! {
                 }
                 prop_assert!(theirs.judge_ack(here.version_to_ack(), true).is_compatible());
             }
-            (Verdict::UpgradeRequired(a), Verdict::UpgradeRequired(b)) => {
+            (Negotiation::UpgradeRequired(a), Negotiation::UpgradeRequired(b)) => {
                 let expected = match a.who_upgrades() {
                     Party::Us => Party::Peer,
                     Party::Peer => Party::Us,
@@ -224,8 +226,8 @@ proptest! {
     ) {
         for verdict in [ours.negotiate(Announcement::new(announced, oldest)), ours.judge_ack(announced, compatible)] {
             match verdict {
-                Verdict::Compatible(agreement) => prop_assert!(ours.contains(agreement.version)),
-                Verdict::UpgradeRequired(reason) => {
+                Negotiation::Compatible(agreement) => prop_assert!(ours.contains(agreement.version)),
+                Negotiation::UpgradeRequired(reason) => {
                     let sentence = reason.to_string();
                     prop_assert!(sentence.starts_with("upgrade required: "), "{}", sentence);
                     prop_assert!(sentence.contains(&ours.to_string()), "{}", sentence);

@@ -3,7 +3,7 @@
 
 mod support;
 
-use prexorcloud_compat::schema::{Class, Rule, Verdict, canonical_text, classify, vanished_numbers};
+use prexorcloud_compat::schema::{Class, Rule, SchemaChange, canonical_text, classify, vanished_numbers};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -442,7 +442,7 @@ proptest! {
         let old = support::compile(&source.proto(&[0], false));
         let new = support::compile(&source.proto(&keys, comments));
         let report = classify(&old, &new);
-        prop_assert_eq!(report.verdict(), Verdict::Identical, "{:?}", report.findings());
+        prop_assert_eq!(report.verdict(), SchemaChange::Identical, "{:?}", report.findings());
         prop_assert_eq!(canonical_text(&old), canonical_text(&new));
     }
 
@@ -453,8 +453,8 @@ proptest! {
         let new = support::compile(&changed.proto(&[0], true));
         let report = classify(&old, &new);
         let expected = match class {
-            Class::Additive => Verdict::Additive,
-            Class::Breaking => Verdict::Breaking,
+            Class::Additive => SchemaChange::Additive,
+            Class::Breaking => SchemaChange::Breaking,
         };
         prop_assert_eq!(report.verdict(), expected, "{:?}", report.findings());
         prop_assert!(
@@ -474,7 +474,7 @@ proptest! {
             canonical_text(&old) != canonical_text(&new)
         );
         let back = classify(&new, &old);
-        prop_assert_eq!(forth.verdict() == Verdict::Identical, back.verdict() == Verdict::Identical);
+        prop_assert_eq!(forth.verdict() == SchemaChange::Identical, back.verdict() == SchemaChange::Identical);
     }
 
     #[test]
@@ -497,7 +497,7 @@ proptest! {
             });
         }
         let report = classify(&old, &new);
-        prop_assert_eq!(report.verdict(), Verdict::Identical, "{:?}", report.findings());
+        prop_assert_eq!(report.verdict(), SchemaChange::Identical, "{:?}", report.findings());
     }
 
     #[test]
@@ -536,7 +536,7 @@ proptest! {
         }
         field.number = Some(number);
         field.r#type = Some(kind);
-        prop_assert_eq!(classify(&old, &new).verdict(), Verdict::Breaking);
+        prop_assert_eq!(classify(&old, &new).verdict(), SchemaChange::Breaking);
     }
 }
 
@@ -567,9 +567,9 @@ fn nesting_of_any_depth_costs_no_stack() {
             ..Default::default()
         }],
     };
-    assert_eq!(classify(&deep, &deep).verdict(), Verdict::Identical);
+    assert_eq!(classify(&deep, &deep).verdict(), SchemaChange::Identical);
     assert_eq!(
         classify(&FileDescriptorSet::default(), &deep).verdict(),
-        Verdict::Additive
+        SchemaChange::Additive
     );
 }

@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use prexorcloud_compat::schema::{Rule, Verdict, classify, vanished_numbers};
+use prexorcloud_compat::schema::{Rule, SchemaChange, classify, vanished_numbers};
 use prost_types::FileDescriptorSet;
 use support::compile;
 
@@ -780,7 +780,7 @@ fn after(source_text: &str, change: impl FnOnce(&mut FileDescriptorSet)) -> Vec<
     let mut new = old.clone();
     change(&mut new);
     let report = classify(&old, &new);
-    assert_ne!(report.verdict(), Verdict::Identical);
+    assert_ne!(report.verdict(), SchemaChange::Identical);
     report
         .findings()
         .iter()
@@ -793,7 +793,7 @@ fn editions_are_never_called_identical() {
     let mut set = compile(&source("message M {}"));
     set.file[0].syntax = Some("editions".into());
     let report = classify(&set, &set);
-    assert_eq!(report.verdict(), Verdict::Breaking);
+    assert_eq!(report.verdict(), SchemaChange::Breaking);
     assert_eq!(report.findings()[0].rule, Rule::UnsupportedSyntax);
 }
 
@@ -883,7 +883,7 @@ fn what_no_compiler_makes_is_invalid_and_not_ignored() {
         damage(&mut damaged);
         assert_eq!(
             classify(&damaged, &damaged).verdict(),
-            Verdict::Breaking,
+            SchemaChange::Breaking,
             "{what}, compared with itself"
         );
     }

@@ -6,7 +6,7 @@ mod support;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use prexorcloud_compat::schema::{Tree, Verdict, classify_trees};
+use prexorcloud_compat::schema::{SchemaChange, Tree, classify_trees};
 use proptest::prelude::*;
 use support::{compile_tree, source_files, tree_findings as found, tree_problems as problems};
 
@@ -288,7 +288,7 @@ fn imports_are_asked_for_once_and_not_compared() {
     let new = compile(
         "syntax = 'proto2'; package lib; message Unit { required int32 other = 9; } enum Size { L = 9; }",
     );
-    assert_eq!(classify_trees(&old, &new).verdict(), Verdict::Identical);
+    assert_eq!(classify_trees(&old, &new).verdict(), SchemaChange::Identical);
     let names: Vec<_> = old.descriptors().file.iter().map(|file| file.name()).collect();
     assert_eq!(names, ["user.proto"]);
 }
@@ -305,9 +305,15 @@ fn an_import_says_what_an_implicit_default_is() {
     let plain = tree("optional lib.Size size = 1;");
     let spelled = tree("optional lib.Size size = 1 [default = M];");
     let other = tree("optional lib.Size size = 1 [default = L];");
-    assert_eq!(classify_trees(&plain, &spelled).verdict(), Verdict::Identical);
-    assert_eq!(classify_trees(&spelled, &plain).verdict(), Verdict::Identical);
-    assert_eq!(classify_trees(&spelled, &other).verdict(), Verdict::Breaking);
+    assert_eq!(
+        classify_trees(&plain, &spelled).verdict(),
+        SchemaChange::Identical
+    );
+    assert_eq!(
+        classify_trees(&spelled, &plain).verdict(),
+        SchemaChange::Identical
+    );
+    assert_eq!(classify_trees(&spelled, &other).verdict(), SchemaChange::Breaking);
 }
 
 #[test]
@@ -315,7 +321,7 @@ fn a_file_that_one_side_carries_and_the_other_imports_is_compared() {
     let lib = |field: &str| format!("syntax = 'proto3'; package lib; message Unit {{ int32 {field} = 1; }}");
     let user = ">> user.proto\nsyntax = 'proto3'; import 'lib.proto'; message U { lib.Unit u = 1; }";
     let carries = compile_tree(&format!("{user}\n>> lib.proto\n{}", lib("a")), |_| None).unwrap();
-    for (field, verdict) in [("a", Verdict::Identical), ("b", Verdict::Breaking)] {
+    for (field, verdict) in [("a", SchemaChange::Identical), ("b", SchemaChange::Breaking)] {
         let imports = compile_tree(user, |_| Some(lib(field))).unwrap();
         assert_eq!(classify_trees(&carries, &imports).verdict(), verdict);
         assert_eq!(classify_trees(&imports, &carries).verdict(), verdict);
@@ -480,7 +486,7 @@ proptest! {
             (name == "lib.proto").then(|| Ok(import.join(" ").into_bytes()))
         });
         match (compile(), compile()) {
-            (Ok(old), Ok(new)) => prop_assert_eq!(classify_trees(&old, &new).verdict(), Verdict::Identical),
+            (Ok(old), Ok(new)) => prop_assert_eq!(classify_trees(&old, &new).verdict(), SchemaChange::Identical),
             (Err(problems), Err(again)) => {
                 prop_assert!(!problems.is_empty() && problems.iter().all(|problem| !problem.reason.is_empty()));
                 prop_assert_eq!(problems, again);

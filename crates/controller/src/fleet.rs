@@ -8,7 +8,7 @@ use std::{
 use prexorcloud_protocol::{GroupName, InstanceId, NodeId};
 
 use crate::{
-    nodes::{NodeStatus, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals, is_live},
+    nodes::{NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals, is_live},
     records::InstanceRecord,
     store::{self, Store, StoreError},
     wall_clock::now_millis,
@@ -206,7 +206,7 @@ impl Fleet {
 fn by_load(views: Vec<NodeView>) -> Vec<NodeId> {
     let mut ready: Vec<NodeView> = views
         .into_iter()
-        .filter(|view| view.status() == NodeStatus::Online)
+        .filter(|view| view.status() == NodeSummary::Online)
         .collect();
     ready.sort_by_key(|view| {
         let free_mb = view

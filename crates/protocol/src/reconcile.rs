@@ -1,10 +1,10 @@
 //! What to do about the difference between belief and report
 //!
 //! At every handshake a daemon lists its instances. [`plan`] compares that list with what the controller
-//! [knows](Known) and decides, for each of both, one [`Action`]. It is a pure function: it performs nothing, and
+//! [knows](KnownInstance) and decides, for each of both, one [`Action`]. It is a pure function: it performs nothing, and
 //! neither the order of its inputs nor anything outside of them matters.
 //!
-//! | Known here | Listed as alive | Not listed |
+//! | KnownInstance here | Listed as alive | Not listed |
 //! |---|---|---|
 //! | not | [adopt](Action::Adopt), or [stop](Action::StopOrphan) if its group is gone or it runs elsewhere | - |
 //! | wanted, same incarnation | [update](Action::Update) or [leave alone](Action::LeaveAlone) | `SCHEDULED`, `PREPARING`: [send the start again](Action::Redispatch). `STOPPING`: [ended](Action::MarkStopped). Otherwise [lost](Action::MarkLost) |
@@ -59,7 +59,7 @@ pub struct ReconcilePolicy {
 
 /// What the controller knows of an instance
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownInstance {
     /// The instance.
     pub instance: InstanceId,
     /// Which start of the id it knows.
@@ -76,7 +76,7 @@ pub struct Known {
     pub lost: bool,
 }
 
-impl Known {
+impl KnownInstance {
     /// What a lifecycle knows.
     #[must_use]
     pub const fn of(lifecycle: &Lifecycle, can_dispatch: bool) -> Self {
@@ -301,7 +301,7 @@ struct Planner<'a> {
 
 /// Decides what to do about every known and every listed instance.
 #[must_use]
-pub fn plan(known: &[Known], reported: &[RunningInstance], policy: &ReconcilePolicy) -> Vec<Action> {
+pub fn plan(known: &[KnownInstance], reported: &[RunningInstance], policy: &ReconcilePolicy) -> Vec<Action> {
     let mut planner = Planner {
         policy,
         elsewhere: policy.elsewhere.iter().copied().collect(),
@@ -311,7 +311,7 @@ pub fn plan(known: &[Known], reported: &[RunningInstance], policy: &ReconcilePol
         },
         actions: Vec::with_capacity(known.len().max(reported.len())),
     };
-    let mut subjects: BTreeMap<InstanceId, (Option<&Known>, Option<Listed>)> = BTreeMap::new();
+    let mut subjects: BTreeMap<InstanceId, (Option<&KnownInstance>, Option<Listed>)> = BTreeMap::new();
     for known in known {
         subjects.entry(known.instance).or_default().0 = Some(known);
     }
@@ -362,7 +362,7 @@ pub fn plan(known: &[Known], reported: &[RunningInstance], policy: &ReconcilePol
 }
 
 impl Planner<'_> {
-    fn both(&mut self, known: &Known, listed: Listed) {
+    fn both(&mut self, known: &KnownInstance, listed: Listed) {
         match Age::of(listed.incarnation, known.incarnation) {
             Age::Older => {
                 if listed.is_alive() {
@@ -384,7 +384,7 @@ impl Planner<'_> {
         }
     }
 
-    fn same(&mut self, known: &Known, listed: Listed) {
+    fn same(&mut self, known: &KnownInstance, listed: Listed) {
         let instance = known.instance;
         if known.state.is_terminal() {
             let taken_back = known.lost
@@ -445,7 +445,7 @@ impl Planner<'_> {
     }
 
     /// A listed instance that is not known here, or only as an earlier incarnation.
-    fn unknown(&mut self, instance: InstanceId, listed: Listed, earlier: Option<&Known>) {
+    fn unknown(&mut self, instance: InstanceId, listed: Listed, earlier: Option<&KnownInstance>) {
         let reason = match listed.group {
             _ if !listed.is_alive() => None,
             _ if self.elsewhere.contains(&instance) => Some(OrphanReason::OnAnotherNode),
@@ -487,7 +487,7 @@ impl Planner<'_> {
     }
 
     /// A known instance whose id the daemon uses for a later incarnation.
-    fn superseded(&mut self, known: &Known) {
+    fn superseded(&mut self, known: &KnownInstance) {
         let instance = known.instance;
         if known.state.is_terminal() {
             self.rest(instance, Rest::Ended, true, false);
@@ -499,7 +499,7 @@ impl Planner<'_> {
     }
 
     /// A known instance that is not listed.
-    fn unlisted(&mut self, known: &Known) {
+    fn unlisted(&mut self, known: &KnownInstance) {
         let instance = known.instance;
         let never_ran = match known.state {
             State::Scheduled => true,

@@ -21,6 +21,6 @@ pub mod outbox {
 /// When a peer is asked for a sign of life, and when it is given up: both sides
 pub mod heartbeat {
     pub use crate::heartbeat::prober::*;
-    pub use crate::heartbeat::silence::{SilenceWatch, Timer as SilenceTimer};
+    pub use crate::heartbeat::silence::{SilenceTimer, SilenceWatch};
     pub use crate::heartbeat::*;
 }

@@ -12,7 +12,7 @@ use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::{InstanceStatusUpdate, StartInstance, StartInstanceAck};
 use prexorcloud_protocol::roster::ReconcilePolicy;
 use prexorcloud_protocol::roster::Roster;
-use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, Output, Prober, SilenceWatch};
+use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, ProbeOutput, Prober, SilenceWatch};
 use prexorcloud_protocol::{Capabilities, InstanceId, NodeId};
 
 struct Counting;
@@ -70,7 +70,7 @@ fn a_heartbeat_costs_no_allocation() {
             let now = start + tick * Duration::from_secs(30);
             prober.handle_timeout(now);
             while let Some(output) = prober.poll_output() {
-                if let Output::SendPing { sequence, .. } = output {
+                if let ProbeOutput::SendPing { sequence, .. } = output {
                     watch.handle_message(now);
                     prober.handle_pong(now, sequence).unwrap();
                     assert!(prober.handle_pong(now, sequence).is_err());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::proto::Ping;
 use prexorcloud_protocol::unstable::heartbeat::{
-    HeartbeatConfig, News, Output, PongError, Prober, SilenceWatch, answer, interval_from_wire,
+    HeartbeatConfig, News, PongError, ProbeOutput, Prober, SilenceWatch, answer, interval_from_wire,
 };
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -23,16 +23,16 @@ fn config() -> ProptestConfig {
     }
 }
 
-fn outputs(prober: &mut Prober) -> Vec<Output> {
+fn outputs(prober: &mut Prober) -> Vec<ProbeOutput> {
     std::iter::from_fn(|| prober.poll_output()).collect()
 }
 
-fn ping(sequence: i64) -> Output {
+fn ping(sequence: i64) -> ProbeOutput {
     ping_after(0, sequence)
 }
 
-fn ping_after(answered: i64, sequence: i64) -> Output {
-    Output::SendPing { sequence, answered }
+fn ping_after(answered: i64, sequence: i64) -> ProbeOutput {
+    ProbeOutput::SendPing { sequence, answered }
 }
 
 #[test]
@@ -76,8 +76,8 @@ fn silent_peer_is_reported_once_after_ninety_seconds() {
             outputs(&mut prober)
                 .into_iter()
                 .filter_map(|output| match output {
-                    Output::News(news) => Some((deadline.at - start, news)),
-                    Output::SendPing { .. } => None,
+                    ProbeOutput::News(news) => Some((deadline.at - start, news)),
+                    ProbeOutput::SendPing { .. } => None,
                 }),
         );
     }
@@ -105,8 +105,8 @@ fn late_pong_recovers_once_and_pings_never_stop() {
     assert!(matches!(
         unreachable[..],
         [
-            Output::News(News::Unreachable { .. }),
-            Output::SendPing { sequence: 5, .. }
+            ProbeOutput::News(News::Unreachable { .. }),
+            ProbeOutput::SendPing { sequence: 5, .. }
         ]
     ));
 
@@ -114,7 +114,10 @@ fn late_pong_recovers_once_and_pings_never_stop() {
     let trip = prober.handle_pong(back, 2).unwrap();
     assert_eq!(trip.time, back - (start + INTERVAL), "an old answer still counts");
     let after = Duration::from_secs(37);
-    assert_eq!(outputs(&mut prober), [Output::News(News::Recovered { after })]);
+    assert_eq!(
+        outputs(&mut prober),
+        [ProbeOutput::News(News::Recovered { after })]
+    );
     prober.handle_pong(back, 5).unwrap();
     assert_eq!(outputs(&mut prober), []);
     assert!(prober.is_reachable());
@@ -135,7 +138,7 @@ fn an_answer_to_the_second_last_ping_is_a_sign_of_life() {
     assert!(
         outputs(&mut prober)
             .iter()
-            .all(|output| matches!(output, Output::SendPing { .. }))
+            .all(|output| matches!(output, ProbeOutput::SendPing { .. }))
     );
 }
 
@@ -305,9 +308,9 @@ fn what_nobody_polled_is_told_in_order_or_not_at_all() {
         matches!(
             told[..],
             [
-                Output::News(News::Unreachable { .. }),
-                Output::News(News::Recovered { .. }),
-                Output::SendPing { .. }
+                ProbeOutput::News(News::Unreachable { .. }),
+                ProbeOutput::News(News::Recovered { .. }),
+                ProbeOutput::SendPing { .. }
             ]
         ),
         "{told:?}"
@@ -318,7 +321,7 @@ fn what_nobody_polled_is_told_in_order_or_not_at_all() {
     }
     assert!(matches!(
         outputs(&mut prober)[..],
-        [Output::News(News::Unreachable { .. }), _]
+        [ProbeOutput::News(News::Unreachable { .. }), _]
     ));
     prober.handle_pong(start + 7 * INTERVAL, 8).unwrap();
     for tick in 8..=11 {
@@ -439,16 +442,16 @@ proptest! {
                 Action::Poll => {
                     while let Some(output) = prober.poll_output() {
                         match output {
-                            Output::SendPing { sequence, .. } => {
+                            ProbeOutput::SendPing { sequence, .. } => {
                                 prop_assert!(sequence > last_sent, "sequences_rise");
                                 last_sent = sequence;
                             }
-                            Output::News(News::Unreachable { missed, silent_for }) => {
+                            ProbeOutput::News(News::Unreachable { missed, silent_for }) => {
                                 prop_assert!(!std::mem::replace(&mut told_unreachable, true), "news_alternates");
                                 prop_assert!(missed >= missed_limit);
                                 prop_assert!(silent_for >= missed_limit * INTERVAL, "unreachable_only_after_the_limit");
                             }
-                            Output::News(News::Recovered { .. }) => {
+                            ProbeOutput::News(News::Recovered { .. }) => {
                                 prop_assert!(std::mem::replace(&mut told_unreachable, false), "news_alternates");
                                 prop_assert!(last_life <= now);
                             }
@@ -475,7 +478,7 @@ proptest! {
         for delay in delays {
             now += delay;
             prober.handle_timeout(now);
-            let pings = outputs(&mut prober).iter().filter(|output| matches!(output, Output::SendPing { .. })).count();
+            let pings = outputs(&mut prober).iter().filter(|output| matches!(output, ProbeOutput::SendPing { .. })).count();
             prop_assert!(pings <= 1);
             prop_assert_eq!(pings == 1, now >= sent_at + INTERVAL);
             if pings == 1 {

@@ -8,9 +8,8 @@ use prexorcloud_protocol::proto::{
     StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck,
 };
 use prexorcloud_protocol::unstable::ledger::{
-    ALREADY_RUNNING, ALREADY_STARTING, Answer, CommandId, Disposition, Expired, Kind, Ledger,
+    ALREADY_RUNNING, ALREADY_STARTING, Answer, CommandId, CommandTimer, Disposition, Expired, Kind, Ledger,
     MAX_RETRY_DELAY, MIN_RETRY_DELAY, Order, RETRIES, Reissue, START_ANSWER, STOP_ANSWER, StartFailure,
-    Timer,
 };
 use prexorcloud_protocol::{Incarnation, StopMode, Verdict};
 use proptest::prelude::*;
@@ -132,7 +131,7 @@ fn a_transient_rejection_is_retried_three_times() {
             "told twice is told once"
         );
         let deadline = ledger.poll_timeout().unwrap();
-        assert_eq!((deadline.at, deadline.timer), (now + after, Timer::Retry));
+        assert_eq!((deadline.at, deadline.timer), (now + after, CommandTimer::Retry));
         assert_eq!(ledger.poll_dispatch(), None);
         now = deadline.at;
         assert_eq!(ledger.handle_timeout(now), None);
@@ -185,7 +184,7 @@ fn an_unanswered_attempt_is_repeated_and_then_given_up() {
         let mut ledger = sent(now, order);
         for attempt in 2..=RETRIES + 1 {
             let deadline = ledger.poll_timeout().unwrap();
-            assert_eq!((deadline.at, deadline.timer), (now + wait, Timer::Answer));
+            assert_eq!((deadline.at, deadline.timer), (now + wait, CommandTimer::Answer));
             now = deadline.at;
             assert_eq!(
                 ledger.handle_timeout(now),
@@ -541,7 +540,7 @@ proptest! {
                         now = now.max(deadline.at) + late;
                     }
                     let given_up =
-                        deadline.is_some_and(|deadline| deadline.at <= now && deadline.timer == Timer::Answer);
+                        deadline.is_some_and(|deadline| deadline.at <= now && deadline.timer == CommandTimer::Answer);
                     let expired = ledger.handle_timeout(now);
                     fired = true;
                     live &= !given_up;

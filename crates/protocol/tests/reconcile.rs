@@ -7,7 +7,7 @@ use prexorcloud_protocol::instance::{Age, Desired, Input, State, Transition, tra
 use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::RunningInstance;
 use prexorcloud_protocol::unstable::reconcile::{
-    Action, GroupPolicy, Ignored, Known, OrphanReason, ReconcilePolicy, Rest, plan,
+    Action, GroupPolicy, Ignored, KnownInstance, OrphanReason, ReconcilePolicy, Rest, plan,
 };
 use prexorcloud_protocol::{Capabilities, Incarnation, InstanceId};
 use proptest::prelude::*;
@@ -33,8 +33,8 @@ fn id(name: &str) -> InstanceId {
     name.parse().unwrap()
 }
 
-fn known(state: State, desired: Desired) -> Known {
-    Known {
+fn known(state: State, desired: Desired) -> KnownInstance {
+    KnownInstance {
         instance: id("lobby-1"),
         incarnation: Incarnation::new(5),
         state,
@@ -153,7 +153,7 @@ fn a_java_daemon_may_run_what_it_does_not_list() {
         only(plan(&[scheduled], &[], &java)),
         Action::Redispatch { instance }
     );
-    let adopted = Known {
+    let adopted = KnownInstance {
         can_dispatch: false,
         ..scheduled
     };
@@ -167,7 +167,7 @@ fn a_java_daemon_may_run_what_it_does_not_list() {
 #[test]
 fn a_drain_of_ours_goes_on_while_the_server_runs_and_one_of_the_daemons_is_over() {
     let of_theirs = known(State::Draining, Desired::Run);
-    let of_ours = Known {
+    let of_ours = KnownInstance {
         draining: true,
         ..of_theirs
     };
@@ -189,7 +189,7 @@ fn a_drain_of_ours_goes_on_while_the_server_runs_and_one_of_the_daemons_is_over(
 
 #[test]
 fn a_lost_instance_is_taken_back_unless_it_runs_elsewhere_by_now() {
-    let lost = Known {
+    let lost = KnownInstance {
         lost: true,
         ..known(State::Crashed, Desired::Run)
     };
@@ -263,7 +263,7 @@ fn an_unknown_instance_is_adopted_as_what_it_is() {
 
 #[test]
 fn orphans_are_told_by_their_reason() {
-    let reason = |known: &[Known], entry: RunningInstance, policy: &ReconcilePolicy| {
+    let reason = |known: &[KnownInstance], entry: RunningInstance, policy: &ReconcilePolicy| {
         let stops: Vec<_> = plan(known, &[entry], policy)
             .into_iter()
             .filter_map(|action| match action {
@@ -399,7 +399,7 @@ fn groups() -> impl Strategy<Value = &'static str> {
     prop::sample::select(&["lobby", "game", "gone", "", "../up"][..])
 }
 
-fn some_known() -> impl Strategy<Value = Vec<Known>> {
+fn some_known() -> impl Strategy<Value = Vec<KnownInstance>> {
     let one = (
         names(),
         0..4_u64,
@@ -420,7 +420,7 @@ fn some_known() -> impl Strategy<Value = Vec<Known>> {
                 } else {
                     state
                 };
-                Known {
+                KnownInstance {
                     instance: id(name),
                     incarnation: Incarnation::new(incarnation),
                     state,
@@ -476,8 +476,9 @@ fn policy() -> impl Strategy<Value = ReconcilePolicy> {
 }
 
 /// What the plan's actions do to belief, in the simplest terms.
-fn apply(known: &[Known], actions: &[Action]) -> Vec<Known> {
-    let mut all: BTreeMap<InstanceId, Known> = known.iter().map(|known| (known.instance, *known)).collect();
+fn apply(known: &[KnownInstance], actions: &[Action]) -> Vec<KnownInstance> {
+    let mut all: BTreeMap<InstanceId, KnownInstance> =
+        known.iter().map(|known| (known.instance, *known)).collect();
     for action in actions {
         let Some(instance) = action.instance() else {
             continue;
@@ -493,7 +494,7 @@ fn apply(known: &[Known], actions: &[Action]) -> Vec<Known> {
                 incarnation, state, ..
             } => {
                 let (desired, draining) = (Desired::Run, state == State::Draining);
-                let adopted = Known {
+                let adopted = KnownInstance {
                     instance,
                     incarnation,
                     state,

@@ -11,7 +11,7 @@ use prexorcloud_security::credential::Credential;
 use prexorcloud_security::enrolment::{EnrolmentError, EnrolmentTls, ObservedServer};
 use prexorcloud_security::identity::Identity;
 use prexorcloud_security::keystore::{self, KeystoreError, KeystorePassword};
-use prexorcloud_security::tls::{HandshakeFailure, ServerTls, TheirCertificate, diagnose};
+use prexorcloud_security::tls::{CertificateFailure, ServerTls, TheirCertificate, diagnose};
 use prexorcloud_security::token::CaPin;
 use prexorcloud_security::trust::TrustAnchors;
 use rustls::ServerConfig;
@@ -38,7 +38,7 @@ fn without_authority(credential: &Credential) -> Credential {
 fn refusal(meeting: &Meeting) -> TheirCertificate {
     assert!(meeting.received.is_empty(), "application bytes arrived");
     match diagnose(meeting.client_error.as_ref().expect("the client accepted")) {
-        Some(HandshakeFailure::Theirs(theirs)) => theirs,
+        Some(CertificateFailure::Theirs(theirs)) => theirs,
         other => panic!("{other:?}"),
     }
 }

@@ -11,7 +11,8 @@ use prexorcloud_security::credential::Credential;
 use prexorcloud_security::identity::PeerIdentity;
 use prexorcloud_security::revocation::{RevocationList, RevokedNode, RevokedSerial, SharedRevocations};
 use prexorcloud_security::tls::{
-    ClientTls, HandshakeFailure, OurCertificate, Reloadable, ServerTls, TheirCertificate, diagnose, provider,
+    CertificateFailure, ClientTls, OurCertificate, Reloadable, ServerTls, TheirCertificate, diagnose,
+    provider,
 };
 use prexorcloud_security::trust::TrustAnchors;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -71,7 +72,7 @@ fn assert_refused(meeting: &Meeting, ours: OurCertificate) {
     assert!(meeting.server_error.is_some(), "the server accepted");
     assert!(meeting.received.is_empty(), "application bytes arrived");
     let heard = meeting.client_error.as_ref().expect("the client heard nothing");
-    assert_eq!(diagnose(heard), Some(HandshakeFailure::Ours(ours)), "{heard}");
+    assert_eq!(diagnose(heard), Some(CertificateFailure::Ours(ours)), "{heard}");
 }
 
 #[test]
@@ -255,7 +256,7 @@ fn a_node_certificate_is_no_server_certificate() {
     let refusal = meeting.client_error.unwrap();
     assert_eq!(
         diagnose(&refusal),
-        Some(HandshakeFailure::Theirs(TheirCertificate::WrongPurpose))
+        Some(CertificateFailure::Theirs(TheirCertificate::WrongPurpose))
     );
     assert!(meeting.received.is_empty());
 }
@@ -288,7 +289,7 @@ fn the_server_answers_to_every_name_and_address_and_to_no_other() {
     ] {
         let meeting = meet(client.clone(), server.clone(), host);
         let refusal = diagnose(meeting.client_error.as_ref().unwrap());
-        let Some(HandshakeFailure::Theirs(TheirCertificate::WrongName { dialled, valid_for })) = refusal
+        let Some(CertificateFailure::Theirs(TheirCertificate::WrongName { dialled, valid_for })) = refusal
         else {
             panic!("{host}: {refusal:?}");
         };
@@ -335,7 +336,7 @@ fn a_client_refuses_a_server_of_another_cluster() {
     let refusal = meeting.client_error.as_ref().unwrap();
     assert_eq!(
         diagnose(refusal),
-        Some(HandshakeFailure::Theirs(TheirCertificate::UnknownAuthority))
+        Some(CertificateFailure::Theirs(TheirCertificate::UnknownAuthority))
     );
     assert!(meeting.received.is_empty());
 }
@@ -350,7 +351,7 @@ fn a_client_refuses_an_expired_server_and_says_so() {
         "localhost",
     );
     let refusal = diagnose(meeting.client_error.as_ref().unwrap()).unwrap();
-    assert_eq!(refusal, HandshakeFailure::Theirs(TheirCertificate::Expired));
+    assert_eq!(refusal, CertificateFailure::Theirs(TheirCertificate::Expired));
     assert!(refusal.to_string().contains("expired"));
 }
 
@@ -482,7 +483,7 @@ fn a_diagnosis_looks_through_wrappers_and_gives_up_on_other_causes() {
     let wrapped = std::io::Error::other(std::io::Error::other(alert));
     assert_eq!(
         diagnose(&wrapped),
-        Some(HandshakeFailure::Ours(OurCertificate::Revoked))
+        Some(CertificateFailure::Ours(OurCertificate::Revoked))
     );
     assert_eq!(
         diagnose(&std::io::Error::from(std::io::ErrorKind::ConnectionRefused)),
@@ -492,6 +493,6 @@ fn a_diagnosis_looks_through_wrappers_and_gives_up_on_other_causes() {
     let other = Error::InvalidCertificate(CertificateError::BadEncoding);
     assert_eq!(
         diagnose(&other),
-        Some(HandshakeFailure::Theirs(TheirCertificate::Unusable))
+        Some(CertificateFailure::Theirs(TheirCertificate::Unusable))
     );
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use prexorcloud_protocol::instance::{Cause, Desired, State, Timer};
+use prexorcloud_protocol::instance::{Cause, Desired, LifecycleTimer, State};
 use prexorcloud_protocol::roster::{CommandTimer, Due};
 use prexorcloud_protocol::session::Class;
 use prexorcloud_protocol::{InstanceId, Session as _};
@@ -311,7 +311,7 @@ pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
             // A retry that falls due meanwhile leaves with the next handshake.
             let goes_on = matches!(
                 deadline.timer.due,
-                Due::Lifecycle(Timer::Lifetime) | Due::Command(CommandTimer::Retry)
+                Due::Lifecycle(LifecycleTimer::Lifetime) | Due::Command(CommandTimer::Retry)
             );
             ensure(goes_on, || {
                 format!(

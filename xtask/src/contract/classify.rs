@@ -3,17 +3,17 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use prexorcloud_compat::schema::{self, Report, Verdict};
+use prexorcloud_compat::schema::{self, Report, SchemaChange};
 use serde_json::{Value, json};
 
 use super::tree::{self, Unreadable};
 
 /// The outcome as an exit code: 0 identical, 10 additive, 20 breaking.
-pub fn exit_code(verdict: Verdict) -> ExitCode {
+pub fn exit_code(verdict: SchemaChange) -> ExitCode {
     ExitCode::from(match verdict {
-        Verdict::Identical => 0,
-        Verdict::Additive => 10,
-        Verdict::Breaking => 20,
+        SchemaChange::Identical => 0,
+        SchemaChange::Additive => 10,
+        SchemaChange::Breaking => 20,
     })
 }
 

@@ -15,7 +15,7 @@ pub mod tree;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use prexorcloud_compat::schema::{Report, Tree, Verdict, classify_trees};
+use prexorcloud_compat::schema::{Report, SchemaChange, Tree, classify_trees};
 
 use crate::codegen;
 
@@ -71,7 +71,7 @@ pub fn verify(root: &Path) -> Result<(Vec<String>, Vec<String>)> {
         None => bad.push(format!(
             "{ACCEPTED} does not exist\n  -> run `cargo xtask contract accept`"
         )),
-        Some(report) if report.verdict() == Verdict::Breaking => bad.push(format!(
+        Some(report) if report.verdict() == SchemaChange::Breaking => bad.push(format!(
             "the change since the last `contract accept` is breaking:\n{}  -> undo these changes, or reread {DOCUMENT}",
             policy::breaking_findings(&report)
         )),
@@ -163,7 +163,7 @@ pub fn accept(root: &Path, unreleased: bool) -> Result<Vec<String>> {
         bail!("not accepted: {}", judgement.objections.join("\n"));
     }
     if let Some(report) = since_accepted(root, &current)?
-        && report.verdict() == Verdict::Breaking
+        && report.verdict() == SchemaChange::Breaking
         && version == baseline
         && !unreleased
     {

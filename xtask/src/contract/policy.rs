@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use prexorcloud_compat::schema::{Class, Report, Tree, Verdict, classify_trees, vanished_numbers};
+use prexorcloud_compat::schema::{Class, Report, SchemaChange, Tree, classify_trees, vanished_numbers};
 
 /// Where the protocol version stands, from the repository root.
 pub const VERSION_FILE: &str = "crates/compat/src/negotiation.rs";
@@ -64,14 +64,14 @@ pub fn judge(released: (u32, &Tree), current: (u32, &Tree)) -> Judgement {
             "PROTOCOL_VERSION is {version}, but version {baseline} was released (contracts/v{baseline}).\n  -> raise \
              PROTOCOL_VERSION in {VERSION_FILE}"
         ));
-    } else if report.verdict() == Verdict::Breaking && version == baseline {
+    } else if report.verdict() == SchemaChange::Breaking && version == baseline {
         objections.push(format!(
             "the change against contracts/v{baseline} is breaking, and PROTOCOL_VERSION is still {version}:\n{}  -> undo \
              these changes; if they must be, raise PROTOCOL_VERSION in {VERSION_FILE} and reserve every number that \
              vanishes",
             breaking_findings(&report)
         ));
-    } else if report.verdict() == Verdict::Breaking {
+    } else if report.verdict() == SchemaChange::Breaking {
         for vanished in vanished_numbers(old.descriptors(), new.descriptors()) {
             objections.push(format!(
                 "number {} of {} ({}) vanished without being reserved\n  -> write `reserved {};` and `reserved {:?};` \

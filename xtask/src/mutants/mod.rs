@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, bail};
 
 use list::Mutant;
 use tree::Tree;
-use trial::{Bench, Verdict};
+use trial::{Bench, Fate};
 use workspace::{Tests, Workspace};
 
 /// The list, from the root of the repository.
@@ -250,30 +250,30 @@ fn calibrate(
 
 impl Summary {
     /// Counts a verdict in and gives the line that tells it.
-    fn count(&mut self, mutant: &Mutant, verdict: &Verdict) -> String {
+    fn count(&mut self, mutant: &Mutant, verdict: &Fate) -> String {
         let name = &mutant.name;
         match (verdict, &mutant.equivalent) {
-            (Verdict::Uncompilable(reason), _) => {
+            (Fate::Uncompilable(reason), _) => {
                 self.errors.push(name.clone());
                 format!("ERROR     {name}  does not compile: {reason}")
             }
-            (Verdict::Survived, Some(_)) => {
+            (Fate::Survived, Some(_)) => {
                 self.equivalent += 1;
                 format!("survived  {name}  as an equivalent one must")
             }
-            (Verdict::Killed(by) | Verdict::Hung(by), Some(_)) => {
+            (Fate::Killed(by) | Fate::Hung(by), Some(_)) => {
                 self.errors.push(name.clone());
                 format!("ERROR     {name}  is said to be equivalent, but killed by {by}")
             }
-            (Verdict::Survived, None) => {
+            (Fate::Survived, None) => {
                 self.survived.push(name.clone());
                 format!("SURVIVED  {name}  in {}", mutant.file)
             }
-            (Verdict::Killed(by), None) => {
+            (Fate::Killed(by), None) => {
                 self.killed += 1;
                 format!("killed    {name}  by {by}")
             }
-            (Verdict::Hung(by), None) => {
+            (Fate::Hung(by), None) => {
                 self.killed += 1;
                 self.hung += 1;
                 format!("killed    {name}  by {by}")

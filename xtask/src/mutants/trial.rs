@@ -21,7 +21,7 @@ const SLOWER: u32 = 10;
 
 /// How the trial of a mutant ended
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Fate {
     /// Tests failed, and which.
     Killed(String),
     /// Tests were still running when their time was over.
@@ -95,29 +95,26 @@ impl Bench {
     ///
     /// # Errors
     /// If Cargo cannot be run.
-    pub fn judge(&self, all: &[Tests]) -> Result<Verdict> {
+    pub fn judge(&self, all: &[Tests]) -> Result<Fate> {
         for tests in all {
             if let Some(reason) = self.build(tests)? {
-                return Ok(Verdict::Uncompilable(reason));
+                return Ok(Fate::Uncompilable(reason));
             }
             let limit = self.limits.get(tests).copied().unwrap_or(self.floor);
             match self.bounded(&mut self.cargo(tests, &[]), limit)? {
                 Ended::Passed(_) => {}
                 Ended::Failed { status, output } => {
-                    return Ok(Verdict::Killed(format!(
-                        "{} ({tests})",
-                        killers(&output, &status)
-                    )));
+                    return Ok(Fate::Killed(format!("{} ({tests})", killers(&output, &status))));
                 }
                 Ended::TimedOut => {
-                    return Ok(Verdict::Hung(format!(
+                    return Ok(Fate::Hung(format!(
                         "the time limit of {:.0} s ({tests})",
                         limit.as_secs_f64()
                     )));
                 }
             }
         }
-        Ok(Verdict::Survived)
+        Ok(Fate::Survived)
     }
 
     /// Builds tests without running them; the first error of the compiler if that fails.

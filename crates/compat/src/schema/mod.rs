@@ -33,7 +33,7 @@
 //!   findings, on both sides of an otherwise identical pair too.
 //!
 //! ```
-//! use prexorcloud_compat::schema::{Verdict, classify};
+//! use prexorcloud_compat::schema::{SchemaChange, classify};
 //! use prost_types::{DescriptorProto, FileDescriptorProto, FileDescriptorSet};
 //!
 //! let old = FileDescriptorSet {
@@ -47,7 +47,7 @@
 //! new.file[0].message_type.clear();
 //!
 //! let report = classify(&old, &new);
-//! assert_eq!(report.verdict(), Verdict::Breaking);
+//! assert_eq!(report.verdict(), SchemaChange::Breaking);
 //! assert_eq!(report.findings()[0].to_string(), "breaking message-removed Ping: the message is gone");
 //! ```
 
@@ -69,7 +69,7 @@ mod types;
 use prost_types::FileDescriptorSet;
 
 pub use self::canonical::{Vanished, canonical_text, vanished_numbers};
-pub use self::report::{Finding, Report, Verdict};
+pub use self::report::{Finding, Report, SchemaChange};
 pub use self::rule::{Class, Rule};
 pub use self::tree::{Problem, Source, Tree, classify_trees};
 

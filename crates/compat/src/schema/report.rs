@@ -40,7 +40,7 @@ impl fmt::Display for Finding {
 
 /// The judgement over a whole schema: the worst of its findings
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Verdict {
+pub enum SchemaChange {
     /// The same after dropping comments, order and formatting
     Identical,
     /// Changed, and peers on either side keep working
@@ -49,7 +49,7 @@ pub enum Verdict {
     Breaking,
 }
 
-impl Verdict {
+impl SchemaChange {
     /// `identical`, `additive` or `breaking`
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -61,7 +61,7 @@ impl Verdict {
     }
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for SchemaChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -97,11 +97,11 @@ impl Report {
 
     /// The worst class among the findings
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> SchemaChange {
         match self.findings.iter().map(Finding::class).max() {
-            None => Verdict::Identical,
-            Some(Class::Additive) => Verdict::Additive,
-            Some(Class::Breaking) => Verdict::Breaking,
+            None => SchemaChange::Identical,
+            Some(Class::Additive) => SchemaChange::Additive,
+            Some(Class::Breaking) => SchemaChange::Breaking,
         }
     }
 }

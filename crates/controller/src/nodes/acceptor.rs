@@ -11,7 +11,7 @@ use prexorcloud_protocol::{
 use prexorcloud_security::revocation::SharedRevocations;
 use prexorcloud_transport::{NodeAcceptor, Peer, SessionHandle};
 
-use super::{Nodes, order::Order};
+use super::{Nodes, order::NodeRequest};
 use crate::services::node_of;
 
 /// Makes the session of each stream and waits for its handshake
@@ -59,7 +59,7 @@ impl NodeAcceptor for StreamAcceptor {
                 match event {
                     ControllerEvent::Hello(hello) => {
                         let node = hello.node_id;
-                        let order = Order::Join {
+                        let order = NodeRequest::Join {
                             hello,
                             session: session.clone(),
                             peer,

@@ -10,7 +10,7 @@ use prexorcloud_proto::ShutdownNodeAck;
 use prexorcloud_protocol::node::controller::Drain;
 use tokio::sync::oneshot;
 
-use super::{NodeStatus, OrderError, task::Node};
+use super::{NodeSummary, OrderError, task::Node};
 use crate::{records::DrainRecord, wall_clock::now_millis};
 
 /// A recorded drain, by the clock of this process
@@ -24,7 +24,7 @@ pub(super) fn drain_of(now: Instant, now_ms: i64, record: DrainRecord) -> Option
 }
 
 impl Node {
-    pub(super) async fn cordon(&mut self, cordoned: bool) -> Result<NodeStatus, OrderError> {
+    pub(super) async fn cordon(&mut self, cordoned: bool) -> Result<NodeSummary, OrderError> {
         self.change_record(|record| record.cordoned = cordoned).await?;
         Ok(self.with_view(|view| view.status()))
     }
@@ -47,7 +47,7 @@ impl Node {
     }
 
     /// Takes a drain back, and the cordon that a finished one leaves; what was stopped stays stopped
-    pub(super) async fn undrain(&mut self) -> Result<NodeStatus, OrderError> {
+    pub(super) async fn undrain(&mut self) -> Result<NodeSummary, OrderError> {
         self.change_record(|record| {
             record.drain = None;
             record.cordoned = false;

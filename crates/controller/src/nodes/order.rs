@@ -15,13 +15,13 @@ use prexorcloud_protocol::{
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::{NodeStatus, task::Node};
+use super::{NodeSummary, task::Node};
 use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
 pub(super) type Reply<T> = oneshot::Sender<Result<T, OrderError>>;
 
-pub(super) enum Order {
+pub(super) enum NodeRequest {
     /// A stream whose handshake waits for admission
     Join {
         hello: Box<Hello>,
@@ -58,7 +58,7 @@ pub(super) enum Order {
     },
     Cordon {
         cordoned: bool,
-        reply: Reply<NodeStatus>,
+        reply: Reply<NodeSummary>,
     },
     Drain {
         shutdown: bool,
@@ -66,7 +66,7 @@ pub(super) enum Order {
         reply: Reply<usize>,
     },
     Undrain {
-        reply: Reply<NodeStatus>,
+        reply: Reply<NodeSummary>,
     },
     /// Tell the daemon to shut down; the answer is the receiver of its acknowledgement
     ShutDown {
@@ -88,22 +88,22 @@ pub(super) enum Waiting {
 }
 
 impl Node {
-    pub(super) async fn handle_order(&mut self, order: Order) {
+    pub(super) async fn handle_order(&mut self, order: NodeRequest) {
         let now = Instant::now();
         match order {
-            Order::Join { hello, session, peer } => {
+            NodeRequest::Join { hello, session, peer } => {
                 self.streams.push(session, peer);
                 self.machine.handle_hello(now, hello);
             }
-            Order::LoadRecord { reply } => answer(reply, self.load_record().await),
-            Order::Start { order, reply } => match self.prepare_start(&order).await {
+            NodeRequest::LoadRecord { reply } => answer(reply, self.load_record().await),
+            NodeRequest::Start { order, reply } => match self.prepare_start(&order).await {
                 Ok(start) => {
                     let id = self.wait(Waiting::Done(reply));
                     self.machine.start(Instant::now(), id, start);
                 }
                 Err(error) => answer(reply, Err(error)),
             },
-            Order::Stop {
+            NodeRequest::Stop {
                 instance,
                 force,
                 reply,
@@ -116,7 +116,7 @@ impl Node {
                 let id = self.wait(Waiting::Stop(reply));
                 self.machine.stop(now, id, instance, mode);
             }
-            Order::Command {
+            NodeRequest::Command {
                 instance,
                 line,
                 reply,
@@ -124,23 +124,23 @@ impl Node {
                 let result = self.machine.command(instance, &line, None);
                 answer(reply, result.map_err(OrderError::from));
             }
-            Order::DeclareLost { instance, reply } => {
+            NodeRequest::DeclareLost { instance, reply } => {
                 let id = self.wait(Waiting::Done(reply));
                 self.machine.declare_lost(now, id, instance);
             }
-            Order::Forget { instance, reply } => {
+            NodeRequest::Forget { instance, reply } => {
                 let id = self.wait(Waiting::Forget(instance, reply));
                 self.machine.forget(now, id, instance);
             }
-            Order::Cordon { cordoned, reply } => answer(reply, self.cordon(cordoned).await),
-            Order::Drain {
+            NodeRequest::Cordon { cordoned, reply } => answer(reply, self.cordon(cordoned).await),
+            NodeRequest::Drain {
                 shutdown,
                 timeout,
                 reply,
             } => answer(reply, self.drain(shutdown, timeout).await),
-            Order::Undrain { reply } => answer(reply, self.undrain().await),
-            Order::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
-            Order::Close { close, reply } => {
+            NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
+            NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
+            NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
                     stream.session.with(|session, _| session.close_with(close));

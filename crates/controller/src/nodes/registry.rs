@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    NodeStatus, NodeView, OrderError, StartOrder, StopAnswer,
-    order::{Order, Reply},
+    NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
+    order::{NodeRequest, Reply},
     task::Node,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub(crate) struct NodeContext {
 pub(super) type SharedView = Arc<Mutex<NodeView>>;
 
 struct Entry {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<NodeRequest>,
     view: SharedView,
 }
 
@@ -123,13 +123,13 @@ impl Nodes {
     /// Makes a node that enrolled visible before it connects
     pub(crate) async fn add_enrolled(&self, node: NodeId) -> Result<(), OrderError> {
         self.entry(node, |_| {});
-        self.ask(node, |reply| Order::LoadRecord { reply }).await
+        self.ask(node, |reply| NodeRequest::LoadRecord { reply }).await
     }
 
     /// Starts an instance; the answer is its record
     pub(crate) async fn launch(&self, node: NodeId, order: StartOrder) -> Result<InstanceRecord, OrderError> {
         let instance = order.instance;
-        self.ask(node, |reply| Order::Start {
+        self.ask(node, |reply| NodeRequest::Start {
             order: Box::new(order),
             reply,
         })
@@ -144,7 +144,7 @@ impl Nodes {
         instance: InstanceId,
         force: bool,
     ) -> Result<StopAnswer, OrderError> {
-        self.ask(node, |reply| Order::Stop {
+        self.ask(node, |reply| NodeRequest::Stop {
             instance,
             force,
             reply,
@@ -158,7 +158,7 @@ impl Nodes {
         instance: InstanceId,
         line: String,
     ) -> Result<(), OrderError> {
-        self.ask(node, |reply| Order::Command {
+        self.ask(node, |reply| NodeRequest::Command {
             instance,
             line,
             reply,
@@ -167,16 +167,18 @@ impl Nodes {
     }
 
     pub(crate) async fn declare_lost(&self, node: NodeId, instance: InstanceId) -> Result<(), OrderError> {
-        self.ask(node, |reply| Order::DeclareLost { instance, reply })
+        self.ask(node, |reply| NodeRequest::DeclareLost { instance, reply })
             .await
     }
 
     pub(crate) async fn forget(&self, node: NodeId, instance: InstanceId) -> Result<(), OrderError> {
-        self.ask(node, |reply| Order::Forget { instance, reply }).await
+        self.ask(node, |reply| NodeRequest::Forget { instance, reply })
+            .await
     }
 
-    pub(crate) async fn cordon(&self, node: NodeId, cordoned: bool) -> Result<NodeStatus, OrderError> {
-        self.ask(node, |reply| Order::Cordon { cordoned, reply }).await
+    pub(crate) async fn cordon(&self, node: NodeId, cordoned: bool) -> Result<NodeSummary, OrderError> {
+        self.ask(node, |reply| NodeRequest::Cordon { cordoned, reply })
+            .await
     }
 
     /// How many instances are being stopped
@@ -186,7 +188,7 @@ impl Nodes {
         shutdown: bool,
         timeout: Duration,
     ) -> Result<usize, OrderError> {
-        self.ask(node, |reply| Order::Drain {
+        self.ask(node, |reply| NodeRequest::Drain {
             shutdown,
             timeout,
             reply,
@@ -194,8 +196,8 @@ impl Nodes {
         .await
     }
 
-    pub(crate) async fn undrain(&self, node: NodeId) -> Result<NodeStatus, OrderError> {
-        self.ask(node, |reply| Order::Undrain { reply }).await
+    pub(crate) async fn undrain(&self, node: NodeId) -> Result<NodeSummary, OrderError> {
+        self.ask(node, |reply| NodeRequest::Undrain { reply }).await
     }
 
     pub(crate) async fn shut_down(
@@ -203,21 +205,26 @@ impl Nodes {
         node: NodeId,
         reason: String,
     ) -> Result<oneshot::Receiver<ShutdownNodeAck>, OrderError> {
-        self.ask(node, |reply| Order::ShutDown { reason, reply }).await
+        self.ask(node, |reply| NodeRequest::ShutDown { reason, reply })
+            .await
     }
 
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {
-        self.ask(node, |reply| Order::Close { close, reply }).await
+        self.ask(node, |reply| NodeRequest::Close { close, reply }).await
     }
 
     /// Hands over a stream whose handshake is complete
-    pub(super) async fn join(&self, node: NodeId, order: Order) -> Result<(), OrderError> {
+    pub(super) async fn join(&self, node: NodeId, order: NodeRequest) -> Result<(), OrderError> {
         let orders = self.entry(node, |_| {});
         let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(order)).await;
         sent.map_err(|_| OrderError::Busy)?.map_err(|_| OrderError::Busy)
     }
 
-    async fn ask<T>(&self, node: NodeId, order: impl FnOnce(Reply<T>) -> Order) -> Result<T, OrderError> {
+    async fn ask<T>(
+        &self,
+        node: NodeId,
+        order: impl FnOnce(Reply<T>) -> NodeRequest,
+    ) -> Result<T, OrderError> {
         let orders = self.entries().get(&node).map(|entry| entry.orders.clone());
         let orders = orders.ok_or(OrderError::UnknownNode)?;
         let (reply, answer) = oneshot::channel();
@@ -231,7 +238,7 @@ impl Nodes {
     }
 
     /// The mailbox of a node's task, which is started if there is none; `prepare` sees a new one before it runs
-    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<Order> {
+    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<NodeRequest> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&node) {
             return entry.orders.clone();

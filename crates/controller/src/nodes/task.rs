@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     NodeContext, NodeView,
     drain::drain_of,
-    order::{Order, Waiting},
+    order::{NodeRequest, Waiting},
     registry::{SharedView, look},
     streams::Streams,
 };
@@ -79,7 +79,7 @@ impl Node {
         self.publish_record();
     }
 
-    pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<Order>) {
+    pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<NodeRequest>) {
         let stopping = self.context.stopping.clone();
         let mut events = Vec::new();
         loop {

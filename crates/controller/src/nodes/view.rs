@@ -44,7 +44,7 @@ pub(crate) struct Vitals {
 
 /// The one word that summarises a node
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NodeStatus {
+pub(crate) enum NodeSummary {
     Online,
     Unreachable,
     Draining,
@@ -52,7 +52,7 @@ pub(crate) enum NodeStatus {
     Offline,
 }
 
-impl NodeStatus {
+impl NodeSummary {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Online => "ONLINE",
@@ -65,13 +65,13 @@ impl NodeStatus {
 }
 
 impl NodeView {
-    pub(crate) fn status(&self) -> NodeStatus {
+    pub(crate) fn status(&self) -> NodeSummary {
         match &self.session {
-            None => NodeStatus::Offline,
-            Some(session) if session.unreachable => NodeStatus::Unreachable,
-            Some(_) if self.record.drain.is_some() => NodeStatus::Draining,
-            Some(_) if self.record.cordoned => NodeStatus::Cordoned,
-            Some(_) => NodeStatus::Online,
+            None => NodeSummary::Offline,
+            Some(session) if session.unreachable => NodeSummary::Unreachable,
+            Some(_) if self.record.drain.is_some() => NodeSummary::Draining,
+            Some(_) if self.record.cordoned => NodeSummary::Cordoned,
+            Some(_) => NodeSummary::Online,
         }
     }
 }

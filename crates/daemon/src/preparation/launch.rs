@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use prexorcloud_proto::ConfigFormat;
 
 use super::PreparationError;
-use super::order::Order;
+use super::order::Assignment;
 
 /// What runs the jar
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ fn is_executable(path: &Path) -> bool {
 }
 
 /// The program and its arguments
-pub(super) fn command(order: &Order, runtime: &Runtime) -> (PathBuf, Vec<String>) {
+pub(super) fn command(order: &Assignment, runtime: &Runtime) -> (PathBuf, Vec<String>) {
     let port = order.port.to_string();
     match runtime {
         Runtime::Java { binary } => {
@@ -116,7 +116,7 @@ pub(super) fn command(order: &Order, runtime: &Runtime) -> (PathBuf, Vec<String>
 }
 
 /// The word that makes the server stop by itself
-pub(super) fn stop_command(order: &Order) -> &'static str {
+pub(super) fn stop_command(order: &Assignment) -> &'static str {
     match order.config_format {
         ConfigFormat::Bungeecord => "end",
         _ => "stop",
@@ -124,7 +124,7 @@ pub(super) fn stop_command(order: &Order) -> &'static str {
 }
 
 /// Pieces of console lines that say that the server is ready
-pub(super) fn ready_markers(order: &Order) -> Vec<String> {
+pub(super) fn ready_markers(order: &Assignment) -> Vec<String> {
     let mut markers = vec!["Done (".to_owned()];
     if order.is_proxy {
         markers.push("Listening on /".to_owned());
@@ -134,7 +134,7 @@ pub(super) fn ready_markers(order: &Order) -> Vec<String> {
 
 /// The whole environment: what is inherited, then what the order sets, then what the daemon knows better
 pub(super) fn environment(
-    order: &Order,
+    order: &Assignment,
     node_id: &str,
     api: Option<&ControllerApi>,
     inherited: impl IntoIterator<Item = (String, String)>,
@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    fn order(change: impl FnOnce(&mut StartInstance)) -> Order {
+    fn order(change: impl FnOnce(&mut StartInstance)) -> Assignment {
         let mut start = StartInstance {
             instance_id: "lobby-1".into(),
             group: "lobby".into(),
@@ -217,10 +217,10 @@ mod tests {
             ..StartInstance::default()
         };
         change(&mut start);
-        Order::read(&start).unwrap()
+        Assignment::read(&start).unwrap()
     }
 
-    fn arguments(order: &Order) -> String {
+    fn arguments(order: &Assignment) -> String {
         let runtime = Runtime::Java {
             binary: "/usr/bin/java".into(),
         };

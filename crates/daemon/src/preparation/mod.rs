@@ -26,7 +26,7 @@ use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
 
 use artifact::Artifacts;
-use order::Order;
+use order::Assignment;
 use workspace::{Workspace, Workspaces};
 
 pub use artifact::DownloadLimits;
@@ -96,7 +96,7 @@ impl Preparer {
         start: &StartInstance,
         api: Option<&ControllerApi>,
     ) -> Result<Prepared, PreparationError> {
-        let order = Order::read(start)?;
+        let order = Assignment::read(start)?;
         check_port(order.port)?;
         if !order.templates.is_empty() {
             return Err(PreparationError::TemplatesUnsupported {
@@ -150,7 +150,7 @@ impl Preparer {
         self.artifacts.kept_bytes()
     }
 
-    fn runtime(&self, order: &Order) -> Result<Runtime, PreparationError> {
+    fn runtime(&self, order: &Assignment) -> Result<Runtime, PreparationError> {
         if order.wants_standin() {
             let file = order.jar_file.clone();
             return self
@@ -163,7 +163,11 @@ impl Preparer {
         Ok(Runtime::Java { binary })
     }
 
-    async fn provide_runtime(&self, order: &Order, workspace: &Workspace) -> Result<(), PreparationError> {
+    async fn provide_runtime(
+        &self,
+        order: &Assignment,
+        workspace: &Workspace,
+    ) -> Result<(), PreparationError> {
         let target = workspace.path().join(&order.jar_file);
         if order.download_url.is_empty() && order.sha256.is_empty() && target.is_file() {
             return Ok(());
@@ -177,7 +181,11 @@ impl Preparer {
         })
     }
 
-    async fn provide_extensions(&self, order: &Order, workspace: &Workspace) -> Result<(), PreparationError> {
+    async fn provide_extensions(
+        &self,
+        order: &Assignment,
+        workspace: &Workspace,
+    ) -> Result<(), PreparationError> {
         for extension in &order.extensions {
             order::check_file_name("extension.file_name", &extension.file_name)?;
             let file = extension.file_name.clone();
@@ -214,7 +222,11 @@ impl Preparer {
     }
 
     /// Variables and config patches, where file work may block
-    async fn configure(&self, order: &Order, workspace: Workspace) -> Result<Workspace, PreparationError> {
+    async fn configure(
+        &self,
+        order: &Assignment,
+        workspace: Workspace,
+    ) -> Result<Workspace, PreparationError> {
         let variables = substitution::variables(order, &self.settings.node_id);
         let patches = order.config_patches.clone();
         let path = workspace.path().to_path_buf();

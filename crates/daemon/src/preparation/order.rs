@@ -22,7 +22,7 @@ pub const STANDIN_SUFFIX: &str = ".standin";
 
 /// A start order in the daemon's own words
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Order {
+pub(super) struct Assignment {
     pub(super) instance: InstanceId,
     pub(super) group: GroupName,
     pub(super) incarnation: Incarnation,
@@ -49,7 +49,7 @@ pub(super) struct Order {
     pub(super) plan_hash: String,
 }
 
-impl Order {
+impl Assignment {
     pub(super) fn read(start: &StartInstance) -> Result<Self, PreparationError> {
         let plan = start.composition_plan.as_ref();
         let runtime = plan.and_then(|plan| plan.runtime.as_ref());
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn zero_means_the_documented_default() {
-        let order = Order::read(&start()).unwrap();
+        let order = Assignment::read(&start()).unwrap();
         assert_eq!(order.memory_mb, 512);
         assert_eq!(order.startup_timeout, Duration::from_secs(60));
         assert_eq!((order.grace, order.max_lifetime), (None, None));
@@ -183,7 +183,7 @@ mod tests {
             }),
             ..CompositionPlan::default()
         });
-        let order = Order::read(&start).unwrap();
+        let order = Assignment::read(&start).unwrap();
         assert_eq!(
             (order.jar_file.as_str(), order.download_url.as_str()),
             ("new.jar", "")
@@ -210,7 +210,7 @@ mod tests {
         for (field, change) in cases {
             let mut start = start();
             change(&mut start);
-            let error = Order::read(&start).unwrap_err();
+            let error = Assignment::read(&start).unwrap_err();
             assert!(error.to_string().starts_with(field), "{error}");
             assert_eq!(error.code(), "INVALID_ORDER");
         }

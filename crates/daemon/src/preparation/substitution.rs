@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 
 use super::PreparationError;
-use super::order::Order;
+use super::order::Assignment;
 use crate::durable;
 
 /// Files that hold text in which variables are replaced
@@ -28,7 +28,7 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 const MAX_DEPTH: usize = 32;
 
 /// What `%KEY%` means for an instance; the daemon's own keys win over the order's
-pub(super) fn variables(order: &Order, node_id: &str) -> BTreeMap<String, String> {
+pub(super) fn variables(order: &Assignment, node_id: &str) -> BTreeMap<String, String> {
     let mut variables = order.variables.clone();
     for (key, value) in [
         ("PORT", order.port.to_string()),

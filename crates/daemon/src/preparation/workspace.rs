@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::PreparationError;
-use super::order::Order;
+use super::order::Assignment;
 
 /// Begins the names of folders that no instance uses; no group is called like that
 const HIDDEN: &str = ".";
@@ -79,7 +79,7 @@ impl Workspaces {
     }
 
     /// Makes room for an instance
-    pub(super) fn open(&self, order: &Order) -> Result<Workspace, PreparationError> {
+    pub(super) fn open(&self, order: &Assignment) -> Result<Workspace, PreparationError> {
         // Both names were checked: they cannot leave the root.
         let live = self.root.join(order.group.as_str()).join(order.instance.as_str());
         if order.is_static {

@@ -40,7 +40,7 @@ const KILL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the task of an instance is told
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum Instruction {
     Stop {
         force: bool,
     },
@@ -90,7 +90,7 @@ pub(super) struct Instance {
     pub(super) facts: InstanceFacts,
     pub(super) control: ControlDir,
     pub(super) running: RunningRecord,
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) orders: mpsc::UnboundedReceiver<Instruction>,
 }
 
 impl Instance {
@@ -126,8 +126,8 @@ impl Instance {
             self.report(exit, stopped_for).await;
             loop {
                 match self.orders.recv().await {
-                    Some(Order::Settled) => break,
-                    Some(Order::Stop { .. }) => {}
+                    Some(Instruction::Settled) => break,
+                    Some(Instruction::Stop { .. }) => {}
                     None => {
                         feed.abort();
                         return;
@@ -178,7 +178,7 @@ impl Instance {
                 biased;
                 _ = pidfd.readable() => break,
                 order = self.orders.recv() => {
-                    if let Some(Order::Stop { force }) = order {
+                    if let Some(Instruction::Stop { force }) = order {
                         phase = self.stop(phase, StopReason::Requested, force, &pidfd).await;
                     } else if order.is_none() {
                         return Ended::Detached;
@@ -210,11 +210,11 @@ impl Instance {
         while self.running.main.is_running().unwrap_or(true) {
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(Order::Stop { .. }) => {
+                    Some(Instruction::Stop { .. }) => {
                         reason = Some(StopReason::Requested);
                         let _ = kill_tree(&self.running.main, true);
                     }
-                    Some(Order::Settled) => {}
+                    Some(Instruction::Settled) => {}
                     None => return Ended::Detached,
                 },
                 () = sleep(Duration::from_secs(1)) => {}

@@ -29,7 +29,7 @@ use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
 use crate::durable;
 
 use feed::Flow;
-use instance::{Instance, Order};
+use instance::{Instance, Instruction};
 
 pub use adoption::Adopted;
 pub use ephemeral::EphemeralFolder;
@@ -191,7 +191,7 @@ struct Handle {
     incarnation: Incarnation,
     control: ControlDir,
     /// Absent while the shim is being started
-    orders: Option<mpsc::UnboundedSender<Order>>,
+    orders: Option<mpsc::UnboundedSender<Instruction>>,
 }
 
 impl Supervisor {
@@ -291,7 +291,7 @@ impl Supervisor {
             }) => orders.clone(),
             _ => return false,
         };
-        orders.send(Order::Stop { force }).is_ok()
+        orders.send(Instruction::Stop { force }).is_ok()
     }
 
     /// The application has taken over the end that [`Event::Exited`] told: it will not be told again
@@ -308,7 +308,7 @@ impl Supervisor {
             _ => return false,
         };
         // A task that is gone has settled already.
-        orders.send(Order::Settled).is_ok()
+        orders.send(Instruction::Settled).is_ok()
     }
 
     /// Hands consoles over from now on
@@ -401,7 +401,7 @@ impl Supervisor {
         facts: InstanceFacts,
         control: ControlDir,
         running: RunningRecord,
-        orders: mpsc::UnboundedReceiver<Order>,
+        orders: mpsc::UnboundedReceiver<Instruction>,
     ) {
         let instance = Instance {
             inner: Arc::clone(&self.inner),

@@ -199,8 +199,8 @@ impl ControllerHandshake {
             compat::Announcement::new(handshake.protocol_version, handshake.min_protocol_version)
                 .with_contract(digest);
         let agreement = match compat::negotiate(announcement) {
-            compat::Verdict::Compatible(agreement) => agreement,
-            compat::Verdict::UpgradeRequired(incompatible) => return Err(incompatible.into()),
+            compat::Negotiation::Compatible(agreement) => agreement,
+            compat::Negotiation::UpgradeRequired(incompatible) => return Err(incompatible.into()),
         };
         let capabilities = self
             .capabilities

@@ -124,7 +124,7 @@ impl DaemonHandshake {
     ) -> Result<Acknowledged, HandshakeFailure> {
         let epoch = envelope_epoch.max(Epoch::new(ack.epoch));
         fence.admit(epoch)?;
-        if let compat::Verdict::UpgradeRequired(incompatible) =
+        if let compat::Negotiation::UpgradeRequired(incompatible) =
             compat::judge_ack(ack.protocol_version, ack.protocol_compatible)
         {
             return Err(incompatible.into());

@@ -21,7 +21,7 @@ use std::time::Duration;
 use prexorcloud_proto::{Ping, Pong};
 
 pub use prober::{HeartbeatConfig, PongError};
-pub(crate) use prober::{News, Output, Prober};
+pub(crate) use prober::{News, ProbeOutput, Prober};
 pub(crate) use silence::SilenceWatch;
 
 /// The interval of a controller that does not say.

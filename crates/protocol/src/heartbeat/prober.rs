@@ -91,7 +91,7 @@ pub enum News {
 
 /// What a prober wants done, or wants known
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum ProbeOutput {
     /// A ping is to be sent.
     SendPing {
         /// Its sequence.
@@ -105,7 +105,7 @@ pub enum Output {
 
 /// The timer of a prober
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
+pub enum ProbeTimer {
     /// The next ping is due, and the last one is judged.
     Ping,
 }
@@ -134,16 +134,16 @@ enum Belief {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, News, Output, Prober};
+/// use prexorcloud_protocol::unstable::heartbeat::{HeartbeatConfig, News, ProbeOutput, Prober};
 /// # let start = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
 /// let mut prober = Prober::new(start, HeartbeatConfig::default());
-/// assert_eq!(prober.poll_output(), Some(Output::SendPing { sequence: 1, answered: 0 }));
+/// assert_eq!(prober.poll_output(), Some(ProbeOutput::SendPing { sequence: 1, answered: 0 }));
 ///
 /// for tick in 1..=3 {
 ///     prober.handle_timeout(start + tick * Duration::from_secs(30));
 /// }
 /// let ninety = Duration::from_secs(90);
-/// assert_eq!(prober.poll_output(), Some(Output::News(News::Unreachable { missed: 3, silent_for: ninety })));
+/// assert_eq!(prober.poll_output(), Some(ProbeOutput::News(News::Unreachable { missed: 3, silent_for: ninety })));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prober {
@@ -300,21 +300,25 @@ impl Prober {
 
     /// When the next ping is due; there is always a next one.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    pub fn poll_timeout(&self) -> Option<Deadline<ProbeTimer>> {
         Some(Deadline {
             at: self.next_ping,
-            timer: Timer::Ping,
+            timer: ProbeTimer::Ping,
         })
     }
 
     /// The next piece of work or news.
     #[must_use]
-    pub fn poll_output(&mut self) -> Option<Output> {
-        let news = self.lost.take().or_else(|| self.back.take()).map(Output::News);
+    pub fn poll_output(&mut self) -> Option<ProbeOutput> {
+        let news = self
+            .lost
+            .take()
+            .or_else(|| self.back.take())
+            .map(ProbeOutput::News);
         let answered = self.confirmed;
         news.or_else(|| {
             let sequence = self.ping.take()?;
-            Some(Output::SendPing { sequence, answered })
+            Some(ProbeOutput::SendPing { sequence, answered })
         })
     }
 }

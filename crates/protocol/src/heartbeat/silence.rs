@@ -39,7 +39,7 @@ pub struct SilenceWatch {
 
 /// The timer of a silence watch
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Timer {
+pub enum SilenceTimer {
     /// The controller has been silent for as long as it may.
     Silent,
 }
@@ -92,10 +92,10 @@ impl SilenceWatch {
 
     /// When the controller will have been silent for too long; `None` once it has been given up.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    pub fn poll_timeout(&self) -> Option<Deadline<SilenceTimer>> {
         self.due().map(|at| Deadline {
             at,
-            timer: Timer::Silent,
+            timer: SilenceTimer::Silent,
         })
     }
 }

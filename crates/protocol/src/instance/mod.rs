@@ -12,7 +12,7 @@ mod state;
 pub mod transition;
 
 pub use lifecycle::Lifecycle;
-pub use output::{Output, Timer};
+pub use output::{LifecycleOutput, LifecycleTimer};
 pub use report::{Cause, CrashVerdict, Report};
 pub use spec::{DEFAULT_GRACE, DEFAULT_STARTUP, Desired, Limits, Spec};
 pub use state::{State, UnknownState};

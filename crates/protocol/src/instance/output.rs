@@ -7,7 +7,7 @@ use crate::verdict::StopMode;
 
 /// What a lifecycle wants done, or wants known
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
+pub enum LifecycleOutput {
     /// The state has changed.
     Changed {
         /// The state before.
@@ -32,7 +32,7 @@ pub enum Output {
 
 /// The timers of a lifecycle
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Timer {
+pub enum LifecycleTimer {
     /// The process has to be there.
     Preparation,
     /// The server has to be ready.

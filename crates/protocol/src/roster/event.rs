@@ -184,7 +184,7 @@ pub struct RosterTimer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Due {
     /// A state has to be left.
-    Lifecycle(instance::Timer),
+    Lifecycle(instance::LifecycleTimer),
     /// A command has to be answered, or repeated.
-    Command(ledger::Timer),
+    Command(ledger::CommandTimer),
 }

@@ -11,7 +11,7 @@ use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Cause, Lifecycle, Limits, Report, Spec, State};
 use crate::ledger::{Order, Reissue, StartFailure};
 use crate::limits;
-use crate::reconcile::{self, Action, Known, OrphanReason, ReconcilePolicy};
+use crate::reconcile::{self, Action, KnownInstance, OrphanReason, ReconcilePolicy};
 use crate::verdict::StopMode;
 
 impl Roster {
@@ -29,10 +29,10 @@ impl Roster {
                 slot.lifecycle.handle_connected(now, peer);
             }
         }
-        let known: Vec<Known> = entries
+        let known: Vec<KnownInstance> = entries
             .iter()
             .filter_map(|&index| self.slots.get(index))
-            .map(|slot| Known::of(&slot.lifecycle, slot.start.is_some()))
+            .map(|slot| KnownInstance::of(&slot.lifecycle, slot.start.is_some()))
             .collect();
         for action in reconcile::plan(&known, reported, policy) {
             self.perform(now, action);

@@ -56,11 +56,11 @@ use slots::{Place, Slot, Slots};
 pub use stream_order::StreamOrder;
 
 pub use crate::instance::CrashVerdict;
-pub use crate::ledger::{Disposition, StartFailure, Timer as CommandTimer};
+pub use crate::ledger::{CommandTimer, Disposition, StartFailure};
 pub use crate::reconcile::{GroupPolicy, OrphanReason, ReconcilePolicy};
 
 use crate::id::{InstanceId, NodeId};
-use crate::instance::{Cause, Judgement, Lifecycle, Output, Spec, State};
+use crate::instance::{Cause, Judgement, Lifecycle, LifecycleOutput, Spec, State};
 use crate::ledger::{Expired, Order, RETRIES};
 use crate::limits;
 use crate::peer::DaemonPeer;
@@ -605,7 +605,7 @@ impl Roster {
             };
             let (instance, incarnation) = (lifecycle.instance(), lifecycle.incarnation());
             let event = match output {
-                Output::Changed { from, to, cause } => {
+                LifecycleOutput::Changed { from, to, cause } => {
                     let stops = matches!(slot.ledger.order(), Some(Order::Stop(_)));
                     if to.is_terminal() || (stops && lifecycle.desired().stop_mode().is_none()) {
                         slot.ledger.withdraw();
@@ -626,7 +626,7 @@ impl Roster {
                         uptime: lifecycle.uptime(),
                     }
                 }
-                Output::Stop(mode) => {
+                LifecycleOutput::Stop(mode) => {
                     if lifecycle.is_dispatched() {
                         let _ = slot.ledger.issue(now, Order::Stop(mode));
                     } else {
@@ -634,17 +634,17 @@ impl Roster {
                     }
                     continue;
                 }
-                Output::StartupTimedOut { limit } => InstanceEvent::StartupTimedOut {
+                LifecycleOutput::StartupTimedOut { limit } => InstanceEvent::StartupTimedOut {
                     instance,
                     incarnation,
                     limit,
                 },
-                Output::StopOverdue(mode) => InstanceEvent::StopOverdue {
+                LifecycleOutput::StopOverdue(mode) => InstanceEvent::StopOverdue {
                     instance,
                     incarnation,
                     mode,
                 },
-                Output::LifetimeOver => InstanceEvent::LifetimeOver {
+                LifecycleOutput::LifetimeOver => InstanceEvent::LifetimeOver {
                     instance,
                     incarnation,
                 },

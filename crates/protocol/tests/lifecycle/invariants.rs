@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::{
-    Cause, CrashVerdict, Desired, Judgement, Lifecycle, Output, Report, State,
+    Cause, CrashVerdict, Desired, Judgement, Lifecycle, LifecycleOutput, Report, State,
 };
 use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::{Capabilities, Incarnation, StopMode, Verdict};
@@ -96,7 +96,7 @@ impl Watcher {
     fn poll(&mut self, lifecycle: &mut Lifecycle) -> Result<usize, TestCaseError> {
         let mut changes = 0;
         while let Some(output) = lifecycle.poll_output() {
-            if let Output::Changed { from, to, .. } = output {
+            if let LifecycleOutput::Changed { from, to, .. } = output {
                 prop_assert_eq!(from, self.told, "changes_are_chained");
                 self.told = to;
                 changes += 1;

@@ -6,10 +6,10 @@ mod invariants;
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::instance::lifecycle::{KILL, LAST_WORDS, MARGIN, PREPARATION};
+use prexorcloud_protocol::instance::lifecycle::{KILL, LATE_REPORT, MARGIN, PREPARATION};
 use prexorcloud_protocol::instance::{
-    Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, Limits, Output, Report, Spec, State, Timer,
-    Transition, transition,
+    Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, LifecycleOutput, LifecycleTimer, Limits,
+    Report, Spec, State, Transition, transition,
 };
 use prexorcloud_protocol::peer::DaemonPeer;
 use prexorcloud_protocol::proto::StartInstance;
@@ -79,12 +79,12 @@ fn report(state: State) -> Report {
     }
 }
 
-fn drain(lifecycle: &mut Lifecycle) -> Vec<Output> {
+fn drain(lifecycle: &mut Lifecycle) -> Vec<LifecycleOutput> {
     std::iter::from_fn(|| lifecycle.poll_output()).collect()
 }
 
-fn changed(from: State, to: State, cause: Cause) -> Output {
-    Output::Changed { from, to, cause }
+fn changed(from: State, to: State, cause: Cause) -> LifecycleOutput {
+    LifecycleOutput::Changed { from, to, cause }
 }
 
 #[test]
@@ -191,8 +191,8 @@ fn a_peer_without_incarnations_is_judged_by_state_once_it_may_know_the_instance(
 fn a_hanging_start_is_killed() {
     let now = Instant::now();
     for (state, limit, timer) in [
-        (State::Preparing, PREPARATION, Timer::Preparation),
-        (State::Starting, STARTUP, Timer::Startup),
+        (State::Preparing, PREPARATION, LifecycleTimer::Preparation),
+        (State::Starting, STARTUP, LifecycleTimer::Startup),
     ] {
         let mut lifecycle = in_state(now, state);
         let deadline = lifecycle.poll_timeout().unwrap();
@@ -203,9 +203,9 @@ fn a_hanging_start_is_killed() {
         assert_eq!(
             drain(&mut lifecycle),
             [
-                Output::StartupTimedOut { limit },
+                LifecycleOutput::StartupTimedOut { limit },
                 changed(state, State::Stopping, Cause::StartupTimedOut),
-                Output::Stop(StopMode::Force)
+                LifecycleOutput::Stop(StopMode::Force)
             ]
         );
         assert_eq!(lifecycle.desired(), Desired::ForceStop);
@@ -226,7 +226,7 @@ fn the_startup_clock_starts_with_the_process_and_preparation_has_its_own() {
     let _ = lifecycle.handle_report(launched, report(State::Starting));
     assert_eq!(lifecycle.poll_timeout().unwrap().at, launched + STARTUP);
     let _ = lifecycle.handle_report(launched, report(State::Running));
-    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Lifetime);
+    assert_eq!(lifecycle.poll_timeout().unwrap().timer, LifecycleTimer::Lifetime);
 
     let slow = Limits {
         startup: 2 * PREPARATION,
@@ -257,7 +257,10 @@ fn a_daemon_that_keeps_the_startup_deadline_is_given_time_to_act_on_it() {
     let limit = STARTUP + GRACE + KILL + MARGIN;
     assert_eq!(lifecycle.poll_timeout().unwrap().at, now + limit);
     lifecycle.handle_timeout(now + limit);
-    assert_eq!(lifecycle.poll_output(), Some(Output::StartupTimedOut { limit }));
+    assert_eq!(
+        lifecycle.poll_output(),
+        Some(LifecycleOutput::StartupTimedOut { limit })
+    );
 }
 
 #[test]
@@ -282,7 +285,10 @@ fn a_peer_that_never_reports_running_is_not_killed_for_it() {
     lifecycle.handle_connected(now, java());
     lifecycle.mark_dispatched();
     let _ = lifecycle.handle_report(now, Report::of(State::Preparing));
-    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Preparation);
+    assert_eq!(
+        lifecycle.poll_timeout().unwrap().timer,
+        LifecycleTimer::Preparation
+    );
     let _ = lifecycle.handle_report(now, Report::of(State::Starting));
     assert_eq!(lifecycle.poll_timeout(), None);
     assert!(lifecycle.handle_ready(now).is_accepted());
@@ -303,7 +309,7 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
         drain(&mut lifecycle),
         [
             changed(State::Running, State::Stopping, Cause::Requested),
-            Output::Stop(StopMode::Graceful)
+            LifecycleOutput::Stop(StopMode::Graceful)
         ]
     );
 
@@ -313,8 +319,8 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
     assert_eq!(
         drain(&mut lifecycle),
         [
-            Output::StopOverdue(StopMode::Graceful),
-            Output::Stop(StopMode::Force)
+            LifecycleOutput::StopOverdue(StopMode::Graceful),
+            LifecycleOutput::Stop(StopMode::Force)
         ]
     );
 
@@ -324,7 +330,7 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
     assert_eq!(
         drain(&mut lifecycle),
         [
-            Output::StopOverdue(StopMode::Force),
+            LifecycleOutput::StopOverdue(StopMode::Force),
             changed(State::Stopping, State::Crashed, Cause::StopOverdue)
         ]
     );
@@ -342,7 +348,7 @@ fn force_shortens_a_stop_and_grace_does_not_lengthen_it() {
     let _ = lifecycle.request_stop(now, StopMode::Graceful);
     drain(&mut lifecycle);
     assert_eq!(lifecycle.request_stop(now, StopMode::Force), Verdict::Accepted);
-    assert_eq!(drain(&mut lifecycle), [Output::Stop(StopMode::Force)]);
+    assert_eq!(drain(&mut lifecycle), [LifecycleOutput::Stop(StopMode::Force)]);
     assert_eq!(lifecycle.poll_timeout().unwrap().at, now + KILL + MARGIN);
     assert_eq!(
         lifecycle.request_stop(now, StopMode::Graceful),
@@ -359,7 +365,7 @@ fn a_conclusive_acknowledgement_without_last_words_means_stopped() {
     drain(&mut lifecycle);
     lifecycle.handle_stop_acknowledged(now, true);
     let deadline = lifecycle.poll_timeout().unwrap();
-    assert_eq!(deadline.at, now + LAST_WORDS);
+    assert_eq!(deadline.at, now + LATE_REPORT);
     lifecycle.handle_timeout(deadline.at);
     assert_eq!(
         drain(&mut lifecycle),
@@ -391,9 +397,9 @@ fn a_full_life_ends_with_a_graceful_stop() {
     assert_eq!(
         drain(&mut lifecycle),
         [
-            Output::LifetimeOver,
+            LifecycleOutput::LifetimeOver,
             changed(State::Running, State::Stopping, Cause::LifetimeOver),
-            Output::Stop(StopMode::Graceful)
+            LifecycleOutput::Stop(StopMode::Graceful)
         ],
         "our own plan does not wait for the stream"
     );
@@ -540,7 +546,7 @@ fn silence_judges_nobody() {
     asked.handle_silence();
     assert_eq!(
         asked.poll_timeout().unwrap().timer,
-        Timer::Lifetime,
+        LifecycleTimer::Lifetime,
         "a plan of our own goes on"
     );
     let _ = asked.request_stop(now, StopMode::Graceful);
@@ -554,7 +560,7 @@ fn a_restored_wish_to_stop_is_a_stop() {
     let mut lifecycle = Lifecycle::restored(now, spec(None), State::Running, Desired::Stop);
     assert_eq!(lifecycle.state(), State::Stopping);
     lifecycle.handle_connected(now, ours());
-    assert_eq!(lifecycle.poll_timeout().unwrap().timer, Timer::Stop);
+    assert_eq!(lifecycle.poll_timeout().unwrap().timer, LifecycleTimer::Stop);
     let ended = Lifecycle::restored(now, spec(None), State::Stopped, Desired::Stop);
     assert_eq!(ended.state(), State::Stopped);
 }

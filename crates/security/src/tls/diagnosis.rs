@@ -14,7 +14,7 @@ use crate::enrolment::EnrolmentError;
 /// Which certificate stood in the way
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum HandshakeFailure {
+pub enum CertificateFailure {
     /// The peer refused the certificate that we presented
     Ours(OurCertificate),
     /// We refused the certificate that the peer presented
@@ -64,7 +64,7 @@ pub enum TheirCertificate {
     Unusable,
 }
 
-impl fmt::Display for HandshakeFailure {
+impl fmt::Display for CertificateFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ours(OurCertificate::Revoked) => {
@@ -111,7 +111,7 @@ impl fmt::Display for HandshakeFailure {
 /// Give it the outermost error; everything that it wraps is looked at. `None` means that the failure has
 /// another cause, such as a closed port.
 #[must_use]
-pub fn diagnose(error: &(dyn Error + 'static)) -> Option<HandshakeFailure> {
+pub fn diagnose(error: &(dyn Error + 'static)) -> Option<CertificateFailure> {
     /// More wrappers than any library stacks; a loop of errors ends here
     const MAX_DEPTH: usize = 32;
     let mut next = Some(error);
@@ -129,7 +129,7 @@ pub fn diagnose(error: &(dyn Error + 'static)) -> Option<HandshakeFailure> {
     None
 }
 
-fn classify(error: &rustls::Error) -> Option<HandshakeFailure> {
+fn classify(error: &rustls::Error) -> Option<CertificateFailure> {
     match error {
         rustls::Error::AlertReceived(alert) => {
             let ours = match alert {
@@ -143,9 +143,9 @@ fn classify(error: &rustls::Error) -> Option<HandshakeFailure> {
                 | AlertDescription::AccessDenied => OurCertificate::Refused,
                 _ => return None,
             };
-            Some(HandshakeFailure::Ours(ours))
+            Some(CertificateFailure::Ours(ours))
         }
-        rustls::Error::InvalidCertificate(error) => Some(HandshakeFailure::Theirs(match error {
+        rustls::Error::InvalidCertificate(error) => Some(CertificateFailure::Theirs(match error {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => TheirCertificate::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
                 TheirCertificate::NotYetValid

@@ -23,7 +23,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 
 pub use self::client::ClientTls;
-pub use self::diagnosis::{HandshakeFailure, OurCertificate, TheirCertificate, diagnose};
+pub use self::diagnosis::{CertificateFailure, OurCertificate, TheirCertificate, diagnose};
 pub use self::reload::{ClientMaterial, Reloadable, ServerMaterial};
 pub use self::server::ServerTls;
 pub use rustls::time_provider::{DefaultTimeProvider, TimeProvider};

@@ -25,7 +25,7 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Visits that the driver makes before it lets other tasks run.
 const TURNS: usize = 16;
 /// How long the reason for a reset may take to arrive.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const RESET_REASON: Duration = Duration::from_secs(1);
 
 /// Where the messages of the peer come from
 pub(crate) enum Incoming<M> {
@@ -133,7 +133,7 @@ impl<S: Session> Driver<S> {
             self.drain_until.get_or_insert(now + DRAIN_LIMIT);
         } else if cell.writer_state == WriterState::Gone {
             // Whoever reset the stream has usually said why; that is still to be read.
-            self.drain_until.get_or_insert(now + LAST_WORDS);
+            self.drain_until.get_or_insert(now + RESET_REASON);
         }
         let overdue = self.drain_until.is_some_and(|limit| limit <= now);
         let written = match cell.writer_state {

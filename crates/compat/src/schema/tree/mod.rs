@@ -31,7 +31,7 @@ pub type Source = Result<Vec<u8>, String>;
 ///
 /// ```
 /// use std::collections::BTreeMap;
-/// use prexorcloud_compat::schema::{Tree, Verdict, classify_trees};
+/// use prexorcloud_compat::schema::{Tree, SchemaChange, classify_trees};
 ///
 /// # fn main() -> Result<(), Vec<prexorcloud_compat::schema::Problem>> {
 /// let compile = |text: &str| {
@@ -43,7 +43,7 @@ pub type Source = Result<Vec<u8>, String>;
 /// };
 /// let old = compile("syntax = 'proto3'; import 'money.proto'; message Order { Money total = 1; }")?;
 /// let new = compile("syntax = 'proto3'; import 'money.proto'; message Order { Money sum = 1; }")?;
-/// assert_eq!(classify_trees(&old, &new).verdict(), Verdict::Breaking);
+/// assert_eq!(classify_trees(&old, &new).verdict(), SchemaChange::Breaking);
 ///
 /// let problems = compile("syntax = 'proto3';\nimport 'price.proto';").err().unwrap_or_default();
 /// assert_eq!(problems[0].to_string(), "shop/order.proto:2: import 'price.proto' not found");

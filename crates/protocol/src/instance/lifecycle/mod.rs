@@ -1,15 +1,15 @@
 //! One incarnation of one instance
 //!
 //! A [`Lifecycle`] holds what was asked for, what was reported, and the deadlines that follow. It knows nothing of
-//! messages or retries: it says *that* a stop has to go out ([`Output::Stop`]), the [ledger](crate::unstable::ledger) sees to it
+//! messages or retries: it says *that* a stop has to go out ([`LifecycleOutput::Stop`]), the [ledger](crate::unstable::ledger) sees to it
 //! that one does.
 //!
 //! | Timer | Runs | On expiry |
 //! |---|---|---|
-//! | [`Preparation`](super::Timer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`Output::StartupTimedOut`] and a forced stop |
-//! | [`Startup`](super::Timer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::Timer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`Output::StopOverdue`] and a forced stop, then `CRASHED` |
-//! | [`Lifetime`](super::Timer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`Output::LifetimeOver`] and a graceful stop |
+//! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
+//! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
 //! All but `Lifetime` wait for the daemon, so they rest while there is no stream, and while the node does not answer on
@@ -51,8 +51,8 @@ use std::time::{Duration, Instant};
 
 use self::phase::{Phase, Stop, StopStage};
 use super::{
-    Age, Cause, CrashVerdict, Desired, Input, Judgement, Limits, Output, Report, Spec, State, Transition,
-    transition,
+    Age, Cause, CrashVerdict, Desired, Input, Judgement, LifecycleOutput, Limits, Report, Spec, State,
+    Transition, transition,
 };
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::peer::DaemonPeer;
@@ -65,7 +65,7 @@ pub const MARGIN: Duration = Duration::from_secs(5);
 /// How long a daemon may prepare a start that it has accepted; Java daemons say nothing meanwhile.
 pub const PREPARATION: Duration = Duration::from_secs(600);
 /// How long after a conclusive stop acknowledgement the last state may still arrive.
-pub const LAST_WORDS: Duration = Duration::from_secs(5);
+pub const LATE_REPORT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Link {
@@ -92,7 +92,7 @@ struct Pending {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, Limits, Output, Report, Spec, State};
+/// use prexorcloud_protocol::instance::{Cause, Desired, Lifecycle, Limits, LifecycleOutput, Report, Spec, State};
 /// use prexorcloud_protocol::peer::DaemonPeer;
 /// use prexorcloud_protocol::{Capabilities, Incarnation, StopMode};
 /// # let now = prexorcloud_testkit::Clock::new().at(std::time::Duration::ZERO);
@@ -113,8 +113,8 @@ struct Pending {
 /// lobby.handle_timeout(late);
 /// assert_eq!(lobby.desired(), Desired::ForceStop);
 /// let outputs: Vec<_> = std::iter::from_fn(|| lobby.poll_output()).collect();
-/// assert_eq!(outputs[0], Output::StartupTimedOut { limit: Duration::from_secs(60) });
-/// assert_eq!(outputs[2], Output::Stop(StopMode::Force));
+/// assert_eq!(outputs[0], LifecycleOutput::StartupTimedOut { limit: Duration::from_secs(60) });
+/// assert_eq!(outputs[2], LifecycleOutput::Stop(StopMode::Force));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lifecycle {
@@ -313,7 +313,7 @@ impl Lifecycle {
             Phase::Stopping(Stop {
                 stage: StopStage::Acknowledged,
                 due,
-            }) => *due = now.checked_add(LAST_WORDS),
+            }) => *due = now.checked_add(LATE_REPORT),
             Phase::Stopping(_) => self.arm_stop(now),
             Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
         }
@@ -476,7 +476,7 @@ impl Lifecycle {
             && conclusive
         {
             *stage = StopStage::Acknowledged;
-            let soon = now.checked_add(LAST_WORDS);
+            let soon = now.checked_add(LATE_REPORT);
             *due = match (*due, soon) {
                 (Some(due), Some(soon)) => Some(due.min(soon)),
                 (due, soon) => due.or(soon),
@@ -565,21 +565,21 @@ impl Lifecycle {
     ///
     /// Drain it after every call. Changes that nobody polled are reported as one, from the first state to the last.
     #[must_use]
-    pub fn poll_output(&mut self) -> Option<Output> {
+    pub fn poll_output(&mut self) -> Option<LifecycleOutput> {
         let pending = &mut self.pending;
         if let Some(limit) = pending.startup_timed_out.take() {
-            return Some(Output::StartupTimedOut { limit });
+            return Some(LifecycleOutput::StartupTimedOut { limit });
         }
         if let Some(mode) = pending.stop_overdue.take() {
-            return Some(Output::StopOverdue(mode));
+            return Some(LifecycleOutput::StopOverdue(mode));
         }
         if std::mem::take(&mut pending.lifetime_over) {
-            return Some(Output::LifetimeOver);
+            return Some(LifecycleOutput::LifetimeOver);
         }
         if let Some((from, cause)) = pending.changed.take()
             && from != self.phase.state()
         {
-            return Some(Output::Changed {
+            return Some(LifecycleOutput::Changed {
                 from,
                 to: self.phase.state(),
                 cause,
@@ -589,7 +589,7 @@ impl Lifecycle {
             .stop
             .take()
             .filter(|_| !self.phase.state().is_terminal())
-            .map(Output::Stop)
+            .map(LifecycleOutput::Stop)
     }
 
     fn apply(&mut self, now: Instant, input: Input, cause: Cause) -> Transition {

@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::instance::{State, Timer};
+use crate::instance::{LifecycleTimer, State};
 use crate::time::Deadline;
 
 /// A [`State`] and what belongs to it
@@ -90,11 +90,11 @@ impl Phase {
     }
 
     /// What the daemon has to do, and until when.
-    pub(super) fn daemon_due(self) -> Option<Deadline<Timer>> {
+    pub(super) fn daemon_due(self) -> Option<Deadline<LifecycleTimer>> {
         let (timer, due) = match self {
-            Self::Scheduled { due } | Self::Preparing { due } => (Timer::Preparation, due),
-            Self::Starting { due } => (Timer::Startup, due),
-            Self::Stopping(Stop { due, .. }) => (Timer::Stop, due),
+            Self::Scheduled { due } | Self::Preparing { due } => (LifecycleTimer::Preparation, due),
+            Self::Starting { due } => (LifecycleTimer::Startup, due),
+            Self::Stopping(Stop { due, .. }) => (LifecycleTimer::Stop, due),
             Self::Running { .. } | Self::Draining { .. } | Self::Stopped | Self::Crashed { .. } => {
                 return None;
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{KILL, Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
-use crate::instance::{Cause, Desired, Input, Limits, State, Timer};
+use crate::instance::{Cause, Desired, Input, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
 
@@ -20,7 +20,8 @@ impl Lifecycle {
         match self.phase.daemon_due().filter(|deadline| deadline.at <= now) {
             None => {}
             Some(Deadline {
-                timer: Timer::Stop, ..
+                timer: LifecycleTimer::Stop,
+                ..
             }) => self.handle_stop_overdue(now),
             Some(_) => {
                 self.pending.startup_timed_out = self.startup_limit(self.state());
@@ -59,10 +60,10 @@ impl Lifecycle {
 
     /// The earliest armed timer.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    pub fn poll_timeout(&self) -> Option<Deadline<LifecycleTimer>> {
         let lifetime = self.phase.lifetime_due().map(|at| Deadline {
             at,
-            timer: Timer::Lifetime,
+            timer: LifecycleTimer::Lifetime,
         });
         let daemon = self.phase.daemon_due().filter(|_| self.link == Link::Up);
         Deadline::earlier(lifetime, daemon)

@@ -196,7 +196,7 @@ impl ControllerSession {
             // The daemon learns both versions from the acknowledgement, which precedes the status.
             self.push(controller_message::Payload::HandshakeAck(Box::new(
                 HandshakeAck {
-                    protocol_version: compat::Verdict::UpgradeRequired(*incompatible).version_to_ack(),
+                    protocol_version: compat::Negotiation::UpgradeRequired(*incompatible).version_to_ack(),
                     protocol_compatible: false,
                     capabilities: self.config.capabilities.announcement(),
                     ..Default::default()
@@ -276,13 +276,13 @@ impl ControllerSession {
         while let Link::Established(live) = &mut self.link {
             if let Some(output) = live.prober.poll_output() {
                 match output {
-                    heartbeat::Output::SendPing { sequence, answered } => {
+                    heartbeat::ProbeOutput::SendPing { sequence, answered } => {
                         self.push(controller_message::Payload::Ping(Ping { sequence, answered }));
                     }
-                    heartbeat::Output::News(heartbeat::News::Unreachable { missed, silent_for }) => {
+                    heartbeat::ProbeOutput::News(heartbeat::News::Unreachable { missed, silent_for }) => {
                         self.tell(ControllerEvent::Unreachable { missed, silent_for });
                     }
-                    heartbeat::Output::News(heartbeat::News::Recovered { after }) => {
+                    heartbeat::ProbeOutput::News(heartbeat::News::Recovered { after }) => {
                         self.tell(ControllerEvent::Recovered { after });
                     }
                 }

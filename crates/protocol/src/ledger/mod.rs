@@ -41,9 +41,15 @@
 //! - `no_deadline_in_the_past_after_timeout`;
 //! - `stop_supersedes_start`: once a stop is issued, no start leaves any more.
 
+mod answer;
+mod failure;
+
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck};
+use prexorcloud_proto::{StartInstanceAck, StopInstanceAck};
+
+pub use self::answer::{Answer, Expired, Reissue};
+pub use self::failure::{Disposition, StartFailure};
 
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::Age;
@@ -99,138 +105,9 @@ pub struct CommandId {
     pub kind: Kind,
 }
 
-/// Whether a start that failed is worth another attempt
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Disposition {
-    /// Trying again will not help.
-    Permanent,
-    /// Trying again may help; what a daemon that does not say is taken to mean.
-    Transient,
-}
-
-impl From<i32> for Disposition {
-    fn from(wire: i32) -> Self {
-        match StartFailureDisposition::try_from(wire) {
-            Ok(StartFailureDisposition::Permanent) => Self::Permanent,
-            Ok(StartFailureDisposition::Transient | StartFailureDisposition::Unspecified) | Err(_) => {
-                Self::Transient
-            }
-        }
-    }
-}
-
-/// Why a start failed
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartFailure {
-    /// The stage of the preparation that failed; `Unspecified` if unknown.
-    pub stage: StartPreparationStage,
-    /// What failed, for programs, for instance `RUNTIME_PROVISION_FAILED`.
-    pub error_code: String,
-    /// What failed, for people.
-    pub message: String,
-    /// Whether another attempt may help.
-    pub disposition: Disposition,
-    /// How long to wait before it.
-    pub retry_after: Duration,
-    /// The composition plan that was tried; empty if unknown.
-    pub plan_hash: String,
-}
-
-impl StartFailure {
-    /// The failure that a daemon reports.
-    #[must_use]
-    pub fn of(ack: &StartInstanceAck) -> Self {
-        Self {
-            stage: StartPreparationStage::try_from(ack.stage).unwrap_or(StartPreparationStage::Unspecified),
-            error_code: ack.error_code.clone(),
-            message: ack.error_message.clone(),
-            disposition: ack.failure_disposition.into(),
-            retry_after: Duration::from_secs(u64::try_from(ack.retry_after_seconds).unwrap_or_default()),
-            plan_hash: ack.plan_hash.clone(),
-        }
-    }
-
-    /// The failure of a start that was never answered.
-    #[must_use]
-    pub fn unanswered() -> Self {
-        Self {
-            stage: StartPreparationStage::Unspecified,
-            error_code: UNANSWERED.to_owned(),
-            message: format!("the daemon did not answer within {} s", START_ANSWER.as_secs()),
-            disposition: Disposition::Transient,
-            retry_after: Duration::ZERO,
-            plan_hash: String::new(),
-        }
-    }
-
-    /// The failure of a start that the daemon lost before it came to anything, every time.
-    #[must_use]
-    pub fn forgotten() -> Self {
-        Self {
-            error_code: FORGOTTEN.to_owned(),
-            message: format!("the daemon has lost the start {} times", RETRIES + 1),
-            ..Self::unanswered()
-        }
-    }
-}
-
-/// What an acknowledgement did
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Answer {
-    /// The command is answered: the daemon has it.
-    Settled,
-    /// The command was answered before. Nothing has changed.
-    Repeated,
-    /// The attempt was rejected; another one follows.
-    Retrying {
-        /// The number of the attempt to come; the first one was 1.
-        attempt: u32,
-        /// When it follows.
-        after: Duration,
-    },
-    /// The command has failed for good.
-    Failed,
-    /// No such command is in force. Nothing has changed.
-    Unexpected,
-    /// About an incarnation that is over. Nothing has changed.
-    Stale,
-    /// About an incarnation that is newer than this one. Nothing has changed.
-    Newer,
-}
-
-/// What became of a command that was answered and had no effect
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Reissue {
-    /// It goes out again.
-    Again,
-    /// It has no attempt left. Nothing has changed.
-    Exhausted,
-    /// There is none, or it has not been answered yet. Nothing has changed.
-    Pending,
-}
-
-/// What became of an attempt that the daemon did not answer
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expired {
-    /// The command goes out again at once.
-    Retrying {
-        /// What it wants.
-        order: Order,
-        /// The number of the attempt; the first one was 1.
-        attempt: u32,
-    },
-    /// The command has failed for good.
-    Failed {
-        /// What it wanted.
-        order: Order,
-    },
-}
-
 /// The timers of a ledger
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Timer {
+pub enum CommandTimer {
     /// The daemon has to answer.
     Answer,
     /// A rejected command is to be repeated.
@@ -671,18 +548,18 @@ impl Ledger {
 
     /// The armed timer.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<Timer>> {
+    pub fn poll_timeout(&self) -> Option<Deadline<CommandTimer>> {
         if self.silent {
             return None;
         }
         match self.command?.phase {
             Phase::InFlight { due } => Some(Deadline {
                 at: due,
-                timer: Timer::Answer,
+                timer: CommandTimer::Answer,
             }),
             Phase::Waiting { due } => Some(Deadline {
                 at: due,
-                timer: Timer::Retry,
+                timer: CommandTimer::Retry,
             }),
             Phase::Parked | Phase::Settled => None,
         }
