@@ -53,6 +53,14 @@ pub(crate) enum NodeSummary {
 }
 
 impl NodeSummary {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Online,
+        Self::Unreachable,
+        Self::Draining,
+        Self::Cordoned,
+        Self::Offline,
+    ];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Online => "ONLINE",
@@ -61,6 +69,22 @@ impl NodeSummary {
             Self::Cordoned => "CORDONED",
             Self::Offline => "OFFLINE",
         }
+    }
+}
+
+/// What a comparison of contracts can come to
+pub(crate) const CONTRACT_MATCHES: [ContractMatch; 3] = [
+    ContractMatch::Same,
+    ContractMatch::Different,
+    ContractMatch::Unknown,
+];
+
+/// How the outcome of such a comparison is shown
+pub(crate) const fn contract_name(contract: ContractMatch) -> &'static str {
+    match contract {
+        ContractMatch::Same => "SAME",
+        ContractMatch::Different => "DIFFERENT",
+        ContractMatch::Unknown => "UNKNOWN",
     }
 }
 
