@@ -579,6 +579,119 @@ fn unpolled_changes_are_told_as_one() {
 }
 
 #[test]
+fn news_comes_in_the_order_in_which_it_came_about() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let late = now + LIFETIME + SECOND;
+    assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
+    lifecycle.handle_timeout(late);
+    lifecycle.handle_timeout(late + GRACE + KILL + MARGIN);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [
+            LifecycleOutput::LifetimeOver,
+            changed(State::Running, State::Stopping, Cause::LifetimeOver),
+            LifecycleOutput::StopOverdue(StopMode::Graceful),
+            LifecycleOutput::Stop(StopMode::Force),
+        ]
+    );
+}
+
+#[test]
+fn there_and_back_is_no_change() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
+    assert_eq!(lifecycle.cancel_drain(now), Verdict::Accepted);
+    assert_eq!(drain(&mut lifecycle), []);
+}
+
+#[test]
+fn a_drain_does_not_lengthen_a_life() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let due = lifecycle.poll_timeout();
+    assert_eq!(due.map(|due| due.at), Some(now + LIFETIME));
+    assert_eq!(lifecycle.request_drain(now + GRACE), Verdict::Accepted);
+    assert_eq!(lifecycle.poll_timeout(), due);
+}
+
+#[test]
+fn a_stop_that_is_taken_back_before_it_left_does_not_leave() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Starting);
+    lifecycle.handle_timeout(now + STARTUP);
+    assert_eq!(lifecycle.desired(), Desired::ForceStop);
+    assert!(
+        lifecycle
+            .handle_report(now + STARTUP, report(State::Running))
+            .is_accepted()
+    );
+    assert_eq!(
+        drain(&mut lifecycle),
+        [
+            LifecycleOutput::StartupTimedOut { limit: STARTUP },
+            changed(State::Starting, State::Running, Cause::TakenBack),
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_expected_of_a_start_that_nobody_has_accepted() {
+    let now = Instant::now();
+    let mut lifecycle = Lifecycle::new(now, spec(None));
+    lifecycle.handle_connected(now, ours());
+    lifecycle.mark_dispatched();
+    lifecycle.handle_silence();
+    lifecycle.handle_heard(now + SECOND);
+    assert_eq!(lifecycle.poll_timeout(), None);
+}
+
+#[test]
+fn no_players_is_a_fact_only_from_a_daemon_that_counts_them() {
+    let now = Instant::now();
+    for (peer, players) in [(ours(), 0), (java(), 7)] {
+        let mut lifecycle = in_state(now, State::Running);
+        lifecycle.handle_connected(now, peer);
+        for player_count in [7, 0] {
+            let report = Report {
+                player_count,
+                ..report(State::Running)
+            };
+            assert!(lifecycle.handle_report(now, report).is_accepted());
+        }
+        assert_eq!(lifecycle.player_count(), players);
+    }
+}
+
+#[test]
+fn what_has_been_superseded_is_not_taken_back() {
+    let now = Instant::now();
+    for (cause, is_lost) in [(Cause::Superseded, false), (Cause::DeclaredLost, true)] {
+        let mut lifecycle = in_state(now, State::Running);
+        lifecycle.handle_lost(now, cause);
+        assert_eq!(
+            (lifecycle.state(), lifecycle.is_lost()),
+            (State::Crashed, is_lost)
+        );
+        let judgement = lifecycle.handle_report(now, report(State::Running));
+        assert_eq!(judgement.is_accepted(), is_lost);
+    }
+}
+
+#[test]
+fn nobody_is_asked_to_stop_what_has_ended() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+    let _ = lifecycle.handle_report(now, report(State::Stopped));
+    assert_eq!(
+        drain(&mut lifecycle),
+        [changed(State::Running, State::Stopped, Cause::Reported)]
+    );
+}
+
+#[test]
 fn limits_come_from_the_start_message() {
     let start = StartInstance {
         startup_timeout_seconds: 120,

@@ -44,11 +44,13 @@
 //! - `timeouts_do_not_burst`: one late `handle_timeout` changes the state at most once;
 //! - `changes_are_chained`: each `Changed` begins where the one before it ended.
 
+mod outputs;
 mod phase;
 mod timers;
 
 use std::time::{Duration, Instant};
 
+use self::outputs::Outputs;
 use self::phase::{Phase, Stop, StopStage};
 use super::{
     Age, Cause, CrashVerdict, Desired, Input, Judgement, LifecycleOutput, Limits, Report, Spec, State,
@@ -73,17 +75,6 @@ enum Link {
     /// There is a stream, and the daemon does not answer on it.
     Silent,
     Up,
-}
-
-/// News that nobody has polled yet; one of each kind, so it cannot grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pending {
-    /// The state at the last poll, if it has changed since, and the reason of the last change.
-    changed: Option<(State, Cause)>,
-    stop: Option<StopMode>,
-    startup_timed_out: Option<Duration>,
-    stop_overdue: Option<StopMode>,
-    lifetime_over: bool,
 }
 
 /// The life of one incarnation, as the controller knows it
@@ -129,7 +120,7 @@ pub struct Lifecycle {
     uptime: Duration,
     since: Instant,
     link: Link,
-    pending: Pending,
+    outputs: Outputs,
 }
 
 impl Lifecycle {
@@ -146,7 +137,7 @@ impl Lifecycle {
             uptime: Duration::ZERO,
             since: now,
             link: Link::Down,
-            pending: Pending::default(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -349,14 +340,12 @@ impl Lifecycle {
 
     /// The daemon's list at the handshake has an entry for this instance.
     pub fn handle_listed(&mut self, now: Instant, report: Report) -> Judgement {
-        let stops_already = self.state() == State::Stopping && report.state == State::Stopping;
         let judgement = self.observe(now, report, Cause::Reconciled);
         if let Phase::Stopping(Stop {
             stage: StopStage::Graceful { left },
             due,
         }) = &mut self.phase
             && let Some(left) = left.take()
-            && stops_already
             && judgement.is_accepted()
         {
             // The order got there, and its grace has begun.
@@ -392,7 +381,7 @@ impl Lifecycle {
         let assumed = end_was_assumed || stop_was_ours;
         let (input, cause) = if assumed && seen != State::Scheduled {
             self.desired = Desired::Run;
-            self.pending.stop = None;
+            self.outputs.forget_stop();
             (Input::TakenBack(seen), Cause::TakenBack)
         } else {
             (Input::Reported(self.heard(seen)), cause)
@@ -532,7 +521,7 @@ impl Lifecycle {
             // Stopping already, but with less determination.
             self.arm_stop(now);
         }
-        self.pending.stop = Some(mode);
+        self.outputs.push(LifecycleOutput::Stop(mode));
         Verdict::Accepted
     }
 
@@ -563,33 +552,11 @@ impl Lifecycle {
 
     /// The next piece of work or news
     ///
-    /// Drain it after every call. Changes that nobody polled are reported as one, from the first state to the last.
+    /// Drain it after every call; it comes in the order in which it came about. Changes that nobody polled are reported as
+    /// one, from the first state to the last.
     #[must_use]
     pub fn poll_output(&mut self) -> Option<LifecycleOutput> {
-        let pending = &mut self.pending;
-        if let Some(limit) = pending.startup_timed_out.take() {
-            return Some(LifecycleOutput::StartupTimedOut { limit });
-        }
-        if let Some(mode) = pending.stop_overdue.take() {
-            return Some(LifecycleOutput::StopOverdue(mode));
-        }
-        if std::mem::take(&mut pending.lifetime_over) {
-            return Some(LifecycleOutput::LifetimeOver);
-        }
-        if let Some((from, cause)) = pending.changed.take()
-            && from != self.phase.state()
-        {
-            return Some(LifecycleOutput::Changed {
-                from,
-                to: self.phase.state(),
-                cause,
-            });
-        }
-        pending
-            .stop
-            .take()
-            .filter(|_| !self.phase.state().is_terminal())
-            .map(LifecycleOutput::Stop)
+        self.outputs.pop()
     }
 
     fn apply(&mut self, now: Instant, input: Input, cause: Cause) -> Transition {
@@ -597,7 +564,10 @@ impl Lifecycle {
         let transition = transition(from, input);
         if let Transition::To(to) = transition {
             self.enter(now, to);
-            self.pending.changed = Some((self.pending.changed.map_or(from, |(first, _)| first), cause));
+            self.outputs.push_change(from, to, cause);
+            if to.is_terminal() {
+                self.outputs.forget_stop();
+            }
         }
         transition
     }

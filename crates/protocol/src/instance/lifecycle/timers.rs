@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{KILL, Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
-use crate::instance::{Cause, Desired, Input, LifecycleTimer, Limits, State};
+use crate::instance::{Cause, Desired, Input, LifecycleOutput, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
 
@@ -11,7 +11,7 @@ impl Lifecycle {
     /// Lets expired timers take effect; early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.phase.lifetime_due().is_some_and(|at| at <= now) {
-            self.pending.lifetime_over = true;
+            self.outputs.push(LifecycleOutput::LifetimeOver);
             let _ = self.stop(now, StopMode::Graceful, Cause::LifetimeOver);
         }
         if self.link != Link::Up {
@@ -24,7 +24,9 @@ impl Lifecycle {
                 ..
             }) => self.handle_stop_overdue(now),
             Some(_) => {
-                self.pending.startup_timed_out = self.startup_limit(self.state());
+                if let Some(limit) = self.startup_limit(self.state()) {
+                    self.outputs.push(LifecycleOutput::StartupTimedOut { limit });
+                }
                 let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
                 if let Phase::Stopping(Stop {
                     stage: StopStage::Forced { for_late_start },
@@ -43,13 +45,14 @@ impl Lifecycle {
         };
         match stage {
             StopStage::Graceful { .. } => {
-                self.pending.stop_overdue = Some(StopMode::Graceful);
+                self.outputs
+                    .push(LifecycleOutput::StopOverdue(StopMode::Graceful));
                 self.desired = Desired::ForceStop;
-                self.pending.stop = Some(StopMode::Force);
+                self.outputs.push(LifecycleOutput::Stop(StopMode::Force));
                 self.arm_stop(now);
             }
             StopStage::Forced { .. } => {
-                self.pending.stop_overdue = Some(StopMode::Force);
+                self.outputs.push(LifecycleOutput::StopOverdue(StopMode::Force));
                 self.handle_lost(now, Cause::StopOverdue);
             }
             StopStage::Acknowledged => {
