@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::controller::{
-    CRASH_ATTEMPTS, CRASHES_WAITING, Change, CommitFailure, OrderOutcome,
-};
+use prexorcloud_protocol::node::controller::{CRASHES_WAITING, Change, CommitFailure, OrderOutcome};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::{ConsoleOutput, Pong};
@@ -28,9 +26,11 @@ fn a_crash_is_acknowledged_only_once_it_is_stored() {
     assert_eq!(world.sent(1), []);
     world.fail(storage());
     assert_eq!(world.sent(1), []);
+    world.receive(1, crash(1, "r1"));
     world.advance(Duration::from_secs(5));
     let commit = world.commit();
     assert!(matches!(&commit.changes[..], [Change::Crash { report, .. }] if report.report_id == "r1"));
+    assert!(world.node.is_settled(), "what is told again waits once");
     assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "r1")));
 }
 
@@ -204,25 +204,45 @@ fn a_crash_report_that_the_storage_never_takes_is_left_to_the_daemon() {
     assert!(world.node.is_settled());
     assert_eq!(world.sent(1), [], "it is not acknowledged");
 
-    for _ in 0..CRASHES_WAITING {
-        world.receive(1, crash(1, "r2"));
+    for number in 0..CRASHES_WAITING {
+        world.receive(1, crash(1, &format!("r2-{number}")));
     }
     assert_eq!(world.commit_all(), CRASHES_WAITING, "it takes nobody's place");
-    world.sent(1);
+}
 
-    world.receive(1, crash(1, "r3"));
-    for _ in 0..CRASH_ATTEMPTS {
-        assert!(!world.node.is_settled());
+#[test]
+fn a_crash_report_is_kept_as_long_as_the_storage_fails() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    for _ in 0..100 {
         world.fail(storage());
         world.advance(Duration::from_secs(5));
     }
-    assert!(world.node.is_settled());
+    world.commit();
+    assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "r1")));
+}
+
+#[test]
+fn a_crash_report_that_waits_is_acknowledged_on_the_stream_that_told_it_last() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let all = 0..CRASHES_WAITING;
+    for number in all.clone() {
+        world.receive(1, crash(9, &format!("r{number}")));
+    }
     world.disconnect(1);
     world.connect(2, handshake());
+    for number in all.clone() {
+        world.receive(2, crash(9, &format!("r{number}")));
+    }
     world.sent(2);
-    world.receive(2, crash(1, "r3"));
-    world.commit();
-    assert!(matches!(&world.sent(2)[..], [ack] if is_ack(ack, "r3")));
+    assert_eq!(world.commit_all(), CRASHES_WAITING, "each is stored once");
+    let acknowledged = world.sent(2);
+    for number in all {
+        let id = format!("r{number}");
+        assert!(acknowledged.iter().any(|payload| is_ack(payload, &id)), "{id}");
+    }
 }
 
 #[test]

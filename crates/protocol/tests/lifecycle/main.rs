@@ -680,6 +680,33 @@ fn what_has_been_superseded_is_not_taken_back() {
 }
 
 #[test]
+fn a_late_rejection_ends_a_stop_only_where_no_process_was_seen() {
+    let now = Instant::now();
+    let all = [
+        State::Scheduled,
+        State::Preparing,
+        State::Starting,
+        State::Running,
+    ];
+    for (state, is_launched) in all.into_iter().zip([false, false, true, true]) {
+        let mut stopping = in_state(now, state);
+        assert_eq!(stopping.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+        let mut seen = stopping.clone();
+        stopping.handle_start_failed(now);
+        assert_eq!(stopping.state() == State::Stopping, is_launched, "{state}");
+
+        // Only a process can be seen to stop.
+        assert!(seen.handle_report(now, report(State::Stopping)).is_accepted());
+        seen.handle_start_failed(now);
+        assert_eq!(seen.state(), State::Stopping, "{state}");
+
+        let mut restored = Lifecycle::restored(now, spec(None), state, Desired::Stop);
+        restored.handle_start_failed(now);
+        assert_eq!(restored.state() == State::Stopping, is_launched, "{state}");
+    }
+}
+
+#[test]
 fn nobody_is_asked_to_stop_what_has_ended() {
     let now = Instant::now();
     let mut lifecycle = in_state(now, State::Running);

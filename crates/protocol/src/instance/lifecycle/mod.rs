@@ -156,6 +156,7 @@ impl Lifecycle {
             lifecycle.enter(now, state);
         }
         lifecycle.set_drain_requested(true);
+        lifecycle.phase.note_seen(state);
         lifecycle
     }
 
@@ -271,6 +272,7 @@ impl Lifecycle {
             && let Phase::Stopping(Stop {
                 stage: StopStage::Graceful { left },
                 due,
+                ..
             }) = &mut self.phase
         {
             *left = due.map(|due| due.saturating_duration_since(now));
@@ -304,6 +306,7 @@ impl Lifecycle {
             Phase::Stopping(Stop {
                 stage: StopStage::Acknowledged,
                 due,
+                ..
             }) => *due = now.checked_add(LATE_REPORT),
             Phase::Stopping(_) => self.arm_stop(now),
             Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
@@ -328,8 +331,11 @@ impl Lifecycle {
         }
     }
 
-    /// The start has failed for good.
+    /// The start has failed for good; without effect on a process that was seen: that is stopped as it was going to be.
     pub fn handle_start_failed(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Stopping(Stop { launched: true, .. })) {
+            return;
+        }
         self.apply(now, Input::StartRejected, Cause::StartFailed);
     }
 
@@ -344,6 +350,7 @@ impl Lifecycle {
         if let Phase::Stopping(Stop {
             stage: StopStage::Graceful { left },
             due,
+            ..
         }) = &mut self.phase
             && let Some(left) = left.take()
             && judgement.is_accepted()
@@ -390,6 +397,7 @@ impl Lifecycle {
         if transition != Transition::Illegal {
             // Seen now, and assumed no more.
             self.phase.confirm();
+            self.phase.note_seen(seen);
         }
         match transition {
             Transition::To(to) => Judgement::Applied { from, to },
@@ -461,7 +469,7 @@ impl Lifecycle {
     /// state follows such an acknowledgement, there was nothing to stop.
     pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
         self.phase.confirm_stop();
-        if let Phase::Stopping(Stop { stage, due }) = &mut self.phase
+        if let Phase::Stopping(Stop { stage, due, .. }) = &mut self.phase
             && conclusive
         {
             *stage = StopStage::Acknowledged;
@@ -475,6 +483,7 @@ impl Lifecycle {
 
     /// The daemon has the instance running although it acknowledged the stop: the stop goes out again, and starts over.
     pub fn handle_stop_repeated(&mut self, now: Instant) {
+        self.phase.note_seen(State::Running);
         if self.state() == State::Stopping {
             self.arm_stop(now);
         }
@@ -483,6 +492,7 @@ impl Lifecycle {
     /// As [`handle_stop_repeated`](Self::handle_stop_repeated), and the stop has been repeated often enough: the
     /// acknowledgement proves nothing, and the deadline stays.
     pub fn handle_stop_contradicted(&mut self) {
+        self.phase.note_seen(State::Running);
         let wanted = self.stage_of_desired();
         if let Phase::Stopping(Stop { stage, .. }) = &mut self.phase
             && *stage == StopStage::Acknowledged

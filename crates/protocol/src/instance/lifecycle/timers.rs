@@ -92,7 +92,8 @@ impl Lifecycle {
             State::Stopping => {
                 let stage = self.stage_of_desired();
                 let due = self.stop_due(now, stage);
-                Phase::Stopping(Stop { stage, due })
+                let launched = !matches!(self.state(), State::Scheduled | State::Preparing);
+                Phase::Stopping(Stop { stage, launched, due })
             }
             State::Stopped => Phase::Stopped,
             State::Crashed => Phase::Crashed { lost: false },
@@ -125,7 +126,12 @@ impl Lifecycle {
 
     /// Begins the stop that is wanted, or begins it anew.
     pub(super) fn arm_stop(&mut self, now: Instant) {
-        let Phase::Stopping(Stop { stage: before, .. }) = self.phase else {
+        let Phase::Stopping(Stop {
+            stage: before,
+            launched,
+            ..
+        }) = self.phase
+        else {
             return;
         };
         let stage = match (self.stage_of_desired(), before) {
@@ -135,7 +141,7 @@ impl Lifecycle {
             (stage, _) => stage,
         };
         let due = self.stop_due(now, stage);
-        self.phase = Phase::Stopping(Stop { stage, due });
+        self.phase = Phase::Stopping(Stop { stage, launched, due });
     }
 
     fn stop_due(&self, now: Instant, stage: StopStage) -> Option<Instant> {

@@ -85,7 +85,16 @@ impl ControllerNode {
             CrashVerdict::Current => CrashStanding::Current,
             CrashVerdict::Stale => CrashStanding::Past,
         };
-        self.records.push_crash(stream, Arc::from(report), standing);
+        if self.records.has_crash(&report.report_id, stream) {
+            return;
+        }
+        self.crash_reports.refill(now);
+        if self.crash_reports.take() {
+            self.records.push_crash(stream, Arc::from(report), standing);
+        } else {
+            let anomaly = Anomaly::Flood { what: "CrashReport" };
+            self.object(stream, anomaly, None, report.report_id);
+        }
     }
 
     fn handle_console(&mut self, stream: StreamId, output: ConsoleOutput) -> Option<ControllerEvent> {

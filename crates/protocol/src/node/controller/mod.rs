@@ -14,7 +14,7 @@
 //! report, an answer after all of what it speaks of. One commit is under way at a time; what changes meanwhile is
 //! collected, and orders take turns with it. A commit that failed is tried again where only the storage is behind what is
 //! true, and fails its order where the order is not true yet; orders pass what waits to be tried again. A crash report that
-//! is refused for good, or [`CRASH_ATTEMPTS`] times, is dropped unacknowledged: its daemon tells it on the next stream.
+//! is refused for good is dropped unacknowledged: its daemon tells it on the next stream.
 //!
 //! # Streams
 //! At most one stream is current. A new one goes through `Admit` and `Accept` while the current one goes on, and takes
@@ -25,7 +25,8 @@
 //!
 //! # What is bounded
 //! Two streams beside the current one: a third handshake takes the place of the oldest that waits. [`ORDERS_WAITING`]
-//! orders; one more is refused. [`CRASHES_WAITING`] crash reports; one more is left to its daemon, which tells it again.
+//! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
+//! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again.
 //! What waits to be recorded is bounded by the roster.
 
 mod drain;
@@ -44,6 +45,7 @@ use crate::id::NodeId;
 use crate::instance::Lifecycle;
 use crate::peer::DaemonPeer;
 use crate::roster::{Dispatch, InstanceEvent, Roster, RosterEntry, RosterTimer};
+use crate::session::budget::Bucket;
 #[cfg(doc)]
 use crate::session::controller::ControllerEvent;
 use crate::session::controller::ControllerSession;
@@ -52,7 +54,7 @@ use crate::verdict::DeniedReason;
 
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use records::{CRASH_ATTEMPTS, CRASHES_WAITING};
+pub use records::CRASHES_WAITING;
 pub use streams::REPLACED;
 pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
 
@@ -151,6 +153,8 @@ pub struct ControllerNode {
     streams: Streams,
     records: Records,
     drain: DrainState,
+    /// How many crash reports are still taken: each is stored and acknowledged.
+    crash_reports: Bucket,
     work: VecDeque<ControllerWork>,
 }
 
@@ -170,6 +174,7 @@ impl ControllerNode {
             streams: Streams::default(),
             records: Records::default(),
             drain: DrainState::default(),
+            crash_reports: Bucket::of_answers(),
             work: VecDeque::new(),
         }
     }

@@ -21,9 +21,6 @@ use crate::verdict::{DeniedReason, StopMode, Verdict};
 /// How many crash reports may wait for the storage.
 pub const CRASHES_WAITING: usize = 64;
 
-/// How often the storage may refuse a crash report before that is left to its daemon again.
-pub const CRASH_ATTEMPTS: u32 = 12;
-
 /// How many snapshots are written at once.
 const BATCH: usize = 64;
 
@@ -48,8 +45,6 @@ pub(super) enum Pending {
         stream: StreamId,
         report: Arc<CrashReport>,
         standing: CrashStanding,
-        /// How often the storage has refused it.
-        failures: u32,
     },
 }
 
@@ -176,9 +171,25 @@ impl Records {
                 stream,
                 report,
                 standing,
-                failures: 0,
             });
         }
+    }
+
+    /// Whether a crash report waits already; it is acknowledged on `stream` then, which told it last.
+    pub(super) fn has_crash(&mut self, report_id: &str, stream: StreamId) -> bool {
+        let under_way = self.under_way.as_mut().and_then(|(_, purpose)| match purpose {
+            Purpose::Pending(pending, _) => Some(pending),
+            Purpose::Snapshots(_) => None,
+        });
+        let told_on = under_way
+            .into_iter()
+            .chain(&mut self.waiting)
+            .find_map(|pending| match pending {
+                Pending::Crash { stream, report, .. } if report.report_id == report_id => Some(stream),
+                _ => None,
+            })
+            .filter(|_| !report_id.is_empty());
+        told_on.map(|told_on| *told_on = stream).is_some()
     }
 
     /// How many orders and reports wait.
@@ -383,7 +394,6 @@ impl ControllerNode {
                     stream,
                     report,
                     standing,
-                    failures,
                 },
                 end,
             ) => {
@@ -391,19 +401,14 @@ impl ControllerNode {
                     let newer = self.records.dirty.remove(&end.instance).flatten();
                     self.records.dirty.insert(end.instance, newer.or(end.note));
                 }
-                let failures = failures + 1;
-                let is_final = matches!(failure, CommitFailure::Conflict(_));
-                if is_final || failures >= CRASH_ATTEMPTS {
+                if matches!(failure, CommitFailure::Conflict(_)) {
                     self.records.crashes = self.records.crashes.saturating_sub(1);
                 } else {
                     self.records.waiting.push_back(Pending::Crash {
                         stream,
                         report,
                         standing,
-                        failures,
                     });
-                }
-                if !is_final {
                     self.records.retry_at = retry_at;
                 }
             }
