@@ -19,20 +19,12 @@ fn drain(world: &mut World, after: Duration, shutdown: bool) {
     world.turn();
 }
 
-fn stops(world: &mut World) -> Vec<bool> {
-    let force = |payload| match payload {
-        FromController::StopInstance(stop) => Some(stop.force),
-        _ => None,
-    };
-    world.sent(1).into_iter().filter_map(force).collect()
-}
-
 #[test]
 fn a_drain_stops_everything_and_is_over_when_nothing_lives() {
     let mut world = World::connected();
     world.running();
     drain(&mut world, HOUR, false);
-    assert_eq!(stops(&mut world), [false]);
+    assert_eq!(world.stops(1), [false]);
     assert_eq!(world.drained, 0);
     world.report(1, 1, State::Stopped);
     assert_eq!(world.drained, 1);
@@ -47,10 +39,10 @@ fn what_is_late_is_killed() {
     let mut world = World::connected();
     world.running();
     drain(&mut world, Duration::from_secs(20), false);
-    assert_eq!(stops(&mut world), [false]);
+    assert_eq!(world.stops(1), [false]);
     world.report(1, 1, State::Stopping);
     world.advance(Duration::from_secs(20));
-    assert_eq!(stops(&mut world), [true]);
+    assert_eq!(world.stops(1), [true]);
 }
 
 #[test]
@@ -59,7 +51,7 @@ fn what_appears_during_a_drain_is_stopped_too() {
     drain(&mut world, HOUR, true);
     assert_eq!(world.drained, 0, "a node that is away is told when it is back");
     world.connect(1, listing(4, State::Running));
-    assert_eq!(stops(&mut world), [false]);
+    assert_eq!(world.stops(1), [false]);
     world.report(1, 4, State::Stopped);
     let sent = world.sent(1);
     assert!(
@@ -91,7 +83,7 @@ fn a_drain_taken_back_leaves_alone_what_it_has_not_stopped() {
     world.node.set_drain(world.now, None);
     world.fail(storage());
     world.advance(Duration::from_secs(5));
-    assert_eq!(stops(&mut world), [] as [bool; 0]);
+    assert_eq!(world.stops(1), [] as [bool; 0]);
     assert_eq!(world.state(), State::Running);
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::StopMode;
-use prexorcloud_protocol::instance::{Desired, State};
+use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::controller::{Change, Commit, OrderId, OrderOutcome, OrderRefusal};
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
@@ -212,88 +212,6 @@ fn an_answer_to_an_earlier_commit_changes_nothing() {
     world.turn();
     assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
     assert_eq!(world.sent(1).len(), 1);
-}
-
-#[test]
-fn a_kill_that_the_controller_decides_waits_for_its_record() {
-    let mut world = World::connected();
-    let order = world.start(1);
-    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
-    world.report(1, 1, State::Starting);
-    world.sent(1);
-    world.commits_at_once = false;
-    // The daemon does not keep its own deadline, and answers every ping.
-    let limit = Duration::from_secs(60 + 30 + 15);
-    answering(&mut world, limit);
-    assert_eq!(world.sent(1), [], "the wish to kill is not recorded yet");
-    let commit = world.commit();
-    let [Change::Instance(snapshot)] = &commit.changes[..] else {
-        panic!("{commit:?}")
-    };
-    assert_eq!(snapshot.desired, Desired::ForceStop);
-    assert!(
-        snapshot
-            .note
-            .as_deref()
-            .is_some_and(|note| note.contains("not running after"))
-    );
-    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force));
-}
-
-#[test]
-fn a_graceful_stop_that_waited_for_its_record_has_its_whole_grace() {
-    let mut world = World::connected();
-    let lived = Duration::from_secs(100);
-    let order = OrderId(100);
-    let start = StartInstance {
-        max_lifetime_seconds: 100,
-        ..start(1)
-    };
-    world.node.start(world.now, order, Box::new(start));
-    world.turn();
-    world.report(1, 1, State::Running);
-    world.sent(1);
-    world.commits_at_once = false;
-    answering(&mut world, lived);
-    assert_eq!(world.state(), State::Stopping);
-    // The storage takes its time, and the grace does not run meanwhile.
-    answering(&mut world, Duration::from_secs(40));
-    assert_eq!(world.sent(1), []);
-    world.commit();
-    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if !stop.force));
-    world.commits_at_once = true;
-    world.receive(
-        1,
-        FromDaemon::StopInstanceAck(prexorcloud_protocol::proto::StopInstanceAck {
-            instance_id: "lobby-1".into(),
-            accepted: true,
-            incarnation: 1,
-            ..Default::default()
-        }),
-    );
-    answering(&mut world, Duration::from_secs(40));
-    assert_eq!(
-        world.sent(1),
-        [],
-        "30 s of grace, and the daemon's own time to kill"
-    );
-    answering(&mut world, Duration::from_secs(10));
-    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force));
-}
-
-/// Time passes, and the daemon answers every ping.
-fn answering(world: &mut World, mut time: Duration) {
-    while time > Duration::ZERO {
-        let step = time.min(Duration::from_secs(10));
-        world.advance(step);
-        for sequence in world.pings() {
-            world.receive(
-                1,
-                FromDaemon::Pong(prexorcloud_protocol::proto::Pong { sequence }),
-            );
-        }
-        time -= step;
-    }
 }
 
 #[test]
