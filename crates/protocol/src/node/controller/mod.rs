@@ -26,7 +26,7 @@
 //! # What is bounded
 //! Two streams beside the current one: a third handshake takes the place of the oldest that waits. [`ORDERS_WAITING`]
 //! orders; one more is refused. [`CRASHES_WAITING`] crash reports; one more is left to its daemon, which tells it again.
-//! What waits to be recorded is bounded by the roster.
+//! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
 mod drain;
 mod messages;
@@ -52,7 +52,7 @@ use crate::verdict::DeniedReason;
 
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use records::{CRASH_ATTEMPTS, CRASHES_WAITING};
+pub use records::{CRASH_ATTEMPTS, CRASHES_WAITING, SNAPSHOTS_PER_COMMIT};
 pub use streams::REPLACED;
 pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
 

@@ -24,8 +24,8 @@ pub const CRASHES_WAITING: usize = 64;
 /// How often the storage may refuse a crash report before that is left to its daemon again.
 pub const CRASH_ATTEMPTS: u32 = 12;
 
-/// How many snapshots are written at once.
-const BATCH: usize = 64;
+/// How many instances a commit of changed ones has at most.
+pub const SNAPSHOTS_PER_COMMIT: usize = 64;
 
 /// Something that waits for a commit of its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -545,7 +545,7 @@ impl ControllerNode {
 
     fn commit_snapshots(&mut self) -> Option<(Purpose, Vec<Change>)> {
         let mut snapshots: Vec<InstanceSnapshot> = Vec::new();
-        while snapshots.len() < BATCH {
+        while snapshots.len() < SNAPSHOTS_PER_COMMIT {
             // Two of one instance are two commits: a storage may refuse to write a record twice in one.
             let is_taken = |instance| snapshots.iter().any(|taken| taken.instance == instance);
             if let Some(refused) = self.records.refused.front() {
