@@ -8,7 +8,7 @@ use prexorcloud_protocol::node::controller::{
 };
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{ConsoleOutput, Pong};
+use prexorcloud_protocol::proto::{ConsoleOutput, Handshake, Pong};
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::Anomaly;
 use prexorcloud_protocol::session::controller::{CommandError, CrashStanding};
@@ -32,6 +32,42 @@ fn a_crash_is_acknowledged_only_once_it_is_stored() {
     let commit = world.commit();
     assert!(matches!(&commit.changes[..], [Change::Crash { report, .. }] if report.report_id == "r1"));
     assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "r1")));
+}
+
+#[test]
+fn a_crash_that_is_stored_when_its_stream_is_over_is_acknowledged_on_the_next_one() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    world.connect(2, handshake());
+    world.sent(2);
+    world.commit();
+    assert_eq!(world.sent(1), []);
+    assert!(matches!(&world.sent(2)[..], [ack] if is_ack(ack, "r1")));
+
+    // And on none if there is none; the daemon tells it again.
+    world.receive(2, crash(1, "r2"));
+    world.disconnect(2);
+    world.commit();
+    world.connect(3, handshake());
+    assert!(!world.sent(3).iter().any(|sent| is_ack(sent, "r2")));
+    world.receive(3, crash(1, "r2"));
+    world.commit();
+    assert!(matches!(&world.sent(3)[..], [ack] if is_ack(ack, "r2")));
+}
+
+#[test]
+fn a_daemon_that_keeps_no_crashes_is_not_told_that_they_are_stored() {
+    let mut world = World::new();
+    let java = Handshake {
+        capabilities: Vec::new(),
+        ..handshake()
+    };
+    world.connect(1, java);
+    world.sent(1);
+    world.receive(1, crash(0, "r1"));
+    assert!(matches!(world.committed[0].changes[..], [Change::Crash { .. }]));
+    assert_eq!(world.sent(1), []);
 }
 
 #[test]

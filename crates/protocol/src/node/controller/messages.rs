@@ -64,7 +64,7 @@ impl ControllerNode {
                 let judgement = self.roster.handle_stop_ack(now, &ack);
                 self.judge(stream, "StopInstanceAck", judgement, ack.instance_id);
             }
-            ControllerEvent::Crash(report) => self.handle_crash(now, stream, report),
+            ControllerEvent::Crash(report) => self.handle_crash(now, report),
             ControllerEvent::Console(output) => return self.handle_console(stream, output),
             ControllerEvent::Unreachable { .. } => {
                 self.roster.handle_silence();
@@ -80,12 +80,12 @@ impl ControllerNode {
         None
     }
 
-    fn handle_crash(&mut self, now: Instant, stream: StreamId, report: Box<CrashReport>) {
+    fn handle_crash(&mut self, now: Instant, report: Box<CrashReport>) {
         let standing = match self.roster.handle_crash(now, &report) {
             CrashVerdict::Current => CrashStanding::Current,
             CrashVerdict::Stale => CrashStanding::Past,
         };
-        self.records.push_crash(stream, Arc::from(report), standing);
+        self.records.push_crash(Arc::from(report), standing);
     }
 
     fn handle_console(&mut self, stream: StreamId, output: ConsoleOutput) -> Option<ControllerEvent> {

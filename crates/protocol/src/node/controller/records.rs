@@ -9,7 +9,7 @@ use prexorcloud_proto::{CrashReport, StartInstance};
 
 use super::{
     Change, Commit, CommitFailure, CommitId, ControllerNode, ControllerWork, InstanceSnapshot, OrderId,
-    OrderOutcome, OrderRefusal, StreamId,
+    OrderOutcome, OrderRefusal,
 };
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Desired, Lifecycle, State};
@@ -45,7 +45,6 @@ pub(super) enum Pending {
         instance: InstanceId,
     },
     Crash {
-        stream: StreamId,
         report: Arc<CrashReport>,
         standing: CrashStanding,
         /// How often the storage has refused it.
@@ -169,11 +168,10 @@ impl Records {
         orders
     }
 
-    pub(super) fn push_crash(&mut self, stream: StreamId, report: Arc<CrashReport>, standing: CrashStanding) {
+    pub(super) fn push_crash(&mut self, report: Arc<CrashReport>, standing: CrashStanding) {
         if self.crashes < CRASHES_WAITING {
             self.crashes += 1;
             self.waiting.push_back(Pending::Crash {
-                stream,
                 report,
                 standing,
                 failures: 0,
@@ -380,7 +378,6 @@ impl ControllerNode {
             }
             Purpose::Pending(
                 Pending::Crash {
-                    stream,
                     report,
                     standing,
                     failures,
@@ -397,7 +394,6 @@ impl ControllerNode {
                     self.records.crashes = self.records.crashes.saturating_sub(1);
                 } else {
                     self.records.waiting.push_back(Pending::Crash {
-                        stream,
                         report,
                         standing,
                         failures,
@@ -467,9 +463,9 @@ impl ControllerNode {
                 }
                 self.answer(order, result);
             }
-            Pending::Crash { stream, report, .. } => {
+            Pending::Crash { report, .. } => {
                 self.records.crashes = self.records.crashes.saturating_sub(1);
-                self.acknowledge_crash(stream, &report.report_id);
+                self.acknowledge_crash(&report.report_id);
             }
         }
     }
