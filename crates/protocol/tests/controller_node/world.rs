@@ -260,6 +260,11 @@ impl World {
         self.node.roster().get(lobby()).unwrap().state()
     }
 
+    /// The streams that were closed, in this order.
+    pub fn closed(&self) -> Vec<u64> {
+        self.closes.iter().map(|(stream, _)| *stream).collect()
+    }
+
     /// The pings that nobody has answered yet.
     pub fn pings(&mut self) -> Vec<i64> {
         std::mem::take(&mut self.pings)
