@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
 use prexorcloud_protocol::node::controller::{
     CRASH_ATTEMPTS, CRASHES_WAITING, Change, CommitFailure, OrderOutcome,
 };
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{ConsoleOutput, Handshake, Pong};
+use prexorcloud_protocol::proto::{ConsoleOutput, Handshake, Pong, RunningInstance};
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::Anomaly;
 use prexorcloud_protocol::session::controller::{CommandError, CrashStanding};
@@ -278,4 +279,34 @@ fn orders_pass_a_crash_report_that_waits_to_be_tried_again() {
     world.advance(Duration::from_secs(5));
     let commit = world.commit();
     assert!(matches!(commit.changes[0], Change::Crash { .. }));
+}
+
+#[test]
+fn all_that_happens_at_once_on_a_full_node_is_told_and_recorded() {
+    let mut world = World::new();
+    let listed = |incarnation| Handshake {
+        running_instances: (0..INSTANCES_PER_NODE)
+            .map(|number| RunningInstance {
+                instance_id: format!("lobby-{number}"),
+                group: "lobby".into(),
+                state: State::Running.to_wire(),
+                incarnation,
+                ..Default::default()
+            })
+            .collect(),
+        ..handshake()
+    };
+    world.connect(1, listed(1));
+    world.news.clear();
+    world.committed.clear();
+    world.connect(2, listed(2));
+    let adopted = |event: &&InstanceEvent| matches!(event, InstanceEvent::Adopted { .. });
+    assert_eq!(world.news.iter().filter(adopted).count(), INSTANCES_PER_NODE);
+    assert_eq!(
+        world.news.len(),
+        2 * INSTANCES_PER_NODE,
+        "and the end of the one before"
+    );
+    let recorded = world.committed.iter().map(|commit| commit.changes.len());
+    assert_eq!(recorded.sum::<usize>(), INSTANCES_PER_NODE);
 }

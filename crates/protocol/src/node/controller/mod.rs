@@ -320,12 +320,8 @@ impl ControllerNode {
                 Some(format!("not running after {} s", limit.as_secs()))
             }
             InstanceEvent::StopOverdue { mode, .. } => Some(format!("the stop ({mode:?}) took too long")),
-            InstanceEvent::Lagged { .. } => {
-                for entry in self.roster.entries() {
-                    self.records.mark(entry.instance(), None);
-                }
-                return;
-            }
+            // Nothing is lost: a step brings less than the roster keeps, and its events are taken after every step.
+            InstanceEvent::Lagged { .. } => return,
             InstanceEvent::StartAccepted { .. } | InstanceEvent::OrphanStopped { .. } => return,
             InstanceEvent::LifetimeOver { .. } => None,
         };
