@@ -288,12 +288,12 @@ impl ControllerNode {
     }
 
     /// Draws the conclusions from whatever has just happened.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, _now: Instant) {
         while let Some(event) = self.roster.poll_event() {
             self.note_event(&event);
             self.work.push_back(ControllerWork::News(event));
         }
-        self.review_drain(now);
+        self.review_drain();
         self.begin_commit();
     }
 

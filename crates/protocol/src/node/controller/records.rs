@@ -210,11 +210,16 @@ impl Records {
         self.starts().next().is_some()
     }
 
-    /// Whether a stop as hard as this one waits to be recorded.
-    pub(super) fn has_stop_of(&self, wanted: InstanceId, at_least: StopMode) -> bool {
-        self.pending().any(|pending| {
-            matches!(pending, Pending::Stop { instance, mode, .. } if *instance == wanted && *mode >= at_least)
-        })
+    /// Whether a stop that a drain wants waits to be recorded.
+    pub(super) fn has_stop_of_drain(&self) -> bool {
+        self.pending()
+            .any(|pending| matches!(pending, Pending::Stop { order: None, .. }))
+    }
+
+    /// What a drain wants stopped and nobody has begun to record is not wanted any more.
+    pub(super) fn withdraw_drain(&mut self) {
+        self.waiting
+            .retain(|pending| !matches!(pending, Pending::Stop { order: None, .. }));
     }
 
     /// The ports of starts that wait to be recorded.
