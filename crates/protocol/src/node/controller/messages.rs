@@ -85,12 +85,12 @@ impl ControllerNode {
             CrashVerdict::Current => CrashStanding::Current,
             CrashVerdict::Stale => CrashStanding::Past,
         };
-        if self.records.has_crash(&report.report_id, stream) {
+        if self.records.has_crash(&report.report_id) {
             return;
         }
         self.crash_reports.refill(now);
         if self.crash_reports.take() {
-            self.records.push_crash(stream, Arc::from(report), standing);
+            self.records.push_crash(Arc::from(report), standing);
         } else {
             let anomaly = Anomaly::Flood { what: "CrashReport" };
             self.object(stream, anomaly, None, report.report_id);

@@ -27,7 +27,7 @@
 //! Two streams beside the current one: a third handshake takes the place of the oldest that waits. [`ORDERS_WAITING`]
 //! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
 //! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again.
-//! What waits to be recorded is bounded by the roster.
+//! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
 mod drain;
 mod messages;
@@ -54,7 +54,7 @@ use crate::verdict::DeniedReason;
 
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use records::CRASHES_WAITING;
+pub use records::{CRASHES_WAITING, SNAPSHOTS_PER_COMMIT};
 pub use streams::REPLACED;
 pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
 
@@ -293,12 +293,12 @@ impl ControllerNode {
     }
 
     /// Draws the conclusions from whatever has just happened.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, _now: Instant) {
         while let Some(event) = self.roster.poll_event() {
             self.note_event(&event);
             self.work.push_back(ControllerWork::News(event));
         }
-        self.review_drain(now);
+        self.review_drain();
         self.begin_commit();
     }
 
@@ -325,12 +325,8 @@ impl ControllerNode {
                 Some(format!("not running after {} s", limit.as_secs()))
             }
             InstanceEvent::StopOverdue { mode, .. } => Some(format!("the stop ({mode:?}) took too long")),
-            InstanceEvent::Lagged { .. } => {
-                for entry in self.roster.entries() {
-                    self.records.mark(entry.instance(), None);
-                }
-                return;
-            }
+            // Nothing is lost: a step brings less than the roster keeps, and its events are taken after every step.
+            InstanceEvent::Lagged { .. } => return,
             InstanceEvent::StartAccepted { .. } | InstanceEvent::OrphanStopped { .. } => return,
             InstanceEvent::LifetimeOver { .. } => None,
         };

@@ -5,6 +5,7 @@ use std::time::Instant;
 use prexorcloud_proto::{CrashReportAck, SendCommand, ShutdownNode, StartInstance, controller_message};
 
 use super::records::Pending;
+use super::streams::Current;
 use super::{ControllerNode, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId};
 use crate::id::InstanceId;
 use crate::instance::{Judgement, State};
@@ -148,9 +149,12 @@ impl ControllerNode {
         Ok(())
     }
 
-    pub(super) fn acknowledge_crash(&mut self, stream: StreamId, report_id: &str) {
-        let knows = self.peer().is_some_and(|peer| peer.keeps_crashes);
-        if knows && self.is_current(stream) && !report_id.is_empty() {
+    /// A crash report is stored. Whichever stream it came on: a daemon keeps it until it hears so, on any.
+    pub(super) fn acknowledge_crash(&mut self, report_id: &str) {
+        let Some(&Current { stream, peer }) = self.streams.current() else {
+            return;
+        };
+        if peer.keeps_crashes && !report_id.is_empty() {
             let ack = CrashReportAck {
                 report_id: report_id.to_owned(),
             };

@@ -9,7 +9,7 @@ use prexorcloud_proto::{CrashReport, StartInstance};
 
 use super::{
     Change, Commit, CommitFailure, CommitId, ControllerNode, ControllerWork, InstanceSnapshot, OrderId,
-    OrderOutcome, OrderRefusal, StreamId,
+    OrderOutcome, OrderRefusal,
 };
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Desired, Lifecycle, State};
@@ -21,8 +21,8 @@ use crate::verdict::{DeniedReason, StopMode, Verdict};
 /// How many crash reports may wait for the storage.
 pub const CRASHES_WAITING: usize = 64;
 
-/// How many snapshots are written at once.
-const BATCH: usize = 64;
+/// How many instances a commit of changed ones has at most.
+pub const SNAPSHOTS_PER_COMMIT: usize = 64;
 
 /// Something that waits for a commit of its own.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,6 @@ pub(super) enum Pending {
         instance: InstanceId,
     },
     Crash {
-        stream: StreamId,
         report: Arc<CrashReport>,
         standing: CrashStanding,
     },
@@ -164,32 +163,17 @@ impl Records {
         orders
     }
 
-    pub(super) fn push_crash(&mut self, stream: StreamId, report: Arc<CrashReport>, standing: CrashStanding) {
+    pub(super) fn push_crash(&mut self, report: Arc<CrashReport>, standing: CrashStanding) {
         if self.crashes < CRASHES_WAITING {
             self.crashes += 1;
-            self.waiting.push_back(Pending::Crash {
-                stream,
-                report,
-                standing,
-            });
+            self.waiting.push_back(Pending::Crash { report, standing });
         }
     }
 
-    /// Whether a crash report waits already; it is acknowledged on `stream` then, which told it last.
-    pub(super) fn has_crash(&mut self, report_id: &str, stream: StreamId) -> bool {
-        let under_way = self.under_way.as_mut().and_then(|(_, purpose)| match purpose {
-            Purpose::Pending(pending, _) => Some(pending),
-            Purpose::Snapshots(_) => None,
-        });
-        let told_on = under_way
-            .into_iter()
-            .chain(&mut self.waiting)
-            .find_map(|pending| match pending {
-                Pending::Crash { stream, report, .. } if report.report_id == report_id => Some(stream),
-                _ => None,
-            })
-            .filter(|_| !report_id.is_empty());
-        told_on.map(|told_on| *told_on = stream).is_some()
+    /// Whether a crash report waits already.
+    pub(super) fn has_crash(&self, report_id: &str) -> bool {
+        let is_that = |pending: &Pending| matches!(pending, Pending::Crash { report, .. } if report.report_id == report_id);
+        !report_id.is_empty() && self.pending().any(is_that)
     }
 
     /// How many orders and reports wait.
@@ -223,11 +207,16 @@ impl Records {
         self.starts().next().is_some()
     }
 
-    /// Whether a stop as hard as this one waits to be recorded.
-    pub(super) fn has_stop_of(&self, wanted: InstanceId, at_least: StopMode) -> bool {
-        self.pending().any(|pending| {
-            matches!(pending, Pending::Stop { instance, mode, .. } if *instance == wanted && *mode >= at_least)
-        })
+    /// Whether a stop that a drain wants waits to be recorded.
+    pub(super) fn has_stop_of_drain(&self) -> bool {
+        self.pending()
+            .any(|pending| matches!(pending, Pending::Stop { order: None, .. }))
+    }
+
+    /// What a drain wants stopped and nobody has begun to record is not wanted any more.
+    pub(super) fn withdraw_drain(&mut self) {
+        self.waiting
+            .retain(|pending| !matches!(pending, Pending::Stop { order: None, .. }));
     }
 
     /// The ports of starts that wait to be recorded.
@@ -389,14 +378,7 @@ impl ControllerNode {
                 }
                 self.records.retry_at = retry_at;
             }
-            Purpose::Pending(
-                Pending::Crash {
-                    stream,
-                    report,
-                    standing,
-                },
-                end,
-            ) => {
+            Purpose::Pending(Pending::Crash { report, standing }, end) => {
                 if let Some(end) = end {
                     let newer = self.records.dirty.remove(&end.instance).flatten();
                     self.records.dirty.insert(end.instance, newer.or(end.note));
@@ -404,11 +386,9 @@ impl ControllerNode {
                 if matches!(failure, CommitFailure::Conflict(_)) {
                     self.records.crashes = self.records.crashes.saturating_sub(1);
                 } else {
-                    self.records.waiting.push_back(Pending::Crash {
-                        stream,
-                        report,
-                        standing,
-                    });
+                    self.records
+                        .waiting
+                        .push_back(Pending::Crash { report, standing });
                     self.records.retry_at = retry_at;
                 }
             }
@@ -472,9 +452,9 @@ impl ControllerNode {
                 }
                 self.answer(order, result);
             }
-            Pending::Crash { stream, report, .. } => {
+            Pending::Crash { report, .. } => {
                 self.records.crashes = self.records.crashes.saturating_sub(1);
-                self.acknowledge_crash(stream, &report.report_id);
+                self.acknowledge_crash(&report.report_id);
             }
         }
     }
@@ -550,7 +530,7 @@ impl ControllerNode {
 
     fn commit_snapshots(&mut self) -> Option<(Purpose, Vec<Change>)> {
         let mut snapshots: Vec<InstanceSnapshot> = Vec::new();
-        while snapshots.len() < BATCH {
+        while snapshots.len() < SNAPSHOTS_PER_COMMIT {
             // Two of one instance are two commits: a storage may refuse to write a record twice in one.
             let is_taken = |instance| snapshots.iter().any(|taken| taken.instance == instance);
             if let Some(refused) = self.records.refused.front() {
