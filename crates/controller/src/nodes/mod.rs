@@ -21,7 +21,6 @@ mod record;
 mod registry;
 mod requests;
 mod starts;
-mod streams;
 mod task;
 mod view;
 

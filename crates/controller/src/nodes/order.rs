@@ -15,7 +15,7 @@ use prexorcloud_protocol::{
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::{NodeSummary, task::Node};
+use super::{NodeSummary, task::Node, view::StreamNotes};
 use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
@@ -115,7 +115,7 @@ impl Node {
         let now = Instant::now();
         match order {
             NodeRequest::Join { hello, session, peer } => {
-                self.streams.push(session, peer);
+                self.streams.push(session, StreamNotes { peer, session: None });
                 self.machine.handle_hello(now, hello);
             }
             NodeRequest::LoadRecord { reply } => answer(reply, self.load_record().await),

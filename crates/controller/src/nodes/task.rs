@@ -11,6 +11,7 @@ use prexorcloud_protocol::{
         controller::{CommitFailure, CommitId, OrderId},
     },
 };
+use prexorcloud_transport::{NodeStreams, due};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     drain::drain_of,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
-    streams::Streams,
+    view::StreamNotes,
 };
 use crate::{
     records::{InstanceRecord, NodeRecord},
@@ -39,7 +40,7 @@ pub(super) struct Node {
     /// As in the store; `None` until the node is recorded
     pub(super) record: Option<Stored<NodeRecord>>,
     pub(super) machine: ControllerNode,
-    pub(super) streams: Streams,
+    pub(super) streams: NodeStreams<StreamNotes>,
     pub(super) committing: Option<Committing>,
     /// Who waits for the machine's answer to which order
     pub(super) waiting: HashMap<OrderId, Waiting>,
@@ -55,7 +56,7 @@ impl Node {
             view,
             record: None,
             machine: ControllerNode::new(id),
-            streams: Streams::default(),
+            streams: NodeStreams::default(),
             committing: None,
             waiting: HashMap::new(),
             orders: 0,
@@ -85,7 +86,7 @@ impl Node {
         loop {
             self.work().await;
             self.refresh_view();
-            let deadline = self.machine.poll_timeout().map(|deadline| deadline.at);
+            let deadline = self.machine.poll_timeout();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
@@ -94,10 +95,12 @@ impl Node {
                     None => break,
                 },
                 (id, result) = committed(&mut self.committing) => self.handle_written(id, result),
-                stream = self.streams.next_events(&mut events) => {
-                    self.handle_events(stream, events.drain(..)).await;
+                () = self.streams.next_events(&mut events) => {
+                    for (stream, event) in events.drain(..) {
+                        self.handle_event(stream, event).await;
+                    }
                 }
-                () = sleep_until(deadline) => self.machine.handle_timeout(Instant::now()),
+                () = due(deadline) => self.machine.handle_timeout(Instant::now()),
             }
         }
         self.say_goodbye().await;
@@ -173,13 +176,6 @@ impl Node {
 async fn committed(committing: &mut Option<Committing>) -> (CommitId, Result<(), CommitFailure>) {
     match committing {
         Some(committing) => committing.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
     }
 }

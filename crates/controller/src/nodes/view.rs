@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
+use prexorcloud_transport::Peer;
 
 use crate::records::NodeRecord;
 
@@ -31,6 +32,13 @@ pub(crate) struct SessionView {
     pub(crate) unreachable: bool,
     /// Whether the daemon was built from the same contract
     pub(crate) contract: ContractMatch,
+}
+
+/// What the node's task keeps beside a stream
+pub(super) struct StreamNotes {
+    pub(super) peer: Peer,
+    /// What others will see of the session once it counts
+    pub(super) session: Option<SessionView>,
 }
 
 /// Facts of a running instance that are not recorded

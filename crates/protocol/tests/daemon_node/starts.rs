@@ -15,7 +15,8 @@ fn a_start_is_prepared_launched_and_accepted_in_this_order() {
     assert_eq!(world.words(), "PREPARING, prepare");
     let mut world = World::new();
     world.running("a", 1, 30_000);
-    assert_eq!(world.node.ports().collect::<Vec<_>>(), [30_000]);
+    let status = world.node.status();
+    assert_eq!((status.instance_count, status.used_ports), (1, vec![30_000]));
 }
 
 #[test]

@@ -213,8 +213,7 @@ impl DaemonHost {
             Some(DaemonEvent::NodeStatusDue) => {
                 let status = NodeStatus {
                     total_memory_mb: 1024,
-                    used_ports: node.ports().map(i32::from).collect(),
-                    ..Default::default()
+                    ..node.status()
                 };
                 // A session that closes meanwhile has no use for it.
                 let _ = session.send(daemon_message::Payload::NodeStatus(status));
