@@ -6,13 +6,13 @@ mod invariants;
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::instance::lifecycle::{KILL, LATE_REPORT, MARGIN, PREPARATION};
+use prexorcloud_protocol::instance::lifecycle::{LATE_REPORT, MARGIN, PREPARATION};
 use prexorcloud_protocol::instance::{
     Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, LifecycleOutput, LifecycleTimer, Limits,
     Report, Spec, State, Transition, transition,
 };
-use prexorcloud_protocol::peer::DaemonPeer;
-use prexorcloud_protocol::proto::StartInstance;
+use prexorcloud_protocol::peer::{DaemonPeer, KILL_TIMEOUT as KILL};
+use prexorcloud_protocol::proto::{Handshake, StartInstance};
 use prexorcloud_protocol::{Capabilities, DeniedReason, Incarnation, StopMode, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -595,6 +595,39 @@ fn news_comes_in_the_order_in_which_it_came_about() {
             LifecycleOutput::Stop(StopMode::Force),
         ]
     );
+}
+
+#[test]
+fn a_daemon_that_takes_longer_to_kill_is_given_the_time() {
+    let now = Instant::now();
+    let minute = Handshake {
+        kill_timeout_seconds: 60,
+        ..Handshake::default()
+    };
+    let patient = DaemonPeer::from_handshake(&minute, Capabilities::SESSION);
+    for (state, until_forced) in [(State::Running, GRACE), (State::Starting, STARTUP + GRACE)] {
+        let mut lifecycle = in_state(now, state);
+        lifecycle.handle_connected(now, patient);
+        if state == State::Running {
+            assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+        }
+        let forced = now + until_forced + 60 * SECOND + MARGIN;
+        assert_eq!(lifecycle.poll_timeout().unwrap().at, forced, "{state}");
+        lifecycle.handle_timeout(forced);
+        assert_eq!(lifecycle.desired(), Desired::ForceStop);
+        assert_eq!(
+            lifecycle.poll_timeout().unwrap().at,
+            forced + 60 * SECOND + MARGIN
+        );
+    }
+    for (said, meant) in [(0, 10), (1, 1), (u32::MAX, 24 * 3600)] {
+        let handshake = Handshake {
+            kill_timeout_seconds: said,
+            ..Handshake::default()
+        };
+        let peer = DaemonPeer::from_handshake(&handshake, Capabilities::NONE);
+        assert_eq!(peer.kill_timeout, Duration::from_secs(meant));
+    }
 }
 
 #[test]

@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::daemon::{self as machine, Attempt, StopReason, is_crash};
+use prexorcloud_protocol::peer::KILL_TIMEOUT;
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, StopMode};
 
 use crate::behaviour::Behaviour;
 use crate::world::earlier;
-
-/// How long there is between the polite signal and the kill.
-const KILL: Duration = Duration::from_secs(10);
 
 /// An instance as the simulated supervisor has it on its disk, alive or ended
 #[derive(Clone, Debug, PartialEq)]
@@ -230,7 +228,7 @@ impl Process {
             StopMode::Force => self.kill = Some(now + Duration::from_millis(5)),
             StopMode::Graceful => {
                 self.polite = Some(now);
-                self.kill = Some(now + self.grace() + KILL);
+                self.kill = Some(now + self.grace() + KILL_TIMEOUT);
                 let obeyed = self.behaviour.stop.map(|stop| (now + stop, End::Obeyed));
                 self.ends = match (self.ends, obeyed) {
                     (Some(own), Some(obeyed)) if obeyed.0 < own.0 => Some(obeyed),

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
 //! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
 //! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
@@ -60,8 +60,6 @@ use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::peer::DaemonPeer;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
-/// How long a daemon waits between the polite signal and the kill.
-pub const KILL: Duration = Duration::from_secs(10);
 /// What is added to a daemon's own deadlines before the controller interferes.
 pub const MARGIN: Duration = Duration::from_secs(5);
 /// How long a daemon may prepare a start that it has accepted; Java daemons say nothing meanwhile.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{KILL, Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
+use super::{Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
 use crate::instance::{Cause, Desired, Input, LifecycleOutput, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
@@ -107,11 +107,16 @@ impl Lifecycle {
             State::Scheduled | State::Preparing => Some(PREPARATION.max(startup)),
             State::Starting if !self.peer.judges_readiness => None,
             State::Starting if self.peer.keeps_startup_deadline => {
-                Some(startup.saturating_add(grace).saturating_add(KILL + MARGIN))
+                Some(startup.saturating_add(grace).saturating_add(self.time_to_kill()))
             }
             State::Starting => Some(startup),
             State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => None,
         }
+    }
+
+    /// How long a daemon may take from the end of a grace until the process is gone.
+    const fn time_to_kill(&self) -> Duration {
+        self.peer.kill_timeout.saturating_add(MARGIN)
     }
 
     fn startup_due(&self, now: Instant, state: State) -> Option<Instant> {
@@ -149,7 +154,7 @@ impl Lifecycle {
             StopStage::Graceful { .. } => self.spec.limits.grace,
             StopStage::Forced { .. } | StopStage::Acknowledged => Duration::ZERO,
         };
-        now.checked_add(grace.saturating_add(KILL + MARGIN))
+        now.checked_add(grace.saturating_add(self.time_to_kill()))
     }
 
     pub(super) const fn stage_of_desired(&self) -> StopStage {

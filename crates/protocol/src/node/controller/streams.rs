@@ -118,7 +118,7 @@ impl ControllerNode {
             let policy = ReconcilePolicy {
                 elsewhere: admission.elsewhere.clone(),
                 groups: admission.groups.clone(),
-                peer: DaemonPeer::of(hello.capabilities),
+                peer: DaemonPeer::from_handshake(&hello.handshake, hello.capabilities),
             };
             self.streams.newcomer = Some(Newcomer::Accepting {
                 order: hello.stream.clone(),

@@ -36,7 +36,7 @@ use crate::DaemonSession;
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
 use crate::instance::lifecycle::{MARGIN, PREPARATION};
-use crate::peer::ControllerPeer;
+use crate::peer::{self, ControllerPeer};
 use crate::session::daemon::StatusReport;
 use crate::time::{Deadline, after};
 
@@ -73,7 +73,7 @@ impl Default for NodeConfig {
             settle: Duration::from_secs(2),
             preparation: PREPARATION.saturating_sub(MARGIN.saturating_mul(2)),
             release: Duration::from_secs(2),
-            kill_timeout: Duration::from_secs(10),
+            kill_timeout: peer::KILL_TIMEOUT,
         }
     }
 }

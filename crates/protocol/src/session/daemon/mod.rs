@@ -410,6 +410,7 @@ impl Session for DaemonSession {
             min_protocol_version: compat::MIN_PROTOCOL_VERSION,
             boot_id: self.config.boot_id.clone(),
             stream_ordinal: self.streams,
+            kill_timeout_seconds: u32::try_from(self.config.kill_timeout.as_secs()).unwrap_or(u32::MAX),
         };
         self.link = Link::AwaitingAck(DaemonHandshake::new(now, self.config.ack_timeout));
         self.queue(daemon_message::Payload::Handshake(Box::new(handshake)));
