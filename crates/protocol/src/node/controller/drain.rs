@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::records::Pending;
+use super::pending::Pending;
 use super::{ControllerNode, ControllerWork};
 use crate::id::InstanceId;
 use crate::instance::Lifecycle;

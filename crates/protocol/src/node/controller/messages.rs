@@ -1,15 +1,13 @@
 //! What a daemon's message means for its node
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use prexorcloud_proto::{ConsoleOutput, CrashReport};
+use prexorcloud_proto::ConsoleOutput;
 
 use super::{ControllerNode, ControllerWork, StreamId};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Age, Judgement};
-use crate::roster::CrashVerdict;
-use crate::session::controller::{ControllerEvent, CrashStanding, Objection};
+use crate::session::controller::{ControllerEvent, Objection};
 use crate::session::{Anomaly, error_code};
 
 impl ControllerNode {
@@ -78,14 +76,6 @@ impl ControllerNode {
             event => return Some(event),
         }
         None
-    }
-
-    fn handle_crash(&mut self, now: Instant, report: Box<CrashReport>) {
-        let standing = match self.roster.handle_crash(now, &report) {
-            CrashVerdict::Current => CrashStanding::Current,
-            CrashVerdict::Stale => CrashStanding::Past,
-        };
-        self.records.push_crash(Arc::from(report), standing);
     }
 
     fn handle_console(&mut self, stream: StreamId, output: ConsoleOutput) -> Option<ControllerEvent> {
