@@ -55,6 +55,19 @@ fn a_drain_stops_everything_and_is_over_when_nothing_lives() {
 }
 
 #[test]
+fn a_node_is_not_empty_while_an_instance_runs_there_that_nobody_wants() {
+    let mut world = World::connected();
+    world.running();
+    world.report(1, 1, State::Stopped);
+    world.report(1, 1, State::Running);
+    assert_eq!(world.node.roster().orphans().count(), 1);
+    drain(&mut world, HOUR, true);
+    assert_eq!((world.drained, world.stops(1)), (0, vec![false]));
+    world.report(1, 1, State::Stopped);
+    assert_eq!(world.drained, 1);
+}
+
+#[test]
 fn what_is_late_is_killed() {
     let mut world = World::connected();
     world.running();

@@ -252,8 +252,11 @@ fn the_end_beside_a_crash_that_the_storage_refuses_is_written_all_the_same() {
 /// Lets a storage that takes nothing refuse what it is given, for as long as somebody waits for an answer.
 fn refuse_everything(world: &mut World) {
     for _ in 0..4 {
+        let mut refused = 0;
         while !world.commits.is_empty() {
             world.fail(storage());
+            refused += 1;
+            assert!(refused < 100, "it is left in peace for a while");
         }
         world.advance(Duration::from_secs(5));
     }
