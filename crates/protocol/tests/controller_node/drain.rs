@@ -141,7 +141,8 @@ fn a_drain_taken_back_stops_nothing_that_waits_for_its_record() {
 
 #[test]
 fn a_drain_leaves_room_for_orders_and_stops_all_of_many() {
-    let mut world = running(2 * ORDERS_WAITING);
+    let count = ORDERS_WAITING + 10;
+    let mut world = running(count);
     world.commits_at_once = false;
     drain(&mut world, HOUR, false);
     let order = world.stop(StopMode::Force);
@@ -154,7 +155,7 @@ fn a_drain_leaves_room_for_orders_and_stops_all_of_many() {
         Some(&Ok(OrderOutcome::Stopping(StopMode::Force)))
     );
     world.commit_all();
-    assert_eq!(world.stops(1).len(), 2 * ORDERS_WAITING + 1);
+    assert_eq!(world.stops(1).len(), count + 1);
 }
 
 #[test]
