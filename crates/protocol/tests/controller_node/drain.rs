@@ -55,6 +55,19 @@ fn a_drain_stops_everything_and_is_over_when_nothing_lives() {
 }
 
 #[test]
+fn a_node_is_not_empty_while_an_instance_runs_there_that_nobody_wants() {
+    let mut world = World::connected();
+    world.running();
+    world.report(1, 1, State::Stopped);
+    world.report(1, 1, State::Running);
+    assert_eq!(world.node.roster().orphans().count(), 1);
+    drain(&mut world, HOUR, true);
+    assert_eq!((world.drained, world.stops(1)), (0, vec![false]));
+    world.report(1, 1, State::Stopped);
+    assert_eq!(world.drained, 1);
+}
+
+#[test]
 fn what_is_late_is_killed() {
     let mut world = World::connected();
     world.running();
@@ -128,7 +141,8 @@ fn a_drain_taken_back_stops_nothing_that_waits_for_its_record() {
 
 #[test]
 fn a_drain_leaves_room_for_orders_and_stops_all_of_many() {
-    let mut world = running(2 * ORDERS_WAITING);
+    let count = ORDERS_WAITING + 10;
+    let mut world = running(count);
     world.commits_at_once = false;
     drain(&mut world, HOUR, false);
     let order = world.stop(StopMode::Force);
@@ -141,7 +155,7 @@ fn a_drain_leaves_room_for_orders_and_stops_all_of_many() {
         Some(&Ok(OrderOutcome::Stopping(StopMode::Force)))
     );
     world.commit_all();
-    assert_eq!(world.stops(1).len(), 2 * ORDERS_WAITING + 1);
+    assert_eq!(world.stops(1).len(), count + 1);
 }
 
 #[test]

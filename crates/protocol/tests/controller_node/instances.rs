@@ -105,6 +105,8 @@ fn more_crashes_than_may_wait_are_left_to_the_daemon() {
     }
     assert_eq!(stored, CRASHES_WAITING);
     assert_eq!(world.sent(1).len(), stored, "only what is stored is acknowledged");
+    world.receive(1, crash(1, "r200"));
+    assert_eq!(world.commit_all(), 1, "what is stored takes no place any more");
 }
 
 #[test]

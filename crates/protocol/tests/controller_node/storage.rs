@@ -173,29 +173,51 @@ fn a_state_that_could_not_be_written_is_written_later() {
     assert!(world.node.is_settled());
 }
 
+fn rejected(message: &str, disposition: StartFailureDisposition) -> FromDaemon {
+    FromDaemon::StartInstanceAck(Box::new(StartInstanceAck {
+        instance_id: "lobby-1".into(),
+        incarnation: 1,
+        error_code: "NO_JAVA".into(),
+        error_message: message.into(),
+        failure_disposition: disposition.into(),
+        ..Default::default()
+    }))
+}
+
+fn note(commit: &Commit) -> Option<&str> {
+    match &commit.changes[..] {
+        [Change::Instance(snapshot)] => snapshot.note.as_deref(),
+        changes => panic!("{changes:?}"),
+    }
+}
+
 #[test]
 fn what_went_wrong_is_written_later_too() {
     let mut world = World::connected();
     world.start(1);
-    let rejected = StartInstanceAck {
-        instance_id: "lobby-1".into(),
-        incarnation: 1,
-        error_code: "NO_JAVA".into(),
-        error_message: "no such java".into(),
-        failure_disposition: StartFailureDisposition::Permanent.into(),
-        ..Default::default()
-    };
     world.commits_at_once = false;
-    world.receive(1, FromDaemon::StartInstanceAck(Box::new(rejected)));
+    world.receive(1, rejected("no such java", StartFailureDisposition::Permanent));
     world.fail(storage());
     world.advance(Duration::from_secs(5));
     let commit = world.commit();
-    let [Change::Instance(end)] = &commit.changes[..] else {
-        panic!("{commit:?}")
-    };
-    assert_eq!(
-        (end.state, end.note.as_deref()),
-        (State::Crashed, Some("NO_JAVA: no such java"))
+    assert_eq!(note(&commit), Some("NO_JAVA: no such java"));
+    assert_eq!(world.state(), State::Crashed);
+}
+
+#[test]
+fn the_last_that_went_wrong_is_what_is_written_in_the_end() {
+    let mut world = World::connected();
+    world.start(1);
+    world.commits_at_once = false;
+    world.receive(1, rejected("first", StartFailureDisposition::Transient));
+    world.advance(Duration::from_secs(1));
+    world.receive(1, rejected("second", StartFailureDisposition::Transient));
+    world.fail(storage());
+    world.advance(Duration::from_secs(5));
+    let commit = world.commit();
+    assert!(
+        note(&commit).is_some_and(|note| note.contains("second")),
+        "{commit:?}"
     );
 }
 
@@ -230,8 +252,11 @@ fn the_end_beside_a_crash_that_the_storage_refuses_is_written_all_the_same() {
 /// Lets a storage that takes nothing refuse what it is given, for as long as somebody waits for an answer.
 fn refuse_everything(world: &mut World) {
     for _ in 0..4 {
+        let mut refused = 0;
         while !world.commits.is_empty() {
             world.fail(storage());
+            refused += 1;
+            assert!(refused < 100, "it is left in peace for a while");
         }
         world.advance(Duration::from_secs(5));
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::records::Pending;
+use super::pending::Pending;
 use super::{ControllerNode, ControllerWork};
 use crate::id::InstanceId;
 use crate::instance::Lifecycle;
@@ -63,6 +63,8 @@ impl ControllerNode {
     /// Lets the node run empty, or takes that back. What was stopped stays stopped; a stop that waits to be recorded is
     /// not ordered any more.
     ///
+    /// A node is empty when nothing runs there that is known of, orphans included.
+    ///
     /// The wish must be recorded already.
     pub fn set_drain(&mut self, now: Instant, drain: Option<Drain>) {
         self.records.withdraw_drain();
@@ -98,7 +100,8 @@ impl ControllerNode {
     pub(super) fn review_drain(&mut self) {
         match &mut self.drain {
             DrainState::Active { drain, overdue, last } => {
-                let is_alive = self.roster.entries().any(|entry| !entry.is_terminal());
+                let known = self.roster.entries().chain(self.roster.orphans());
+                let is_alive = known.map(Lifecycle::is_terminal).any(|is_over| !is_over);
                 if is_alive || self.records.has_starts() {
                     let mode = if *overdue {
                         StopMode::Force

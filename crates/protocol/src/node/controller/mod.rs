@@ -29,9 +29,12 @@
 //! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again.
 //! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
+mod commits;
+mod crashes;
 mod drain;
 mod messages;
 mod orders;
+mod pending;
 mod records;
 mod streams;
 mod work;
@@ -52,9 +55,10 @@ use crate::session::controller::ControllerSession;
 use crate::time::Deadline;
 use crate::verdict::DeniedReason;
 
+pub use commits::SNAPSHOTS_PER_COMMIT;
+pub use crashes::CRASHES_WAITING;
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use records::{CRASHES_WAITING, SNAPSHOTS_PER_COMMIT};
 pub use streams::REPLACED;
 pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
 

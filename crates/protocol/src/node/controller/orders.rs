@@ -2,10 +2,9 @@
 
 use std::time::Instant;
 
-use prexorcloud_proto::{CrashReportAck, SendCommand, ShutdownNode, StartInstance, controller_message};
+use prexorcloud_proto::{SendCommand, ShutdownNode, StartInstance, controller_message};
 
-use super::records::Pending;
-use super::streams::Current;
+use super::pending::Pending;
 use super::{ControllerNode, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId};
 use crate::id::InstanceId;
 use crate::instance::{Judgement, State};
@@ -147,19 +146,6 @@ impl ControllerNode {
         };
         self.send(stream, controller_message::Payload::ShutdownNode(shutdown), None);
         Ok(())
-    }
-
-    /// A crash report is stored. Whichever stream it came on: a daemon keeps it until it hears so, on any.
-    pub(super) fn acknowledge_crash(&mut self, report_id: &str) {
-        let Some(&Current { stream, peer }) = self.streams.current() else {
-            return;
-        };
-        if peer.keeps_crashes && !report_id.is_empty() {
-            let ack = CrashReportAck {
-                report_id: report_id.to_owned(),
-            };
-            self.send(stream, controller_message::Payload::CrashReportAck(ack), None);
-        }
     }
 
     /// Whether an instance is neither there nor about to be.
