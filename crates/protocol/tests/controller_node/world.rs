@@ -208,7 +208,7 @@ impl World {
         self.turn();
     }
 
-    fn order(&mut self) -> OrderId {
+    pub fn order(&mut self) -> OrderId {
         self.orders += 1;
         OrderId(self.orders)
     }
