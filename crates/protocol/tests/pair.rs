@@ -8,7 +8,7 @@ use prexorcloud_protocol::handshake::daemon::HandshakeFailure;
 use prexorcloud_protocol::hosted::Hosted;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::controller::REPLACED;
-use prexorcloud_protocol::proto::daemon_message;
+use prexorcloud_protocol::proto::{DaemonMessage, InstanceStatusUpdate, daemon_message};
 use prexorcloud_protocol::session::controller::ControllerOutcome;
 use prexorcloud_protocol::{
     Close, Code, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonOutcome,
@@ -746,7 +746,7 @@ fn an_order_that_arrives_again_changes_nothing() {
     let mut pair = running(36, Behaviour::default());
     let again = |pair: &mut Pair| {
         for back in 0..6 {
-            pair.apply(&Action::Replay(back)).unwrap();
+            pair.apply(&Action::Replay(Direction::Down, back)).unwrap();
             pair.run_for(5 * SECOND).unwrap();
         }
     };
@@ -766,6 +766,31 @@ fn an_order_that_arrives_again_changes_nothing() {
         .unwrap();
     again(&mut pair);
     assert_eq!((pair.real(LOBBY), launches(&pair)), (Some(State::Stopped), 2));
+    pair.come_to_rest().unwrap();
+}
+
+/// Such a report is about nothing that runs. What it leads to must not hold the real instance back.
+#[test]
+fn a_late_report_of_an_earlier_incarnation_keeps_nobody_from_stopping_the_present_one() {
+    let mut pair = running(38, Behaviour::default());
+    apply(&mut pair, "stop lobby-1");
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
+    pair.start(LOBBY, Behaviour::default()).unwrap();
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Running))
+        .unwrap();
+    let late = InstanceStatusUpdate {
+        instance_id: LOBBY.to_owned(),
+        state: State::Running.to_wire(),
+        incarnation: 1,
+        ..Default::default()
+    };
+    let payload = Some(daemon_message::Payload::InstanceStatus(late));
+    assert!(pair.inject_up(DaemonMessage { payload }.into()));
+    apply(&mut pair, "wait 6s");
+    apply(&mut pair, "stop lobby-1");
+    pair.run_until(10 * SECOND, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
     pair.come_to_rest().unwrap();
 }
 

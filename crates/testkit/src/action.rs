@@ -138,9 +138,10 @@ pub enum Action {
     Leap(Side, Duration),
     /// One host sleeps: nothing happens on it, while its clock goes on.
     Suspend(Side, Duration),
-    /// The daemon gets an order once more that it got before, the last one or one of those before it; without effect if
-    /// a Java peer is there, which could not tell.
-    Replay(usize),
+    /// One side hears once more what belongs to an earlier incarnation or stream and must change nothing now: of what was
+    /// recorded and fits, the one that is so far back, counted around. Without effect if a Java peer is there, which
+    /// could not tell.
+    Replay(Direction, usize),
     /// A message that no well-behaved peer sends.
     Inject(Direction, Garbage),
 }
@@ -174,17 +175,18 @@ impl Action {
             Direction::Down
         };
         match rng.below(100) {
-            0..25 => Self::Wait(match rng.below(10) {
+            0..21 => Self::Wait(match rng.below(10) {
                 0..3 => millis(rng, 20),
                 3..6 => millis(rng, 1_000),
                 6..9 => millis(rng, 15_000),
                 _ => millis(rng, 300_000),
             }),
+            21..25 => Self::Replay(direction, rng.below(64) as usize),
             25..40 => Self::Start(instance, Behaviour::random(rng)),
             40..47 => Self::Stop(instance),
             47..50 => Self::Kill(instance),
             50..52 => Self::Drain(instance),
-            52 => Self::Undrain(instance),
+            52 => Self::Forget(instance),
             53 if rng.chance(25) => Self::DeclareLost(instance),
             53 if rng.chance(50) => Self::Abandon(instance),
             53 => Self::Forget(instance),
@@ -222,18 +224,47 @@ impl Action {
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
             ),
-            97 => Self::Replay(rng.below(8) as usize),
+            97 => Self::Undrain(instance),
             98 => match rng.below(4) {
                 0 => Self::FailStore(millis(rng, 120_000)),
                 1 => Self::FailCommit,
                 _ => Self::SlowStore(millis(rng, 5_000)),
             },
-            96 => Self::Suspend(
-                side,
-                rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
-            ),
+            96 => {
+                let most = if rng.chance(50) { 60 } else { 7_200 };
+                Self::Suspend(
+                    side,
+                    rng.between(Duration::from_secs(1), Duration::from_secs(most)),
+                )
+            }
             _ => Self::Inject(direction, Garbage::random(rng)),
         }
+    }
+}
+
+impl Action {
+    /// Whether the two are out of touch for a while after it, or hear each other worse.
+    pub(crate) const fn is_disturbing(&self) -> bool {
+        matches!(
+            self,
+            Self::ShutDownNode
+                | Self::CloseSession
+                | Self::SlowStore(_)
+                | Self::FailStore(_)
+                | Self::Break { .. }
+                | Self::Partition
+                | Self::Latency(..)
+                | Self::Narrow(_)
+                | Self::Stall(_)
+                | Self::RestartDaemon(_)
+                | Self::RestartController(_)
+                | Self::Failover
+                | Self::DialDeposed
+                | Self::Redirect
+                | Self::SlowAdmission(_)
+                | Self::Leap(..)
+                | Self::Suspend(..)
+        )
     }
 }
 
@@ -340,7 +371,7 @@ impl fmt::Display for Action {
             Self::SlowAdmission(time) => write!(f, "slow-admission {}", show(*time)),
             Self::Leap(side, by) => write!(f, "leap {side} {}", show(*by)),
             Self::Suspend(side, time) => write!(f, "suspend {side} {}", show(*time)),
-            Self::Replay(back) => write!(f, "replay {back}"),
+            Self::Replay(direction, back) => write!(f, "replay {direction} {back}"),
             Self::Inject(direction, garbage) => write!(f, "inject {direction} {garbage}"),
         }
     }
@@ -472,7 +503,7 @@ impl FromStr for Action {
             "slow-admission" => Self::SlowAdmission(duration(w)?),
             "leap" => Self::Leap(side(w)?, duration(w)?),
             "suspend" => Self::Suspend(side(w)?, duration(w)?),
-            "replay" => Self::Replay(text::number(w.next("a number of orders")?)?),
+            "replay" => Self::Replay(direction(w)?, text::number(w.next("a number of messages")?)?),
             "inject" => Self::Inject(direction(w)?, garbage(w)?),
             other => return Err(ParseError::new(other, "an action")),
         };

@@ -44,6 +44,7 @@ pub const ALWAYS: &[Invariant] = invariants![
     closed_exactly_once,
     outboxes_are_bounded,
     timers_move_on,
+    console_belongs_to_the_current_incarnation,
     console_is_in_order_and_gaps_are_visible,
     crashes_are_forgotten_only_when_stored,
     terminal_is_final_per_incarnation,
@@ -60,7 +61,6 @@ pub const ALWAYS: &[Invariant] = invariants![
     a_rejection_never_touches_what_is_up,
     no_acknowledgement_without_its_record,
     a_graceful_stop_gets_its_grace,
-    console_belongs_to_the_current_incarnation,
 ];
 
 /// Checked at the end, when nothing disturbs any more.

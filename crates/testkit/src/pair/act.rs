@@ -144,12 +144,12 @@ impl Pair {
                 }
             }
             Action::Leap(Side::Daemon, by) => {
-                self.undisturbed_since = self.world.now;
+                self.undisturbed_since = self.undisturbed_since.max(self.world.now);
                 self.time_was_bent = true;
                 self.daemon.clock.leap(*by);
             }
             Action::Leap(Side::Controller, by) => {
-                self.undisturbed_since = self.world.now;
+                self.undisturbed_since = self.undisturbed_since.max(self.world.now);
                 self.time_was_bent = true;
                 if let Some(leader) = self.controllers.last_mut() {
                     leader.clock.leap(*by);
@@ -158,6 +158,7 @@ impl Pair {
             Action::Suspend(side, time) => {
                 self.time_was_bent = true;
                 let until = self.world.now + *time;
+                self.undisturbed_since = self.undisturbed_since.max(until);
                 match side {
                     Side::Daemon => self.daemon.asleep_until = until,
                     Side::Controller => {
@@ -167,7 +168,7 @@ impl Pair {
                     }
                 }
             }
-            Action::Replay(back) => self.replay(*back),
+            Action::Replay(direction, back) => self.replay(*direction, *back),
             Action::Inject(direction, garbage) => self.inject(*direction, *garbage),
         }
     }

@@ -165,7 +165,6 @@ impl Pair {
                 self.world
                     .note(|| format!("{id} daemon <- {}", describe::down(&received.message)));
                 if is_current {
-                    self.remember(&received.message);
                     self.daemon
                         .with_session(&self.world, |session, now| session.handle_message(now, received));
                 }
@@ -299,7 +298,7 @@ impl Pair {
         }
         self.bury();
         if self.is_disturbed() {
-            self.undisturbed_since = now;
+            self.undisturbed_since = self.undisturbed_since.max(now);
         }
     }
 
@@ -350,6 +349,7 @@ impl Pair {
             dialect::up(self.peers, &mut message);
             self.world
                 .note(|| format!("{id} daemon -> {}", describe::up(&message)));
+            self.recording.sent_up(id, &message);
             let bytes = message.encoded_len();
             stream.up.send(now, &mut self.world.rng, message.into(), bytes);
         }
@@ -407,6 +407,7 @@ impl Pair {
             dialect::down(self.peers, &mut message);
             self.world
                 .note(|| format!("{id} {} -> {}", controller.name, describe::down(&message)));
+            self.recording.sent_down(id, &message);
             let bytes = message.encoded_len();
             stream
                 .down
@@ -448,10 +449,10 @@ impl Pair {
     }
 }
 
-fn name_up(message: &DaemonMessage) -> &'static str {
+pub(super) fn name_up(message: &DaemonMessage) -> &'static str {
     message.payload.as_ref().map_or("nothing", kind::of_daemon)
 }
 
-fn name_down(message: &ControllerMessage) -> &'static str {
+pub(super) fn name_down(message: &ControllerMessage) -> &'static str {
     message.payload.as_ref().map_or("nothing", kind::of_controller)
 }

@@ -6,15 +6,16 @@
 mod act;
 mod drive;
 mod inject;
+mod recording;
 mod stream;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use prexorcloud_protocol::proto::controller_message;
 use prexorcloud_protocol::{DaemonSession, InstanceId, NodeId};
 
+use recording::Recording;
 pub use stream::{End, Stream};
 
 use crate::action::Action;
@@ -81,7 +82,7 @@ pub struct Pair {
     adopts_unknown: bool,
     commands: u64,
     undisturbed_since: Duration,
-    delivered: Vec<controller_message::Payload>,
+    recording: Recording,
     queue: usize,
     /// How many streams had been opened, and mistakes reported, in the middle of the quiet time.
     pub(crate) halfway: Option<(u32, u64)>,
@@ -135,7 +136,7 @@ impl Pair {
             adopts_unknown: true,
             commands: 0,
             undisturbed_since: Duration::ZERO,
-            delivered: Vec::new(),
+            recording: Recording::default(),
             queue: scenario.queue,
             halfway: None,
             first_up_faults: Vec::new(),
