@@ -67,6 +67,15 @@ pub enum Action {
     Drain(InstanceId),
     /// The operator takes that back.
     Undrain(InstanceId),
+    /// The operator lets the whole node run empty; what still runs then is killed.
+    DrainNode {
+        /// How long it may take.
+        within: Duration,
+        /// Whether the daemon is told to shut down in the end.
+        shutdown: bool,
+    },
+    /// The operator takes that back.
+    UndrainNode,
     /// The operator forgets an instance that has ended.
     Forget(InstanceId),
     /// The operator gives an instance up, because its node stays away; without effect while the node is connected.
@@ -114,6 +123,8 @@ pub enum Action {
     Stall(Direction),
     /// Nothing is held back any more.
     Resume,
+    /// The daemon can write nothing for so long: no crash report, and no epoch that it obeys.
+    FailDisk(Duration),
     /// `kill -9` of the daemon; it comes back after a while.
     RestartDaemon(Duration),
     /// `kill -9` of the controller; it comes back after a while.
@@ -194,7 +205,13 @@ impl Action {
             55..58 => Self::Crash(instance),
             58..60 => Self::Exit(instance),
             60 => Self::Flood(instance, 1 + rng.below(400) as u32),
-            61 => match rng.below(5) {
+            61 => match rng.below(9) {
+                5 => Self::DrainNode {
+                    within: millis(rng, 60_000),
+                    shutdown: rng.chance(50),
+                },
+                6 => Self::UndrainNode,
+                7 | 8 => Self::FailDisk(millis(rng, 120_000)),
                 0 => Self::Cordon(rng.chance(50)),
                 1 => Self::AdoptUnknown(rng.chance(50)),
                 2 => Self::ShutDownNode,
@@ -327,6 +344,12 @@ impl fmt::Display for Action {
             Self::Kill(instance) => write!(f, "kill {instance}"),
             Self::Drain(instance) => write!(f, "drain {instance}"),
             Self::Undrain(instance) => write!(f, "undrain {instance}"),
+            Self::DrainNode { within, shutdown } => {
+                let and = if *shutdown { " shutdown" } else { "" };
+                write!(f, "drain-node {}{and}", show(*within))
+            }
+            Self::UndrainNode => f.write_str("undrain-node"),
+            Self::FailDisk(time) => write!(f, "fail-disk {}", show(*time)),
             Self::Forget(instance) => write!(f, "forget {instance}"),
             Self::DeclareLost(instance) => write!(f, "declare-lost {instance}"),
             Self::Abandon(instance) => write!(f, "abandon {instance}"),
@@ -461,6 +484,19 @@ impl FromStr for Action {
             "kill" => Self::Kill(instance(w)?),
             "drain" => Self::Drain(instance(w)?),
             "undrain" => Self::Undrain(instance(w)?),
+            "drain-node" => {
+                let within = duration(w)?;
+                let shutdown = words.rest().collect::<Vec<_>>();
+                return match shutdown.as_slice() {
+                    [] | ["shutdown"] => Ok(Self::DrainNode {
+                        within,
+                        shutdown: !shutdown.is_empty(),
+                    }),
+                    [other, ..] => Err(ParseError::new(other, "shutdown, or nothing")),
+                };
+            }
+            "undrain-node" => Self::UndrainNode,
+            "fail-disk" => Self::FailDisk(duration(w)?),
             "forget" => Self::Forget(instance(w)?),
             "declare-lost" => Self::DeclareLost(instance(w)?),
             "abandon" => Self::Abandon(instance(w)?),

@@ -1,6 +1,6 @@
 //! What must be true, by name
 //!
-//! [`ALWAYS`] is checked after every step of a [`Pair`], [`AT_REST`] at the end of a scenario, when everything has
+//! [`always`] is checked after every step of a [`Pair`], [`at_rest`] at the end of a scenario, when everything has
 //! healed and nothing has been done for [`QUIET`](crate::pair::QUIET).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +11,10 @@ use prexorcloud_protocol::roster::{CommandTimer, Due};
 use prexorcloud_protocol::session::Class;
 use prexorcloud_protocol::{InstanceId, Session as _};
 
-use crate::daemon_host::STALE_MARK;
-use crate::pair::{End, Pair};
+use crate::facts::STALE_MARK;
+use crate::pair::{End, Pair, Stream};
 use crate::scenario::Peers;
+use crate::side::{ControllerSide, DaemonSide};
 
 /// How soon news must arrive when nothing is in their way.
 const SOON: Duration = Duration::from_secs(20);
@@ -22,57 +23,63 @@ const STOPPED_SOON: Duration = Duration::from_secs(120);
 
 /// A named promise
 #[derive(Clone, Copy, Debug)]
-pub struct Invariant {
+pub struct Invariant<D, C> {
     /// The name, as in a [`Violation`](crate::Violation).
     pub name: &'static str,
     /// Whether it holds; otherwise a sentence that says what is wrong.
-    pub holds: fn(&Pair) -> Result<(), String>,
+    pub holds: fn(&Pair<D, C>) -> Result<(), String>,
 }
 
 macro_rules! invariants {
-    ($($name:ident),* $(,)?) => { &[$(Invariant { name: stringify!($name), holds: $name }),*] };
+    ($($name:ident),* $(,)?) => { [$(Invariant { name: stringify!($name), holds: $name::<D, C> }),*] };
 }
 
 /// Checked after every step.
-pub const ALWAYS: &[Invariant] = invariants![
-    one_process_per_instance,
-    no_superseded_incarnation_is_started,
-    handshake_is_first_up,
-    ack_is_first_down,
-    epoch_never_regresses,
-    deposed_controllers_are_not_obeyed,
-    closed_exactly_once,
-    outboxes_are_bounded,
-    timers_move_on,
-    console_belongs_to_the_current_incarnation,
-    console_is_in_order_and_gaps_are_visible,
-    crashes_are_forgotten_only_when_stored,
-    terminal_is_final_per_incarnation,
-    operator_state_is_never_touched,
-    checked_starts_are_not_denied,
-    a_roster_without_a_stream_rests,
-    nothing_is_stopped_without_a_wish,
-    commands_arrive_at_most_once,
-    own_reports_are_believed,
-    reachability_alternates,
-    both_sides_agree_soon,
-    nothing_leaves_before_its_commit,
-    traffic_is_bounded,
-    a_rejection_never_touches_what_is_up,
-    no_acknowledgement_without_its_record,
-    a_graceful_stop_gets_its_grace,
-];
+#[must_use]
+pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 26] {
+    invariants![
+        one_process_per_instance,
+        no_superseded_incarnation_is_started,
+        handshake_is_first_up,
+        ack_is_first_down,
+        epoch_never_regresses,
+        deposed_controllers_are_not_obeyed,
+        closed_exactly_once,
+        outboxes_are_bounded,
+        timers_move_on,
+        console_belongs_to_the_current_incarnation,
+        console_is_in_order_and_gaps_are_visible,
+        crashes_are_forgotten_only_when_stored,
+        terminal_is_final_per_incarnation,
+        operator_state_is_never_touched,
+        checked_starts_are_not_denied,
+        a_roster_without_a_stream_rests,
+        nothing_is_stopped_without_a_wish,
+        commands_arrive_at_most_once,
+        own_reports_are_believed,
+        reachability_alternates,
+        both_sides_agree_soon,
+        nothing_leaves_before_its_commit,
+        traffic_is_bounded,
+        a_rejection_never_touches_what_is_up,
+        no_acknowledgement_without_its_record,
+        a_graceful_stop_gets_its_grace,
+    ]
+}
 
 /// Checked at the end, when nothing disturbs any more.
-pub const AT_REST: &[Invariant] = invariants![
-    the_session_is_established,
-    nothing_goes_on_for_ever,
-    both_sides_agree,
-    what_was_asked_for_is_so,
-    an_asked_stop_is_not_a_crash,
-    every_crash_is_stored_exactly_once,
-    nothing_is_left_waiting,
-];
+#[must_use]
+pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 7] {
+    invariants![
+        the_session_is_established,
+        nothing_goes_on_for_ever,
+        both_sides_agree,
+        what_was_asked_for_is_so,
+        an_asked_stop_is_not_a_crash,
+        every_crash_is_stored_exactly_once,
+        nothing_is_left_waiting,
+    ]
+}
 
 /// The most messages of one stream in one virtual second, console lines aside.
 const MESSAGES_PER_SECOND: u32 = 100;
@@ -83,15 +90,26 @@ fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String>
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
+/// What a side shows, or nothing to check.
+macro_rules! shown {
+    ($view:expr) => {
+        match $view {
+            Some(view) => view,
+            None => return Ok(()),
+        }
+    };
+}
+
 fn none_of(faults: &[String]) -> Result<(), String> {
     faults.first().map_or(Ok(()), |fault| Err(fault.clone()))
 }
 
 /// The daemon's application is never told to have two processes of one instance, not even one in preparation beside
 /// one that still stops.
-pub fn one_process_per_instance(pair: &Pair) -> Result<(), String> {
+pub fn one_process_per_instance<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    pair.daemon().live().try_for_each(|process| {
+    let daemon = shown!(pair.daemon_view());
+    daemon.supervisor.live().try_for_each(|process| {
         ensure(seen.insert(process.instance), || {
             format!("{} has two processes", process.instance)
         })
@@ -99,9 +117,12 @@ pub fn one_process_per_instance(pair: &Pair) -> Result<(), String> {
 }
 
 /// Incarnations are launched in rising order, and each of them once. Java peers do not name them.
-pub fn no_superseded_incarnation_is_started(pair: &Pair) -> Result<(), String> {
+pub fn no_superseded_incarnation_is_started<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     let mut highest = BTreeMap::new();
-    pair.daemon()
+    let daemon = shown!(pair.daemon_view());
+    daemon
         .facts
         .launches
         .iter()
@@ -117,25 +138,25 @@ pub fn no_superseded_incarnation_is_started(pair: &Pair) -> Result<(), String> {
 }
 
 /// Every stream begins with the daemon's handshake.
-pub fn handshake_is_first_up(pair: &Pair) -> Result<(), String> {
-    none_of(&pair.first_up_faults)
+pub fn handshake_is_first_up<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    none_of(&pair.departures.before_handshake)
 }
 
 /// Whatever the controller says, it says after its acknowledgement.
-pub fn ack_is_first_down(pair: &Pair) -> Result<(), String> {
-    none_of(&pair.first_down_faults)
+pub fn ack_is_first_down<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    none_of(&pair.departures.before_ack)
 }
 
 /// The daemon never goes back to a lower epoch, also not after a restart, and has written down the one it obeys.
-pub fn epoch_never_regresses(pair: &Pair) -> Result<(), String> {
-    let Some(session) = pair.daemon().session() else {
-        return Ok(());
-    };
+pub fn epoch_never_regresses<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
+    let session = shown!(daemon.session);
     let (now, highest) = (session.fence().highest().get(), pair.highest_epoch());
     ensure(now >= highest, || {
         format!("epoch {now} is obeyed after {highest}")
     })?;
-    let written = pair.daemon().disk.epoch.get();
+    let disk = &daemon.supervisor.disk;
+    let written = disk.unwritten.unwrap_or(disk.epoch).get();
     let asleep = session.events_pending() > 0;
     ensure(asleep || written == now, || {
         format!("epoch {now} is obeyed, {written} is written down")
@@ -143,53 +164,42 @@ pub fn epoch_never_regresses(pair: &Pair) -> Result<(), String> {
 }
 
 /// Once a newer controller has been obeyed, no order of an older one is carried out.
-pub fn deposed_controllers_are_not_obeyed(pair: &Pair) -> Result<(), String> {
-    none_of(&pair.daemon().facts.obeyed_stale)
+pub fn deposed_controllers_are_not_obeyed<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
+    none_of(&daemon.facts.obeyed_stale)
 }
 
 /// Each stream's end is told once to either application: not twice, and not never.
-pub fn closed_exactly_once(pair: &Pair) -> Result<(), String> {
-    let facts = &pair.daemon().facts;
-    let open = u64::from(pair.daemon().stream.is_some());
-    let told = facts.disconnects + open;
-    let pending = pair
-        .daemon()
-        .session()
-        .is_some_and(|session| session.events_pending() > 0);
-    ensure(
-        told == facts.connects || (pending && told < facts.connects),
-        || {
-            format!(
-                "the daemon opened {} streams and was told of {} ends",
-                facts.connects, facts.disconnects
-            )
-        },
-    )?;
-    for controller in pair.controllers() {
-        for (stream, outcomes) in &controller.facts.closed {
+pub fn closed_exactly_once<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    if let Some(daemon) = pair.daemon_view() {
+        let facts = daemon.facts;
+        let told = facts.disconnects + u64::from(pair.has_stream());
+        let pending = daemon.session.is_some_and(|session| session.events_pending() > 0);
+        let is_told = told == facts.connects || (pending && told < facts.connects);
+        ensure(is_told, || {
+            let (opened, ends) = (facts.connects, facts.disconnects);
+            format!("the daemon opened {opened} streams and was told of {ends} ends")
+        })?;
+    }
+    for (index, controller) in pair.controllers().enumerate() {
+        let view = shown!(controller.view());
+        for (stream, outcomes) in &view.facts.closed {
             ensure(outcomes.len() == 1, || {
                 format!("stream {stream} was closed as {outcomes:?}")
             })?;
         }
-    }
-    for stream in pair
-        .streams()
-        .iter()
-        .filter(|stream| stream.controller_end == End::Over)
-    {
-        let Some(controller) = pair.controllers().get(stream.controller) else {
-            continue;
-        };
-        let told = controller.facts.closed.contains_key(&stream.id);
-        let pending = controller
-            .session_of(stream.id)
-            .is_some_and(|session| session.events_pending() > 0);
-        ensure(told || pending, || {
-            format!(
-                "{} was not told that stream {} is over",
-                controller.name, stream.id
-            )
-        })?;
+        let is_over = |stream: &&Stream| stream.controller == index && stream.controller_end == End::Over;
+        for stream in pair.streams().iter().filter(is_over) {
+            let told = view.facts.closed.contains_key(&stream.id);
+            let session = view.sessions.get(&stream.id);
+            let pending = session.is_some_and(|session| session.events_pending() > 0);
+            ensure(told || pending, || {
+                let id = stream.id;
+                format!("controller {} was not told that stream {id} is over", index + 1)
+            })?;
+        }
     }
     Ok(())
 }
@@ -198,33 +208,34 @@ pub fn closed_exactly_once(pair: &Pair) -> Result<(), String> {
 ///
 /// That is [`Scenario::queue`](crate::Scenario) control messages, and in the daemon 64 of best effort, with one gap
 /// record per console.
-pub fn outboxes_are_bounded(pair: &Pair) -> Result<(), String> {
+pub fn outboxes_are_bounded<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     if !pair.steps().is_multiple_of(16) {
         return Ok(());
     }
-    if let Some(mut session) = pair.daemon().session().cloned() {
+    let daemon = pair.daemon_view();
+    if let Some(mut session) = daemon.and_then(|daemon| daemon.session).cloned() {
         let waiting = std::iter::from_fn(|| session.poll_transmit());
         let classes = waiting
             .filter_map(|message| message.payload)
             .map(|payload| Class::of_daemon(&payload));
         within_bounds("the daemon", pair, classes)?;
     }
-    for controller in pair.controllers() {
-        for stream in pair.streams() {
-            let Some(mut session) = controller.session_of(stream.id).cloned() else {
-                continue;
-            };
-            let waiting = std::iter::from_fn(|| session.poll_transmit());
-            let classes = waiting
-                .filter_map(|message| message.payload)
-                .map(|payload| Class::of_controller(&payload));
-            within_bounds(&controller.name, pair, classes)?;
-        }
+    for session in pair.views().flat_map(|view| view.sessions.values()) {
+        let mut session = session.clone();
+        let waiting = std::iter::from_fn(|| session.poll_transmit());
+        let classes = waiting
+            .filter_map(|message| message.payload)
+            .map(|payload| Class::of_controller(&payload));
+        within_bounds("a controller", pair, classes)?;
     }
     Ok(())
 }
 
-fn within_bounds(who: &str, pair: &Pair, classes: impl Iterator<Item = Class>) -> Result<(), String> {
+fn within_bounds<D: DaemonSide, C: ControllerSide>(
+    who: &str,
+    pair: &Pair<D, C>,
+    classes: impl Iterator<Item = Class>,
+) -> Result<(), String> {
     let (mut control, mut best_effort) = (0, 0);
     for class in classes {
         match class {
@@ -233,7 +244,8 @@ fn within_bounds(who: &str, pair: &Pair, classes: impl Iterator<Item = Class>) -
             Class::Report | Class::Bulk => {}
         }
     }
-    let consoles = pair.daemon().disk.processes.len();
+    let processes = pair.daemon_view().map(|daemon| &daemon.supervisor.disk.processes);
+    let consoles = processes.map_or(0, Vec::len);
     ensure(control <= pair.queue(), || {
         format!("{control} control messages wait in {who}")
     })?;
@@ -243,11 +255,10 @@ fn within_bounds(who: &str, pair: &Pair, classes: impl Iterator<Item = Class>) -
 }
 
 /// After `handle_timeout(now)` the next deadline is later than `now`, and no moment goes on for ever.
-pub fn timers_move_on(pair: &Pair) -> Result<(), String> {
-    none_of(&pair.daemon().facts.busy_timers)?;
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.busy_timers))?;
+pub fn timers_move_on<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    let daemon = pair.daemon_view().map(|daemon| &daemon.facts.busy_timers);
+    let controllers = pair.views().map(|view| &view.facts.busy_timers);
+    controllers.chain(daemon).try_for_each(|busy| none_of(busy))?;
     ensure(pair.steps_at_this_moment() < 20_000, || {
         "time does not pass any more".to_owned()
     })
@@ -255,20 +266,25 @@ pub fn timers_move_on(pair: &Pair) -> Result<(), String> {
 
 /// Console lines arrive with rising numbers and the text that was written; a gap record never counts more lines than
 /// are missing.
-pub fn console_is_in_order_and_gaps_are_visible(pair: &Pair) -> Result<(), String> {
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.console_faults))
+pub fn console_is_in_order_and_gaps_are_visible<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    pair.views()
+        .try_for_each(|view| none_of(&view.facts.console_faults))
 }
 
 /// A daemon is told to forget a crash report only after a controller has committed it. A Java controller never says
 /// so; its daemon forgets what it has sent.
-pub fn crashes_are_forgotten_only_when_stored(pair: &Pair) -> Result<(), String> {
+pub fn crashes_are_forgotten_only_when_stored<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     if pair.peers() != Peers::Rust {
         return Ok(());
     }
+    let daemon = shown!(pair.daemon_view());
+    let _ = shown!(pair.controller().view());
     let stored = &pair.store().crashes;
-    pair.daemon().facts.forgotten.iter().try_for_each(|id| {
+    daemon.facts.forgotten.iter().try_for_each(|id| {
         ensure(stored.contains_key(id), || {
             format!("{id} is forgotten, and no controller has stored it")
         })
@@ -276,12 +292,16 @@ pub fn crashes_are_forgotten_only_when_stored(pair: &Pair) -> Result<(), String>
 }
 
 /// What was committed as ended is never committed as alive again under the same incarnation.
-pub fn terminal_is_final_per_incarnation(pair: &Pair) -> Result<(), String> {
+pub fn terminal_is_final_per_incarnation<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     none_of(&pair.store().revived)
 }
 
 /// Whether the node is cordoned is the operator's business; whatever happens to the node leaves it alone.
-pub fn operator_state_is_never_touched(pair: &Pair) -> Result<(), String> {
+pub fn operator_state_is_never_touched<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     let (now, wanted) = (pair.store().cordoned, pair.cordoned());
     ensure(now == wanted, || {
         format!("cordoned is {now}, the operator said {wanted}")
@@ -290,22 +310,25 @@ pub fn operator_state_is_never_touched(pair: &Pair) -> Result<(), String> {
 
 /// What the node machine wants to write never contradicts what it has had written, so a start with a fresh incarnation
 /// is recorded; and every record that was written can be restored.
-pub fn checked_starts_are_not_denied(pair: &Pair) -> Result<(), String> {
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.denied))
+pub fn checked_starts_are_not_denied<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    pair.views().try_for_each(|view| none_of(&view.facts.denied))
 }
 
 /// While no session holds a roster, nothing in it waits for the daemon: neither a late start nor a lost stop can be told
 /// from a broken cable. Lifetimes go on, and so does the time until a retry that the daemon asked for.
-pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
-    for controller in pair.controllers() {
-        let away = controller.node().filter(|node| node.current_stream().is_none());
+pub fn a_roster_without_a_stream_rests<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    for (index, view) in pair.views().enumerate() {
+        let name = format_args!("controller {}", index + 1);
+        let away = view.node.filter(|node| node.current_stream().is_none());
         let Some(roster) = away.map(|node| node.roster()) else {
             continue;
         };
         ensure(!roster.is_connected(), || {
-            format!("{} holds a roster that believes in a stream", controller.name)
+            format!("{} holds a roster that believes in a stream", name)
         })?;
         if let Some(deadline) = roster.poll_timeout() {
             // A retry that falls due meanwhile leaves with the next handshake.
@@ -314,10 +337,7 @@ pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
                 Due::Lifecycle(LifecycleTimer::Lifetime) | Due::Command(CommandTimer::Retry)
             );
             ensure(goes_on, || {
-                format!(
-                    "{} waits for {:?} without a stream",
-                    controller.name, deadline.timer
-                )
+                format!("{} waits for {:?} without a stream", name, deadline.timer)
             })?;
         }
     }
@@ -326,15 +346,16 @@ pub fn a_roster_without_a_stream_rests(pair: &Pair) -> Result<(), String> {
 
 /// Every stop that reaches a daemon's application is about an incarnation that a controller has reason to stop: a stop
 /// never hits the next use of the same id. Java peers do not name incarnations.
-pub fn nothing_is_stopped_without_a_wish(pair: &Pair) -> Result<(), String> {
+pub fn nothing_is_stopped_without_a_wish<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     if pair.peers() != Peers::Rust {
         return Ok(());
     }
-    pair.daemon().facts.stops.iter().try_for_each(|stop| {
-        let wanted = pair
-            .controllers()
-            .iter()
-            .any(|controller| controller.facts.may_stop.contains(stop));
+    let daemon = shown!(pair.daemon_view());
+    let _ = shown!(pair.controller().view());
+    daemon.facts.stops.iter().try_for_each(|stop| {
+        let wanted = pair.views().any(|view| view.facts.may_stop.contains(stop));
         ensure(wanted, || {
             format!("{}#{} is stopped, and nobody asked for it", stop.0, stop.1)
         })
@@ -342,9 +363,12 @@ pub fn nothing_is_stopped_without_a_wish(pair: &Pair) -> Result<(), String> {
 }
 
 /// A console command is typed once or not at all.
-pub fn commands_arrive_at_most_once(pair: &Pair) -> Result<(), String> {
+pub fn commands_arrive_at_most_once<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     let mut seen = BTreeSet::new();
-    pair.daemon()
+    let daemon = shown!(pair.daemon_view());
+    daemon
         .facts
         .commands
         .iter()
@@ -357,34 +381,34 @@ pub fn commands_arrive_at_most_once(pair: &Pair) -> Result<(), String> {
 }
 
 /// What the supervisor sees of a process is never refused by the daemon's own session.
-pub fn own_reports_are_believed(pair: &Pair) -> Result<(), String> {
-    none_of(&pair.daemon().facts.disbelieved)
+pub fn own_reports_are_believed<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
+    none_of(&daemon.facts.disbelieved)
 }
 
 /// On one stream the news are unreachable, recovered, unreachable, and so on.
-pub fn reachability_alternates(pair: &Pair) -> Result<(), String> {
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.heartbeat_faults))
+pub fn reachability_alternates<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    pair.views()
+        .try_for_each(|view| none_of(&view.facts.heartbeat_faults))
 }
 
 /// When a start leaves, its incarnation is recorded; when a stop leaves of an incarnation that is recorded alive, so is
 /// the wish that it stops at least as hard.
-pub fn nothing_leaves_before_its_commit(pair: &Pair) -> Result<(), String> {
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.unrecorded))
+pub fn nothing_leaves_before_its_commit<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    none_of(&pair.departures.unrecorded)
 }
 
 /// When the acknowledgement of a crash report leaves, the report is stored.
-pub fn no_acknowledgement_without_its_record(pair: &Pair) -> Result<(), String> {
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.unfounded))
+pub fn no_acknowledgement_without_its_record<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    none_of(&pair.departures.unfounded)
 }
 
 /// In the second half of the quiet time no stream is opened and neither side finds a mistake in what the other says.
-pub fn nothing_goes_on_for_ever(pair: &Pair) -> Result<(), String> {
+pub fn nothing_goes_on_for_ever<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     let now = (pair.streams_opened(), pair.mistakes());
     ensure(pair.halfway == Some(now), || {
         format!("streams and mistakes: {:?}, later {now:?}", pair.halfway)
@@ -393,24 +417,23 @@ pub fn nothing_goes_on_for_ever(pair: &Pair) -> Result<(), String> {
 
 /// Once the two have been connected for a while with nothing in their way, what has been true of a process for a while
 /// is what the controller believes of it.
-pub fn both_sides_agree_soon(pair: &Pair) -> Result<(), String> {
+pub fn both_sides_agree_soon<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     let ago = |moment: Duration| pair.now().saturating_sub(moment);
     let calm = ago(pair.undisturbed_since());
     let long_ago = |moment: Duration| ago(moment) >= SOON;
     if pair.peers() != Peers::Rust || calm < SOON {
         return Ok(());
     }
-    let controller = pair.controller();
-    let Some(roster) = controller.roster() else {
-        return Ok(());
-    };
+    let daemon = shown!(pair.daemon_view());
+    let roster = shown!(shown!(pair.controller().view()).roster());
+    let clock = pair.controller_clock();
     for known in roster
         .entries()
-        .filter(|known| long_ago(controller.clock.moment_of(known.since())))
+        .filter(|known| long_ago(clock.moment_of(known.since())))
     {
         let instance = known.instance();
-        let Some(process) = pair
-            .daemon()
+        let Some(process) = daemon
+            .supervisor
             .last_process(instance)
             .filter(|process| long_ago(process.since))
         else {
@@ -422,7 +445,7 @@ pub fn both_sides_agree_soon(pair: &Pair) -> Result<(), String> {
         let agreed = match (known.state(), process.state) {
             // The controller may give an instance up, and stops it as an orphan then.
             (ended, _) if ended.is_terminal() => {
-                let since = controller.clock.moment_of(known.since());
+                let since = clock.moment_of(known.since());
                 !process.is_live() || calm.min(ago(since)) < STOPPED_SOON
             }
             (State::Draining, State::Running) => true,
@@ -437,22 +460,16 @@ pub fn both_sides_agree_soon(pair: &Pair) -> Result<(), String> {
 }
 
 /// With nothing in the way, daemon and controller are connected.
-pub fn the_session_is_established(pair: &Pair) -> Result<(), String> {
+pub fn the_session_is_established<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     ensure(pair.is_established(), || "the two are not connected".to_owned())
 }
 
-fn instances(pair: &Pair) -> BTreeSet<InstanceId> {
-    let processes = pair
-        .daemon()
-        .disk
-        .processes
-        .iter()
-        .map(|process| process.instance);
-    let known = pair
-        .controller()
-        .roster()
-        .into_iter()
-        .flat_map(|roster| roster.entries());
+fn instances<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> BTreeSet<InstanceId> {
+    let daemon = pair.daemon_view().into_iter();
+    let processes = daemon.flat_map(|daemon| &daemon.supervisor.disk.processes);
+    let processes = processes.map(|process| process.instance);
+    let roster = pair.controller().view().and_then(|view| view.roster());
+    let known = roster.into_iter().flat_map(|roster| roster.entries());
     let recorded = pair.store().records.keys().copied();
     processes
         .chain(known.map(|known| known.instance()))
@@ -461,12 +478,13 @@ fn instances(pair: &Pair) -> BTreeSet<InstanceId> {
 }
 
 /// What the controller believes of each instance is what is true of its process, and what its store says.
-pub fn both_sides_agree(pair: &Pair) -> Result<(), String> {
-    let Some(roster) = pair.controller().roster() else {
+pub fn both_sides_agree<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
+    let Some(roster) = shown!(pair.controller().view()).roster() else {
         return Err("nobody holds the roster".to_owned());
     };
     for instance in instances(pair) {
-        let process = pair.daemon().process(instance);
+        let process = daemon.supervisor.process(instance);
         let known = roster.get(instance);
         let alive = known.filter(|known| !known.is_terminal());
         match (process, alive) {
@@ -521,10 +539,9 @@ pub fn both_sides_agree(pair: &Pair) -> Result<(), String> {
 }
 
 /// Every desired stop has ended its instance, and what is to run runs or has been given up.
-pub fn what_was_asked_for_is_so(pair: &Pair) -> Result<(), String> {
-    let Some(roster) = pair.controller().roster() else {
-        return Ok(());
-    };
+pub fn what_was_asked_for_is_so<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    let _ = shown!(pair.daemon_view());
+    let roster = shown!(shown!(pair.controller().view()).roster());
     for known in roster.entries().filter(|known| !known.is_terminal()) {
         let instance = known.instance();
         ensure(known.desired() == Desired::Run, || {
@@ -547,9 +564,12 @@ pub fn what_was_asked_for_is_so(pair: &Pair) -> Result<(), String> {
 }
 
 /// A process that ended because it was asked to is not recorded as crashed by the daemon's report.
-pub fn an_asked_stop_is_not_a_crash(pair: &Pair) -> Result<(), String> {
+pub fn an_asked_stop_is_not_a_crash<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
     for (instance, record) in &pair.store().records {
-        let Some(process) = pair.daemon().last_process(*instance) else {
+        let Some(process) = daemon.supervisor.last_process(*instance) else {
             continue;
         };
         let same = process.incarnation.get() == record.start.incarnation;
@@ -567,10 +587,14 @@ pub fn an_asked_stop_is_not_a_crash(pair: &Pair) -> Result<(), String> {
 }
 
 /// Every crash report that a daemon wrote is in the store, under its own id; Java peers have no ids, and may lose some.
-pub fn every_crash_is_stored_exactly_once(pair: &Pair) -> Result<(), String> {
-    let (written, stored) = (&pair.daemon().facts.crashes, &pair.store().crashes);
+pub fn every_crash_is_stored_exactly_once<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
+    let _ = shown!(pair.controller().view());
+    let (written, stored) = (&daemon.facts.crashes, &pair.store().crashes);
     if pair.peers() != Peers::Rust {
-        let reported = pair.daemon().facts.reported;
+        let reported = daemon.facts.reported;
         return ensure(stored.len() <= reported, || {
             format!("{reported} reports of crashes, {} are stored", stored.len())
         });
@@ -587,27 +611,25 @@ pub fn every_crash_is_stored_exactly_once(pair: &Pair) -> Result<(), String> {
 }
 
 /// No report waits in the spool, no record waits for a commit, no event waits for an application.
-pub fn nothing_is_left_waiting(pair: &Pair) -> Result<(), String> {
-    let waiting = pair.daemon().disk.spool.keys().next();
+pub fn nothing_is_left_waiting<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    let daemon = shown!(pair.daemon_view());
+    let controller = shown!(pair.controller().view());
+    let waiting = daemon.supervisor.disk.spool.keys().next();
     ensure(waiting.is_none(), || format!("{waiting:?} waits in the spool"))?;
-    ensure(pair.controller().is_quiet(), || {
+    ensure(controller.is_quiet, || {
         "the controller still has something to commit".to_owned()
     })?;
-    let events = pair
-        .daemon()
-        .session()
-        .map_or(0, |session| session.events_pending());
+    let session = shown!(daemon.session);
+    let events = session.events_pending();
     ensure(events == 0, || format!("{events} events wait in the daemon"))?;
-    let room = pair
-        .daemon()
-        .session()
-        .is_none_or(|session| session.has_room(Class::Control, 1_024));
-    ensure(room, || "the daemon's outbox is full".to_owned())
+    ensure(session.has_room(Class::Control, 1_024), || {
+        "the daemon's outbox is full".to_owned()
+    })
 }
 
 /// No stream carries more than so many messages in a virtual second, no moment goes on for ever, and no scenario takes
 /// more than so many steps: a loop is found by name.
-pub fn traffic_is_bounded(pair: &Pair) -> Result<(), String> {
+pub fn traffic_is_bounded<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     none_of(&pair.endless)?;
     let busiest = pair.busiest_second();
     ensure(busiest <= MESSAGES_PER_SECOND, || {
@@ -618,18 +640,25 @@ pub fn traffic_is_bounded(pair: &Pair) -> Result<(), String> {
     })
 }
 
-/// The daemon rejects no start whose process is up: a controller would take it for ended.
-pub fn a_rejection_never_touches_what_is_up(pair: &Pair) -> Result<(), String> {
-    none_of(&pair.daemon().facts.rejected_live)
+/// The daemon rejects no start whose process is up, and no rejection makes a controller take for ended what is up.
+pub fn a_rejection_never_touches_what_is_up<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    none_of(&pair.departures.rejected_live)?;
+    pair.views()
+        .try_for_each(|view| none_of(&view.facts.rejected_live))
 }
 
 /// A process that was asked to stop has its whole grace, unless somebody ordered a forced stop of its instance. (Once a
 /// host slept or its clock leapt, nobody can tell how long a grace was.)
-pub fn a_graceful_stop_gets_its_grace(pair: &Pair) -> Result<(), String> {
+pub fn a_graceful_stop_gets_its_grace<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
     if pair.time_was_bent() {
         return Ok(());
     }
-    let mut processes = pair.daemon().disk.processes.iter();
+    let daemon = shown!(pair.daemon_view());
+    let mut processes = daemon.supervisor.disk.processes.iter();
     processes.try_for_each(|process| {
         let is_ordered = pair.forced().contains(&process.instance);
         match process.hurried.filter(|_| !is_ordered) {
@@ -643,8 +672,9 @@ pub fn a_graceful_stop_gets_its_grace(pair: &Pair) -> Result<(), String> {
 }
 
 /// A console line that the controller's machine hands on names the incarnation that is current there, or none.
-pub fn console_belongs_to_the_current_incarnation(pair: &Pair) -> Result<(), String> {
-    pair.controllers()
-        .iter()
-        .try_for_each(|controller| none_of(&controller.facts.misplaced_lines))
+pub fn console_belongs_to_the_current_incarnation<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    pair.views()
+        .try_for_each(|view| none_of(&view.facts.misplaced_lines))
 }

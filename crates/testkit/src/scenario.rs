@@ -25,6 +25,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use prexorcloud_protocol::{Capabilities, ControllerConfig, DaemonConfig, NodeId};
+
 use crate::action::Action;
 use crate::log::Log;
 use crate::pair::{Pair, Violation};
@@ -132,6 +134,28 @@ impl Scenario {
             queue,
             actions,
         }
+    }
+
+    /// The shipped controller's configuration, with an outbox so small that a stalled stream fills it.
+    pub(crate) fn controller_config(&self) -> ControllerConfig {
+        let mut config = ControllerConfig::default();
+        config.heartbeat.interval = self.heartbeat;
+        config.bounds.control.messages = self.queue;
+        if self.peers == Peers::JavaController {
+            config.capabilities = Capabilities::NONE;
+        }
+        config
+    }
+
+    /// The shipped daemon's configuration, with an outbox so small that a stalled stream fills it.
+    pub(crate) fn daemon_config(&self, node: NodeId) -> DaemonConfig {
+        let mut config = DaemonConfig::new(node, "testkit");
+        config.bounds.control.messages = self.queue;
+        config.bounds.best_effort.messages = 64;
+        if self.peers == Peers::JavaDaemon {
+            config.capabilities = Capabilities::NONE;
+        }
+        config
     }
 
     /// Plays the scenario, lets everything heal and come to rest, and judges the end.

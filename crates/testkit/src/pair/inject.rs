@@ -1,23 +1,24 @@
 //! Messages that no well-behaved peer sends
 
+use prexorcloud_protocol::Received;
 use prexorcloud_protocol::compat::PROTOCOL_VERSION;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, ControllerMessage, DaemonMessage, ErrorReport, Handshake, HandshakeAck,
     InstanceStatusUpdate, Pong, SendCommand, StartInstance, controller_message, daemon_message,
 };
-use prexorcloud_protocol::{Received, Session as _};
 use prost::Message as _;
 
 use super::{End, Pair};
 use crate::action::{Direction, Garbage};
-use crate::daemon_host::STALE_MARK;
 use crate::describe;
+use crate::facts::STALE_MARK;
 use crate::scenario::Peers;
+use crate::side::{ControllerSide, DaemonSide, Effect, NoEffect};
 
-impl Pair {
+impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
     /// Puts a message on the daemon's current stream as if one of the two had sent it.
-    pub(super) fn inject(&mut self, direction: Direction, garbage: Garbage) {
+    pub(super) fn inject(&mut self, direction: Direction, garbage: Garbage) -> Effect {
         let had_effect = match direction {
             Direction::Up => match self.garbage_up(garbage) {
                 Some(received) => self.inject_up(received),
@@ -32,16 +33,14 @@ impl Pair {
                 any
             }
         };
-        if !had_effect {
-            self.world
-                .note(|| "no effect: there is no stream for it, or nothing that it could be about");
-        }
+        let none = "there is no stream for it, or nothing that it could be about";
+        had_effect.then_some(()).ok_or_else(|| NoEffect::because(none))
     }
 
     /// Puts a message of the daemon on its current stream, behind whatever is on its way; says whether there is one.
     pub fn inject_up(&mut self, received: Received<DaemonMessage>) -> bool {
         let now = self.world.now;
-        let current = self.daemon.stream;
+        let current = self.current;
         // What a daemon sends before its handshake is another matter, and has tests of its own.
         let open = |stream: &&mut super::Stream| {
             Some(stream.id) == current && stream.daemon_end == End::Open && stream.first_up.is_some()
@@ -61,7 +60,7 @@ impl Pair {
     /// is one.
     pub fn inject_down(&mut self, received: Received<ControllerMessage>) -> bool {
         let now = self.world.now;
-        let current = self.daemon.stream;
+        let current = self.current;
         let open = |stream: &&mut super::Stream| {
             Some(stream.id) == current && stream.controller_end == End::Open && stream.first_down.is_some()
         };
@@ -113,7 +112,7 @@ impl Pair {
             Garbage::Stranger => status("stranger-1", 4),
             Garbage::Rival if self.peers != Peers::Rust => return None,
             Garbage::Rival => {
-                let known = self.controller().roster()?.entries().next()?;
+                let known = self.controller().view()?.roster()?.entries().next()?;
                 let earlier = known.incarnation().get().checked_sub(1);
                 let earlier = earlier.filter(|&earlier| earlier > 0)?;
                 Payload::InstanceStatus(InstanceStatusUpdate {
@@ -134,9 +133,11 @@ impl Pair {
     /// whether there is anything.
     fn start_rivals(&mut self) -> bool {
         let mut any = false;
-        let rivals: Vec<_> = self
-            .daemon
-            .live()
+        let live = self
+            .daemon_view()
+            .into_iter()
+            .flat_map(|view| view.supervisor.live());
+        let rivals: Vec<_> = live
             .map(|process| (process.instance, process.incarnation.get()))
             .collect();
         for (instance, incarnation) in rivals {
@@ -167,15 +168,15 @@ impl Pair {
         }
         self.world
             .note(|| format!("daemon <- {} (injected)", describe::down(&message)));
-        self.daemon.with_session(&self.world, |session, now| {
-            session.handle_message(now, message.into())
+        self.daemon.with(&mut self.world, |host, turn| {
+            host.handle_message(turn, message.into())
         });
         true
     }
 
     fn garbage_down(&self, garbage: Garbage) -> Vec<Received<ControllerMessage>> {
         use controller_message::Payload;
-        let epoch = self.controller().epoch.get();
+        let epoch = self.highest_epoch;
         let message = |epoch: u64, payload: Option<Payload>| ControllerMessage {
             payload,
             epoch,
@@ -230,10 +231,11 @@ impl Pair {
                 let Some(stale) = self.highest_epoch.checked_sub(1).filter(|&epoch| epoch > 0) else {
                     return Vec::new();
                 };
-                let victims = self
-                    .daemon
-                    .live()
-                    .map(|process| process.instance.as_str().to_owned());
+                let live = self
+                    .daemon_view()
+                    .into_iter()
+                    .flat_map(|view| view.supervisor.live());
+                let victims = live.map(|process| process.instance.as_str().to_owned());
                 let commands = victims.map(|victim| command(&victim, STALE_MARK));
                 let orders = commands.chain([start("stale-1", STALE_MARK, 0)]);
                 return orders

@@ -8,8 +8,8 @@ use prexorcloud_protocol::{Incarnation, InstanceId, Received};
 use super::Pair;
 use super::drive::{name_down, name_up};
 use crate::action::Direction;
-use crate::controller_host::ControllerHost;
 use crate::scenario::Peers;
+use crate::side::{ControllerSide, DaemonSide, Effect, NoEffect};
 
 /// How many messages of each direction are kept.
 const KEPT: usize = 512;
@@ -96,25 +96,24 @@ fn pick<M: Clone>(
     messages.get(at).cloned()
 }
 
-impl Pair {
+impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
     /// Has one side hear once more what belongs to an earlier incarnation or stream, and must change nothing now.
-    pub(super) fn replay(&mut self, direction: Direction, back: usize) {
+    pub(super) fn replay(&mut self, direction: Direction, back: usize) -> Effect {
         let had_effect = match direction {
             _ if self.peers != Peers::Rust => false,
             Direction::Up => self.replay_up(back),
             Direction::Down => self.replay_down(back),
         };
-        if !had_effect {
-            self.world
-                .note(|| "no effect: nothing of an earlier incarnation or stream can be told again");
-        }
+        let none = "nothing of an earlier incarnation or stream can be told again";
+        had_effect.then_some(()).ok_or_else(|| NoEffect::because(none))
     }
 
     fn replay_up(&mut self, back: usize) -> bool {
-        let current = self.daemon.stream;
+        let current = self.current;
         let stream = self.streams.iter().find(|stream| Some(stream.id) == current);
         let hears = stream.and_then(|stream| self.controllers.get(stream.controller));
-        let Some(roster) = hears.and_then(ControllerHost::roster) else {
+        let view = hears.and_then(|seat| seat.host.view());
+        let Some(roster) = view.and_then(|view| view.roster()) else {
             return false;
         };
         let fits = |recorded: &&Recorded<DaemonMessage>| {
@@ -143,11 +142,11 @@ impl Pair {
 
     fn replay_down(&mut self, back: usize) -> bool {
         use controller_message::Payload;
-        let Some(session) = self.daemon.session() else {
+        let Some(session) = self.daemon_view().and_then(|view| view.session) else {
             return false;
         };
         let (hosted, highest) = (session.hosted(), session.fence().highest().get());
-        let current = self.daemon.stream;
+        let current = self.current;
         let known = |id: &str| {
             let instance = InstanceId::new(id).ok()?;
             Some(hosted.get(instance)?.incarnation.get())
