@@ -627,7 +627,7 @@ pub fn nothing_is_left_waiting<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, 
     })
 }
 
-/// No stream carries more than so many messages in a virtual second, no moment goes on for ever, and no scenario takes
+/// No stream carries more than so many messages in a virtual second (those of a side without a view aside), no moment goes on for ever, and no scenario takes
 /// more than so many steps: a loop is found by name.
 pub fn traffic_is_bounded<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
     none_of(&pair.endless)?;

@@ -345,7 +345,8 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
             }
             stream.first_up.get_or_insert(name);
             // Lines are the server's business, and pings that have piled up are answered at once.
-            if !matches!(name, "ConsoleOutput" | "Pong") {
+            // What a side of somebody's own says is its own business.
+            if !matches!(name, "ConsoleOutput" | "Pong") && self.daemon.host.view().is_some() {
                 self.busiest_second = self.busiest_second.max(stream.count(now));
             }
             if let (Some(view), Some(payload)) = (self.daemon.host.view(), &message.payload) {
@@ -399,7 +400,7 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
             }
             stream.first_down.get_or_insert(name);
             // How many commands there are is the operator's business.
-            if name != "SendCommand" {
+            if name != "SendCommand" && controller.host.view().is_some() {
                 self.busiest_second = self.busiest_second.max(stream.count(now));
             }
             // One that shows nothing has records of its own.

@@ -281,7 +281,8 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
         &self.streams
     }
 
-    /// The most messages that one stream carried in one virtual second, both ways together, console lines aside.
+    /// The most messages that one stream carried in one virtual second, both ways together, console lines aside, and what a
+    /// side without a view said.
     #[must_use]
     pub const fn busiest_second(&self) -> u32 {
         self.busiest_second
