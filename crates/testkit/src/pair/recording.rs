@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage, controller_message, daemon_message};
 use prexorcloud_protocol::{Incarnation, InstanceId, Received};
 
@@ -48,17 +49,24 @@ fn subject_up(message: &DaemonMessage) -> Option<(&str, u64)> {
     }
 }
 
-/// Whether a message stays true for as long as its incarnation is the current one.
+/// Whether a message must change nothing while its incarnation is the current one, which is in this state.
 ///
-/// A line has its place, and a start that was rejected for a while is tried again.
-fn is_lasting(message: &DaemonMessage) -> bool {
+/// A line has its place among the others. A start that was rejected may be tried again, until it is up.
+fn is_lasting(message: &DaemonMessage, state: State) -> bool {
     use daemon_message::Payload;
     match &message.payload {
         Some(Payload::InstanceStatus(_) | Payload::CrashReport(_)) => true,
-        Some(Payload::StartInstanceAck(ack)) => ack.accepted,
+        Some(Payload::StartInstanceAck(ack)) => {
+            ack.accepted || matches!(state, State::Running | State::Draining)
+        }
         Some(Payload::StopInstanceAck(ack)) => ack.accepted,
         _ => false,
     }
+}
+
+/// Whether it answers a start with no; such an answer is late on its own stream, too.
+fn is_rejection(message: &DaemonMessage) -> bool {
+    matches!(&message.payload, Some(daemon_message::Payload::StartInstanceAck(ack)) if !ack.accepted)
 }
 
 impl Recording {
@@ -123,12 +131,12 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
             let known = InstanceId::new(id).ok().and_then(|id| roster.get(id));
             known.is_some_and(|known| {
                 let told = Incarnation::new(incarnation);
-                let is_of_earlier_stream = Some(recorded.stream) != current;
+                let is_late = Some(recorded.stream) != current || is_rejection(&recorded.message);
                 told.is_known()
                     && (told < known.incarnation()
                         || told == known.incarnation()
-                            && is_of_earlier_stream
-                            && is_lasting(&recorded.message))
+                            && is_late
+                            && is_lasting(&recorded.message, known.state()))
             })
         };
         let fitting = self.recording.up.iter().filter(fits);
