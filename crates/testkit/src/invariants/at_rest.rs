@@ -51,6 +51,9 @@ pub fn both_sides_agree<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> 
         match (process, alive) {
             (None, None) => {}
             (None, Some(known)) => return Err(format!("{instance} is {} and has no process", known.state())),
+            // A Java daemon does not list what it prepares, so that counts as ended, and the operator may have forgotten
+            // it before it was up. The next handshake shows it.
+            (Some(_), None) if pair.peers() == Peers::JavaDaemon && known.is_none() => {}
             (Some(process), None) => {
                 let belief = known.map_or("unknown".to_owned(), |known| known.state().to_string());
                 return Err(format!(

@@ -332,7 +332,9 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
         let now = self.world.now;
         let leader = self.leader();
         let disturbed = |stream: &Stream| {
-            stream.up.is_cut() || stream.down.is_cut() || stream.up.is_stalled() || stream.down.is_stalled()
+            let is_held_back = stream.up.is_stalled() || stream.down.is_stalled();
+            let is_slow = stream.up.is_backed_up(now) || stream.down.is_backed_up(now);
+            stream.up.is_cut() || stream.down.is_cut() || is_held_back || is_slow
         };
         !self.is_established()
             || self.store.is_ailing(now)
