@@ -596,6 +596,24 @@ fn a_stop_of_something_unknown_is_answered_with_stopped() {
     bench.quiet();
 }
 
+/// One id has one process: what another start followed is gone, and nobody should wait for it.
+#[test]
+fn a_stop_of_a_superseded_start_is_answered_with_stopped() {
+    let mut bench = Bench::connected();
+    bench.start(2);
+    bench.receive(FromController::StopInstance(StopInstance {
+        instance_id: "lobby-1".into(),
+        incarnation: 1,
+        ..Default::default()
+    }));
+    assert!(
+        matches!(bench.sent(), Some(FromDaemon::StopInstanceAck(ack)) if ack.accepted && ack.incarnation == 1)
+    );
+    let update = status(bench.sent());
+    assert_eq!((update.state, update.incarnation), (State::Stopped.to_wire(), 1));
+    bench.quiet();
+}
+
 #[test]
 fn a_stop_is_ordered_once_and_may_be_forced() {
     let mut bench = Bench::connected();

@@ -290,7 +290,7 @@ fn a_controller_that_says_everything_all_the_time_costs_a_bounded_number_of_mess
         ),
         (
             "a stop of an earlier start",
-            ANSWERS,
+            2 * ANSWERS,
             Box::new(|_| stop("lobby-1", 4, true)),
         ),
         (

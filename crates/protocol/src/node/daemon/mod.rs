@@ -20,6 +20,7 @@
 
 mod ending;
 mod facts;
+mod handed;
 mod orders;
 mod phase;
 mod processes;
@@ -42,6 +43,7 @@ use crate::time::{Deadline, after};
 
 pub use ending::is_crash;
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
+pub use handed::Handed;
 pub use work::{DaemonWork, Kept, NodeTimer};
 
 use phase::{Entry, Life, Phase, Told};

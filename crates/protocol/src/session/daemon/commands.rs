@@ -242,8 +242,9 @@ impl DaemonSession {
                 self.acknowledge_stop(instance.as_str(), given.get(), Ok(()));
                 self.tell_current(instance);
             }
-            Verdict::Denied(DeniedReason::UnknownInstance) => {
-                // What is not here has stopped. Saying so keeps the controller from waiting for it.
+            Verdict::Denied(DeniedReason::UnknownInstance | DeniedReason::StaleIncarnation { .. }) => {
+                // What is not here has stopped, and so has what another start of its id followed. Saying so keeps the
+                // controller from waiting for it.
                 self.acknowledge_stop(instance.as_str(), given.get(), Ok(()));
                 self.queue(daemon_message::Payload::InstanceStatus(InstanceStatusUpdate {
                     instance_id: stop.instance_id,
