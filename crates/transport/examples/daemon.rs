@@ -13,7 +13,9 @@ use std::error::Error;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use prexorcloud_transport::protocol::node::daemon::{DaemonNode, DaemonWork, Exit, NodeConfig, Prepared};
+use prexorcloud_transport::protocol::node::daemon::{
+    DaemonNode, DaemonNodeConfig, DaemonWork, Exit, Prepared,
+};
 use prexorcloud_transport::protocol::proto::daemon_message::Payload;
 use prexorcloud_transport::protocol::{DaemonConfig, DaemonEvent, DaemonSession, GroupName, InstanceId};
 use prexorcloud_transport::protocol::{NodeId, fence::EpochFence, hosted::Hosted};
@@ -59,7 +61,7 @@ impl SessionHandler<DaemonSession> for Node {
 
 impl Node {
     fn work(&mut self, session: &Session) -> ControlFlow<String> {
-        while let Some(work) = self.machine.poll_output() {
+        while let Some(work) = self.machine.poll_work() {
             if let DaemonWork::Report(report) = &work {
                 println!("{} is {}", report.instance, report.state);
             }
@@ -113,7 +115,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     config.available_cpus = 1;
     let session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
     let runner = DaemonRunner::new(session, Dialer::of(&enrolled)?, [controller])?;
-    let (machine, running) = (DaemonNode::new(NodeConfig::default()), HashMap::new());
+    let (machine, running) = (DaemonNode::new(DaemonNodeConfig::default()), HashMap::new());
     let mut node = Node { machine, running };
     let end = runner.run(&mut node, async { drop(tokio::signal::ctrl_c().await) });
     println!("ended: {:?}", end.await);

@@ -1,11 +1,12 @@
 //! Whole sessions: every machine of this crate, composed for one side of the stream
 //!
 //! [`DaemonSession`](daemon::DaemonSession) lives as long as its daemon and sees one stream after the other.
-//! [`ControllerSession`](controller::ControllerSession) lives as long as one stream; what it learns about instances is
-//! in a [`Roster`](crate::roster::Roster) that it is handed on admission and gives back at the end.
+//! [`ControllerSession`](controller::ControllerSession) lives as long as one stream, and knows nothing of instances.
+//! What is done about what they say is decided by a [node machine](crate::node).
 //!
 //! A driver owns the stream and the clock. Its turn has a fixed order: expired timers, then [`Session::poll_transmit`]
-//! and [`Session::poll_event`] until both are empty, then exactly one new input.
+//! and [`Session::poll_event`] until both are empty, then exactly one new input. [The crate's page](crate) shows one, and
+//! `prexorcloud-transport` has the async one for gRPC.
 
 mod anomaly;
 pub mod controller;
@@ -21,6 +22,9 @@ use crate::time::Deadline;
 use crate::validate::Invalid;
 
 /// What a driver needs from either side's session
+///
+/// Nothing here fails: what a peer does wrong comes out as an event, or as [`close`](Self::close). Times are the driver's
+/// own clock, which must never go back.
 pub trait Session {
     /// The envelope that the peer sends.
     type Incoming;
@@ -31,10 +35,11 @@ pub trait Session {
     /// The reasons for a wake-up.
     type Timer: Copy + fmt::Debug;
 
-    /// A stream is open. A daemon's session queues its handshake, a controller's starts to wait for one.
+    /// A stream is open: call this before anything else is said about it. A daemon's session queues its handshake, a
+    /// controller's starts to wait for one.
     fn handle_connected(&mut self, now: Instant);
 
-    /// A message arrived.
+    /// A message arrived, decoded. [`Received::from`] makes one of a message that the codec knew as a whole.
     fn handle_message(&mut self, now: Instant, received: Received<Self::Incoming>);
 
     /// A deadline may have passed. Early and repeated calls are harmless.
@@ -47,7 +52,7 @@ pub trait Session {
     #[must_use]
     fn poll_transmit(&mut self) -> Option<Self::Outgoing>;
 
-    /// The next piece of news.
+    /// The next piece of news, in the order in which it happened.
     #[must_use]
     fn poll_event(&mut self) -> Option<Self::Event>;
 
@@ -58,7 +63,7 @@ pub trait Session {
     /// Why the session wants the stream ended. Write what [`poll_transmit`](Self::poll_transmit) still has, then end it.
     fn close(&self) -> Option<&Close>;
 
-    /// How many events wait. A driver stops reading while there are too many.
+    /// How many events wait. A driver stops reading while there are more than [`EVENTS_HIGH_WATER`].
     fn events_pending(&self) -> usize;
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::node::daemon::{DaemonWork, LaunchFailure, NodeTimer, StopReason};
+use prexorcloud_protocol::node::daemon::{DaemonNodeTimer, DaemonWork, LaunchFailure, StopReason};
 use prexorcloud_protocol::proto::StartFailureDisposition;
 use prexorcloud_protocol::{Incarnation, StopMode};
 
@@ -185,7 +185,7 @@ fn a_preparation_that_hangs_is_cancelled_and_may_be_ordered_again() {
     let mut world = World::new();
     let attempt = world.preparing("a", 1, 30_000);
     let due = world.node.poll_timeout().unwrap();
-    assert_eq!(due.timer, NodeTimer::Preparation);
+    assert_eq!(due.timer, DaemonNodeTimer::Preparation);
     world.pass(Duration::from_secs(589));
     world.node.handle_start(world.now(), order("a", 1, 30_000));
     assert_eq!(world.words(), "");

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
-use prexorcloud_protocol::node::daemon::{Attempt, DaemonNode, NodeConfig};
+use prexorcloud_protocol::node::daemon::{Attempt, DaemonNode, DaemonNodeConfig};
 use prexorcloud_protocol::{Capabilities, DaemonConfig, DaemonSession, InstanceId, NodeId, Session as _};
 
 pub use facts::{DaemonFacts, Disk};
@@ -267,7 +267,7 @@ impl DaemonHost {
         let now = self.local(world);
         let fence = EpochFence::new(self.disk.epoch);
         let mut session = DaemonSession::new(self.config.clone(), Hosted::new(), fence);
-        let mut node = DaemonNode::new(NodeConfig::default());
+        let mut node = DaemonNode::new(DaemonNodeConfig::default());
         for (index, process) in self.disk.processes.iter().enumerate() {
             if process.is_settled {
                 continue;

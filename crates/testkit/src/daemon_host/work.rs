@@ -47,7 +47,7 @@ impl DaemonHost {
             let Some(Running { session, node, .. }) = &mut self.running else {
                 return any;
             };
-            if let Some(work) = node.poll_output() {
+            if let Some(work) = node.poll_work() {
                 self.perform(world, work);
             } else if let Some(event) = session.poll_event() {
                 self.handle_event(world, event, epoch);

@@ -18,7 +18,7 @@ use std::time::Instant;
 use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
-use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, NodeConfig};
+use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, DaemonNodeConfig};
 use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, InstanceId, SendError};
 use prexorcloud_transport::{SessionHandle, SessionHandler, Target, due};
 use tokio::sync::mpsc;
@@ -97,7 +97,7 @@ impl Orders {
         dialled: Arc<Mutex<Option<Target>>>,
     ) -> Self {
         let (events, learned) = reports;
-        let mut config = NodeConfig::default();
+        let mut config = DaemonNodeConfig::default();
         config.kill_timeout = supervisor.kill_timeout();
         Self {
             node: DaemonNode::new(config),

@@ -18,7 +18,7 @@ impl Orders {
     /// Does everything that there is to do, in order
     pub(super) fn work(&mut self) -> ControlFlow<Finished> {
         self.node.handle_timeout(Instant::now());
-        while let Some(work) = self.node.poll_output() {
+        while let Some(work) = self.node.poll_work() {
             if let DaemonWork::Finish { reason } = work {
                 return ControlFlow::Break(Finished::ShutDownByController { reason });
             }

@@ -135,7 +135,7 @@ pub enum Kept {
 /// The timers of a daemon's node machine
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum NodeTimer {
+pub enum DaemonNodeTimer {
     /// An end was told long enough ago to be let go of.
     Settle,
     /// A preparation has taken too long.
