@@ -21,7 +21,7 @@ use prexorcloud_transport::protocol::{DaemonConfig, DaemonEvent, DaemonSession, 
 use prexorcloud_transport::protocol::{NodeId, fence::EpochFence, hosted::Hosted};
 use prexorcloud_transport::security::certificate_directory::CertificateDirectory;
 use prexorcloud_transport::{DaemonRunner, Dialer, SessionHandle, SessionHandler, Target};
-use prexorcloud_transport::{due, enrol_once, say};
+use prexorcloud_transport::{due, enrol_once};
 
 type Session = SessionHandle<DaemonSession>;
 
@@ -67,7 +67,7 @@ impl Node {
             }
             let now = Instant::now();
             // What is to be said is said; what is left is to be done.
-            match say(session, work) {
+            match session.with(|session, _| work.hand_to(session, &mut self.machine)) {
                 Some(DaemonWork::Prepare { attempt, start }) => {
                     if let Ok(group) = start.group.parse() {
                         let prepared = Prepared::of(&start, group);

@@ -118,7 +118,7 @@ pub use handle::{SessionHandle, StreamEnd};
 pub use link::LinkEvent;
 pub use node_streams::{NodeStream, NodeStreams};
 pub use reconnect::{Backoff, Reconnect};
-pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, say, serve};
+pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, serve};
 pub use server::{BindError, Peer, Server, ServerHandle, ServerOptions};
 
 // What the signatures above are made of, so that a program that depends on this crate needs none of these by name.

@@ -6,4 +6,5 @@ mod ends;
 mod properties;
 mod starts;
 mod stops;
+mod telling;
 mod world;

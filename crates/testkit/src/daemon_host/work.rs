@@ -8,7 +8,7 @@ use prexorcloud_protocol::proto::{
     ConsoleOutput, CrashReport, NodeStatus, StartFailureDisposition, StartPreparationStage, daemon_message,
 };
 use prexorcloud_protocol::session::daemon::{StartRejection, StatusReport};
-use prexorcloud_protocol::{DaemonEvent, Epoch, SendError, Session as _};
+use prexorcloud_protocol::{DaemonEvent, Epoch, Session as _};
 
 use super::{DaemonHost, Disk, Process, Running, STALE_MARK};
 use crate::world::World;
@@ -121,15 +121,10 @@ impl DaemonHost {
                 }
             }
             DaemonWork::Report(report) => self.report(world, &report),
-            DaemonWork::AcceptStart {
-                instance,
-                incarnation,
-                plan_hash,
-            } => session.start_accepted(instance, incarnation, plan_hash),
             DaemonWork::RejectStart {
                 instance,
                 incarnation,
-                rejection,
+                ref rejection,
             } => {
                 world.note(|| format!("{instance}#{incarnation} is rejected: {}", rejection.error_code));
                 if self.disk.live_mut((instance, incarnation)).is_some() {
@@ -139,13 +134,14 @@ impl DaemonHost {
                     );
                     self.facts.rejected_live.push(fault);
                 }
-                session.start_rejected(instance, incarnation, rejection);
+                let _ = work.hand_to(session, node);
             }
-            DaemonWork::AcknowledgeStop {
-                instance,
-                incarnation,
-            } => session.stop_acknowledged(instance, incarnation, Ok(())),
-            DaemonWork::TellCrash { report, .. } => self.hand_over(CrashReport::clone(&report)),
+            DaemonWork::AcceptStart { .. }
+            | DaemonWork::AcknowledgeStop { .. }
+            | DaemonWork::TellCrash { .. }
+            | DaemonWork::AcknowledgeShutdown { .. } => {
+                let _ = work.hand_to(session, node);
+            }
             DaemonWork::TellSpooledCrashes => self.tell_spooled(),
             DaemonWork::ForgetCrash { report_id } => {
                 world.note(|| format!("daemon forgets {report_id}"));
@@ -160,10 +156,6 @@ impl DaemonHost {
                 self.disk.settle((instance, incarnation));
                 node.handle_settled(now, instance, incarnation);
             }
-            DaemonWork::AcknowledgeShutdown {
-                running,
-                estimated_drain,
-            } => session.acknowledge_shutdown(running, estimated_drain),
             DaemonWork::Finish { reason } => {
                 world.note(|| format!("daemon shuts down: {reason}"));
                 session.shut_down();
@@ -249,28 +241,22 @@ impl DaemonHost {
             state,
             ..
         } = *report;
-        let observed = session.report(report);
+        let observed = node.tell(session, report);
         world.note(|| format!("daemon reports {instance}#{incarnation} {state}: {observed:?}"));
         if !matches!(observed, Observed::Changed { .. } | Observed::Unchanged) {
             let fault = format!("{instance}#{incarnation} {state}: {observed:?}");
             self.facts.disbelieved.push(fault);
-            if state.is_terminal() {
-                node.handle_end_heard(instance, incarnation);
-            }
-        }
-    }
-
-    fn hand_over(&mut self, report: CrashReport) {
-        if let Some(Running { session, node, .. }) = &mut self.running
-            && let Err(SendError::Full(_)) = session.crash(report)
-        {
-            node.handle_crash_refused();
         }
     }
 
     pub(super) fn tell_spooled(&mut self) {
-        let spooled: Vec<_> = self.disk.spool.values().cloned().collect();
-        spooled.into_iter().for_each(|report| self.hand_over(report));
+        let Some(Running { session, node, .. }) = &mut self.running else {
+            return;
+        };
+        for report in self.disk.spool.values().cloned() {
+            // What does not fit is told when there is room.
+            let _ = node.tell_crash(session, report);
+        }
     }
 
     /// Hands new console lines to the session.

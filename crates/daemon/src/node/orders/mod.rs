@@ -134,9 +134,10 @@ impl Orders {
 
     /// Gives a crash report to the session, which keeps it until a controller has it
     pub(super) fn hand_over(&mut self, report: CrashReport) {
-        match self.session.with(|session, _| session.crash(report)) {
-            Ok(()) => {}
-            Err(SendError::Full(_)) => self.node.handle_crash_refused(),
+        let node = &mut self.node;
+        match self.session.with(|session, _| node.tell_crash(session, report)) {
+            // What does not fit is told when there is room.
+            Ok(()) | Err(SendError::Full(_)) => {}
             Err(error) => tracing::error!(%error, "a crash report cannot be sent"),
         }
     }

@@ -24,6 +24,7 @@ mod orders;
 mod phase;
 mod processes;
 mod starts;
+mod telling;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -92,7 +93,8 @@ enum Shutdown {
 ///
 /// Facts go in through `handle_*`. After each, drain [`poll_work`](Self::poll_work) and do the work in its order; work
 /// that is answered at once may be answered while draining. Call [`handle_timeout`](Self::handle_timeout) at the deadline
-/// from [`poll_timeout`](Self::poll_timeout), which may move after any fact.
+/// from [`poll_timeout`](Self::poll_timeout), which may move after any fact. What of the work is only to be said,
+/// [`DaemonWork::hand_to`] says.
 ///
 /// Facts that repeat, come too late, or are about another start of an id change nothing.
 ///
