@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::Hosted;
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonWork, NodeConfig, Prepared};
+use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonNodeConfig, DaemonWork, Prepared};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::{
@@ -128,7 +128,7 @@ impl Daemon {
         let config = DaemonConfig::new("node-1".parse().unwrap(), "1");
         let mut daemon = Self {
             session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
-            node: DaemonNode::new(NodeConfig::default()),
+            node: DaemonNode::new(DaemonNodeConfig::default()),
             now: Instant::now(),
             sent: Vec::new(),
             stops: 0,
@@ -171,7 +171,7 @@ impl Daemon {
                 is_idle = false;
                 let _ = self.node.handle_event(self.now, event);
             }
-            while let Some(work) = self.node.poll_output() {
+            while let Some(work) = self.node.poll_work() {
                 is_idle = false;
                 self.work(work);
             }

@@ -7,4 +7,5 @@ mod ends;
 mod properties;
 mod starts;
 mod stops;
+mod telling;
 mod world;

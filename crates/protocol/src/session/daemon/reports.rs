@@ -20,7 +20,7 @@ use crate::validate::{self, Fault, Invalid};
 const ENVELOPE_BYTES: usize = 16;
 
 impl DaemonSession {
-    /// Reports what the supervisor saw.
+    /// Reports what the supervisor saw. What does not follow from the table is not told; the answer says so.
     ///
     /// While no session is established the table remembers it, and the next handshake tells it.
     pub fn report(&mut self, report: &StatusReport) -> Observed {
@@ -151,7 +151,8 @@ impl DaemonSession {
         }));
     }
 
-    /// Queues a console line, best effort, also while no session is established.
+    /// Queues a console line, best effort, also while no session is established. A line that is too long is cut to
+    /// [`limits::CONSOLE_LINE`].
     pub fn console(&mut self, mut output: ConsoleOutput) {
         limits::shorten(&mut output.line, limits::CONSOLE_LINE);
         let message = DaemonMessage {
