@@ -116,7 +116,7 @@ fn a_drain_taken_back_leaves_alone_what_it_has_not_stopped() {
     world.node.set_drain(world.now, None);
     world.fail(storage());
     world.advance(Duration::from_secs(5));
-    assert_eq!(world.stops(1), [] as [bool; 0]);
+    assert_eq!(world.stops(1), NONE);
     assert_eq!(world.state(), State::Running);
 }
 
