@@ -189,18 +189,14 @@ impl DaemonSide for DaemonHost {
             self.boot(turn);
             return true;
         }
-        let (who, busy) = ("daemon", &mut self.facts.busy_timers);
-        let daemon = match &mut self.running {
-            Some(Running { session, node, .. }) => {
-                if wake(turn, format_args!("{who}"), session, busy)
-                    || wake(turn, format_args!("{who}"), node, busy)
-                {
-                    return true;
-                }
-                Some((session, node))
-            }
-            None => None,
-        };
+        let (who, busy) = (format_args!("daemon"), &mut self.facts.busy_timers);
+        let running = self.running.as_mut();
+        let mut daemon = running.map(|running| (&mut running.session, &mut running.node));
+        if let Some((session, node)) = &mut daemon
+            && (wake(turn, who, *session, busy) || wake(turn, who, *node, busy))
+        {
+            return true;
+        }
         self.supervisor.handle_wake(turn, daemon)
     }
 

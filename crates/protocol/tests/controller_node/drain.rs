@@ -133,7 +133,7 @@ fn a_drain_taken_back_leaves_alone_what_it_has_not_stopped() {
     world.node.set_drain(world.now, None);
     world.fail(storage());
     world.advance(Duration::from_secs(5));
-    assert!(world.stops(1).is_empty());
+    assert_eq!(world.stops(1), NONE);
     assert_eq!(world.state(), State::Running);
 }
 

@@ -21,6 +21,9 @@ use prexorcloud_protocol::{
 
 pub type Answer = Result<OrderOutcome, OrderRefusal>;
 
+/// No stops.
+pub const NONE: [bool; 0] = [];
+
 pub struct World {
     pub now: Instant,
     pub node: ControllerNode,
