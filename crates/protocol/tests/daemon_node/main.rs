@@ -3,6 +3,9 @@
 
 mod crashes;
 mod ends;
+mod former;
+mod fuzz;
+mod host;
 mod properties;
 mod starts;
 mod stops;
