@@ -4,6 +4,9 @@
 mod adopted;
 mod crashes;
 mod ends;
+mod former;
+mod fuzz;
+mod host;
 mod properties;
 mod starts;
 mod stops;

@@ -95,7 +95,8 @@ impl DaemonSession {
 
     /// Acknowledges a start that failed.
     ///
-    /// The table forgets it, so that a retry of the order is judged as a new start.
+    /// The table forgets it, so that a retry of the order is judged as a new start, and remembers the former end of the id
+    /// again, which is told if no controller may have heard of it.
     pub fn start_rejected(
         &mut self,
         instance: InstanceId,
@@ -105,6 +106,9 @@ impl DaemonSession {
         self.hosted.withdraw(instance, incarnation);
         if self.is_established() && self.may_answer("StartInstance") {
             self.reject_start(instance.as_str(), incarnation.get(), rejection);
+        }
+        if self.is_established() && self.hosted.is_untold(instance) {
+            self.tell_current(instance);
         }
     }
 
