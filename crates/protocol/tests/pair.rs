@@ -8,7 +8,7 @@ use prexorcloud_protocol::handshake::daemon::HandshakeFailure;
 use prexorcloud_protocol::hosted::Hosted;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::controller::REPLACED;
-use prexorcloud_protocol::proto::daemon_message;
+use prexorcloud_protocol::proto::{DaemonMessage, InstanceStatusUpdate, daemon_message};
 use prexorcloud_protocol::session::controller::ControllerOutcome;
 use prexorcloud_protocol::{
     Close, Code, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonOutcome,
@@ -651,6 +651,19 @@ fn an_order_without_effect_says_so() {
         "forget lobby-1",
         "declare-lost lobby-1",
         "deposed-stops-all",
+        "dial-deposed",
+        "undrain lobby-1",
+        "undrain-node",
+        "command lobby-1 list",
+        "crash lobby-1",
+        "exit lobby-1",
+        "flood lobby-1 9",
+        "resume",
+        "uncordon",
+        "replay up 0",
+        "replay down 0",
+        "inject up rival",
+        "inject down stale",
     ] {
         let before = pair.log().matching("no effect").count();
         apply(&mut pair, order);
@@ -658,6 +671,58 @@ fn an_order_without_effect_says_so() {
         let said = pair.log().matching("no effect").count() - before;
         assert_eq!(said, 1, "{order}");
     }
+}
+
+#[test]
+fn a_crash_that_cannot_be_written_down_is_told_all_the_same() {
+    let mut pair = running(27, Behaviour::default());
+    apply(&mut pair, "fail-disk 1h");
+    apply(&mut pair, "crash lobby-1");
+    pair.run_until(SECOND, |pair| pair.store().crashes.len() == 1)
+        .unwrap();
+    assert!(pair.daemon().supervisor.disk.spool.is_empty());
+    assert_eq!(pair.believed(LOBBY), Some(State::Crashed));
+    pair.come_to_rest().unwrap();
+}
+
+#[test]
+fn a_crash_that_cannot_be_written_down_survives_its_daemon_all_the_same() {
+    let mut pair = running(27, Behaviour::default());
+    apply(&mut pair, "fail-disk 1h");
+    apply(&mut pair, "partition");
+    cut(&mut pair);
+    apply(&mut pair, "crash lobby-1");
+    apply(&mut pair, "wait 1s");
+    apply(&mut pair, "restart-daemon 1s");
+    apply(&mut pair, "wait 5s");
+    apply(&mut pair, "heal");
+    pair.come_to_rest().unwrap();
+    assert_eq!(pair.store().crashes.len(), 1);
+}
+
+#[test]
+fn a_node_that_is_drained_runs_empty_and_is_shut_down() {
+    let mut pair = running(27, Behaviour::default());
+    let slow = Behaviour {
+        stop: None,
+        ..Behaviour::default()
+    };
+    pair.start("lobby-2", slow).unwrap();
+    pair.run_until(MINUTE, |pair| pair.believed("lobby-2") == Some(State::Running))
+        .unwrap();
+    apply(&mut pair, "drain-node 10s shutdown");
+    pair.run_until(5 * SECOND, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
+    assert_eq!(pair.believed("lobby-2"), Some(State::Stopping));
+    // Its grace is longer than the drain may take.
+    pair.run_until(10 * SECOND, |pair| {
+        pair.believed("lobby-2") == Some(State::Stopped)
+    })
+    .unwrap();
+    pair.run_until(10 * SECOND, |pair| pair.store().drain.is_none())
+        .unwrap();
+    pair.come_to_rest().unwrap();
+    assert_eq!(pair.log().matching("daemon shuts down").count(), 1);
 }
 
 #[test]
@@ -746,7 +811,7 @@ fn an_order_that_arrives_again_changes_nothing() {
     let mut pair = running(36, Behaviour::default());
     let again = |pair: &mut Pair| {
         for back in 0..6 {
-            pair.apply(&Action::Replay(back)).unwrap();
+            pair.apply(&Action::Replay(Direction::Down, back)).unwrap();
             pair.run_for(5 * SECOND).unwrap();
         }
     };
@@ -766,6 +831,31 @@ fn an_order_that_arrives_again_changes_nothing() {
         .unwrap();
     again(&mut pair);
     assert_eq!((pair.real(LOBBY), launches(&pair)), (Some(State::Stopped), 2));
+    pair.come_to_rest().unwrap();
+}
+
+/// Such a report is about nothing that runs. What it leads to must not hold the real instance back.
+#[test]
+fn a_late_report_of_an_earlier_incarnation_keeps_nobody_from_stopping_the_present_one() {
+    let mut pair = running(38, Behaviour::default());
+    apply(&mut pair, "stop lobby-1");
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
+    pair.start(LOBBY, Behaviour::default()).unwrap();
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Running))
+        .unwrap();
+    let late = InstanceStatusUpdate {
+        instance_id: LOBBY.to_owned(),
+        state: State::Running.to_wire(),
+        incarnation: 1,
+        ..Default::default()
+    };
+    let payload = Some(daemon_message::Payload::InstanceStatus(late));
+    assert!(pair.inject_up(DaemonMessage { payload }.into()));
+    apply(&mut pair, "wait 6s");
+    apply(&mut pair, "stop lobby-1");
+    pair.run_until(10 * SECOND, |pair| pair.believed(LOBBY) == Some(State::Stopped))
+        .unwrap();
     pair.come_to_rest().unwrap();
 }
 

@@ -67,6 +67,15 @@ pub enum Action {
     Drain(InstanceId),
     /// The operator takes that back.
     Undrain(InstanceId),
+    /// The operator lets the whole node run empty; what still runs then is killed.
+    DrainNode {
+        /// How long it may take.
+        within: Duration,
+        /// Whether the daemon is told to shut down in the end.
+        shutdown: bool,
+    },
+    /// The operator takes that back.
+    UndrainNode,
     /// The operator forgets an instance that has ended.
     Forget(InstanceId),
     /// The operator gives an instance up, because its node stays away; without effect while the node is connected.
@@ -114,6 +123,8 @@ pub enum Action {
     Stall(Direction),
     /// Nothing is held back any more.
     Resume,
+    /// The daemon can write nothing for so long: no crash report, and no epoch that it obeys.
+    FailDisk(Duration),
     /// `kill -9` of the daemon; it comes back after a while.
     RestartDaemon(Duration),
     /// `kill -9` of the controller; it comes back after a while.
@@ -138,9 +149,10 @@ pub enum Action {
     Leap(Side, Duration),
     /// One host sleeps: nothing happens on it, while its clock goes on.
     Suspend(Side, Duration),
-    /// The daemon gets an order once more that it got before, the last one or one of those before it; without effect if
-    /// a Java peer is there, which could not tell.
-    Replay(usize),
+    /// One side hears once more what belongs to an earlier incarnation or stream and must change nothing now: of what was
+    /// recorded and fits, the one that is so far back, counted around. Without effect if a Java peer is there, which
+    /// could not tell.
+    Replay(Direction, usize),
     /// A message that no well-behaved peer sends.
     Inject(Direction, Garbage),
 }
@@ -174,17 +186,18 @@ impl Action {
             Direction::Down
         };
         match rng.below(100) {
-            0..25 => Self::Wait(match rng.below(10) {
+            0..21 => Self::Wait(match rng.below(10) {
                 0..3 => millis(rng, 20),
                 3..6 => millis(rng, 1_000),
                 6..9 => millis(rng, 15_000),
                 _ => millis(rng, 300_000),
             }),
+            21..25 => Self::Replay(direction, rng.below(64) as usize),
             25..40 => Self::Start(instance, Behaviour::random(rng)),
             40..47 => Self::Stop(instance),
             47..50 => Self::Kill(instance),
             50..52 => Self::Drain(instance),
-            52 => Self::Undrain(instance),
+            52 => Self::Forget(instance),
             53 if rng.chance(25) => Self::DeclareLost(instance),
             53 if rng.chance(50) => Self::Abandon(instance),
             53 => Self::Forget(instance),
@@ -192,7 +205,13 @@ impl Action {
             55..58 => Self::Crash(instance),
             58..60 => Self::Exit(instance),
             60 => Self::Flood(instance, 1 + rng.below(400) as u32),
-            61 => match rng.below(5) {
+            61 => match rng.below(9) {
+                5 => Self::DrainNode {
+                    within: millis(rng, 60_000),
+                    shutdown: rng.chance(50),
+                },
+                6 => Self::UndrainNode,
+                7 | 8 => Self::FailDisk(millis(rng, 120_000)),
                 0 => Self::Cordon(rng.chance(50)),
                 1 => Self::AdoptUnknown(rng.chance(50)),
                 2 => Self::ShutDownNode,
@@ -222,18 +241,47 @@ impl Action {
                 side,
                 rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
             ),
-            97 => Self::Replay(rng.below(8) as usize),
+            97 => Self::Undrain(instance),
             98 => match rng.below(4) {
                 0 => Self::FailStore(millis(rng, 120_000)),
                 1 => Self::FailCommit,
                 _ => Self::SlowStore(millis(rng, 5_000)),
             },
-            96 => Self::Suspend(
-                side,
-                rng.between(Duration::from_secs(1), Duration::from_secs(7_200)),
-            ),
+            96 => {
+                let most = if rng.chance(50) { 60 } else { 7_200 };
+                Self::Suspend(
+                    side,
+                    rng.between(Duration::from_secs(1), Duration::from_secs(most)),
+                )
+            }
             _ => Self::Inject(direction, Garbage::random(rng)),
         }
+    }
+}
+
+impl Action {
+    /// Whether the two are out of touch for a while after it, or hear each other worse.
+    pub(crate) const fn is_disturbing(&self) -> bool {
+        matches!(
+            self,
+            Self::ShutDownNode
+                | Self::CloseSession
+                | Self::SlowStore(_)
+                | Self::FailStore(_)
+                | Self::Break { .. }
+                | Self::Partition
+                | Self::Latency(..)
+                | Self::Narrow(_)
+                | Self::Stall(_)
+                | Self::RestartDaemon(_)
+                | Self::RestartController(_)
+                | Self::Failover
+                | Self::DialDeposed
+                | Self::Redirect
+                | Self::SlowAdmission(_)
+                | Self::Leap(..)
+                | Self::Suspend(..)
+        )
     }
 }
 
@@ -296,6 +344,12 @@ impl fmt::Display for Action {
             Self::Kill(instance) => write!(f, "kill {instance}"),
             Self::Drain(instance) => write!(f, "drain {instance}"),
             Self::Undrain(instance) => write!(f, "undrain {instance}"),
+            Self::DrainNode { within, shutdown } => {
+                let and = if *shutdown { " shutdown" } else { "" };
+                write!(f, "drain-node {}{and}", show(*within))
+            }
+            Self::UndrainNode => f.write_str("undrain-node"),
+            Self::FailDisk(time) => write!(f, "fail-disk {}", show(*time)),
             Self::Forget(instance) => write!(f, "forget {instance}"),
             Self::DeclareLost(instance) => write!(f, "declare-lost {instance}"),
             Self::Abandon(instance) => write!(f, "abandon {instance}"),
@@ -340,7 +394,7 @@ impl fmt::Display for Action {
             Self::SlowAdmission(time) => write!(f, "slow-admission {}", show(*time)),
             Self::Leap(side, by) => write!(f, "leap {side} {}", show(*by)),
             Self::Suspend(side, time) => write!(f, "suspend {side} {}", show(*time)),
-            Self::Replay(back) => write!(f, "replay {back}"),
+            Self::Replay(direction, back) => write!(f, "replay {direction} {back}"),
             Self::Inject(direction, garbage) => write!(f, "inject {direction} {garbage}"),
         }
     }
@@ -430,6 +484,19 @@ impl FromStr for Action {
             "kill" => Self::Kill(instance(w)?),
             "drain" => Self::Drain(instance(w)?),
             "undrain" => Self::Undrain(instance(w)?),
+            "drain-node" => {
+                let within = duration(w)?;
+                let shutdown = words.rest().collect::<Vec<_>>();
+                return match shutdown.as_slice() {
+                    [] | ["shutdown"] => Ok(Self::DrainNode {
+                        within,
+                        shutdown: !shutdown.is_empty(),
+                    }),
+                    [other, ..] => Err(ParseError::new(other, "shutdown, or nothing")),
+                };
+            }
+            "undrain-node" => Self::UndrainNode,
+            "fail-disk" => Self::FailDisk(duration(w)?),
             "forget" => Self::Forget(instance(w)?),
             "declare-lost" => Self::DeclareLost(instance(w)?),
             "abandon" => Self::Abandon(instance(w)?),
@@ -472,7 +539,7 @@ impl FromStr for Action {
             "slow-admission" => Self::SlowAdmission(duration(w)?),
             "leap" => Self::Leap(side(w)?, duration(w)?),
             "suspend" => Self::Suspend(side(w)?, duration(w)?),
-            "replay" => Self::Replay(text::number(w.next("a number of orders")?)?),
+            "replay" => Self::Replay(direction(w)?, text::number(w.next("a number of messages")?)?),
             "inject" => Self::Inject(direction(w)?, garbage(w)?),
             other => return Err(ParseError::new(other, "an action")),
         };

@@ -1,8 +1,14 @@
 //! Messages in one line, for the log
 
+use prexorcloud_protocol::hosted::Observed;
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::controller::{OrderOutcome, OrderRefusal};
+use prexorcloud_protocol::node::daemon::DaemonWork;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage, controller_message, daemon_message};
+use prexorcloud_protocol::roster::InstanceEvent;
+use prexorcloud_protocol::session::daemon::StatusReport;
 use prexorcloud_protocol::session::kind;
+use prexorcloud_protocol::{ControllerEvent, DaemonEvent};
 
 fn state(wire: i32) -> String {
     State::try_from(wire).map_or_else(|unknown| unknown.to_string(), |state| state.to_string())
@@ -111,4 +117,82 @@ pub(crate) fn down(message: &ControllerMessage) -> String {
         _ => kind.to_owned(),
     };
     format!("{text} epoch {}", message.epoch)
+}
+
+/// What a daemon's machine wants done, if that is worth a line.
+pub(crate) fn daemon_work<L>(work: &DaemonWork<L>) -> Option<String> {
+    Some(match work {
+        DaemonWork::Prepare { attempt, .. } => {
+            format!("daemon prepares {}#{}", attempt.instance(), attempt.incarnation())
+        }
+        DaemonWork::Launch { attempt, .. } => {
+            format!("{}#{} is launched", attempt.instance(), attempt.incarnation())
+        }
+        DaemonWork::Stop {
+            instance,
+            incarnation,
+            mode,
+        } => format!("daemon stops {instance}#{incarnation} ({mode:?})"),
+        DaemonWork::RejectStart {
+            instance,
+            incarnation,
+            rejection,
+        } => format!("{instance}#{incarnation} is rejected: {}", rejection.error_code),
+        DaemonWork::ForgetCrash { report_id } => format!("daemon forgets {report_id}"),
+        DaemonWork::Settle {
+            instance,
+            incarnation,
+        } => format!("{instance}#{incarnation} is settled"),
+        DaemonWork::Finish { reason } => format!("daemon shuts down: {reason}"),
+        _ => return None,
+    })
+}
+
+/// What a daemon's session made of a report.
+pub(crate) fn report(report: &StatusReport, observed: Observed) -> String {
+    let (instance, incarnation, state) = (report.instance, report.incarnation, report.state);
+    format!("daemon reports {instance}#{incarnation} {state}: {observed:?}")
+}
+
+/// What a daemon's application is told.
+pub(crate) fn daemon_event(event: &DaemonEvent) -> String {
+    match event {
+        DaemonEvent::Connected(_) => "daemon is connected".to_owned(),
+        DaemonEvent::Disconnected(outcome) => format!("daemon is disconnected: {outcome}"),
+        DaemonEvent::Ignored(anomaly) => format!("daemon ignores: {anomaly}"),
+        DaemonEvent::Command { instance, line, .. } => format!("{instance} is told: {line}"),
+        other => format!("daemon hears {other:?}"),
+    }
+}
+
+/// What a controller's application is told, if that is worth a line.
+pub(crate) fn controller_event(event: &ControllerEvent) -> Option<String> {
+    let is_routine = matches!(
+        event,
+        ControllerEvent::Console(_) | ControllerEvent::NodeStatus(_) | ControllerEvent::Log(_)
+    );
+    (!is_routine).then(|| format!("{event:?}"))
+}
+
+/// What became of an order.
+pub(crate) fn answer(result: &Result<OrderOutcome, OrderRefusal>) -> String {
+    match result {
+        Ok(outcome) => format!("{outcome:?}"),
+        Err(refusal) => format!("no effect: {refusal}"),
+    }
+}
+
+/// What happened to an instance, as a controller sees it.
+pub(crate) fn news(news: &InstanceEvent) -> String {
+    match news {
+        InstanceEvent::Changed {
+            instance,
+            incarnation,
+            from,
+            to,
+            cause,
+            ..
+        } => format!("{instance}#{incarnation} {from} -> {to} ({cause:?})"),
+        other => format!("{other:?}"),
+    }
 }

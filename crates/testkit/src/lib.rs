@@ -11,8 +11,10 @@
 //! | [`clock`] | time that passes only when told to |
 //! | [`link`] | one direction of a stream |
 //! | [`behaviour`] | what a simulated process does with its life |
-//! | [`daemon_host`] | the simulated application around a daemon's session |
-//! | [`controller_host`] | the simulated application around a controller's sessions, and its store |
+//! | [`side`] | what a pair needs of the host on either side, shipped or of your own |
+//! | [`daemon_host`], [`supervisor`] | the shipped daemon's machines, their processes and their disk |
+//! | [`controller_host`], [`store`] | the shipped controller's machines, an operator, and what survives them |
+//! | [`facts`] | what both remember for the invariants |
 //! | [`pair`] | the world, step by step |
 //! | [`action`], [`scenario`] | what may happen, and a text for it that can be committed and replayed |
 //! | [`invariants`] | what must be true after every step, by name |
@@ -49,17 +51,23 @@
 
 pub mod action;
 pub mod behaviour;
+mod clerk;
 pub mod clock;
 pub mod controller_host;
 pub mod daemon_host;
 mod describe;
 mod dialect;
+pub mod facts;
 pub mod invariants;
 pub mod link;
 pub mod log;
+mod operator;
 pub mod pair;
 pub mod rng;
 pub mod scenario;
+pub mod side;
+pub mod store;
+pub mod supervisor;
 mod text;
 mod world;
 
@@ -70,6 +78,7 @@ pub use controller_host::ControllerHost;
 pub use daemon_host::DaemonHost;
 pub use link::{Link, Quality};
 pub use log::Log;
-pub use pair::{Pair, RunError, Violation};
+pub use pair::{NODE, Pair, RunError, Violation};
 pub use rng::Rng;
 pub use scenario::{Failure, ParseError, Peers, Scenario};
+pub use side::{ControllerSide, DaemonSide, Turn};

@@ -134,6 +134,13 @@ impl<M> Link<M> {
         Some(message)
     }
 
+    /// Whether what was sent while the link was narrow will take a while yet.
+    #[must_use]
+    pub fn is_backed_up(&self, now: Duration) -> bool {
+        let first = self.in_flight.front();
+        first.is_some_and(|first| first.due > now + Duration::from_secs(1))
+    }
+
     /// Holds everything back, or lets it go again; nothing is lost.
     pub const fn stall(&mut self, stalled: bool) {
         self.stalled = stalled;

@@ -243,9 +243,6 @@ impl Node {
             } => {
                 tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), ?reason, "an instance that is not wanted is stopped");
             }
-            InstanceEvent::Lagged { dropped } => {
-                tracing::warn!(node = %self.id, dropped, "news of instances was lost, saving all of them");
-            }
             _ => {}
         }
     }

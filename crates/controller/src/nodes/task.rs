@@ -184,30 +184,15 @@ async fn committed(committing: &mut Option<Committing>) -> (CommitId, Result<(),
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
-    use crate::{
-        config::ControllerConfig,
-        console::Consoles,
-        store::{SqliteOptions, SqliteStore},
-    };
+    use crate::store::{SqliteOptions, SqliteStore};
 
     #[test]
     fn the_task_of_an_idle_node_is_small() {
         let folder = tempfile::tempdir().unwrap();
         let store =
             SqliteStore::open(folder.path().join("controller.db"), &SqliteOptions::default()).unwrap();
-        let context = NodeContext {
-            store: Arc::new(store),
-            consoles: Arc::new(Consoles::keeping(1)),
-            config: ControllerConfig::default(),
-            epoch: prexorcloud_protocol::Epoch::new(1),
-            http_port: 0,
-            grpc_addresses: Vec::new(),
-            stopping: CancellationToken::new(),
-            crashes_since_pruning: Default::default(),
-        };
+        let context = NodeContext::of(Arc::new(store));
         let node = Node::new(
             "node-1".parse().unwrap(),
             Arc::new(context),

@@ -182,6 +182,7 @@ impl Daemon {
         let mut session_config = prexorcloud_protocol::DaemonConfig::new(node_id, VERSION);
         session_config.total_memory_mb = host.total_memory_mb();
         session_config.available_cpus = Host::available_cpus();
+        session_config.kill_timeout = config.instances.kill_timeout;
         session_config.boot_id = fresh_uuid().map_err(file(PathBuf::from(FRESH_UUID)))?;
         session_config.labels = config.labels.clone().into_iter().collect();
         session_config.advertise_address = config.advertise_address.clone();

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::session::kind;
-use prexorcloud_protocol::{Received, Session as _};
+use prexorcloud_protocol::{InstanceId, Received};
 use prost::Message as _;
 
+use super::dialler::Dialler;
+use super::seat::Seat;
 use super::{End, Pair, Stream, Violation};
 use crate::scenario::Peers;
+use crate::side::{ControllerSide, DaemonSide};
 use crate::world::earlier;
 use crate::{describe, dialect, invariants};
 
@@ -18,41 +21,37 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// How often a plugin on a Java node repeats what its daemon does not say.
 const PLUGIN_INTERVAL: Duration = Duration::from_secs(5);
 
-impl Pair {
+impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
     /// The moment at which something happens next; `None` if nothing ever will.
     #[must_use]
     pub fn next_moment(&self) -> Option<Duration> {
-        let mut next = self.daemon.next_wake();
-        next = earlier(
-            next,
-            self.daemon.dials_at.map(|at| at.max(self.daemon.asleep_until)),
-        );
-        for controller in &self.controllers {
-            next = earlier(next, controller.next_wake());
+        let daemon_wakes = self.daemon.asleep_until;
+        let mut next = self.daemon.host.next_wake(&self.daemon.clock);
+        next = earlier(next, self.dialler.at).map(|at| at.max(daemon_wakes));
+        for seat in &self.controllers {
+            let wake = seat.host.next_wake(&seat.clock);
+            next = earlier(next, wake.map(|at| at.max(seat.asleep_until)));
         }
         for stream in &self.streams {
-            next = earlier(
-                next,
-                stream.daemon_due().map(|at| at.max(self.daemon.asleep_until)),
-            );
-            let sleeps = self
-                .controllers
-                .get(stream.controller)
-                .map(|controller| controller.asleep_until);
-            next = earlier(
-                next,
-                stream
-                    .controller_due()
-                    .map(|at| at.max(sleeps.unwrap_or_default())),
-            );
-            for by in [stream.daemon_closes_by, stream.controller_closes_by] {
-                next = earlier(next, by);
+            let controller = self.controllers.get(stream.controller);
+            let controller_wakes = controller.map(|seat| seat.asleep_until).unwrap_or_default();
+            let down = stream.daemon_due().map(|at| at.max(daemon_wakes));
+            let up = stream.controller_due().map(|at| at.max(controller_wakes));
+            for at in [down, up, stream.daemon_closes_by, stream.controller_closes_by] {
+                next = earlier(next, at);
             }
         }
-        if self.peers == Peers::JavaDaemon && !self.daemon.ready_instances().is_empty() {
+        if !self.ready_instances().is_empty() {
             next = earlier(next, Some(self.plugin_at));
         }
         next.map(|at| at.max(self.world.now))
+    }
+
+    /// The instances whose plugin has something to say to the controller, past a Java daemon.
+    fn ready_instances(&self) -> Vec<InstanceId> {
+        let view = self.daemon_view();
+        view.map(|view| view.supervisor.ready_instances())
+            .unwrap_or_default()
     }
 
     /// Goes to the next moment and lets one thing happen there.
@@ -68,7 +67,7 @@ impl Pair {
         self.steps_at_this_moment += 1;
         self.perform();
         self.settle();
-        self.check(invariants::ALWAYS)
+        self.check(&invariants::always())
     }
 
     pub(super) fn pass_to(&mut self, moment: Duration) {
@@ -81,18 +80,23 @@ impl Pair {
     /// Lets the first thing that is due happen.
     fn perform(&mut self) {
         let now = self.world.now;
-        for controller in &mut self.controllers {
-            let due = !controller.is_asleep(now) && controller.next_wake().is_some_and(|at| at <= now);
-            if due && controller.handle_wake(&mut self.world, &mut self.store) {
+        for seat in &mut self.controllers {
+            let due = seat.host.next_wake(&seat.clock).is_some_and(|at| at <= now);
+            let store = &mut self.store;
+            if due
+                && !seat.is_asleep(now)
+                && seat.with(&mut self.world, |host, turn| host.handle_wake(turn, store))
+            {
                 return;
             }
         }
         if !self.daemon.is_asleep(now) {
-            if self.daemon.next_wake().is_some_and(|at| at <= now) && self.daemon.handle_wake(&mut self.world)
-            {
+            let seat = &mut self.daemon;
+            let due = seat.host.next_wake(&seat.clock).is_some_and(|at| at <= now);
+            if due && seat.with(&mut self.world, |host, turn| host.handle_wake(turn)) {
                 return;
             }
-            if self.daemon.dials_at.is_some_and(|at| at <= now) {
+            if self.dialler.at.is_some_and(|at| at <= now) {
                 return self.dial();
             }
         }
@@ -101,53 +105,48 @@ impl Pair {
                 return;
             }
         }
-        if self.peers == Peers::JavaDaemon && self.plugin_at <= now {
+        if self.plugin_at <= now {
             self.plugin_at = now + PLUGIN_INTERVAL;
-            for instance in self.daemon.ready_instances() {
+            for instance in self.ready_instances() {
                 if let Some(leader) = self
                     .controllers
                     .last_mut()
                     .filter(|leader| !leader.is_asleep(now))
                 {
-                    leader.ready(&mut self.world, instance);
+                    leader.with(&mut self.world, |host, turn| host.handle_ready(turn, instance));
                 }
             }
         }
     }
 
     fn dial(&mut self) {
-        self.daemon.dials_at = None;
+        self.dialler.at = None;
         let now = self.world.now;
-        let deposed = std::mem::take(&mut self.dials_deposed)
-            .then(|| {
-                self.controllers
-                    .iter()
-                    .rposition(|controller| controller.deposed && controller.is_up())
-            })
-            .flatten();
-        let target = deposed.unwrap_or(self.controllers.len().saturating_sub(1));
-        let answers = |controller: &crate::controller_host::ControllerHost| {
-            controller.is_up() && !controller.is_asleep(now)
-        };
-        let quality = self.quality;
+        let leader = self.controllers.len().saturating_sub(1);
+        let mut deposed = self.controllers.iter().take(leader);
+        let target = std::mem::take(&mut self.dials_deposed)
+            .then(|| deposed.rposition(|seat| seat.host.is_up()))
+            .flatten()
+            .unwrap_or(leader);
+        let answers = |seat: &&mut Seat<C>| seat.host.is_up() && !seat.is_asleep(now);
+        let is_cut = self.partitioned;
         let Some(controller) = self
             .controllers
             .get_mut(target)
-            .filter(|c| !self.partitioned && answers(c))
+            .filter(|seat| !is_cut && answers(seat))
         else {
             self.world.note(|| "daemon dials in vain");
-            return self.daemon.plan_dial(&mut self.world);
+            return self.dialler.plan(now, &mut self.world.rng);
         };
         self.streams_opened += 1;
         let id = self.streams_opened;
         self.world
-            .note(|| format!("stream {id} opens between daemon and {}", controller.name));
-        controller.open(&self.world, id);
-        self.streams.push(Stream::new(id, target, quality));
-        self.daemon.stream = Some(id);
-        self.daemon.facts.connects += 1;
+            .note(|| format!("stream {id} opens between daemon and {}", name(target)));
+        controller.with(&mut self.world, |host, turn| host.handle_opened(turn, id));
+        self.streams.push(Stream::new(id, target, self.quality));
+        self.current = Some(id);
         self.daemon
-            .with_session(&self.world, |session, now| session.handle_connected(now));
+            .with(&mut self.world, |host, turn| host.handle_opened(turn));
     }
 
     fn deliver_down(&mut self, index: usize) -> bool {
@@ -158,16 +157,15 @@ impl Pair {
         if self.daemon.is_asleep(now) || stream.daemon_due().is_none_or(|at| at > now) {
             return false;
         }
-        let is_current = self.daemon.stream == Some(stream.id);
+        let is_current = self.current == Some(stream.id);
         match stream.down.receive(now) {
             Some(received) => {
                 let id = stream.id;
                 self.world
                     .note(|| format!("{id} daemon <- {}", describe::down(&received.message)));
                 if is_current {
-                    self.remember(&received.message);
                     self.daemon
-                        .with_session(&self.world, |session, now| session.handle_message(now, received));
+                        .with(&mut self.world, |host, turn| host.handle_message(turn, received));
                 }
             }
             None => self.daemon_notices_end(index),
@@ -189,12 +187,12 @@ impl Pair {
         match stream.up.receive(now) {
             Some(received) => {
                 let id = stream.id;
-                let text = || format!("{id} {} <- {}", controller.name, describe::up(&received.message));
+                let name = name(stream.controller);
+                let text = || format!("{id} {name} <- {}", describe::up(&received.message));
                 self.world.note(text);
-                let local = controller.clock.at(now);
-                if let Some(session) = controller.sessions.get_mut(&id) {
-                    session.handle_message(local, received);
-                }
+                controller.with(&mut self.world, |host, turn| {
+                    host.handle_message(turn, id, received);
+                });
             }
             None => self.controller_notices_end(index),
         }
@@ -213,16 +211,12 @@ impl Pair {
         if !stream.up.is_cut() {
             stream.controller_end.no_later_than(heard_at);
         }
-        if self.daemon.stream == Some(stream.id) {
-            self.daemon.stream = None;
+        if self.current == Some(stream.id) {
+            self.current = None;
             self.daemon
-                .with_session(&self.world, |session, now| session.handle_disconnected(now));
-            if self.daemon.is_leaving() {
-                // Its application hears the last events before it exits.
-                self.daemon.handle_events(&mut self.world, None);
-                self.daemon.leave(&mut self.world);
-            } else if self.daemon.is_up() {
-                self.daemon.plan_dial(&mut self.world);
+                .with(&mut self.world, |host, turn| host.handle_ended(turn));
+            if self.daemon.host.is_up() {
+                self.dialler.plan(self.world.now, &mut self.world.rng);
             }
         }
     }
@@ -239,11 +233,9 @@ impl Pair {
         if !stream.down.is_cut() {
             stream.daemon_end.no_later_than(heard_at);
         }
+        let id = stream.id;
         if let Some(controller) = self.controllers.get_mut(stream.controller) {
-            let now = controller.clock.at(self.world.now);
-            if let Some(session) = controller.sessions.get_mut(&stream.id) {
-                session.handle_disconnected(now);
-            }
+            controller.with(&mut self.world, |host, turn| host.handle_ended(turn, id));
         }
     }
 
@@ -272,15 +264,11 @@ impl Pair {
         for _ in 0..10_000 {
             let mut any = false;
             if !self.daemon.is_asleep(now) {
-                let epoch = self.epoch_of_current_stream();
-                any |= self.daemon.handle_events(&mut self.world, epoch);
+                any |= self.daemon.with(&mut self.world, |host, turn| host.settle(turn));
             }
-            for controller in self
-                .controllers
-                .iter_mut()
-                .filter(|controller| !controller.is_asleep(now))
-            {
-                any |= controller.handle_events(&mut self.world, &self.store);
+            for seat in self.controllers.iter_mut().filter(|seat| !seat.is_asleep(now)) {
+                let store = &mut self.store;
+                any |= seat.with(&mut self.world, |host, turn| host.settle(turn, store));
             }
             for index in 0..self.streams.len() {
                 any |= self.transmit_up(index) | self.transmit_down(index);
@@ -294,23 +282,39 @@ impl Pair {
             self.endless
                 .push("the two answer each other without end".to_owned());
         }
-        if let Some(session) = self.daemon.session() {
-            self.highest_epoch = self.highest_epoch.max(session.fence().highest().get());
-        }
-        self.bury();
+        self.review_daemon();
+        self.streams.retain(|stream| !stream.is_over());
         if self.is_disturbed() {
-            self.undisturbed_since = now;
+            self.undisturbed_since = self.undisturbed_since.max(now);
         }
     }
 
-    fn epoch_of_current_stream(&self) -> Option<prexorcloud_protocol::Epoch> {
-        let stream = self
-            .streams
-            .iter()
-            .find(|stream| Some(stream.id) == self.daemon.stream)?;
-        self.controllers
-            .get(stream.controller)
-            .map(|controller| controller.epoch)
+    /// Takes note of what has become of the daemon.
+    fn review_daemon(&mut self) {
+        let now = self.world.now;
+        let view = self.daemon.host.view();
+        if let Some(session) = view.and_then(|view| view.session) {
+            self.highest_epoch = self.highest_epoch.max(session.fence().highest().get());
+        }
+        if let Some(view) = view
+            && self.store.drain.is_some_and(|drain| drain.deadline <= now)
+        {
+            // What is late is killed.
+            let late = view.supervisor.live().map(|process| process.instance);
+            self.forced.extend(late);
+        }
+        if !self.daemon.host.is_up() {
+            if let Some(view) = view {
+                // What could not be written down is forgotten.
+                self.highest_epoch = self.highest_epoch.min(view.supervisor.disk.epoch.get());
+            }
+            self.dialler = Dialler::default();
+        } else if self.current.is_none() && self.dialler.at.is_none() {
+            self.dialler.at = Some(now);
+        }
+        if self.current.is_some() && self.daemon.host.is_established() {
+            self.dialler.succeed();
+        }
     }
 
     fn transmit_up(&mut self, index: usize) -> bool {
@@ -318,10 +322,7 @@ impl Pair {
         let Some(stream) = self.streams.get_mut(index) else {
             return false;
         };
-        if self.daemon.is_asleep(now)
-            || stream.daemon_end == End::Over
-            || self.daemon.stream != Some(stream.id)
-        {
+        if self.daemon.is_asleep(now) || stream.daemon_end == End::Over || self.current != Some(stream.id) {
             return false;
         }
         let id = stream.id;
@@ -330,8 +331,7 @@ impl Pair {
         while stream.up.has_room() {
             let polled = self
                 .daemon
-                .with_session(&self.world, |session, _| session.poll_transmit())
-                .flatten();
+                .with(&mut self.world, |host, turn| host.poll_transmit(turn));
             let Some(mut message) = polled else {
                 drained = true;
                 break;
@@ -339,25 +339,27 @@ impl Pair {
             any = true;
             let name = name_up(&message);
             if stream.first_up.is_none() && name != "Handshake" {
-                self.first_up_faults
+                self.departures
+                    .before_handshake
                     .push(format!("the daemon began stream {id} with {name}"));
             }
             stream.first_up.get_or_insert(name);
             // Lines are the server's business, and pings that have piled up are answered at once.
-            if !matches!(name, "ConsoleOutput" | "Pong") {
+            // What a side of somebody's own says is its own business.
+            if !matches!(name, "ConsoleOutput" | "Pong") && self.daemon.host.view().is_some() {
                 self.busiest_second = self.busiest_second.max(stream.count(now));
+            }
+            if let (Some(view), Some(payload)) = (self.daemon.host.view(), &message.payload) {
+                self.departures.note_up(view.supervisor, payload);
             }
             dialect::up(self.peers, &mut message);
             self.world
                 .note(|| format!("{id} daemon -> {}", describe::up(&message)));
+            self.recording.sent_up(id, &message);
             let bytes = message.encoded_len();
             stream.up.send(now, &mut self.world.rng, message.into(), bytes);
         }
-        if self
-            .daemon
-            .session()
-            .is_some_and(|session| session.close().is_some())
-        {
+        if self.daemon.host.wants_end() {
             if drained {
                 self.daemon_notices_end(index);
                 return true;
@@ -369,6 +371,7 @@ impl Pair {
 
     fn transmit_down(&mut self, index: usize) -> bool {
         let now = self.world.now;
+        let leader = self.controllers.len().saturating_sub(1);
         let Some(stream) = self.streams.get_mut(index) else {
             return false;
         };
@@ -379,34 +382,35 @@ impl Pair {
         if controller.is_asleep(now) || stream.controller_end == End::Over {
             return false;
         }
-        let Some(session) = controller.sessions.get_mut(&id) else {
-            return false;
-        };
+        let (name_of_host, is_deposed) = (name(stream.controller), stream.controller < leader);
         let mut any = false;
         let mut drained = false;
         while stream.down.has_room() {
-            let Some(mut message) = session.poll_transmit() else {
+            let polled = controller.with(&mut self.world, |host, turn| host.poll_transmit(turn, id));
+            let Some(mut message) = polled else {
                 drained = true;
                 break;
             };
             any = true;
             let name = name_down(&message);
             if stream.first_down.is_none() && name != "HandshakeAck" {
-                self.first_down_faults
-                    .push(format!("{} began stream {id} with {name}", controller.name));
+                self.departures
+                    .before_ack
+                    .push(format!("{name_of_host} began stream {id} with {name}"));
             }
             stream.first_down.get_or_insert(name);
             // How many commands there are is the operator's business.
-            if name != "SendCommand" {
+            if name != "SendCommand" && controller.host.view().is_some() {
                 self.busiest_second = self.busiest_second.max(stream.count(now));
             }
-            if let Some(payload) = &message.payload {
-                let is_deposed = controller.deposed;
-                controller.facts.note_departure(&self.store, is_deposed, payload);
+            // One that shows nothing has records of its own.
+            if let (Some(_), Some(payload)) = (controller.host.view(), &message.payload) {
+                self.departures.note_down(&self.store, is_deposed, payload);
             }
             dialect::down(self.peers, &mut message);
             self.world
-                .note(|| format!("{id} {} -> {}", controller.name, describe::down(&message)));
+                .note(|| format!("{id} {name_of_host} -> {}", describe::down(&message)));
+            self.recording.sent_down(id, &message);
             let bytes = message.encoded_len();
             stream
                 .down
@@ -417,7 +421,7 @@ impl Pair {
                 stream.down.swap_last();
             }
         }
-        if session.close().is_some() {
+        if controller.host.wants_end(id) {
             if drained {
                 self.controller_notices_end(index);
                 return true;
@@ -426,32 +430,17 @@ impl Pair {
         }
         any
     }
-
-    /// Forgets streams that are over at both ends.
-    fn bury(&mut self) {
-        for stream in self
-            .streams
-            .iter()
-            .filter(|stream| stream.controller_end == End::Over)
-        {
-            if let Some(controller) = self.controllers.get_mut(stream.controller) {
-                let idle = controller
-                    .sessions
-                    .get(&stream.id)
-                    .is_some_and(|session| session.events_pending() == 0);
-                if idle && !controller.is_asleep(self.world.now) {
-                    controller.sessions.remove(&stream.id);
-                }
-            }
-        }
-        self.streams.retain(|stream| !stream.is_over());
-    }
 }
 
-fn name_up(message: &DaemonMessage) -> &'static str {
+/// A controller's name in the log.
+pub(super) fn name(index: usize) -> String {
+    format!("controller {}", index + 1)
+}
+
+pub(super) fn name_up(message: &DaemonMessage) -> &'static str {
     message.payload.as_ref().map_or("nothing", kind::of_daemon)
 }
 
-fn name_down(message: &ControllerMessage) -> &'static str {
+pub(super) fn name_down(message: &ControllerMessage) -> &'static str {
     message.payload.as_ref().map_or("nothing", kind::of_controller)
 }

@@ -1,40 +1,46 @@
 //! Messages that no well-behaved peer sends
 
+use prexorcloud_protocol::Received;
 use prexorcloud_protocol::compat::PROTOCOL_VERSION;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, ControllerMessage, DaemonMessage, ErrorReport, Handshake, HandshakeAck,
     InstanceStatusUpdate, Pong, SendCommand, StartInstance, controller_message, daemon_message,
 };
-use prexorcloud_protocol::{InstanceId, Received, Session as _};
 use prost::Message as _;
 
 use super::{End, Pair};
 use crate::action::{Direction, Garbage};
-use crate::daemon_host::STALE_MARK;
 use crate::describe;
+use crate::facts::STALE_MARK;
 use crate::scenario::Peers;
+use crate::side::{ControllerSide, DaemonSide, Effect, NoEffect};
 
-impl Pair {
+impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
     /// Puts a message on the daemon's current stream as if one of the two had sent it.
-    pub(super) fn inject(&mut self, direction: Direction, garbage: Garbage) {
-        match direction {
-            Direction::Up => {
-                let received = self.garbage_up(garbage);
-                self.inject_up(received);
-            }
+    pub(super) fn inject(&mut self, direction: Direction, garbage: Garbage) -> Effect {
+        let had_effect = match direction {
+            Direction::Up => match self.garbage_up(garbage) {
+                Some(received) => self.inject_up(received),
+                None => false,
+            },
+            Direction::Down if garbage == Garbage::Rival => self.start_rivals(),
             Direction::Down => {
+                let mut any = false;
                 for received in self.garbage_down(garbage) {
-                    self.inject_down(received);
+                    any |= self.inject_down(received);
                 }
+                any
             }
-        }
+        };
+        let none = "there is no stream for it, or nothing that it could be about";
+        had_effect.then_some(()).ok_or_else(|| NoEffect::because(none))
     }
 
-    /// Puts a message of the daemon on its current stream, behind whatever is on its way.
-    pub fn inject_up(&mut self, received: Received<DaemonMessage>) {
+    /// Puts a message of the daemon on its current stream, behind whatever is on its way; says whether there is one.
+    pub fn inject_up(&mut self, received: Received<DaemonMessage>) -> bool {
         let now = self.world.now;
-        let current = self.daemon.stream;
+        let current = self.current;
         // What a daemon sends before its handshake is another matter, and has tests of its own.
         let open = |stream: &&mut super::Stream| {
             Some(stream.id) == current && stream.daemon_end == End::Open && stream.first_up.is_some()
@@ -45,13 +51,16 @@ impl Pair {
                 .note(|| format!("{id} daemon -> {} (injected)", describe::up(&received.message)));
             let bytes = received.message.encoded_len();
             stream.up.send(now, &mut self.world.rng, received, bytes);
+            return true;
         }
+        false
     }
 
-    /// Puts a message of the controller on the daemon's current stream, behind whatever is on its way.
-    pub fn inject_down(&mut self, received: Received<ControllerMessage>) {
+    /// Puts a message of the controller on the daemon's current stream, behind whatever is on its way; says whether there
+    /// is one.
+    pub fn inject_down(&mut self, received: Received<ControllerMessage>) -> bool {
         let now = self.world.now;
-        let current = self.daemon.stream;
+        let current = self.current;
         let open = |stream: &&mut super::Stream| {
             Some(stream.id) == current && stream.controller_end == End::Open && stream.first_down.is_some()
         };
@@ -65,10 +74,12 @@ impl Pair {
             });
             let bytes = received.message.encoded_len();
             stream.down.send(now, &mut self.world.rng, received, bytes);
+            return true;
         }
+        false
     }
 
-    fn garbage_up(&self, garbage: Garbage) -> Received<DaemonMessage> {
+    fn garbage_up(&self, garbage: Garbage) -> Option<Received<DaemonMessage>> {
         use daemon_message::Payload;
         let status = |instance_id: &str, state: i32| {
             Payload::InstanceStatus(InstanceStatusUpdate {
@@ -78,12 +89,12 @@ impl Pair {
             })
         };
         let payload = match garbage {
-            Garbage::Empty => return Received::from(DaemonMessage::default()),
+            Garbage::Empty => return Some(Received::from(DaemonMessage::default())),
             Garbage::UnknownVariant(tag) => {
-                return Received {
+                return Some(Received {
                     message: DaemonMessage::default(),
                     unknown_variant: Some(tag),
-                };
+                });
             }
             Garbage::Repeated => Payload::Handshake(Box::new(Handshake {
                 node_id: self.node.into(),
@@ -99,25 +110,11 @@ impl Pair {
             }),
             Garbage::OutOfRange => status("lobby-1", 99),
             Garbage::Stranger => status("stranger-1", 4),
+            Garbage::Rival if self.peers != Peers::Rust => return None,
             Garbage::Rival => {
-                let Some(known) = self
-                    .controller()
-                    .roster()
-                    .and_then(|roster| roster.entries().next())
-                else {
-                    return Received::from(DaemonMessage::default());
-                };
-                let Some(earlier) = known
-                    .incarnation()
-                    .get()
-                    .checked_sub(1)
-                    .filter(|&earlier| earlier > 0)
-                else {
-                    return Received::from(DaemonMessage::default());
-                };
-                if self.peers != Peers::Rust {
-                    return Received::from(DaemonMessage::default());
-                }
+                let known = self.controller().view()?.roster()?.entries().next()?;
+                let earlier = known.incarnation().get().checked_sub(1);
+                let earlier = earlier.filter(|&earlier| earlier > 0)?;
                 Payload::InstanceStatus(InstanceStatusUpdate {
                     instance_id: known.instance().into(),
                     state: State::Stopped.to_wire(),
@@ -127,16 +124,20 @@ impl Pair {
             }
             Garbage::Stale => Payload::Pong(Pong { sequence: i64::MAX }),
         };
-        Received::from(DaemonMessage {
+        Some(Received::from(DaemonMessage {
             payload: Some(payload),
-        })
+        }))
     }
 
-    /// Orders a later incarnation of everything that is alive, at once: a little later it might not be alive any more.
-    fn start_rivals(&mut self) {
-        let rivals: Vec<_> = self
-            .daemon
-            .live()
+    /// Orders a later incarnation of everything that is alive, at once: a little later it might not be alive any more. Says
+    /// whether there is anything.
+    fn start_rivals(&mut self) -> bool {
+        let mut any = false;
+        let live = self
+            .daemon_view()
+            .into_iter()
+            .flat_map(|view| view.supervisor.live());
+        let rivals: Vec<_> = live
             .map(|process| (process.instance, process.incarnation.get()))
             .collect();
         for (instance, incarnation) in rivals {
@@ -150,57 +151,32 @@ impl Pair {
                 },
                 ..Default::default()
             };
-            self.order_at_once(controller_message::Payload::StartInstance(Box::new(start)));
+            let payload = controller_message::Payload::StartInstance(Box::new(start));
+            any |= self.order_at_once(ControllerMessage {
+                payload: Some(payload),
+                epoch: self.highest_epoch,
+                traceparent: String::new(),
+            });
         }
+        any
     }
 
-    /// Gives the daemon an order that it got before, as far as it must have kept that in mind.
-    pub(super) fn replay(&mut self, back: usize) {
-        use controller_message::Payload;
-        let order = self.delivered.iter().rev().nth(back).cloned();
-        let (id, incarnation) = match &order {
-            Some(Payload::StartInstance(start)) => (&start.instance_id, start.incarnation),
-            Some(Payload::StopInstance(stop)) => (&stop.instance_id, stop.incarnation),
-            _ => return,
-        };
-        let hosted = self.daemon.session().map(|session| session.hosted());
-        let known = InstanceId::new(id)
-            .ok()
-            .and_then(|instance| hosted?.get(instance));
-        if let (Some(known), Some(order), Peers::Rust) = (known, order, self.peers)
-            && known.incarnation.get() >= incarnation
-        {
-            self.order_at_once(order);
-        }
-    }
-
-    fn order_at_once(&mut self, payload: controller_message::Payload) {
+    /// Has the daemon hear something at this very moment, and says whether it can.
+    pub(super) fn order_at_once(&mut self, message: ControllerMessage) -> bool {
         if !self.is_established() || self.daemon.is_asleep(self.world.now) {
-            return;
+            return false;
         }
-        let message = ControllerMessage {
-            payload: Some(payload),
-            epoch: self.highest_epoch,
-            traceparent: String::new(),
-        };
         self.world
             .note(|| format!("daemon <- {} (injected)", describe::down(&message)));
-        self.daemon.with_session(&self.world, |session, now| {
-            session.handle_message(now, message.into())
+        self.daemon.with(&mut self.world, |host, turn| {
+            host.handle_message(turn, message.into())
         });
+        true
     }
 
-    /// Remembers the orders that reached the daemon.
-    pub(super) fn remember(&mut self, message: &ControllerMessage) {
+    fn garbage_down(&self, garbage: Garbage) -> Vec<Received<ControllerMessage>> {
         use controller_message::Payload;
-        if let Some(order @ (Payload::StartInstance(_) | Payload::StopInstance(_))) = &message.payload {
-            self.delivered.push(order.clone());
-        }
-    }
-
-    fn garbage_down(&mut self, garbage: Garbage) -> Vec<Received<ControllerMessage>> {
-        use controller_message::Payload;
-        let epoch = self.controller().epoch.get();
+        let epoch = self.highest_epoch;
         let message = |epoch: u64, payload: Option<Payload>| ControllerMessage {
             payload,
             epoch,
@@ -250,18 +226,16 @@ impl Pair {
             }))),
             Garbage::OutOfRange => Some(start("lobby-1", "simulated", -1)),
             Garbage::Stranger => Some(command("stranger-1", "list")),
-            Garbage::Rival => {
-                self.start_rivals();
-                return Vec::new();
-            }
+            Garbage::Rival => return Vec::new(),
             Garbage::Stale => {
                 let Some(stale) = self.highest_epoch.checked_sub(1).filter(|&epoch| epoch > 0) else {
                     return Vec::new();
                 };
-                let victims = self
-                    .daemon
-                    .live()
-                    .map(|process| process.instance.as_str().to_owned());
+                let live = self
+                    .daemon_view()
+                    .into_iter()
+                    .flat_map(|view| view.supervisor.live());
+                let victims = live.map(|process| process.instance.as_str().to_owned());
                 let commands = victims.map(|victim| command(&victim, STALE_MARK));
                 let orders = commands.chain([start("stale-1", STALE_MARK, 0)]);
                 return orders

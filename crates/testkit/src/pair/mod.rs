@@ -4,29 +4,42 @@
 //! happen, carries out what follows from it, and checks every [invariant](crate::invariants).
 
 mod act;
+mod departures;
+mod dialler;
 mod drive;
 mod inject;
+mod recording;
+mod seat;
 mod stream;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use prexorcloud_protocol::proto::controller_message;
-use prexorcloud_protocol::{DaemonSession, InstanceId, NodeId};
+use prexorcloud_protocol::{InstanceId, NodeId};
 
+pub(crate) use departures::Departures;
+use dialler::Dialler;
+use recording::Recording;
+use seat::Seat;
 pub use stream::{End, Stream};
 
 use crate::action::Action;
 use crate::behaviour::Behaviour;
-use crate::controller_host::{ControllerHost, Store};
+use crate::clock::Clock;
+use crate::controller_host::ControllerHost;
 use crate::daemon_host::DaemonHost;
 use crate::invariants;
 use crate::link::Quality;
 use crate::log::Log;
 use crate::rng::Rng;
 use crate::scenario::{Peers, Scenario};
+use crate::side::{ControllerSide, ControllerView, DaemonSide, DaemonView};
+use crate::store::Store;
 use crate::world::World;
+
+/// The node that a daemon of a [`Pair`] has to be.
+pub const NODE: &str = "node-1";
 
 /// How long everything is left alone at the end of a scenario, after it has healed.
 pub const QUIET: Duration = Duration::from_secs(1_800);
@@ -58,14 +71,19 @@ pub enum RunError {
 }
 
 /// A whole simulation
+///
+/// Both sides are the shipped machines of this repository, or a [host](crate::side) of your own:
+/// [`with_daemon`](Self::with_daemon), [`with_controller`](Self::with_controller), [`between`](Self::between).
 #[derive(Clone, Debug)]
-pub struct Pair {
+pub struct Pair<D = DaemonHost, C = ControllerHost> {
     world: World,
     peers: Peers,
-    heartbeat: Duration,
     node: NodeId,
-    daemon: DaemonHost,
-    controllers: Vec<ControllerHost>,
+    daemon: Seat<D>,
+    /// The daemon's stream.
+    current: Option<u32>,
+    dialler: Dialler,
+    controllers: Vec<Seat<C>>,
     store: Store,
     streams: Vec<Stream>,
     streams_opened: u32,
@@ -78,15 +96,13 @@ pub struct Pair {
     steps: u64,
     plugin_at: Duration,
     at_rest: bool,
-    adopts_unknown: bool,
     commands: u64,
     undisturbed_since: Duration,
-    delivered: Vec<controller_message::Payload>,
+    recording: Recording,
     queue: usize,
     /// How many streams had been opened, and mistakes reported, in the middle of the quiet time.
     pub(crate) halfway: Option<(u32, u64)>,
-    pub(crate) first_up_faults: Vec<String>,
-    pub(crate) first_down_faults: Vec<String>,
+    pub(crate) departures: Departures,
     /// The instances of which a forced stop was ordered.
     forced: BTreeSet<InstanceId>,
     /// A clock leapt, or a host slept.
@@ -107,8 +123,34 @@ impl Pair {
     /// The peers of a scenario, before its first action; the log is off.
     #[must_use]
     pub fn of(scenario: &Scenario) -> Self {
-        let node = node();
-        let is_java = scenario.peers == Peers::JavaDaemon;
+        Self::between(scenario, shipped_daemon(scenario), shipped_controller(scenario))
+    }
+}
+
+impl<D: DaemonSide> Pair<D> {
+    /// A daemon of your own against the shipped controller's side; the log is on.
+    #[must_use]
+    pub fn with_daemon(seed: u64, daemon: D) -> Self {
+        let scenario = Scenario::new(seed);
+        let controller = shipped_controller(&scenario);
+        Self::between(&scenario, daemon, controller).with_log(Log::new())
+    }
+}
+
+impl<C: ControllerSide> Pair<DaemonHost, C> {
+    /// A controller of your own against the shipped daemon's side; the log is on.
+    #[must_use]
+    pub fn with_controller(seed: u64, controller: C) -> Self {
+        let scenario = Scenario::new(seed);
+        let daemon = shipped_daemon(&scenario);
+        Self::between(&scenario, daemon, controller).with_log(Log::new())
+    }
+}
+
+impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
+    /// Any two sides, in the circumstances of a scenario, before its first action; the log is off.
+    #[must_use]
+    pub fn between(scenario: &Scenario, daemon: D, controller: C) -> Self {
         let mut pair = Self {
             world: World {
                 now: Duration::ZERO,
@@ -116,10 +158,11 @@ impl Pair {
                 log: Log::silent(),
             },
             peers: scenario.peers,
-            heartbeat: scenario.heartbeat,
-            node,
-            daemon: DaemonHost::new(node, is_java, scenario.queue),
-            controllers: Vec::new(),
+            node: node(),
+            daemon: Seat::of(daemon),
+            current: None,
+            dialler: Dialler::default(),
+            controllers: vec![Seat::of(controller)],
             store: Store::default(),
             streams: Vec::new(),
             streams_opened: 0,
@@ -132,35 +175,21 @@ impl Pair {
             steps: 0,
             plugin_at: Duration::ZERO,
             at_rest: false,
-            adopts_unknown: true,
             commands: 0,
             undisturbed_since: Duration::ZERO,
-            delivered: Vec::new(),
+            recording: Recording::default(),
             queue: scenario.queue,
             halfway: None,
-            first_up_faults: Vec::new(),
-            first_down_faults: Vec::new(),
+            departures: Departures::default(),
             forced: BTreeSet::new(),
             time_was_bent: false,
             endless: Vec::new(),
             busiest_second: 0,
             first_violation: None,
         };
-        pair.add_controller(Duration::ZERO);
         // Both hosts boot, and nothing else can happen at this moment.
         let _ = pair.run_for(Duration::ZERO);
         pair
-    }
-
-    fn add_controller(&mut self, boots_at: Duration) {
-        let name = format!("controller {}", self.controllers.len() + 1);
-        let mut controller = ControllerHost::new(name, self.node, self.heartbeat, self.queue, boots_at);
-        match self.peers {
-            Peers::Rust => {}
-            Peers::JavaDaemon => controller.expect_java(),
-            Peers::JavaController => controller.play_java(),
-        }
-        self.controllers.push(controller);
     }
 
     /// The same, with this log.
@@ -196,31 +225,48 @@ impl Pair {
 
     /// The host of the daemon.
     #[must_use]
-    pub const fn daemon(&self) -> &DaemonHost {
-        &self.daemon
-    }
-
-    /// The host of the daemon, to change what it starts with.
-    pub const fn daemon_mut(&mut self) -> &mut DaemonHost {
-        &mut self.daemon
+    pub const fn daemon(&self) -> &D {
+        &self.daemon.host
     }
 
     /// The controllers in the order of their leaderships; the last one leads.
-    #[must_use]
-    pub fn controllers(&self) -> &[ControllerHost] {
-        &self.controllers
+    pub fn controllers(&self) -> impl DoubleEndedIterator<Item = &C> + ExactSizeIterator {
+        self.controllers.iter().map(|seat| &seat.host)
     }
 
     /// The controller that leads.
-    ///
-    /// # Panics
-    /// Never: there is one from the beginning.
     #[must_use]
-    pub fn controller(&self) -> &ControllerHost {
+    pub fn controller(&self) -> &C {
+        &self.leader().host
+    }
+
+    /// The clock of the controller that leads.
+    #[must_use]
+    pub fn controller_clock(&self) -> &Clock {
+        &self.leader().clock
+    }
+
+    fn leader(&self) -> &Seat<C> {
         match self.controllers.last() {
             Some(leader) => leader,
             None => unreachable!("a pair begins with a controller"),
         }
+    }
+
+    /// What the daemon's host shows.
+    pub(crate) fn daemon_view(&self) -> Option<DaemonView<'_>> {
+        self.daemon.host.view()
+    }
+
+    /// What the hosts of the controllers show that show anything.
+    pub(crate) fn views(&self) -> impl Iterator<Item = ControllerView<'_>> {
+        self.controllers().filter_map(ControllerSide::view)
+    }
+
+    /// Whether the daemon has a stream.
+    #[must_use]
+    pub const fn has_stream(&self) -> bool {
+        self.current.is_some()
     }
 
     /// What the controllers have committed.
@@ -235,7 +281,8 @@ impl Pair {
         &self.streams
     }
 
-    /// The most messages that one stream carried in one virtual second, both ways together, console lines aside.
+    /// The most messages that one stream carried in one virtual second, both ways together, console lines aside, and what a
+    /// side without a view said.
     #[must_use]
     pub const fn busiest_second(&self) -> u32 {
         self.busiest_second
@@ -283,9 +330,11 @@ impl Pair {
 
     fn is_disturbed(&self) -> bool {
         let now = self.world.now;
-        let leader = self.controller();
+        let leader = self.leader();
         let disturbed = |stream: &Stream| {
-            stream.up.is_cut() || stream.down.is_cut() || stream.up.is_stalled() || stream.down.is_stalled()
+            let is_held_back = stream.up.is_stalled() || stream.down.is_stalled();
+            let is_slow = stream.up.is_backed_up(now) || stream.down.is_backed_up(now);
+            stream.up.is_cut() || stream.down.is_cut() || is_held_back || is_slow
         };
         !self.is_established()
             || self.store.is_ailing(now)
@@ -313,24 +362,18 @@ impl Pair {
         self.streams_opened
     }
 
-    /// How many mistakes either side has found in what the other said.
+    /// How many mistakes either side has found in what the other said, as far as it shows that.
     #[must_use]
     pub fn mistakes(&self) -> u64 {
-        let ignored = |controller: &ControllerHost| controller.facts.ignored.len() as u64;
-        self.daemon.facts.ignored + self.controllers.iter().map(ignored).sum::<u64>()
+        let found = self.views().map(|view| view.facts.ignored.len() as u64);
+        self.daemon_view().map_or(0, |view| view.facts.ignored) + found.sum::<u64>()
     }
 
     /// Whether both sides have a session with each other.
     #[must_use]
     pub fn is_established(&self) -> bool {
-        let Some(stream) = self.daemon.stream else {
-            return false;
-        };
-        self.daemon.session().is_some_and(DaemonSession::is_established)
-            && self
-                .controller()
-                .session_of(stream)
-                .is_some_and(|session| session.is_established())
+        self.current
+            .is_some_and(|stream| self.daemon().is_established() && self.controller().is_established(stream))
     }
 
     /// Whether a scenario is over, and everything has had time to come to rest.
@@ -402,10 +445,10 @@ impl Pair {
         self.halfway = Some((self.streams_opened, self.mistakes()));
         self.run_for(QUIET / 2)?;
         self.at_rest = true;
-        self.check(invariants::AT_REST)
+        self.check(&invariants::at_rest())
     }
 
-    fn check(&mut self, promises: &[invariants::Invariant]) -> Result<(), Violation> {
+    fn check(&mut self, promises: &[invariants::Invariant<D, C>]) -> Result<(), Violation> {
         if let Some(violation) = &self.first_violation {
             return Err(violation.clone());
         }
@@ -429,19 +472,16 @@ impl Pair {
     }
 }
 
-impl fmt::Display for Pair {
+impl<D: DaemonSide, C: ControllerSide> fmt::Display for Pair<D, C> {
     /// The instances as each side sees them, for failure messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for process in &self.daemon.disk.processes {
+        let processes = self.daemon_view().map(|view| &view.supervisor.disk.processes);
+        for process in processes.into_iter().flatten() {
             let (instance, incarnation) = (process.instance, process.incarnation);
             writeln!(f, "daemon      {instance}#{incarnation} {}", process.state)?;
         }
-        for known in self
-            .controller()
-            .roster()
-            .into_iter()
-            .flat_map(|roster| roster.entries())
-        {
+        let roster = self.controller().view().and_then(|view| view.roster());
+        for known in roster.into_iter().flat_map(|roster| roster.entries()) {
             let (instance, incarnation) = (known.instance(), known.incarnation());
             writeln!(
                 f,
@@ -462,8 +502,16 @@ impl fmt::Display for Pair {
 }
 
 fn node() -> NodeId {
-    match NodeId::new("node-1") {
+    match NodeId::new(NODE) {
         Ok(node) => node,
         Err(invalid) => unreachable!("{invalid}"),
     }
+}
+
+fn shipped_daemon(scenario: &Scenario) -> DaemonHost {
+    DaemonHost::new(scenario.daemon_config(node()), scenario.peers)
+}
+
+fn shipped_controller(scenario: &Scenario) -> ControllerHost {
+    ControllerHost::new(1, node(), scenario.controller_config(), scenario.peers)
 }

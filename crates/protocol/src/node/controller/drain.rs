@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use super::records::Pending;
+use super::pending::Pending;
 use super::{ControllerNode, ControllerWork};
-use crate::instance::Desired;
+use crate::id::InstanceId;
+use crate::instance::Lifecycle;
+use crate::roster::Roster;
 use crate::verdict::StopMode;
 
 /// What a daemon is told when its drain is complete.
@@ -26,13 +28,13 @@ pub(super) enum DrainState {
     Active {
         drain: Drain,
         overdue: bool,
+        /// What was last ordered to stop.
+        last: Option<InstanceId>,
     },
     /// The node is empty, and the application records that.
-    Recording,
-    /// It could not be recorded; the node stays empty.
-    Unrecorded {
-        retry_at: Option<Instant>,
-    },
+    Recording { drain: Drain },
+    /// It could not be recorded, and is tried again.
+    Unrecorded { drain: Drain, retry_at: Option<Instant> },
 }
 
 impl DrainState {
@@ -41,29 +43,35 @@ impl DrainState {
             Self::Active {
                 drain,
                 overdue: false,
+                ..
             } => Some(drain.deadline),
-            Self::Unrecorded { retry_at } => *retry_at,
-            Self::None | Self::Active { .. } | Self::Recording => None,
+            Self::Unrecorded { retry_at, .. } => *retry_at,
+            Self::None | Self::Active { .. } | Self::Recording { .. } => None,
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self {
-            Self::Active { drain, overdue } if drain.deadline <= now => *overdue = true,
-            Self::Unrecorded { retry_at } if retry_at.is_some_and(|at| at <= now) => *retry_at = None,
+            Self::Active { drain, overdue, .. } if drain.deadline <= now => *overdue = true,
+            Self::Unrecorded { retry_at, .. } if retry_at.is_some_and(|at| at <= now) => *retry_at = None,
             _ => {}
         }
     }
 }
 
 impl ControllerNode {
-    /// Lets the node run empty, or takes that back. What was stopped stays stopped.
+    /// Lets the node run empty, or takes that back. What was stopped stays stopped; a stop that waits to be recorded is
+    /// not ordered any more.
+    ///
+    /// A node is empty when nothing runs there that is known of, orphans included.
     ///
     /// The wish must be recorded already.
     pub fn set_drain(&mut self, now: Instant, drain: Option<Drain>) {
+        self.records.withdraw_drain();
         self.drain = drain.map_or(DrainState::None, |drain| DrainState::Active {
             drain,
             overdue: drain.deadline <= now,
+            last: None,
         });
         self.settle(now);
     }
@@ -76,59 +84,85 @@ impl ControllerNode {
 
     /// The end of the drain is recorded.
     pub fn handle_drain_recorded(&mut self) {
-        if matches!(self.drain, DrainState::Recording) {
+        if matches!(self.drain, DrainState::Recording { .. }) {
             self.drain = DrainState::None;
         }
     }
 
     /// The end of the drain could not be recorded; it is tried again.
     pub fn handle_drain_failed(&mut self, now: Instant) {
-        if matches!(self.drain, DrainState::Recording) {
+        if let DrainState::Recording { drain } = self.drain {
             let retry_at = now.checked_add(self.config.retry);
-            self.drain = DrainState::Unrecorded { retry_at };
+            self.drain = DrainState::Unrecorded { drain, retry_at };
         }
     }
 
-    pub(super) fn review_drain(&mut self, _now: Instant) {
-        match self.drain {
-            DrainState::Active { drain, overdue } => {
-                if self.stop_what_lives(overdue) {
-                    return;
-                }
-                if drain.shutdown && self.shut_down(DRAINED).is_err() {
-                    // A node that is away is told when it is back.
-                    return;
+    /// Whether nothing lives there, wanted or not, and nothing is about to.
+    fn is_empty(&self) -> bool {
+        let mut known = self.roster.entries().chain(self.roster.orphans());
+        known.all(Lifecycle::is_terminal) && !self.records.has_starts()
+    }
+
+    pub(super) fn review_drain(&mut self) {
+        if matches!(self.drain, DrainState::None | DrainState::Recording { .. }) {
+            return;
+        }
+        let is_empty = self.is_empty();
+        match &mut self.drain {
+            DrainState::Active { overdue, last, .. } if !is_empty => {
+                let mode = if *overdue {
+                    StopMode::Force
+                } else {
+                    StopMode::Graceful
+                };
+                // One at a time, as they are recorded: orders need not wait behind all of them.
+                if !self.records.has_stop_of_drain()
+                    && let Some(instance) = next_to_stop(&self.roster, mode, *last)
+                {
+                    *last = Some(instance);
+                    self.records.push(Pending::Stop {
+                        order: None,
+                        instance,
+                        mode,
+                    });
                 }
             }
-            DrainState::Unrecorded { retry_at: None } => {}
-            DrainState::None | DrainState::Recording | DrainState::Unrecorded { .. } => return,
+            DrainState::Active { drain, .. } => {
+                let drain = *drain;
+                // A node that is away is told when it is back.
+                if !drain.shutdown || self.shut_down(DRAINED).is_ok() {
+                    self.record_drained(drain);
+                }
+            }
+            &mut DrainState::Unrecorded { drain, .. } if !is_empty => {
+                // Something has come to light since.
+                self.drain = DrainState::Active {
+                    drain,
+                    overdue: false,
+                    last: None,
+                };
+                self.review_drain();
+            }
+            &mut DrainState::Unrecorded {
+                drain,
+                retry_at: None,
+            } => self.record_drained(drain),
+            DrainState::None | DrainState::Recording { .. } | DrainState::Unrecorded { .. } => {}
         }
-        self.drain = DrainState::Recording;
+    }
+
+    fn record_drained(&mut self, drain: Drain) {
+        self.drain = DrainState::Recording { drain };
         self.work.push_back(ControllerWork::Drained);
     }
+}
 
-    /// Whether anything lives, or is about to.
-    fn stop_what_lives(&mut self, overdue: bool) -> bool {
-        let (mode, wanted) = if overdue {
-            (StopMode::Force, Desired::ForceStop)
-        } else {
-            (StopMode::Graceful, Desired::Stop)
-        };
-        let mut any = self.records.has_starts();
-        let mut stops = Vec::new();
-        for entry in self.roster.entries().filter(|entry| !entry.is_terminal()) {
-            any = true;
-            if entry.desired() < wanted && !self.records.has_stop_of(entry.instance(), mode) {
-                stops.push(entry.instance());
-            }
-        }
-        for instance in stops {
-            self.records.push(Pending::Stop {
-                order: None,
-                instance,
-                mode,
-            });
-        }
-        any
-    }
+/// Who lives and is not wanted stopped as hard as that, in the order of the ids and by turns: one whose stop cannot be
+/// recorded does not hold the others up.
+fn next_to_stop(roster: &Roster, mode: StopMode, last: Option<InstanceId>) -> Option<InstanceId> {
+    roster
+        .entries()
+        .filter(|entry| !entry.is_terminal() && entry.desired() < mode.into())
+        .map(Lifecycle::instance)
+        .min_by_key(|instance| (Some(*instance) <= last, *instance))
 }

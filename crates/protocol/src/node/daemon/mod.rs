@@ -20,11 +20,11 @@
 
 mod ending;
 mod facts;
+mod handed;
 mod orders;
 mod phase;
 mod processes;
 mod starts;
-mod telling;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -37,12 +37,13 @@ use crate::DaemonSession;
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
 use crate::instance::lifecycle::{MARGIN, PREPARATION};
-use crate::peer::ControllerPeer;
+use crate::peer::{self, ControllerPeer};
 use crate::session::daemon::StatusReport;
 use crate::time::{Deadline, after};
 
 pub use ending::is_crash;
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
+pub use handed::Handed;
 pub use work::{DaemonNodeTimer, DaemonWork, Kept};
 
 use phase::{Entry, Life, Phase, Told};
@@ -74,7 +75,7 @@ impl Default for DaemonNodeConfig {
             settle: Duration::from_secs(2),
             preparation: PREPARATION.saturating_sub(MARGIN.saturating_mul(2)),
             release: Duration::from_secs(2),
-            kill_timeout: Duration::from_secs(10),
+            kill_timeout: peer::KILL_TIMEOUT,
         }
     }
 }

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use prexorcloud_protocol::instance::{Cause, Desired};
-use prexorcloud_protocol::node::controller::Change;
-use prexorcloud_protocol::proto::{ConsoleOutput, controller_message};
+use prexorcloud_protocol::instance::{Cause, State};
+use prexorcloud_protocol::node::controller::{Change, CommitFailure, OrderOutcome, OrderRefusal};
+use prexorcloud_protocol::proto::ConsoleOutput;
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::controller::ControllerOutcome;
-use prexorcloud_protocol::{ControllerEvent, Incarnation, InstanceId, StopMode};
+use prexorcloud_protocol::{ControllerEvent, Incarnation, InstanceId};
 
-use super::Store;
-use super::store::{Seen, Sightings};
+use crate::store::{Seen, Sightings};
 
 /// What the host remembers for the invariants
 #[derive(Clone, Debug, Default)]
@@ -43,17 +42,15 @@ pub struct ControllerFacts {
     pub daemon_errors: BTreeMap<String, u64>,
     /// What the sessions ignored.
     pub ignored: Vec<String>,
-    /// Starts and stops that left without the record that they depend on.
-    pub unrecorded: Vec<String>,
-    /// Acknowledgements that left without the record that they promise.
-    pub unfounded: Vec<String>,
+    /// Instances that were up and counted as ended because a start was rejected.
+    pub rejected_live: Vec<String>,
     silent: BTreeSet<u32>,
-    pub(super) seen: Sightings,
+    pub(crate) seen: Sightings,
 }
 
 impl ControllerFacts {
     /// The machine leaves an event to the application.
-    pub(super) fn note_event(&mut self, stream: u32, roster: &Roster, event: ControllerEvent) {
+    pub(crate) fn note_event(&mut self, stream: u32, roster: &Roster, event: ControllerEvent) {
         match event {
             ControllerEvent::Console(output) => {
                 self.note_place(roster, &output);
@@ -82,15 +79,46 @@ impl ControllerFacts {
         }
     }
 
-    pub(super) fn note_news(&mut self, news: &InstanceEvent) {
+    /// An order was answered: what is built on something else than what is recorded is a mistake.
+    pub(crate) fn note_answer(
+        &mut self,
+        what: &str,
+        result: &Result<OrderOutcome, OrderRefusal>,
+        is_deposed: bool,
+    ) {
+        if let Err(OrderRefusal::NotRecorded(CommitFailure::Conflict(why))) = result
+            && !is_deposed
+        {
+            self.denied.push(format!("{what}: {why}"));
+        }
+    }
+
+    /// The controller is killed: nobody is left to be told of the ends of its streams.
+    pub(crate) fn note_killed<'a>(&mut self, streams: impl Iterator<Item = &'a u32>) {
+        for stream in streams {
+            let told = self.closed.entry(*stream).or_default();
+            if told.is_empty() {
+                told.push(ControllerOutcome::StreamEnded);
+            }
+        }
+    }
+
+    pub(crate) fn note_news(&mut self, news: &InstanceEvent) {
         match *news {
             InstanceEvent::Changed {
                 instance,
                 incarnation,
+                from,
                 to: state,
                 cause,
                 ..
             } => {
+                let was_up = matches!(from, State::Running | State::Draining);
+                if was_up && cause == Cause::StartFailed {
+                    let fault =
+                        format!("{instance}#{incarnation} was {from} and counts as {state}: a start failed");
+                    self.rejected_live.push(fault);
+                }
                 let before = self.seen.get(&(instance, incarnation));
                 let is_taken_back =
                     cause == Cause::TakenBack || before.is_some_and(|before| before.is_taken_back);
@@ -113,60 +141,11 @@ impl ControllerFacts {
     }
 
     /// A wish that is committed is a reason.
-    pub(super) fn note_change(&mut self, change: &Change) {
+    pub(crate) fn note_change(&mut self, change: &Change) {
         if let Change::Instance(snapshot) = change
             && snapshot.desired.stop_mode().is_some()
         {
             self.may_stop.insert((snapshot.instance, snapshot.incarnation));
-        }
-    }
-
-    /// A message leaves; what it depends on must be written.
-    pub(crate) fn note_departure(
-        &mut self,
-        store: &Store,
-        is_deposed: bool,
-        payload: &controller_message::Payload,
-    ) {
-        use controller_message::Payload;
-        match payload {
-            Payload::StartInstance(start) => {
-                let recorded = InstanceId::new(&start.instance_id)
-                    .is_ok_and(|id| store.has_recorded(id, Incarnation::new(start.incarnation)));
-                if !recorded {
-                    let (id, incarnation) = (&start.instance_id, start.incarnation);
-                    self.unrecorded
-                        .push(format!("{id}#{incarnation} is started and not recorded"));
-                }
-            }
-            // What a deposed controller sends is the business of the fence.
-            Payload::StopInstance(stop) if !is_deposed => {
-                let mode = if stop.force {
-                    StopMode::Force
-                } else {
-                    StopMode::Graceful
-                };
-                let record = InstanceId::new(&stop.instance_id)
-                    .ok()
-                    .and_then(|id| store.records.get(&id));
-                let unwanted = record.filter(|record| {
-                    record.start.incarnation == stop.incarnation
-                        && !record.state.is_terminal()
-                        && record.desired < Desired::from(mode)
-                });
-                if let Some(record) = unwanted {
-                    let (id, incarnation) = (&stop.instance_id, stop.incarnation);
-                    let (state, desired) = (record.state, record.desired);
-                    self.unrecorded.push(format!(
-                        "{id}#{incarnation} is stopped ({mode:?}) and recorded as {state}, {desired:?}"
-                    ));
-                }
-            }
-            Payload::CrashReportAck(ack) if !store.crashes.contains_key(&ack.report_id) => {
-                self.unfounded
-                    .push(format!("{} is acknowledged and not stored", ack.report_id));
-            }
-            _ => {}
         }
     }
 

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::daemon::{self as machine, Attempt, StopReason, is_crash};
+use prexorcloud_protocol::instance::{Limits, State};
+use prexorcloud_protocol::node::daemon::{self as machine, Attempt, DaemonNodeConfig, StopReason, is_crash};
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, StopMode};
 
 use crate::behaviour::Behaviour;
 use crate::world::earlier;
-
-/// How long there is between the polite signal and the kill.
-const KILL: Duration = Duration::from_secs(10);
 
 /// An instance as the simulated supervisor has it on its disk, alive or ended
 #[derive(Clone, Debug, PartialEq)]
@@ -36,6 +33,7 @@ pub struct Process {
     pub written: u64,
     /// It was killed although it had been asked politely and its grace was not over: since when it had been asked.
     pub hurried: Option<Duration>,
+    limits: Limits,
     pub(super) is_ready: bool,
     pub(super) stopped_for: Option<StopReason>,
     pub(super) is_settled: bool,
@@ -73,28 +71,17 @@ pub(super) enum Due {
     Ended(End),
 }
 
-fn seconds(given: i32, usual: u64) -> Duration {
-    Duration::from_secs(
-        u64::try_from(given)
-            .ok()
-            .filter(|given| *given > 0)
-            .unwrap_or(usual),
-    )
-}
-
 impl Process {
     /// What an order will be a process of, once it is prepared.
     pub(super) fn ordered(now: Duration, attempt: Attempt, start: &StartInstance) -> Option<Self> {
-        let mut behaviour: Behaviour = start.jar_file.parse().unwrap_or_default();
-        behaviour.grace_seconds = start.shutdown_grace_seconds;
-        behaviour.startup_timeout_seconds = start.startup_timeout_seconds;
-        behaviour.lifetime_seconds = start.max_lifetime_seconds;
+        let behaviour: Behaviour = start.jar_file.parse().unwrap_or_default();
         Some(Self {
             instance: attempt.instance(),
             group: GroupName::new(&start.group).ok()?,
             incarnation: attempt.incarnation(),
             port: u16::try_from(start.port).unwrap_or_default(),
             behaviour,
+            limits: Limits::of(start),
             state: State::Preparing,
             since: now,
             asked: None,
@@ -122,14 +109,6 @@ impl Process {
         !self.state.is_terminal()
     }
 
-    fn grace(&self) -> Duration {
-        seconds(self.behaviour.grace_seconds, 30)
-    }
-
-    fn startup_timeout(&self) -> Duration {
-        seconds(self.behaviour.startup_timeout_seconds, 60)
-    }
-
     /// How long it has been running, or ran.
     pub(super) fn uptime(&self, now: Duration) -> Duration {
         let until = if self.is_live() { now } else { self.since };
@@ -140,8 +119,8 @@ impl Process {
     pub(super) fn prepared(self) -> machine::Prepared<Box<Self>> {
         machine::Prepared {
             port: self.port,
-            grace: self.grace(),
-            startup_timeout: self.startup_timeout(),
+            grace: self.limits.grace,
+            startup_timeout: self.limits.startup,
             launch: Box::new(self),
         }
     }
@@ -151,8 +130,8 @@ impl Process {
             instance: self.instance,
             incarnation: self.incarnation,
             port: self.port,
-            grace: self.grace(),
-            startup_timeout: self.startup_timeout(),
+            grace: self.limits.grace,
+            startup_timeout: self.limits.startup,
             uptime: self.uptime(now),
             is_ready: self.is_ready,
             is_stopping: self.stopped_for.is_some(),
@@ -188,7 +167,6 @@ impl Process {
             exit,
             lines,
             every,
-            lifetime_seconds,
             ..
         } = self.behaviour;
         self.state = State::Starting;
@@ -196,8 +174,8 @@ impl Process {
         self.launched = Some(now);
         self.phase_ends = startup.map(|startup| now + startup);
         if keeps_deadlines {
-            self.startup_ends = Some(now + self.startup_timeout());
-            self.lifetime_ends = (lifetime_seconds > 0).then(|| now + seconds(lifetime_seconds, 0));
+            self.startup_ends = Some(now + self.limits.startup);
+            self.lifetime_ends = self.limits.lifetime.map(|lifetime| now + lifetime);
         }
         self.ends = match (crash, exit) {
             (Some(after), _) => Some((now + after, End::Crashed)),
@@ -230,7 +208,7 @@ impl Process {
             StopMode::Force => self.kill = Some(now + Duration::from_millis(5)),
             StopMode::Graceful => {
                 self.polite = Some(now);
-                self.kill = Some(now + self.grace() + KILL);
+                self.kill = Some(now + self.limits.grace + DaemonNodeConfig::default().kill_timeout);
                 let obeyed = self.behaviour.stop.map(|stop| (now + stop, End::Obeyed));
                 self.ends = match (self.ends, obeyed) {
                     (Some(own), Some(obeyed)) if obeyed.0 < own.0 => Some(obeyed),
@@ -263,7 +241,7 @@ impl Process {
             End::Killed => 137,
             End::Crashed => 134,
         };
-        let polite = self.polite.filter(|polite| now < *polite + self.grace());
+        let polite = self.polite.filter(|polite| now < *polite + self.limits.grace);
         self.hurried = polite.filter(|_| end == End::Killed);
         self.state = if is_crash(self.stopped_for, self.code) {
             State::Crashed

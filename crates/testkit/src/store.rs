@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::{Cause, Desired, State};
-use prexorcloud_protocol::node::controller::{Change, Commit, CommitFailure, InstanceSnapshot};
+use prexorcloud_protocol::node::controller::{Change, Commit, CommitFailure, Drain, InstanceSnapshot};
 use prexorcloud_protocol::proto::{CrashReport, StartInstance};
 use prexorcloud_protocol::roster::RosterEntry;
 use prexorcloud_protocol::{Epoch, Incarnation, InstanceId};
+
+use crate::world::Turn;
 
 /// The longest that a commit takes while nothing is wrong with the store.
 pub const COMMIT_DELAY: Duration = Duration::from_millis(5);
@@ -27,13 +29,22 @@ pub struct Record {
 
 /// What a controller has seen of an incarnation; the invariants ask for more than a record holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    pub(super) state: State,
-    pub(super) cause: Cause,
-    pub(super) is_taken_back: bool,
+pub(crate) struct Seen {
+    pub(crate) state: State,
+    pub(crate) cause: Cause,
+    pub(crate) is_taken_back: bool,
 }
 
-pub(super) type Sightings = BTreeMap<(InstanceId, Incarnation), Seen>;
+pub(crate) type Sightings = BTreeMap<(InstanceId, Incarnation), Seen>;
+
+/// The recorded wish that the node runs empty
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannedDrain {
+    /// When what still runs is killed.
+    pub deadline: Duration,
+    /// Whether the daemon is told to shut down in the end.
+    pub shutdown: bool,
+}
 
 /// The store that all controllers of a cluster share
 #[derive(Clone, Debug)]
@@ -54,6 +65,10 @@ pub struct Store {
     pub fails_until: Duration,
     /// The next commit is not written.
     pub fails_once: bool,
+    /// The wish that the node runs empty.
+    pub drain: Option<PlannedDrain>,
+    /// Instances that nobody knows are stopped when their node lists them, and not adopted.
+    pub refuses_unknown: bool,
     committed: BTreeSet<(InstanceId, Incarnation)>,
     ended: BTreeSet<(InstanceId, Incarnation)>,
     /// Changes that must not be: an incarnation that had ended and was committed alive again.
@@ -71,6 +86,8 @@ impl Default for Store {
             commit_delay: COMMIT_DELAY,
             fails_until: Duration::ZERO,
             fails_once: false,
+            drain: None,
+            refuses_unknown: false,
             committed: BTreeSet::new(),
             ended: BTreeSet::new(),
             revived: Vec::new(),
@@ -79,6 +96,20 @@ impl Default for Store {
 }
 
 impl Store {
+    /// A controller begins to lead; gives its epoch.
+    pub(crate) fn take_lead(&mut self) -> Epoch {
+        self.epoch = Epoch::new(self.epoch.get() + 1);
+        self.epoch
+    }
+
+    /// The recorded drain, by the clock of a host.
+    pub(crate) fn drain_at(&self, turn: &Turn<'_>) -> Option<Drain> {
+        self.drain.map(|planned| Drain {
+            deadline: turn.now + planned.deadline.saturating_sub(turn.moment()),
+            shutdown: planned.shutdown,
+        })
+    }
+
     /// What a controller knows when it starts.
     #[must_use]
     pub fn entries(&self) -> Vec<RosterEntry> {
@@ -110,7 +141,7 @@ impl Store {
     }
 
     /// Whether what falls due now is written.
-    pub(super) fn attempt(&mut self, now: Duration) -> Result<(), CommitFailure> {
+    pub(crate) fn attempt(&mut self, now: Duration) -> Result<(), CommitFailure> {
         if std::mem::take(&mut self.fails_once) || self.fails_until > now {
             Err(CommitFailure::Storage("the disk is full".to_owned()))
         } else {
@@ -119,7 +150,13 @@ impl Store {
     }
 
     /// Writes all changes, or none.
-    pub(super) fn commit(&mut self, commit: &Commit, seen: &Sightings) -> Result<(), CommitFailure> {
+    pub(crate) fn commit(
+        &mut self,
+        now: Duration,
+        commit: &Commit,
+        seen: &Sightings,
+    ) -> Result<(), CommitFailure> {
+        self.attempt(now)?;
         for change in &commit.changes {
             if let Change::Start(start) = change {
                 self.check_start(start)?;
