@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::node::daemon::DaemonWork;
+use prexorcloud_protocol::node::daemon::{DaemonWork, Handed};
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::{DaemonConfig, DaemonEvent, DaemonSession, Epoch, Received, Session as _};
 
@@ -96,21 +96,17 @@ impl DaemonHost {
         if let Some(text) = describe::daemon_work(&work) {
             turn.note(|| text);
         }
-        match work {
-            DaemonWork::Report(report) => {
-                let observed = node.tell(session, &report);
+        match work.hand_to(session, node) {
+            Handed::Done => {}
+            Handed::Reported { report, observed } => {
                 turn.note(|| describe::report(&report, observed));
                 self.facts.note_judgement(&report, observed);
             }
-            DaemonWork::Finish { .. } => {
+            Handed::Left(DaemonWork::Finish { .. }) => {
                 session.shut_down();
                 running.has_finished = true;
             }
-            work => {
-                if let Some(work) = work.hand_to(session, node) {
-                    self.supervisor.perform(turn, work, session, node);
-                }
-            }
+            Handed::Left(work) => self.supervisor.perform(turn, work, session, node),
         }
         self.leave_if_finished(turn);
     }

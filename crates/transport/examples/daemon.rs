@@ -13,9 +13,8 @@ use std::error::Error;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use prexorcloud_transport::protocol::node::daemon::{
-    DaemonNode, DaemonNodeConfig, DaemonWork, Exit, Prepared,
-};
+use prexorcloud_transport::protocol::node::daemon::{DaemonNode, DaemonNodeConfig, DaemonWork};
+use prexorcloud_transport::protocol::node::daemon::{Exit, Handed, Prepared};
 use prexorcloud_transport::protocol::proto::daemon_message::Payload;
 use prexorcloud_transport::protocol::{DaemonConfig, DaemonEvent, DaemonSession, GroupName, InstanceId};
 use prexorcloud_transport::protocol::{NodeId, fence::EpochFence, hosted::Hosted};
@@ -62,26 +61,24 @@ impl SessionHandler<DaemonSession> for Node {
 impl Node {
     fn work(&mut self, session: &Session) -> ControlFlow<String> {
         while let Some(work) = self.machine.poll_work() {
-            if let DaemonWork::Report(report) = &work {
-                println!("{} is {}", report.instance, report.state);
-            }
             let now = Instant::now();
             // What is to be said is said; what is left is to be done.
             match session.with(|session, _| work.hand_to(session, &mut self.machine)) {
-                Some(DaemonWork::Prepare { attempt, start }) => {
+                Handed::Reported { report, .. } => println!("{} is {}", report.instance, report.state),
+                Handed::Left(DaemonWork::Prepare { attempt, start }) => {
                     if let Ok(group) = start.group.parse() {
                         let prepared = Prepared::of(&start, group);
                         self.machine.handle_prepared(now, attempt, prepared);
                     }
                 }
-                Some(DaemonWork::Launch { attempt, launch }) => {
+                Handed::Left(DaemonWork::Launch { attempt, launch }) => {
                     let (instance, incarnation) = (attempt.instance(), attempt.incarnation());
                     // A daemon for real servers starts a process here, and hears later that it is ready.
                     self.running.insert(instance, launch);
                     self.machine.handle_launched(now, attempt);
                     self.machine.handle_ready(now, instance, incarnation);
                 }
-                Some(DaemonWork::Stop {
+                Handed::Left(DaemonWork::Stop {
                     instance,
                     incarnation,
                     ..
@@ -91,7 +88,7 @@ impl Node {
                         self.machine.handle_exited(now, exit);
                     }
                 }
-                Some(DaemonWork::Finish { reason }) => return ControlFlow::Break(reason),
+                Handed::Left(DaemonWork::Finish { reason }) => return ControlFlow::Break(reason),
                 // An entry of a table does not crash, and nothing of it is left on a disk.
                 _ => {}
             }

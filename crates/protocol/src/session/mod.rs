@@ -4,15 +4,15 @@
 //! [`ControllerSession`](controller::ControllerSession) lives as long as one stream; what it hears about instances goes to
 //! the [`ControllerNode`](crate::node::ControllerNode), which outlives it.
 //!
+//! A driver owns the stream and the clock. Its turn has a fixed order: expired timers, then [`Session::poll_transmit`]
+//! and [`Session::poll_event`] until both are empty, then exactly one new input. [The crate's page](crate) shows one, and
+//! `prexorcloud-transport` has the async one for gRPC.
+//!
 //! # What a peer can cost
 //! Whatever a peer says, and however often: of its mistakes 32 are told and answered, and one more with every second; of
 //! what changes nothing (a repeated or refused order, a refused request) [`ANSWERS_AT_ONCE`] are answered, and one more
 //! with every [`ANSWERS_INTERVAL`]; pings likewise, [`PINGS_AT_ONCE`]. The rest is counted as a mistake. No order that
 //! takes effect is held back by it.
-//!
-//! A driver owns the stream and the clock. Its turn has a fixed order: expired timers, then [`Session::poll_transmit`]
-//! and [`Session::poll_event`] until both are empty, then exactly one new input. [The crate's page](crate) shows one, and
-//! `prexorcloud-transport` has the async one for gRPC.
 
 pub(crate) mod budget;
 pub mod controller;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, Observed};
 use prexorcloud_protocol::node::daemon::{
-    Attempt, DaemonNode, DaemonWork, Exit, LaunchFailure, NodeConfig, Prepared, StopReason,
+    Attempt, DaemonNode, DaemonNodeConfig, DaemonWork, Exit, LaunchFailure, Prepared, StopReason,
 };
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
@@ -67,7 +67,7 @@ impl Host {
             clock: Clock::new(),
             elapsed: Duration::ZERO,
             session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
-            node: DaemonNode::new(NodeConfig::default()),
+            node: DaemonNode::new(DaemonNodeConfig::default()),
             preparing: Vec::new(),
             launching: Vec::new(),
             processes: BTreeMap::new(),
@@ -261,7 +261,7 @@ impl Host {
                 let now = self.now();
                 let _ = self.node.handle_event(now, event);
             }
-            while let Some(work) = self.node.poll_output() {
+            while let Some(work) = self.node.poll_work() {
                 is_at_rest = false;
                 self.perform(work);
             }

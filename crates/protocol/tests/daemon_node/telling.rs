@@ -2,7 +2,7 @@
 
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, Observed};
-use prexorcloud_protocol::node::daemon::{DaemonWork, Kept};
+use prexorcloud_protocol::node::daemon::{DaemonWork, Handed, Kept};
 use prexorcloud_protocol::proto::CrashReport;
 use prexorcloud_protocol::session::daemon::CRASHES_KEPT;
 use prexorcloud_protocol::{DaemonConfig, DaemonSession, Incarnation, SendError};
@@ -30,7 +30,17 @@ fn an_end_that_the_table_does_not_believe_is_let_go_of() {
     let work = world.drain();
     assert_eq!(work.iter().map(word).collect::<Vec<_>>(), ["STOPPED"]);
     for work in work {
-        assert_eq!(work.hand_to(&mut session, &mut world.node), None);
+        let handed = work.hand_to(&mut session, &mut world.node);
+        assert!(
+            matches!(
+                handed,
+                Handed::Reported {
+                    observed: Observed::Stale,
+                    ..
+                }
+            ),
+            "{handed:?}"
+        );
     }
     assert_eq!(world.words(), "settle", "no controller will ever be told");
 }
@@ -41,10 +51,17 @@ fn a_state_that_the_table_does_not_believe_changes_nothing_else() {
     world.starting("a", 1, 30_000);
     world.node.handle_ready(world.now(), id("a"), Incarnation::new(1));
     for work in world.drain() {
-        let DaemonWork::Report(report) = work else {
-            panic!("{work:?}")
-        };
-        assert_eq!(world.node.tell(&mut session, &report), Observed::Stale);
+        let handed = work.hand_to(&mut session, &mut world.node);
+        assert!(
+            matches!(
+                handed,
+                Handed::Reported {
+                    observed: Observed::Stale,
+                    ..
+                }
+            ),
+            "{handed:?}"
+        );
     }
     assert_eq!(world.words(), "");
 }
@@ -61,21 +78,16 @@ fn crash_reports_that_do_not_fit_are_told_when_there_is_room() {
         report: crash("one more").into(),
         kept: Kept::OnDisk,
     };
-    assert_eq!(one_more.hand_to(&mut session, &mut world.node), None);
+    assert_eq!(one_more.hand_to(&mut session, &mut world.node), Handed::Done);
     world.node.handle_crash_confirmed(world.now(), "0".into());
     assert_eq!(world.words(), "forget, crashes");
 }
 
 #[test]
-fn a_crash_report_without_a_name_comes_back() {
+fn a_crash_report_without_a_name_is_an_error() {
     let (mut world, mut session) = (World::new(), session());
     let refused = world.node.tell_crash(&mut session, crash(""));
     assert!(matches!(refused, Err(SendError::Invalid(_))));
-    let nameless = DaemonWork::TellCrash {
-        report: crash("").into(),
-        kept: Kept::OnDisk,
-    };
-    assert!(nameless.hand_to(&mut session, &mut world.node).is_some());
 }
 
 #[test]
@@ -89,6 +101,6 @@ fn what_is_to_be_done_comes_back() {
     };
     assert_eq!(
         settle.clone().hand_to(&mut session, &mut world.node),
-        Some(settle)
+        Handed::Left(settle)
     );
 }

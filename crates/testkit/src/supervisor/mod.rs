@@ -12,7 +12,7 @@ use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::node::daemon::{Attempt, DaemonNode, DaemonNodeConfig, DaemonWork, StopReason};
 use prexorcloud_protocol::proto::{ConsoleOutput, CrashReport, NodeStatus, daemon_message};
-use prexorcloud_protocol::{DaemonConfig, DaemonSession, InstanceId, SendError, StopMode};
+use prexorcloud_protocol::{DaemonConfig, DaemonSession, InstanceId, StopMode};
 
 pub use disk::Disk;
 pub use process::Process;
@@ -237,9 +237,8 @@ impl Supervisor {
 
     fn tell_spooled(&self, session: &mut DaemonSession, node: &mut Node) {
         for report in self.disk.spool.values() {
-            if let Err(SendError::Full(_)) = session.crash(report.clone()) {
-                node.handle_crash_refused();
-            }
+            // What does not fit is told when there is room.
+            let _ = node.tell_crash(session, report.clone());
         }
     }
 

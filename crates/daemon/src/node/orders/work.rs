@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use prexorcloud_proto::CrashReport;
 use prexorcloud_protocol::hosted::Observed;
-use prexorcloud_protocol::node::daemon::{DaemonWork, Kept};
+use prexorcloud_protocol::node::daemon::{DaemonWork, Handed, Kept};
 use prexorcloud_protocol::session::daemon::StatusReport;
 use prexorcloud_protocol::{Incarnation, InstanceId, StopMode};
 
@@ -48,7 +48,9 @@ impl Orders {
                 incarnation,
                 report,
             } => self.spool(instance, incarnation, &report),
-            DaemonWork::Report(report) => self.report(&report),
+            DaemonWork::Report(_) | DaemonWork::AcceptStart { .. } | DaemonWork::AcknowledgeStop { .. } => {
+                self.say(work)
+            }
             DaemonWork::RejectStart {
                 instance,
                 ref rejection,
@@ -87,7 +89,6 @@ impl Orders {
                 tracing::info!(running, "the controller shuts this node down");
                 self.say(work);
             }
-            DaemonWork::AcceptStart { .. } | DaemonWork::AcknowledgeStop { .. } => self.say(work),
             // Ends the handler's work, and is the last of it.
             DaemonWork::Finish { .. } => {}
         }
@@ -95,8 +96,19 @@ impl Orders {
 
     fn say(&mut self, work: DaemonWork<Box<Prepared>>) {
         let node = &mut self.node;
-        // Nothing comes back: each of these is for the session.
-        let _ = self.session.with(|session, _| work.hand_to(session, node));
+        let handed = self.session.with(|session, _| work.hand_to(session, node));
+        let Handed::Reported { report, observed } = handed else {
+            return;
+        };
+        let StatusReport { instance, state, .. } = report;
+        match observed {
+            Observed::Changed { from } => tracing::info!(%instance, "{from} -> {state}"),
+            Observed::Unchanged => {}
+            Observed::Stale => tracing::debug!(%instance, %state, "news of a start that is not current"),
+            Observed::Illegal { state: kept } => {
+                tracing::warn!(%instance, "{state} does not follow {kept} and is not reported");
+            }
+        }
     }
 
     fn spool(&mut self, instance: InstanceId, incarnation: Incarnation, report: &CrashReport) {
@@ -108,20 +120,6 @@ impl Orders {
             Err(error) => {
                 tracing::error!(%instance, %error, "the crash report cannot be written down");
                 self.node.handle_spool_failed(now, instance, incarnation);
-            }
-        }
-    }
-
-    fn report(&mut self, report: &StatusReport) {
-        let StatusReport { instance, state, .. } = report;
-        let node = &mut self.node;
-        let observed = self.session.with(|session, _| node.tell(session, report));
-        match observed {
-            Observed::Changed { from } => tracing::info!(%instance, "{from} -> {state}"),
-            Observed::Unchanged => {}
-            Observed::Stale => tracing::debug!(%instance, %state, "news of a start that is not current"),
-            Observed::Illegal { state: kept } => {
-                tracing::warn!(%instance, "{state} does not follow {kept} and is not reported");
             }
         }
     }

@@ -20,11 +20,11 @@
 
 mod ending;
 mod facts;
+mod handed;
 mod orders;
 mod phase;
 mod processes;
 mod starts;
-mod telling;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +43,7 @@ use crate::time::{Deadline, after};
 
 pub use ending::is_crash;
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
+pub use handed::Handed;
 pub use work::{DaemonNodeTimer, DaemonWork, Kept};
 
 use phase::{Entry, Life, Phase, Told};

@@ -56,7 +56,7 @@ pub enum DaemonWork<L> {
         /// The report.
         report: Arc<CrashReport>,
     },
-    /// Report what is true of an instance: [`DaemonNode::tell`](super::DaemonNode::tell).
+    /// Report what is true of an instance: [`DaemonSession::report`](crate::DaemonSession::report).
     Report(StatusReport),
     /// Acknowledge a start: [`DaemonSession::start_accepted`](crate::DaemonSession::start_accepted).
     AcceptStart {
