@@ -7,12 +7,8 @@
 use std::{net::IpAddr, sync::Arc, time::Duration, time::Instant, time::SystemTime};
 
 use prexorcloud_proto::ExchangeJoinTokenResponse;
-use prexorcloud_security::{
-    authority::{Authority, IssueError},
-    keystore::{self, KeystoreError, KeystorePassword},
-    name::is_safe_name,
-    token::RedeemError,
-};
+use prexorcloud_security::{authority::Authority, name::is_safe_name, token::RedeemError};
+use prexorcloud_transport::enrolment::{IssueNodeError, IssuedNode, issue_node};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -62,14 +58,8 @@ pub enum ExchangeError {
     #[error("the controller is busy, try again")]
     Busy,
     /// No certificate could be made
-    #[error("the certificate could not be issued")]
-    Issue(#[source] IssueError),
-    /// No keystore could be made
-    #[error("the keystore could not be written")]
-    Keystore(#[source] KeystoreError),
-    /// No random bytes
     #[error(transparent)]
-    NoRandomness(#[from] prexorcloud_security::NoRandomness),
+    Issue(#[from] IssueNodeError),
     /// The storage failed
     #[error("the controller's storage failed")]
     Store(#[source] StoreError),
@@ -89,8 +79,7 @@ pub struct Enrolment {
 
 /// What a node gets, and the record of it
 struct Minted {
-    pkcs12: Vec<u8>,
-    password: KeystorePassword,
+    answer: ExchangeJoinTokenResponse,
     certificate: CertificateRecord,
 }
 
@@ -165,13 +154,7 @@ impl Enrolment {
             let txn = self.enrolled(peer, node_id, &minted.certificate).await?;
             if self.tokens.redeem(&redeemable, txn).await? {
                 tracing::info!(%peer, node_id, serial = minted.certificate.serial, "a node enrolled");
-                return Ok(ExchangeJoinTokenResponse {
-                    pkcs12: minted.pkcs12.into(),
-                    pkcs12_password: minted.password.expose().to_owned(),
-                    ca_certificate_pem: self.authority.certificate().to_pem().into_bytes().into(),
-                    // A node acts through its certificate; a second credential would only be one more to steal.
-                    cli_token: String::new(),
-                });
+                return Ok(minted.answer);
             }
             redeemable = self.tokens.judge(join_token, node_id).await?;
         }
@@ -182,11 +165,7 @@ impl Enrolment {
         let authority = Arc::clone(&self.authority);
         let node_id = node_id.to_owned();
         let work = tokio::task::spawn_blocking(move || {
-            let credential = authority
-                .issue_node(&node_id, SystemTime::now())
-                .map_err(ExchangeError::Issue)?;
-            let password = KeystorePassword::generate()?;
-            let pkcs12 = keystore::write(&credential, &password).map_err(ExchangeError::Keystore)?;
+            let IssuedNode { credential, answer } = issue_node(&authority, &node_id, SystemTime::now())?;
             let leaf = credential.leaf();
             let certificate = CertificateRecord {
                 serial: leaf.serial().to_string(),
@@ -195,11 +174,7 @@ impl Enrolment {
                 expires_at_ms: to_millis(leaf.not_after()),
                 revoked_at_ms: 0,
             };
-            Ok(Minted {
-                pkcs12,
-                password,
-                certificate,
-            })
+            Ok(Minted { answer, certificate })
         });
         work.await.map_err(|_| ExchangeError::Stopping)?
     }

@@ -88,6 +88,10 @@ impl Fleet {
                 match self.nodes.launch(node, order.clone()).await {
                     Ok(record) => return Ok(Seen { record, vitals: None }),
                     Err(error @ OrderError::Invalid(_)) => return Err(error),
+                    // It may have been started, and two would be one too many.
+                    Err(error @ (OrderError::Unanswered | OrderError::Store(StoreError::Timeout))) => {
+                        return Err(error);
+                    }
                     Err(error) if request.node.is_some() && request.instance.is_some() => return Err(error),
                     // Another node may have room; another id may be free.
                     Err(error) => {

@@ -1,7 +1,7 @@
 //! Joining the cluster: a one-time token for a certificate
 //!
-//! Happens once in the life of a node. [`prexorcloud_transport::enrolment`] makes the exchange; here its result is written
-//! down completely, then the token is removed from where it was.
+//! Happens once in the life of a node. [`prexorcloud_transport::enrolment`] makes the exchange and writes its result down;
+//! then the token is removed from where it was.
 
 use prexorcloud_protocol::NodeId;
 use prexorcloud_security::certificate_directory::{CertificateDirectory, CertificateDirectoryError};
@@ -40,6 +40,8 @@ impl From<EnrolError> for EnrolmentFailure {
     fn from(error: EnrolError) -> Self {
         match error {
             EnrolError::NoPin => Self::NoPin,
+            EnrolError::Directory(error) => Self::Directory(error),
+            EnrolError::Interrupted => Self::Interrupted,
             error => Self::Exchange(error),
         }
     }
@@ -66,7 +68,7 @@ pub async fn credentials(
     targets: &[Target],
 ) -> Result<Enrolled, EnrolmentFailure> {
     let directory = CertificateDirectory::new(config.certificate_dir());
-    if let Some(enrolled) = blocking(&directory, CertificateDirectory::load).await? {
+    if let Some(enrolled) = load(&directory).await? {
         if let Some((_, source)) = &config.enrolment.token
             && let Err(error) = source.remove()
         {
@@ -85,13 +87,11 @@ pub async fn credentials(
         enrolment = enrolment.trust_on_first_use();
         tracing::warn!("the join token has no certificate pin: believing whoever answers, this one time");
     }
-    // A token that is spent while the disk is full is gone.
-    blocking(&directory, CertificateDirectory::prepare).await?;
     let enrolled = enrolment
-        .persist(targets, |error| tracing::warn!("{error}; trying again"))
+        .persist_into(&directory, targets, |error| {
+            tracing::warn!("{error}; trying again")
+        })
         .await?;
-    let stored = enrolled.clone();
-    blocking(&directory, move |directory| directory.store(&stored)).await?;
     if let Err(error) = source.remove() {
         tracing::warn!(%error, "the join token was used and could not be removed from its file");
     }
@@ -99,13 +99,10 @@ pub async fn credentials(
     Ok(enrolled)
 }
 
-async fn blocking<T: Send + 'static>(
-    directory: &CertificateDirectory,
-    work: impl FnOnce(&CertificateDirectory) -> Result<T, CertificateDirectoryError> + Send + 'static,
-) -> Result<T, EnrolmentFailure> {
+async fn load(directory: &CertificateDirectory) -> Result<Option<Enrolled>, EnrolmentFailure> {
     let directory = directory.clone();
-    match tokio::task::spawn_blocking(move || work(&directory)).await {
-        Ok(result) => Ok(result?),
+    match tokio::task::spawn_blocking(move || directory.load()).await {
+        Ok(loaded) => Ok(loaded?),
         Err(_) => Err(EnrolmentFailure::Interrupted),
     }
 }

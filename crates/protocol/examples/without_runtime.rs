@@ -1,100 +1,71 @@
 //! Both sides of a session without an async runtime: two threads, blocking TCP, a framing of its own
 //!
 //! ```sh
-//! cargo run --example without_runtime
+//! cargo run -p prexorcloud-protocol --example without_runtime
 //! ```
 //!
-//! The protocol crate alone decides everything; [`drive`] is the whole driver. gRPC, TLS and reconnection are what
-//! `prexorcloud-transport` adds.
+//! [`drive`] is the whole driver. gRPC, TLS and reconnection are what `prexorcloud-transport` adds.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the driver is the one who has the clock"
-)]
+#![allow(clippy::disallowed_methods, reason = "a driver has a clock")]
 
-use std::error::Error;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::fence::EpochFence;
-use prexorcloud_protocol::hosted::Hosted;
-use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::controller::{ControllerNode, ControllerWork, OrderId};
-use prexorcloud_protocol::proto::StartInstance;
-use prexorcloud_protocol::roster::InstanceEvent;
-use prexorcloud_protocol::session::controller::Admission;
-use prexorcloud_protocol::session::daemon::StatusReport;
-use prexorcloud_protocol::{
-    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent,
-    DaemonSession, NodeId, Received, Session,
-};
+use prexorcloud_protocol::node::controller::{ControllerNode, ControllerWork as Work, OrderId};
+use prexorcloud_protocol::session::{controller::Admission, daemon::StatusReport};
+use prexorcloud_protocol::{Close, Code, ControllerConfig, ControllerSession, DaemonConfig, DaemonEvent};
+use prexorcloud_protocol::{DaemonSession, NodeId, Received, Session, fence::EpochFence, hosted::Hosted};
+use prexorcloud_protocol::{instance::State, limits, proto::StartInstance, roster::InstanceEvent};
 use prost::Message;
 
-type Outcome = Result<(), Box<dyn Error + Send + Sync>>;
+type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Drives one stream of a session until either side ends it
 ///
 /// A turn has a fixed order: what is due, what is to be written, what there is to tell, then exactly one new input.
-fn drive<S>(
-    session: &mut S,
-    mut stream: TcpStream,
-    mut handle: impl FnMut(&mut S, Instant, S::Event),
-) -> Outcome
+fn drive<S>(session: &mut S, mut stream: TcpStream, mut handle: impl FnMut(&mut S, S::Event)) -> Outcome
 where
     S: Session<Incoming: Message + Default + Send + 'static, Outgoing: Message>,
 {
-    let (sender, frames) = channel();
+    let (sender, incoming) = channel();
     let mut reader = stream.try_clone()?;
-    std::thread::spawn(move || {
-        let mut len = [0; 4];
-        while reader.read_exact(&mut len).is_ok() {
-            let mut frame = Vec::new();
-            let wanted = u64::from(u32::from_be_bytes(len));
-            let Ok(_) = (&mut reader).take(wanted).read_to_end(&mut frame) else {
-                return;
-            };
-            let Ok(message) = S::Incoming::decode(frame.as_slice()) else {
-                return;
-            };
-            if sender.send(message).is_err() {
-                return;
-            }
+    std::thread::spawn(move || -> Outcome {
+        loop {
+            let mut length = [0; 4];
+            reader.read_exact(&mut length)?;
+            let length = usize::try_from(u32::from_be_bytes(length))?;
+            let mut frame = vec![0; length.min(limits::MAX_MESSAGE_BYTES)];
+            reader.read_exact(&mut frame)?;
+            sender.send(S::Incoming::decode(frame.as_slice())?)?;
         }
     });
     session.handle_connected(Instant::now());
-    loop {
-        let now = Instant::now();
-        session.handle_timeout(now);
+    while session.close().is_none() {
+        session.handle_timeout(Instant::now());
         loop {
-            if let Some(message) = session.poll_transmit() {
-                let bytes = message.encode_to_vec();
-                stream.write_all(&u32::try_from(bytes.len())?.to_be_bytes())?;
-                stream.write_all(&bytes)?;
-            } else if let Some(event) = session.poll_event() {
-                handle(session, now, event);
-            } else {
-                break;
+            while let Some(message) = session.poll_transmit() {
+                let frame = message.encode_to_vec();
+                stream.write_all(&u32::try_from(frame.len())?.to_be_bytes())?;
+                stream.write_all(&frame)?;
+            }
+            match session.poll_event() {
+                Some(event) => handle(session, event),
+                None => break,
             }
         }
-        if session.close().is_some() {
-            break;
-        }
-        let wait = session
-            .poll_timeout()
-            .map_or(Duration::MAX, |deadline| deadline.at - now);
-        match frames.recv_timeout(wait) {
+        let due = session.poll_timeout();
+        match incoming.recv_timeout(due.map_or(Duration::MAX, |due| due.at - Instant::now())) {
             Ok(message) => session.handle_message(Instant::now(), Received::from(message)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    // The other side's reader ends, and so does ours.
-    let _ = stream.shutdown(std::net::Shutdown::Both);
+    let _ = stream.shutdown(Shutdown::Both);
     session.handle_disconnected(Instant::now());
     while let Some(event) = session.poll_event() {
-        handle(session, Instant::now(), event);
+        handle(session, event);
     }
     Ok(())
 }
@@ -102,23 +73,13 @@ where
 fn daemon(stream: TcpStream, node: NodeId) -> Outcome {
     let config = DaemonConfig::new(node, "example");
     let mut session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
-    drive(&mut session, stream, |session, _, event| match event {
+    drive(&mut session, stream, |session, event| match event {
         DaemonEvent::Start(order) => {
-            let (instance, incarnation) = (order.instance, order.incarnation);
-            let (player_count, uptime) = (0, Duration::ZERO);
-            let mut is = |state| {
-                session.report(&StatusReport {
-                    instance,
-                    incarnation,
-                    state,
-                    player_count,
-                    uptime,
-                })
-            };
-            is(State::Preparing);
-            is(State::Starting);
-            is(State::Running);
-            session.start_accepted(instance, incarnation, "");
+            // Nothing is started here; a daemon reports each of these when it is true.
+            for state in [State::Preparing, State::Starting, State::Running] {
+                session.report(&StatusReport::new(order.instance, order.incarnation, state));
+            }
+            session.start_accepted(order.instance, order.incarnation, "");
         }
         DaemonEvent::Connected(_) => println!("daemon: connected"),
         DaemonEvent::Disconnected(outcome) => println!("daemon: {outcome}"),
@@ -126,52 +87,44 @@ fn daemon(stream: TcpStream, node: NodeId) -> Outcome {
     })
 }
 
-/// What the machine wants done; all that is to be kept is kept in memory
-fn work(node: &mut ControllerNode, session: &mut ControllerSession, now: Instant) {
-    while let Some(work) = node.poll_work() {
-        match work.hand_to(now, session) {
-            Some(ControllerWork::Admit { hello }) => node.handle_admission(now, hello, Admission::default()),
-            Some(ControllerWork::Commit(commit)) => node.handle_committed(now, commit.id),
-            Some(ControllerWork::Answer { result, .. }) => println!("controller: start lobby-1: {result:?}"),
-            Some(ControllerWork::News(InstanceEvent::Changed { instance, to, .. })) => {
-                println!("controller: {instance} is {to}");
-                if to == State::Running {
-                    session.close_with(Close::new(Code::Ok, "enough seen"));
-                }
-            }
-            _ => {}
-        }
-    }
-    node.feed(session);
-}
-
 fn controller(stream: TcpStream, name: NodeId) -> Outcome {
-    // The identity is what a certificate would say. Its instances outlive the stream, and so does the machine that knows
-    // them; one that minds its deadlines asks it for the next one, too.
+    // The name is what a certificate would say, and this is the node's first stream. Its machine outlives the stream.
     let mut session = ControllerSession::new(ControllerConfig::default(), name, 1);
     let mut node = ControllerNode::new(name);
-    drive(&mut session, stream, |session, now, event| {
-        let stream = session.stream();
-        if let Some(ControllerEvent::Established) = node.handle_event(now, stream, event) {
-            let start = StartInstance {
-                instance_id: "lobby-1".into(),
-                group: "lobby".into(),
-                port: 30_000,
-                incarnation: 1,
-                ..StartInstance::default()
-            };
-            node.start(now, OrderId(1), Box::new(start));
+    let start = StartInstance {
+        instance_id: "lobby-1".into(),
+        group: "lobby".into(),
+        port: 30_000,
+        incarnation: 1,
+        ..StartInstance::default()
+    };
+    node.start(Instant::now(), OrderId(1), Box::new(start));
+    drive(&mut session, stream, |session, event| {
+        let now = Instant::now();
+        let _ = node.handle_event(now, session.stream(), event);
+        while let Some(work) = node.poll_work() {
+            match work.hand_to(now, session) {
+                Some(Work::Admit { hello }) => node.handle_admission(now, hello, Admission::default()),
+                // A controller writes it down, and says so when it is written.
+                Some(Work::Commit(commit)) => node.handle_committed(now, commit.id),
+                Some(Work::News(InstanceEvent::Changed { instance, to, .. })) => {
+                    println!("controller: {instance} is {to}");
+                    if to == State::Running {
+                        session.close_with(Close::new(Code::Ok, "enough seen"));
+                    }
+                }
+                _ => {}
+            }
         }
-        work(&mut node, session, now);
+        node.feed(session);
     })
 }
 
 fn main() -> Outcome {
     let node: NodeId = "node-1".parse()?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let dialled = TcpStream::connect(listener.local_addr()?)?;
-    let (accepted, _) = listener.accept()?;
-    let daemon = std::thread::spawn(move || daemon(dialled, node));
-    controller(accepted, node)?;
+    let address = listener.local_addr()?;
+    let daemon = std::thread::spawn(move || daemon(TcpStream::connect(address)?, node));
+    controller(listener.accept()?.0, node)?;
     daemon.join().map_err(|_| "the daemon's thread panicked")?
 }

@@ -9,6 +9,7 @@
 //! | incarnations | tells the uses of an id apart | judged by state; an id is free again when its listing is gone |
 //! | preparation | unlisted `PREPARING` never ran | unlisted `PREPARING` or `STARTING` may run |
 //! | readiness | the daemon says `RUNNING` | the server's plugin does, over HTTP |
+//! | time to end | as long as the daemon says | [`KILL_TIMEOUT`] |
 //! | startup deadline | the daemon ends a server that is late | nobody does, but the operator |
 //! | crash reports | kept until acknowledged | counted as delivered when written |
 //! | ended instances | listed until surely known | only what lives is listed |
@@ -21,10 +22,19 @@
 //! assert!(!DaemonPeer::of(Capabilities::NONE).judges_readiness, "the Java daemon");
 //! ```
 
+use std::time::Duration;
+
+use prexorcloud_proto::Handshake;
+
 use crate::capability::Capabilities;
 
+/// How long a daemon that does not say waits between the polite signal and the kill, as Java daemons do.
+pub const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest such time that a daemon can ask for.
+pub const MAX_KILL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
 /// What a controller may assume of a daemon
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct DaemonPeer {
     /// It names the incarnation in everything that it says about an instance.
@@ -37,16 +47,32 @@ pub struct DaemonPeer {
     pub keeps_startup_deadline: bool,
     /// It keeps a crash report until `CrashReportAck`.
     pub keeps_crashes: bool,
-    /// It lists what has ended until a controller surely knows.
-    pub lists_ended: bool,
-    /// It numbers console lines, so that a gap is visible.
-    pub numbers_console: bool,
-    /// It fetches templates and modules through `ArtifactService`.
-    pub fetches_artifacts: bool,
+    /// How long it waits between the polite signal and the kill.
+    pub kill_timeout: Duration,
+}
+
+impl Default for DaemonPeer {
+    /// A Java daemon.
+    fn default() -> Self {
+        Self::of(Capabilities::NONE)
+    }
 }
 
 impl DaemonPeer {
-    /// What follows from the capabilities that both sides announced.
+    /// What follows from a handshake, and from the capabilities that both sides announced.
+    #[must_use]
+    pub fn from_handshake(handshake: &Handshake, shared: Capabilities) -> Self {
+        let kill_timeout = match handshake.kill_timeout_seconds {
+            0 => KILL_TIMEOUT,
+            seconds => Duration::from_secs(seconds.into()).min(MAX_KILL_TIMEOUT),
+        };
+        Self {
+            kill_timeout,
+            ..Self::of(shared)
+        }
+    }
+
+    /// What follows from the capabilities that both sides announced, of a daemon that says nothing else.
     #[must_use]
     pub const fn of(shared: Capabilities) -> Self {
         Self {
@@ -55,9 +81,7 @@ impl DaemonPeer {
             judges_readiness: shared.contains(Capabilities::READINESS),
             keeps_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             keeps_crashes: shared.contains(Capabilities::CRASH_ACK),
-            lists_ended: shared.contains(Capabilities::ENDED_LISTED),
-            numbers_console: shared.contains(Capabilities::CONSOLE_SEQUENCE),
-            fetches_artifacts: shared.contains(Capabilities::ARTIFACTS),
+            kill_timeout: KILL_TIMEOUT,
         }
     }
 }
@@ -66,12 +90,6 @@ impl DaemonPeer {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct ControllerPeer {
-    /// It names the incarnation in everything that it orders.
-    pub names_incarnations: bool,
-    /// It takes the daemon's word for when a server is ready.
-    pub trusts_readiness: bool,
-    /// It expects the daemon to end a server that is not ready in time.
-    pub wants_startup_deadline: bool,
     /// It answers a crash report with `CrashReportAck` once the report is stored.
     pub acknowledges_crashes: bool,
     /// It understands a listed instance that has ended.
@@ -80,8 +98,6 @@ pub struct ControllerPeer {
     pub confirms_receipt: bool,
     /// It understands numbered console lines and gap records.
     pub numbers_console: bool,
-    /// It serves templates and modules through `ArtifactService`.
-    pub serves_artifacts: bool,
 }
 
 impl ControllerPeer {
@@ -89,14 +105,10 @@ impl ControllerPeer {
     #[must_use]
     pub const fn of(shared: Capabilities) -> Self {
         Self {
-            names_incarnations: shared.contains(Capabilities::INCARNATIONS),
-            trusts_readiness: shared.contains(Capabilities::READINESS),
-            wants_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             acknowledges_crashes: shared.contains(Capabilities::CRASH_ACK),
             understands_ended: shared.contains(Capabilities::ENDED_LISTED),
             confirms_receipt: shared.contains(Capabilities::RECEIPTS),
             numbers_console: shared.contains(Capabilities::CONSOLE_SEQUENCE),
-            serves_artifacts: shared.contains(Capabilities::ARTIFACTS),
         }
     }
 }

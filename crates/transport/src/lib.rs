@@ -21,6 +21,8 @@
 //! struct Printer;
 //!
 //! impl SessionHandler<DaemonSession> for Printer {
+//!     type End = ();
+//!
 //!     async fn handle_event(
 //!         &mut self,
 //!         session: &SessionHandle<DaemonSession>,
@@ -73,6 +75,7 @@
 //! | [`client`] | dials one controller, and says in a sentence why that failed |
 //! | [`reconnect`] | which controller to dial next, and when; pure |
 //! | [`link`] | the daemon's loop: dial, drive, reconnect |
+//! | [`node_streams`] | the streams of one node, around a controller's machine |
 //! | [`enrolment`] | a join token becomes the node's certificate |
 //! | [`runner`] | a session with a handler |
 //! | [`counters`] | what passed through |
@@ -85,6 +88,7 @@ pub mod counters;
 pub mod enrolment;
 pub mod handle;
 pub mod link;
+pub mod node_streams;
 pub mod reconnect;
 pub mod runner;
 pub mod server;
@@ -93,11 +97,12 @@ mod waiters;
 
 pub use client::{CallError, Connection, DialError, DialOptions, Dialer, Target, exchange_join_token};
 pub use connect::{DaemonService, NodeAcceptor};
-pub use enrolment::{EnrolError, Enrolment, enrol};
+pub use enrolment::{EnrolError, Enrolment, InMemoryEnrolment, enrol, enrol_once};
 pub use handle::{SessionHandle, StreamEnd};
 pub use link::LinkEvent;
+pub use node_streams::{NodeStream, NodeStreams};
 pub use reconnect::{Backoff, Reconnect};
-pub use runner::{DaemonRunner, RunEnd, SessionHandler, say, serve};
+pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, say, serve};
 pub use server::{BindError, Peer, Server, ServerHandle, ServerOptions};
 
 // What the signatures above are made of, so that a program that depends on this crate needs none of these by name.

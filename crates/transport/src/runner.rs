@@ -10,9 +10,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use prexorcloud_protocol::node::daemon::DaemonWork;
-use prexorcloud_protocol::{DaemonSession, Session};
+use prexorcloud_protocol::{DaemonSession, Deadline, Session};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep_until, timeout};
 
 use crate::client::{Dialer, Target};
 use crate::handle::SessionHandle;
@@ -24,32 +25,38 @@ const LEFT_OVER: Duration = Duration::from_secs(10);
 
 /// An application around a session
 ///
-/// It acts through [`SessionHandle::with`], which never waits for the network. While it is busy with one event, the
-/// stream goes on: pings are answered, and messages arrive until too many wait. Do not block the thread.
+/// It acts through [`SessionHandle::with`], which never waits for the network. The stream has a task of its own: while a
+/// handler is busy with one event, pings are answered, and messages arrive until too many wait. Do not block the thread.
 ///
-/// Both methods may end the session's work by [`ControlFlow::Break`].
+/// There is no error to return: a handler that cannot go on breaks off, and says why in its
+/// [`End`](SessionHandler::End).
 pub trait SessionHandler<S: Session + Send>: Send {
+    /// What it breaks off with; `()` if there is nothing to say.
+    type End: Send;
+
     /// Something happened. Events come in order, one at a time.
     fn handle_event(
         &mut self,
         session: &SessionHandle<S>,
         event: S::Event,
-    ) -> impl Future<Output = ControlFlow<()>> + Send;
+    ) -> impl Future<Output = ControlFlow<Self::End>> + Send;
 
     /// Waits for what the application has to do by itself (a timer, the end of a process), and does it
     ///
     /// Polled while no event is there and dropped when one comes, so it must do its waiting first and act without an
     /// await behind it. It is asked again after each event, and after itself. Without an implementation it waits for ever.
-    fn idle(&mut self, session: &SessionHandle<S>) -> impl Future<Output = ControlFlow<()>> + Send {
+    /// [`due`] waits for the deadline of a machine.
+    fn idle(&mut self, session: &SessionHandle<S>) -> impl Future<Output = ControlFlow<Self::End>> + Send {
         let _ = session;
         pending()
     }
 }
 
-/// Gives a handler the events of a session until it has enough, or nothing will come any more
+/// Gives a handler the events of a session until it breaks off, or nothing will come any more
 ///
-/// A controller does this on a task of its own for each [attached](crate::NodeAcceptor::attach) stream.
-pub async fn serve<S, H>(session: &SessionHandle<S>, handler: &mut H) -> ControlFlow<()>
+/// A controller whose nodes have nothing to do with each other does this on a task of its own for each
+/// [attached](crate::NodeAcceptor::attach) stream.
+pub async fn serve<S, H>(session: &SessionHandle<S>, handler: &mut H) -> ControlFlow<H::End>
 where
     S: Session + Send,
     H: SessionHandler<S>,
@@ -64,6 +71,14 @@ where
             Next::Event(None) => return ControlFlow::Continue(()),
             Next::Idle(flow) => flow?,
         }
+    }
+}
+
+/// Waits for a machine's deadline, and for ever where it has none. Cancel safe.
+pub async fn due<T>(deadline: Option<Deadline<T>>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.at.into()).await,
+        None => pending().await,
     }
 }
 
@@ -111,16 +126,16 @@ pub fn say<L>(session: &SessionHandle<DaemonSession>, work: DaemonWork<L>) -> Op
     })
 }
 
-enum Next<E> {
+enum Next<E, B> {
     Event(Option<E>),
-    Idle(ControlFlow<()>),
+    Idle(ControlFlow<B>),
 }
 
 /// How a run ended
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunEnd {
-    /// The handler had enough.
-    ByHandler,
+pub enum RunEnd<E = ()> {
+    /// The handler broke off with this.
+    ByHandler(E),
     /// The shutdown was asked for, and the handler has seen every event.
     ByShutdown,
     /// The shutdown was asked for, and the handler did not get through what was left in time.
@@ -141,6 +156,8 @@ pub enum RunEnd {
 /// struct Printer;
 ///
 /// impl SessionHandler<DaemonSession> for Printer {
+///     type End = ();
+///
 ///     async fn handle_event(
 ///         &mut self,
 ///         _session: &SessionHandle<DaemonSession>,
@@ -234,41 +251,64 @@ impl DaemonRunner {
     ///
     /// Either way the session is closed in order: what it still has to say leaves, within
     /// [twice the drain limit](crate::handle::DRAIN_LIMIT). Dropping the future ends the stream without that.
+    ///
+    /// # Panics
+    /// Where the closure given to [`observe`](Self::observe) does.
     pub async fn run<H: SessionHandler<DaemonSession>>(
         self,
         handler: &mut H,
         shutdown: impl Future<Output = ()>,
-    ) -> RunEnd {
+    ) -> RunEnd<H::End> {
         // Cannot fail: there is a target.
         let Ok(reconnect) = Reconnect::new(self.backoff, self.targets) else {
             return RunEnd::ByShutdown;
         };
-        let (enough, had_enough) = oneshot::channel::<()>();
-        let end = async {
+        let (goes_on, over) = oneshot::channel::<()>();
+        let over = async move { drop(over.await) };
+        let link = link::run(self.session.clone(), self.dialer, reconnect, self.observe, over);
+        // On a task of its own, so that pings are answered whatever the handler does.
+        let mut link = Link(tokio::spawn(link));
+        let mut goes_on = Some(goes_on);
+        let mut shutdown = pin!(shutdown);
+        let mut serving = pin!(serve(&self.session, handler));
+        let flow = loop {
             tokio::select! {
-                () = shutdown => {}
-                _ = had_enough => {}
+                () = shutdown.as_mut(), if goes_on.is_some() => goes_on = None,
+                () = link.ended() => match timeout(self.left_over, serving).await {
+                    Ok(flow) => break flow,
+                    Err(_) => return RunEnd::HandlerTooSlow,
+                },
+                flow = serving.as_mut() => {
+                    goes_on = None;
+                    link.ended().await;
+                    break flow;
+                }
             }
         };
-        let mut link = pin!(link::run(
-            self.session.clone(),
-            self.dialer,
-            reconnect,
-            self.observe,
-            end,
-        ));
-        let mut serving = pin!(serve(&self.session, handler));
-        tokio::select! {
-            () = link.as_mut() => match timeout(self.left_over, serving).await {
-                Ok(ControlFlow::Continue(())) => RunEnd::ByShutdown,
-                Ok(ControlFlow::Break(())) => RunEnd::ByHandler,
-                Err(_) => RunEnd::HandlerTooSlow,
-            },
-            _ = serving.as_mut() => {
-                drop(enough);
-                link.await;
-                RunEnd::ByHandler
-            }
+        drop(goes_on);
+        match flow {
+            ControlFlow::Continue(()) => RunEnd::ByShutdown,
+            ControlFlow::Break(end) => RunEnd::ByHandler(end),
         }
+    }
+}
+
+/// The link's task, which ends with the future that started it
+struct Link(JoinHandle<()>);
+
+impl Link {
+    /// Asked once.
+    async fn ended(&mut self) {
+        if let Err(error) = (&mut self.0).await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }

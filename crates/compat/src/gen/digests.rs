@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "856ebc619caa4d04266233f6bc1ff1a4384bc07c79e8bf11fd476e30b2183b0d";
+pub const WIRE_DIGEST: &str = "df19c0943758d84cdb3649245cfb70409e451346d1ce6965c2304d22d8a5cc0e";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "a53936f9edc53fa84b3078c68ea713fee5ea069a60445902a645d8cf9d94acc7",
+        "eaa20d7b30a51a8b7c78ca94834a0ed4a54df17df13b66c32340e2742c5e08d4",
     ),
 ];

@@ -116,7 +116,7 @@ impl From<OrderError> for ApiError {
                 Self::new(StatusCode::CONFLICT, "NO_CAPACITY", message)
             }
             OrderError::Invalid(_) => Self::invalid(message),
-            OrderError::Busy => Self::unavailable(message),
+            OrderError::Busy | OrderError::Unanswered => Self::unavailable(message),
             OrderError::Store(error) => error.into(),
         }
     }

@@ -1,4 +1,4 @@
-//! The HTTP interface: thin, JSON, under `/api/v1`
+//! The HTTP interface: thin, JSON, under `/api/v1`; and `/metrics`
 //!
 //! It translates and authorises; what happens, happens elsewhere. Errors have one form:
 //! `{"error":{"code":"NOT_FOUND","message":"no such node","status":404}}`.
@@ -9,6 +9,7 @@ mod crashes;
 mod error;
 mod instances;
 mod json;
+mod metrics;
 mod nodes;
 mod server;
 mod system;
@@ -70,6 +71,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/system/version", get(system::version));
     Router::new()
         .nest("/api/v1", routes)
+        .route("/metrics", get(metrics::scrape))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(middleware::from_fn(move |request, next| {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
-use prexorcloud_protocol::{NodeId, compat::ContractMatch};
+use prexorcloud_protocol::NodeId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -13,7 +13,12 @@ use super::{
     error::ApiError,
     json::{Id, Params, time, time_unless_never},
 };
-use crate::{access::Permission, audit, nodes::NodeView, store::Txn};
+use crate::{
+    access::Permission,
+    audit,
+    nodes::{NodeView, contract_name},
+    store::Txn,
+};
 
 /// How long a shutdown waits for the daemon's acknowledgement
 const ACKNOWLEDGEMENT: Duration = Duration::from_secs(5);
@@ -90,21 +95,13 @@ impl From<NodeView> for Node {
             used_ports: load.used_ports,
             labels: record.labels,
             host_info,
-            contract: session.as_ref().map(|session| name_of(session.contract)),
+            contract: session.as_ref().map(|session| contract_name(session.contract)),
             connected_since: session.as_ref().map(|session| time(session.since_ms)),
             session_id: session.map(|session| session.session_id),
             last_heartbeat: time_unless_never(heard_at_ms),
             first_seen: time(record.first_seen_ms),
             last_seen: time(record.last_seen_ms.max(heard_at_ms)),
         }
-    }
-}
-
-fn name_of(contract: ContractMatch) -> &'static str {
-    match contract {
-        ContractMatch::Same => "SAME",
-        ContractMatch::Different => "DIFFERENT",
-        ContractMatch::Unknown => "UNKNOWN",
     }
 }
 

@@ -1,6 +1,6 @@
 //! Writes what the machine wants recorded, all of a commit or none of it
 
-use std::sync::atomic::Ordering;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use prexorcloud_proto::StartInstance;
 use prexorcloud_protocol::{
@@ -20,16 +20,16 @@ use crate::{
 /// Times that a record is read and written anew because others changed it
 pub(super) const ATTEMPTS: usize = 8;
 
+/// The pause before a storage that did not answer is asked again
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// Crash records that may be stored beyond the bound before the oldest are deleted
 const CRASHES_BETWEEN_PRUNING: usize = 16;
 
-impl From<StoreError> for CommitFailure {
-    fn from(error: StoreError) -> Self {
-        Self::Storage(error.to_string())
-    }
-}
-
 /// Writes all changes in one transaction
+///
+/// A storage that does not answer in time may still write them, so it is asked until it says what became of them:
+/// "not recorded" would be a promise that nobody can keep. Whoever waits for the outcome has a deadline of its own.
 pub(super) async fn write(
     context: &NodeContext,
     node: NodeId,
@@ -37,32 +37,69 @@ pub(super) async fn write(
 ) -> Result<(), CommitFailure> {
     let store = &*context.store;
     let mut attempts = ATTEMPTS;
-    let crashes = loop {
-        let txn = transaction(store, node, changes).await?;
-        if txn.is_read_only() {
-            return Ok(());
+    let mut is_open = false;
+    loop {
+        match attempt(store, node, changes).await {
+            Ok(true) => break,
+            Ok(false) => {
+                attempts -= 1;
+                if attempts == 0 {
+                    let detail = "what was to be recorded is changed by too many at once";
+                    return Err(CommitFailure::Storage(detail.to_owned()));
+                }
+            }
+            Err(Failed::Unknown) => {
+                is_open = true;
+                tracing::error!(%node, "the storage does not answer; what it was given may still be recorded, so it is asked again");
+                tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+            }
+            Err(Failed::Storage(error)) if is_open && !matches!(error, StoreError::Closed) => {
+                tracing::error!(%node, %error, "it is still open what was recorded");
+                tokio::time::sleep(ASKED_AGAIN_AFTER).await;
+            }
+            Err(Failed::Storage(error)) => return Err(CommitFailure::Storage(error.to_string())),
+            Err(Failed::Conflict(reason)) => return Err(CommitFailure::Conflict(reason)),
         }
-        let outcome = store.txn(txn).await?;
-        if outcome.committed().is_some() {
-            break changes
-                .iter()
-                .filter(|change| matches!(change, Change::Crash { .. }))
-                .count();
-        }
-        attempts -= 1;
-        if attempts == 0 {
-            let detail = "what was to be recorded is changed by too many at once";
-            return Err(CommitFailure::Storage(detail.to_owned()));
-        }
-    };
+    }
+    let crashes = changes
+        .iter()
+        .filter(|change| matches!(change, Change::Crash { .. }))
+        .count();
     if crashes > 0 {
         bound_crashes(context, crashes).await;
     }
     Ok(())
 }
 
+/// Why nothing was recorded, if that is known
+enum Failed {
+    Conflict(String),
+    Storage(StoreError),
+    /// It may be recorded yet
+    Unknown,
+}
+
+impl From<StoreError> for Failed {
+    fn from(error: StoreError) -> Self {
+        Self::Storage(error)
+    }
+}
+
+/// Whether the changes are recorded now; if not, others were faster
+async fn attempt(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<bool, Failed> {
+    let txn = transaction(store, node, changes).await?;
+    if txn.is_read_only() {
+        return Ok(true);
+    }
+    match store.txn(txn).await {
+        Ok(outcome) => Ok(outcome.committed().is_some()),
+        Err(StoreError::Timeout) => Err(Failed::Unknown),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The transaction that carries the changes out, by what the store says now
-async fn transaction(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<Txn, CommitFailure> {
+async fn transaction(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<Txn, Failed> {
     let mut txn = Txn::new();
     for change in changes {
         txn = match change {
@@ -79,16 +116,15 @@ async fn transaction(store: &dyn Store, node: NodeId, changes: &[Change]) -> Res
 }
 
 /// A start of an id that is alive nowhere, under an incarnation that was never given out
-async fn add_start(
-    store: &dyn Store,
-    node: NodeId,
-    start: &StartInstance,
-    txn: Txn,
-) -> Result<Txn, CommitFailure> {
-    let conflict = CommitFailure::Conflict;
+async fn add_start(store: &dyn Store, node: NodeId, start: &StartInstance, txn: Txn) -> Result<Txn, Failed> {
+    let conflict = Failed::Conflict;
     let id = start.instance_id.as_str();
     let known = store::load::<InstanceRecord>(store, id).await?;
     if let Some(known) = known.as_ref().filter(|known| is_live(&known.record)) {
+        if known.record.is_of(node, start.incarnation) {
+            // No other start has this incarnation, so an earlier attempt was recorded after all.
+            return Ok(txn);
+        }
         let state = known.record.state().as_str_name();
         return Err(conflict(format!("{id} is {state} on {}", known.record.node_id)));
     }
@@ -120,7 +156,7 @@ async fn add_instance(
     node: NodeId,
     snapshot: &InstanceSnapshot,
     txn: Txn,
-) -> Result<Txn, CommitFailure> {
+) -> Result<Txn, Failed> {
     let instance = snapshot.instance;
     let found = store::load::<InstanceRecord>(store, instance.as_str()).await?;
     if let Some(other) = found
@@ -196,19 +232,14 @@ fn updated(
     Some(record)
 }
 
-async fn add_forget(
-    store: &dyn Store,
-    node: NodeId,
-    instance: InstanceId,
-    txn: Txn,
-) -> Result<Txn, CommitFailure> {
+async fn add_forget(store: &dyn Store, node: NodeId, instance: InstanceId, txn: Txn) -> Result<Txn, Failed> {
     let found = store::load::<InstanceRecord>(store, instance.as_str()).await?;
     let Some(found) = found.filter(|found| found.record.node_id == node.as_str()) else {
         return Ok(txn);
     };
     if is_live(&found.record) {
         let state = found.record.state().as_str_name();
-        return Err(CommitFailure::Conflict(format!("{instance} is {state}")));
+        return Err(Failed::Conflict(format!("{instance} is {state}")));
     }
     let key = found.record.key();
     Ok(txn.expect(key.clone(), Expect::At(found.revision)).delete(key))
@@ -255,6 +286,11 @@ async fn bound_crashes(context: &NodeContext, stored: usize) {
 }
 
 impl InstanceRecord {
+    fn is_of(&self, node: NodeId, incarnation: u64) -> bool {
+        let start = self.start.as_ref();
+        self.node_id == node.as_str() && start.is_some_and(|start| start.incarnation == incarnation)
+    }
+
     /// What a node's machine is given of it after a restart
     pub(super) fn into_entry(self) -> Option<RosterEntry> {
         let state = State::try_from(self.state).ok()?;
@@ -280,5 +316,86 @@ fn wanted_of(desired: Desired) -> Wanted {
         Desired::Run => Wanted::Run,
         Desired::Stop => Wanted::Stop,
         Desired::ForceStop => Wanted::ForceStop,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+    use crate::store::{Entry, Listing, Query, SqliteOptions, SqliteStore, StoreFuture, TxnOutcome, Watch};
+
+    /// Writes what it is given, and at first does not get round to saying so.
+    struct Absent {
+        store: SqliteStore,
+        unanswered: AtomicUsize,
+    }
+
+    impl Store for Absent {
+        fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Entry>> {
+            self.store.get(key)
+        }
+
+        fn list(&self, query: Query) -> StoreFuture<'_, Listing> {
+            self.store.list(query)
+        }
+
+        fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
+            Box::pin(async move {
+                let outcome = self.store.txn(txn).await;
+                let is_silent = self
+                    .unanswered
+                    .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+                if is_silent.is_ok() {
+                    Err(StoreError::Timeout)
+                } else {
+                    outcome
+                }
+            })
+        }
+
+        fn watch(&self, prefix: &str, from: Revision) -> Watch {
+            self.store.watch(prefix, from)
+        }
+
+        fn close(&self) -> StoreFuture<'_, ()> {
+            self.store.close()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_storage_took_without_an_answer_is_recorded_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("controller.db");
+        let store = Absent {
+            store: SqliteStore::open(file, &SqliteOptions::default()).unwrap(),
+            unanswered: AtomicUsize::new(1),
+        };
+        let context = NodeContext::of(Arc::new(store));
+        let node: NodeId = "node-1".parse().unwrap();
+        let start = |incarnation| {
+            let start = StartInstance {
+                instance_id: "lobby-1".into(),
+                group: "lobby".into(),
+                incarnation,
+                ..StartInstance::default()
+            };
+            [Change::Start(Box::new(start))]
+        };
+        assert_eq!(write(&context, node, &start(1)).await, Ok(()));
+        let record = store::load::<InstanceRecord>(&*context.store, "lobby-1").await;
+        assert!(record.unwrap().unwrap().record.is_of(node, 1));
+
+        // Somebody else's start of the id is still a conflict, on this node and on another.
+        for (node, incarnation) in [("node-1", 2), ("node-2", 1)] {
+            let refused = write(&context, node.parse().unwrap(), &start(incarnation)).await;
+            assert!(matches!(refused, Err(CommitFailure::Conflict(_))), "{refused:?}");
+        }
     }
 }

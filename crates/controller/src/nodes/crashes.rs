@@ -1,5 +1,7 @@
 //! Crash reports: stored once, however often a daemon sends them, and only then acknowledged
 
+use std::collections::HashMap;
+
 use prexorcloud_proto::CrashReport;
 use prexorcloud_protocol::NodeId;
 use sha2::{Digest as _, Sha256};
@@ -52,35 +54,81 @@ pub(super) async fn add(
     })
 }
 
-/// Deletes the oldest records beyond `keep`; says how many
+/// Deletes what is beyond `keep`, and says how much that was
+///
+/// The oldest go, of those nodes that have the most: a node that crashes all day pushes out its own records and nobody
+/// else's.
 pub(crate) async fn prune(store: &dyn Store, keep: usize) -> Result<usize, StoreError> {
-    let mut kept = 0;
-    let mut after: Option<String> = None;
+    let newest_first = outlines(store).await?;
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for outline in &newest_first {
+        *counts.entry(&outline.node_id).or_default() += 1;
+    }
+    let (share, mut spare) = fair_share(counts.values().copied().collect(), keep);
+    let mut kept: HashMap<&str, usize> = HashMap::new();
     let mut pruned = 0;
-    loop {
-        // Small pages: a record carries the tail of a log.
-        let mut query = Query::prefix(CrashRecord::PREFIX).descending().limit(64);
-        if let Some(after) = &after {
-            query = query.after(after);
-        }
-        let page = store.list(query).await?.entries;
-        let Some(last) = page.last() else {
-            return Ok(pruned);
-        };
-        after = Some(last.key.clone());
-        for entry in page {
-            if kept < keep {
-                kept += 1;
-                continue;
-            }
-            let mut txn = Txn::new().delete(entry.key);
-            let record = <CrashRecord as prost::Message>::decode(entry.value).unwrap_or_default();
-            if !record.report_key.is_empty() {
-                txn = txn.delete(CrashReportIndex::key_of(&record.report_key));
+    for outline in &newest_first {
+        let of_node = kept.entry(&outline.node_id).or_default();
+        if *of_node < share {
+            *of_node += 1;
+        } else if *of_node == share && spare > 0 {
+            *of_node += 1;
+            spare -= 1;
+        } else {
+            let mut txn = Txn::new().delete(&*outline.key);
+            if !outline.report_key.is_empty() {
+                txn = txn.delete(CrashReportIndex::key_of(&outline.report_key));
             }
             pruned += usize::from(store.txn(txn).await?.committed().is_some());
         }
     }
+    Ok(pruned)
+}
+
+/// What has to be known of a record to delete it
+struct Outline {
+    key: String,
+    node_id: String,
+    report_key: String,
+}
+
+/// Those of all records, the newest first
+async fn outlines(store: &dyn Store) -> Result<Vec<Outline>, StoreError> {
+    let mut outlines: Vec<Outline> = Vec::new();
+    loop {
+        // Small pages: a record carries the tail of a log.
+        let mut query = Query::prefix(CrashRecord::PREFIX).descending().limit(64);
+        if let Some(last) = outlines.last() {
+            query = query.after(&*last.key);
+        }
+        let page = store.list(query).await?.entries;
+        if page.is_empty() {
+            return Ok(outlines);
+        }
+        outlines.extend(page.into_iter().map(|entry| {
+            let record = <CrashRecord as prost::Message>::decode(entry.value).unwrap_or_default();
+            Outline {
+                key: entry.key,
+                node_id: record.node_id,
+                report_key: record.report_key,
+            }
+        }));
+    }
+}
+
+/// How many each may keep so that all together keep no more than `keep`, and how many of them one more
+fn fair_share(mut counts: Vec<usize>, keep: usize) -> (usize, usize) {
+    counts.sort_unstable();
+    let (mut left, mut sharers) = (keep, counts.len());
+    for count in counts {
+        let share = left / sharers;
+        if count > share {
+            return (share, left % sharers);
+        }
+        left -= count;
+        sharers -= 1;
+    }
+    (usize::MAX, 0)
 }
 
 /// Report ids are chosen by daemons, so they are hashed, and belong to their node
@@ -94,4 +142,29 @@ fn report_key(node: &str, report_id: &str) -> Option<String> {
         .chain_update(report_id)
         .finalize();
     Some(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fair_share;
+
+    #[test]
+    fn those_with_few_keep_all_and_the_others_share_the_rest() {
+        for (counts, keep, expected) in [
+            (vec![], 5, (usize::MAX, 0)),
+            (vec![3, 2], 5, (usize::MAX, 0)),
+            (vec![700, 1], 500, (499, 0)),
+            (vec![4, 1, 4], 6, (2, 1)),
+            (vec![1; 600], 500, (0, 500)),
+            (vec![1, 1], 0, (0, 0)),
+        ] {
+            let kept = |share: usize, spare: usize| {
+                let all: usize = counts.iter().map(|count| *count.min(&share)).sum();
+                all + spare
+            };
+            let (share, spare) = fair_share(counts.clone(), keep);
+            assert_eq!((share, spare), expected, "{counts:?}");
+            assert!(kept(share, spare) <= keep.max(5));
+        }
+    }
 }

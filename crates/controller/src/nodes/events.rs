@@ -19,35 +19,15 @@ use crate::{
 };
 
 impl Node {
-    /// Hands events of a stream to the machine; none means that the stream will never have any
-    pub(super) async fn handle_events(
-        &mut self,
-        stream: StreamId,
-        events: impl ExactSizeIterator<Item = ControllerEvent>,
-    ) {
-        if events.len() == 0 {
-            let ended = ControllerEvent::Closed(ControllerOutcome::StreamEnded);
-            return self.handle_event(stream, ended).await;
-        }
-        for event in events {
-            if matches!(event, ControllerEvent::Established) {
-                // What the former stream has said until now still counts.
-                for (other, event) in self.streams.drain_others(stream) {
-                    self.handle_event(other, event).await;
-                }
-            }
-            self.handle_event(stream, event).await;
-        }
-    }
-
-    async fn handle_event(&mut self, stream: StreamId, event: ControllerEvent) {
+    /// Hands an event of a stream to the machine, and does what is left to do about it
+    pub(super) async fn handle_event(&mut self, stream: StreamId, event: ControllerEvent) {
         let was_current = self.machine.is_current(stream);
         let Some(event) = self.machine.handle_event(Instant::now(), stream, event) else {
             return;
         };
         match event {
             ControllerEvent::Established => self.handle_established(stream),
-            ControllerEvent::Closed(outcome) => self.handle_closed(stream, was_current, &outcome).await,
+            ControllerEvent::Closed(outcome) => self.handle_closed(was_current, &outcome).await,
             // The machine has checked that the line is of the present incarnation of an instance of this node.
             ControllerEvent::Console(output) => self.context.consoles.append(output),
             ControllerEvent::NodeStatus(load) => self.with_view(|view| {
@@ -85,7 +65,8 @@ impl Node {
     }
 
     fn handle_established(&mut self, stream: StreamId) {
-        let Some(view) = self.streams.get(stream).and_then(|stream| stream.view.take()) else {
+        let stream = self.streams.get_mut(stream);
+        let Some(view) = stream.and_then(|stream| stream.data.session.take()) else {
             return;
         };
         self.awaiting_shutdown.clear();
@@ -95,8 +76,7 @@ impl Node {
         });
     }
 
-    async fn handle_closed(&mut self, stream: StreamId, was_current: bool, outcome: &ControllerOutcome) {
-        self.streams.remove(stream);
+    async fn handle_closed(&mut self, was_current: bool, outcome: &ControllerOutcome) {
         if !was_current {
             tracing::info!(node = %self.id, %outcome, "a stream ended that did not count");
             return;
@@ -116,11 +96,11 @@ impl Node {
             match work {
                 ControllerWork::Admit { hello } => self.admit(hello).await,
                 ControllerWork::Accept { hello, admission } => self.accept(hello, admission),
-                ControllerWork::Close { stream, close } => {
+                ControllerWork::Close { stream, ref close } => {
                     if let Some(stream) = self.streams.get(stream) {
-                        tracing::info!(node = %self.id, address = %stream.peer.address(), %close, "a stream is ended");
-                        stream.session.with(|session, _| session.close_with(close));
+                        tracing::info!(node = %self.id, address = %stream.data.peer.address(), %close, "a stream is ended");
                     }
+                    let _ = self.streams.hand(work);
                 }
                 ControllerWork::Commit(Commit { id, changes }) => {
                     let (context, node) = (Arc::clone(&self.context), self.id);
@@ -131,20 +111,11 @@ impl Node {
                 ControllerWork::Answer { order, result } => self.answer(order, result),
                 ControllerWork::News(news) => self.show(news),
                 ControllerWork::Drained => self.record_drained().await,
-                work => {
-                    if let Some(stream) = work.stream().and_then(|stream| self.streams.get(stream)) {
-                        // What a session cannot send any more, its end says.
-                        let _ = stream.session.with(|session, now| work.hand_to(now, session));
-                    }
-                }
+                // All of it is for a stream. What its session cannot send any more, its end says.
+                work => drop(self.streams.hand(work)),
             }
         }
-        if let Some(current) = self.machine.current_stream()
-            && let Some(stream) = self.streams.get(current)
-        {
-            let machine = &mut self.machine;
-            stream.session.with(|session, _| machine.feed(session));
-        }
+        self.streams.feed(&mut self.machine);
     }
 
     /// Records the node, and finds out what its admission needs
@@ -177,7 +148,7 @@ impl Node {
         let peer = self
             .streams
             .get(hello.stream.stream())
-            .map(|stream| stream.peer.address());
+            .map(|stream| stream.data.peer.address());
         let address = match (handshake.advertise_address.as_str(), peer) {
             ("", Some(peer)) => peer.ip().to_string(),
             (advertised, _) => advertised.to_owned(),
@@ -203,7 +174,7 @@ impl Node {
 
     fn accept(&mut self, hello: Box<Hello>, admission: Admission) {
         let id = self.id;
-        let Some(stream) = self.streams.get(hello.stream.stream()) else {
+        let Some(stream) = self.streams.get_mut(hello.stream.stream()) else {
             return;
         };
         let session_id = admission.session_id.clone();
@@ -212,14 +183,14 @@ impl Node {
             .session
             .with(|session, now| session.accept(now, hello, admission));
         if let Err(error) = accepted {
-            tracing::info!(node = %id, address = %stream.peer.address(), %error, "a stream could not be admitted");
+            tracing::info!(node = %id, address = %stream.data.peer.address(), %error, "a stream could not be admitted");
             return;
         }
-        tracing::info!(node = %id, session = session_id, address = %stream.peer.address(), version, "a node connected");
+        tracing::info!(node = %id, session = session_id, address = %stream.data.peer.address(), version, "a node connected");
         if contract == ContractMatch::Different {
             tracing::info!(node = %id, "the daemon was built from another contract of the same protocol version; what only one of the two knows is not used");
         }
-        stream.view = Some(SessionView {
+        stream.data.session = Some(SessionView {
             session_id,
             since_ms: now_millis(),
             unreachable: false,
@@ -271,9 +242,6 @@ impl Node {
                 reason,
             } => {
                 tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), ?reason, "an instance that is not wanted is stopped");
-            }
-            InstanceEvent::Lagged { dropped } => {
-                tracing::warn!(node = %self.id, dropped, "news of instances was lost, saving all of them");
             }
             _ => {}
         }

@@ -21,7 +21,6 @@ mod record;
 mod registry;
 mod requests;
 mod starts;
-mod streams;
 mod task;
 mod view;
 
@@ -31,5 +30,5 @@ pub(crate) use self::{
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NodeContext, Nodes},
     starts::{file_name, is_live},
-    view::{NodeSummary, NodeView, Vitals},
+    view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

@@ -15,7 +15,7 @@ use prexorcloud_protocol::{
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::{NodeSummary, task::Node};
+use super::{NodeSummary, task::Node, view::StreamNotes};
 use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
@@ -80,6 +80,25 @@ pub(super) enum NodeRequest {
     },
 }
 
+impl NodeRequest {
+    /// Nobody waits for the answer any more: whoever asked was told so, and may have asked again
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Join { .. } => false,
+            Self::Stop { reply, .. } => reply.is_closed(),
+            Self::Drain { reply, .. } => reply.is_closed(),
+            Self::Cordon { reply, .. } | Self::Undrain { reply } => reply.is_closed(),
+            Self::ShutDown { reply, .. } => reply.is_closed(),
+            Self::LoadRecord { reply }
+            | Self::Start { reply, .. }
+            | Self::Command { reply, .. }
+            | Self::DeclareLost { reply, .. }
+            | Self::Forget { reply, .. }
+            | Self::Close { reply, .. } => reply.is_closed(),
+        }
+    }
+}
+
 /// Who waits for the machine's answer to an order
 pub(super) enum Waiting {
     Done(Reply<()>),
@@ -89,10 +108,14 @@ pub(super) enum Waiting {
 
 impl Node {
     pub(super) async fn handle_order(&mut self, order: NodeRequest) {
+        if order.is_abandoned() {
+            tracing::info!(node = %self.id, "an order whose asker has given up waiting is not carried out");
+            return;
+        }
         let now = Instant::now();
         match order {
             NodeRequest::Join { hello, session, peer } => {
-                self.streams.push(session, peer);
+                self.streams.push(session, StreamNotes { peer, session: None });
                 self.machine.handle_hello(now, hello);
             }
             NodeRequest::LoadRecord { reply } => answer(reply, self.load_record().await),
@@ -232,8 +255,10 @@ pub(crate) enum OrderError {
     NoFreePort { first: u16, last: u16 },
     #[error("{0}")]
     Invalid(String),
-    #[error("the node's task did not answer in time")]
+    #[error("too many orders wait for this node")]
     Busy,
+    #[error("no answer in time; the order may still be carried out, so look before it is repeated")]
+    Unanswered,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

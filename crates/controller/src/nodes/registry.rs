@@ -44,6 +44,22 @@ pub(crate) struct NodeContext {
     pub(crate) crashes_since_pruning: AtomicUsize,
 }
 
+#[cfg(test)]
+impl NodeContext {
+    pub(super) fn of(store: Arc<dyn Store>) -> Self {
+        Self {
+            store,
+            consoles: Arc::new(Consoles::keeping(1)),
+            config: ControllerConfig::default(),
+            epoch: Epoch::new(1),
+            http_port: 0,
+            grpc_addresses: Vec::new(),
+            stopping: CancellationToken::new(),
+            crashes_since_pruning: AtomicUsize::default(),
+        }
+    }
+}
+
 pub(super) type SharedView = Arc<Mutex<NodeView>>;
 
 struct Entry {
@@ -229,12 +245,15 @@ impl Nodes {
         let orders = orders.ok_or(OrderError::UnknownNode)?;
         let (reply, answer) = oneshot::channel();
         let exchange = async {
-            orders.send(order(reply)).await.map_err(|_| OrderError::Busy)?;
-            answer.await.map_err(|_| OrderError::Busy)?
+            orders
+                .send(order(reply))
+                .await
+                .map_err(|_| OrderError::Unanswered)?;
+            answer.await.map_err(|_| OrderError::Unanswered)?
         };
         tokio::time::timeout(ORDER_TIMEOUT, exchange)
             .await
-            .unwrap_or(Err(OrderError::Busy))
+            .unwrap_or(Err(OrderError::Unanswered))
     }
 
     /// The mailbox of a node's task, which is started if there is none; `prepare` sees a new one before it runs

@@ -1,6 +1,6 @@
 //! What a daemon asks for beyond the life of its session and its instances
 
-use prexorcloud_proto::{ErrorReport, EventSubscribe, TemplateRequest, controller_message::Payload};
+use prexorcloud_proto::{ErrorReport, EventSubscribe, TemplateRequest};
 use prexorcloud_protocol::session::controller::DaemonRequest;
 
 use super::task::Node;
@@ -19,6 +19,7 @@ impl Node {
 
     fn refuse_template(&mut self, request: TemplateRequest) {
         self.answer_error(
+            "TemplateRequest",
             "TEMPLATE_UNKNOWN",
             "this controller has no such template",
             request.template_name,
@@ -28,13 +29,14 @@ impl Node {
     fn refuse_subscription(&mut self, subscribe: &EventSubscribe) {
         let context = subscribe.event_types.first().cloned().unwrap_or_default();
         self.answer_error(
+            "EventSubscribe",
             "EVENT_TYPE_UNKNOWN",
             "this controller forwards no such event",
             context,
         );
     }
 
-    fn answer_error(&mut self, code: &str, message: &str, context: String) {
+    fn answer_error(&mut self, request: &'static str, code: &str, message: &str, context: String) {
         let report = ErrorReport {
             error_code: code.to_owned(),
             error_message: message.to_owned(),
@@ -42,12 +44,10 @@ impl Node {
             retry_after_seconds: 0,
         };
         let current = self.machine.current_stream();
-        if let Some(stream) = current.and_then(|stream| self.streams.get(stream))
-            && let Err(error) = stream
+        if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
+            stream
                 .session
-                .with(|session, _| session.send(Payload::ErrorReport(Box::new(report))))
-        {
-            tracing::debug!(node = %self.id, %error, "an error report could not be sent");
+                .with(|session, now| session.refuse(now, request, report));
         }
     }
 }

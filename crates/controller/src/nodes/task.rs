@@ -11,6 +11,7 @@ use prexorcloud_protocol::{
         controller::{CommitFailure, CommitId, OrderId},
     },
 };
+use prexorcloud_transport::{NodeStreams, due};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     drain::drain_of,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
-    streams::Streams,
+    view::StreamNotes,
 };
 use crate::{
     records::{InstanceRecord, NodeRecord},
@@ -39,7 +40,7 @@ pub(super) struct Node {
     /// As in the store; `None` until the node is recorded
     pub(super) record: Option<Stored<NodeRecord>>,
     pub(super) machine: ControllerNode,
-    pub(super) streams: Streams,
+    pub(super) streams: NodeStreams<StreamNotes>,
     pub(super) committing: Option<Committing>,
     /// Who waits for the machine's answer to which order
     pub(super) waiting: HashMap<OrderId, Waiting>,
@@ -55,7 +56,7 @@ impl Node {
             view,
             record: None,
             machine: ControllerNode::new(id),
-            streams: Streams::default(),
+            streams: NodeStreams::default(),
             committing: None,
             waiting: HashMap::new(),
             orders: 0,
@@ -85,7 +86,7 @@ impl Node {
         loop {
             self.work().await;
             self.refresh_view();
-            let deadline = self.machine.poll_timeout().map(|deadline| deadline.at);
+            let deadline = self.machine.poll_timeout();
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
@@ -94,10 +95,12 @@ impl Node {
                     None => break,
                 },
                 (id, result) = committed(&mut self.committing) => self.handle_written(id, result),
-                stream = self.streams.next_events(&mut events) => {
-                    self.handle_events(stream, events.drain(..)).await;
+                () = self.streams.next_events(&mut events) => {
+                    for (stream, event) in events.drain(..) {
+                        self.handle_event(stream, event).await;
+                    }
                 }
-                () = sleep_until(deadline) => self.machine.handle_timeout(Instant::now()),
+                () = due(deadline) => self.machine.handle_timeout(Instant::now()),
             }
         }
         self.say_goodbye().await;
@@ -177,41 +180,19 @@ async fn committed(committing: &mut Option<Committing>) -> (CommitId, Result<(),
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
-    use crate::{
-        config::ControllerConfig,
-        console::Consoles,
-        store::{SqliteOptions, SqliteStore},
-    };
+    use crate::store::{SqliteOptions, SqliteStore};
 
     #[test]
     fn the_task_of_an_idle_node_is_small() {
         let folder = tempfile::tempdir().unwrap();
         let store =
             SqliteStore::open(folder.path().join("controller.db"), &SqliteOptions::default()).unwrap();
-        let context = NodeContext {
-            store: Arc::new(store),
-            consoles: Arc::new(Consoles::keeping(1)),
-            config: ControllerConfig::default(),
-            epoch: prexorcloud_protocol::Epoch::new(1),
-            http_port: 0,
-            grpc_addresses: Vec::new(),
-            stopping: CancellationToken::new(),
-            crashes_since_pruning: Default::default(),
-        };
+        let context = NodeContext::of(Arc::new(store));
         let node = Node::new(
             "node-1".parse().unwrap(),
             Arc::new(context),

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
+use prexorcloud_transport::Peer;
 
 use crate::records::NodeRecord;
 
@@ -33,6 +34,13 @@ pub(crate) struct SessionView {
     pub(crate) contract: ContractMatch,
 }
 
+/// What the node's task keeps beside a stream
+pub(super) struct StreamNotes {
+    pub(super) peer: Peer,
+    /// What others will see of the session once it counts
+    pub(super) session: Option<SessionView>,
+}
+
 /// Facts of a running instance that are not recorded
 #[derive(Copy, Clone, Debug, Default)]
 pub(crate) struct Vitals {
@@ -53,6 +61,14 @@ pub(crate) enum NodeSummary {
 }
 
 impl NodeSummary {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Online,
+        Self::Unreachable,
+        Self::Draining,
+        Self::Cordoned,
+        Self::Offline,
+    ];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Online => "ONLINE",
@@ -61,6 +77,22 @@ impl NodeSummary {
             Self::Cordoned => "CORDONED",
             Self::Offline => "OFFLINE",
         }
+    }
+}
+
+/// What a comparison of contracts can come to
+pub(crate) const CONTRACT_MATCHES: [ContractMatch; 3] = [
+    ContractMatch::Same,
+    ContractMatch::Different,
+    ContractMatch::Unknown,
+];
+
+/// How the outcome of such a comparison is shown
+pub(crate) const fn contract_name(contract: ContractMatch) -> &'static str {
+    match contract {
+        ContractMatch::Same => "SAME",
+        ContractMatch::Different => "DIFFERENT",
+        ContractMatch::Unknown => "UNKNOWN",
     }
 }
 

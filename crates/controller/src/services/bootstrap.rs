@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prexorcloud_proto::{
     ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, bootstrap_service_server::BootstrapService,
 };
-use prexorcloud_security::token::RedeemError;
+use prexorcloud_transport::enrolment::refusal;
 use tonic::{Request, Response, Status};
 
 use super::identity;
@@ -60,20 +60,13 @@ fn status(error: &ExchangeError) -> Status {
     match error {
         ExchangeError::RateLimited { .. } => Status::resource_exhausted(message),
         ExchangeError::Missing { .. } | ExchangeError::InvalidNodeId => Status::invalid_argument(message),
-        ExchangeError::Refused(refused) => match refused {
-            RedeemError::InvalidNodeId => Status::invalid_argument(message),
-            RedeemError::Unknown => Status::not_found(message),
-            RedeemError::BoundElsewhere => Status::permission_denied(message),
-            RedeemError::Expired | RedeemError::Revoked | RedeemError::Consumed => {
-                Status::failed_precondition(message)
-            }
-        },
+        ExchangeError::Refused(refused) => refusal(*refused),
         ExchangeError::Busy | ExchangeError::Stopping => Status::unavailable(message),
         ExchangeError::Store(cause) => {
             tracing::error!(error = %cause, "a token could not be exchanged");
             Status::unavailable("the controller's storage failed, try again")
         }
-        ExchangeError::Issue(_) | ExchangeError::Keystore(_) | ExchangeError::NoRandomness(_) => {
+        ExchangeError::Issue(_) => {
             let cause = std::error::Error::source(error).map(ToString::to_string);
             tracing::error!(%error, cause, "a certificate could not be made");
             Status::internal("the certificate could not be made")

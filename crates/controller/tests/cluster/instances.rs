@@ -206,6 +206,33 @@ async fn a_crash_is_stored_once_and_then_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn crashes_of_one_node_do_not_push_out_those_of_another() {
+    let cluster = Cluster::start_with(|config| config.crashes.keep = 20).await;
+    for (node, crashes) in [("node-2", 3), ("node-1", 100)] {
+        let credential = cluster.enrol(node).await;
+        let mut puppet = Puppet::join(&cluster, &credential, node).await;
+        for number in 0..crashes {
+            let report = CrashReport {
+                instance_id: format!("ghost-{number}"),
+                group: "lobby".into(),
+                report_id: format!("report-{number}"),
+                incarnation: 1,
+                ..CrashReport::default()
+            };
+            puppet.say(Payload::CrashReport(Box::new(report))).await;
+            assert!(matches!(puppet.next().await, Ok(ToDaemon::CrashReportAck(_))));
+        }
+    }
+    let (_, crashes) = cluster.get("/crashes?limit=500").await;
+    let of = |node: &str| {
+        let all = crashes.as_array().unwrap().iter();
+        all.filter(|crash| crash["node"] == node).count()
+    };
+    assert_eq!(of("node-2"), 3);
+    assert!((17..=17 + 16).contains(&of("node-1")), "{}", of("node-1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_the_newest_crashes_are_kept() {
     let cluster = Cluster::start_with(|config| config.crashes.keep = 5).await;
     let credential = cluster.enrol("node-1").await;

@@ -7,6 +7,7 @@ use prexorcloud_proto::{
     Handshake, InstanceState, NodeStatus, RunningInstance, controller_message::Payload as ToDaemon,
     daemon_message::Payload,
 };
+use prexorcloud_protocol::compat::contract;
 use tonic::Code;
 
 use crate::{
@@ -52,6 +53,52 @@ async fn a_node_connects_and_is_seen() {
     assert_eq!(node["sessionId"], ack.session_id);
     puppet.vanish(&cluster, "node-1").await;
     assert!(cluster.node("node-1").await["connectedSince"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_the_contracts_are_the_same_is_seen_and_counted() {
+    let cluster = Cluster::start().await;
+    let digest = |digit: &str| vec![contract::capability().replace(contract::WIRE_DIGEST, &digit.repeat(64))];
+    let daemons = [
+        ("node-1", vec![contract::capability()], "SAME"),
+        ("node-2", digest("0"), "DIFFERENT"),
+        ("node-3", digest("1"), "DIFFERENT"),
+        ("node-4", Vec::new(), "UNKNOWN"),
+    ];
+    let mut puppets = Vec::new();
+    for (node, capabilities, wanted) in daemons {
+        let credential = cluster.enrol(node).await;
+        let mut puppet = Puppet::open(&cluster, &credential).await.unwrap();
+        let hello = Handshake {
+            capabilities,
+            ..handshake(node)
+        };
+        puppet.say(Payload::Handshake(Box::new(hello))).await;
+        assert!(
+            matches!(puppet.next().await, Ok(ToDaemon::HandshakeAck(_))),
+            "{node}"
+        );
+        cluster.node_status(node, "ONLINE").await;
+        assert_eq!(cluster.node(node).await["contract"], wanted, "{node}");
+        puppets.push(puppet);
+    }
+    cluster.enrol("node-5").await;
+    let metrics = cluster.metrics().await;
+    assert!(metrics.starts_with("HTTP/1.1 200 OK"), "{metrics}");
+    let lines = [
+        r#"prexorcloud_daemon_sessions_by_contract{contract="SAME"} 1"#,
+        r#"prexorcloud_daemon_sessions_by_contract{contract="DIFFERENT"} 2"#,
+        r#"prexorcloud_daemon_sessions_by_contract{contract="UNKNOWN"} 1"#,
+        "prexorcloud_grpc_daemon_sessions_active 4",
+        "prexorcloud_nodes_total 5",
+        r#"prexorcloud_nodes{status="OFFLINE"} 1"#,
+        r#"prexorcloud_nodes{status="ONLINE"} 4"#,
+        "prexorcloud_instances_total 0",
+        "prexorcloud_players_total 0",
+    ];
+    for line in lines {
+        assert!(metrics.lines().any(|said| said == line), "{line} in {metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

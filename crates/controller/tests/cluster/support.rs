@@ -194,6 +194,16 @@ impl Cluster {
         (status, body)
     }
 
+    /// What `/metrics` answers, without a token
+    pub async fn metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        within(stream.read_to_string(&mut answer)).await.unwrap();
+        answer
+    }
+
     async fn raw(&self, token: Option<&str>, method: &str, path: &str, body: Option<&str>) -> String {
         let mut stream = self.open(token, method, path, body, "").await;
         let mut answer = Vec::new();

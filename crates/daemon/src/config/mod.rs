@@ -25,6 +25,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prexorcloud_protocol::peer::KILL_TIMEOUT;
 use prexorcloud_security::token::JoinToken;
 
 use settings::Settings;
@@ -185,7 +186,7 @@ impl Default for DaemonConfig {
             instances: InstanceConfig {
                 directory: None,
                 shutdown_timeout: Duration::from_secs(30),
-                kill_timeout: Duration::from_secs(10),
+                kill_timeout: KILL_TIMEOUT,
                 keep_crashed: Duration::from_secs(30),
             },
             console: ConsoleConfig {

@@ -58,8 +58,8 @@ impl Host {
         i32::try_from(cpus).unwrap_or(i32::MAX)
     }
 
-    /// The current figures; memory is told against what instances may use
-    pub(super) fn status(&mut self, used_ports: Vec<i32>) -> NodeStatus {
+    /// Adds the current figures; memory is told against what instances may use
+    pub(super) fn measure(&mut self, status: NodeStatus) -> NodeStatus {
         let (mut cpu, mut used) = (0.0, 0);
         if let Some(system) = &mut self.system {
             system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
@@ -74,8 +74,7 @@ impl Host {
             used_memory_mb: signed(used.min(self.total_memory_mb)),
             free_disk_mb: signed(free_disk / MIB),
             total_disk_mb: signed(total_disk / MIB),
-            instance_count: i32::try_from(used_ports.len()).unwrap_or(i32::MAX),
-            used_ports,
+            ..status
         }
     }
 
@@ -211,13 +210,18 @@ mod tests {
     #[test]
     fn figures_are_acceptable_to_every_controller() {
         let mut host = Host::new(PathBuf::from("/does/not/exist/yet"), 0);
-        let status = host.status(vec![30_000, 30_001]);
+        let hosting = NodeStatus {
+            instance_count: 2,
+            used_ports: vec![30_000, 30_001],
+            ..NodeStatus::default()
+        };
+        let status = host.measure(hosting);
         assert!((0.0..=1.0).contains(&status.cpu_usage));
         assert!(status.total_memory_mb > 0 && status.used_memory_mb <= status.total_memory_mb);
         assert!(status.total_disk_mb >= status.free_disk_mb && status.total_disk_mb > 0);
         assert_eq!(status.instance_count, 2);
         let mut capped = Host::new(PathBuf::from("/"), 64);
-        let status = capped.status(Vec::new());
+        let status = capped.measure(NodeStatus::default());
         assert_eq!((status.total_memory_mb, status.used_memory_mb), (64, 64));
     }
 

@@ -21,7 +21,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
@@ -29,7 +28,7 @@ use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{DaemonSession, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
 use prexorcloud_security::tls::TlsError;
-use prexorcloud_transport::{Backoff, Dialer, LinkEvent, Reconnect, SessionHandle, Target, link};
+use prexorcloud_transport::{Backoff, DaemonRunner, Dialer, LinkEvent, RunEnd, SessionHandle, Target};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -50,9 +49,6 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Gives another random UUID (version 4) each time that it is read
 const FRESH_UUID: &str = "/proc/sys/kernel/random/uuid";
-
-/// How long the link may take to say goodbye
-const GOODBYE: Duration = Duration::from_secs(12);
 
 /// How the daemon starts its own executable for its helpers
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +182,7 @@ impl Daemon {
         let mut session_config = prexorcloud_protocol::DaemonConfig::new(node_id, VERSION);
         session_config.total_memory_mb = host.total_memory_mb();
         session_config.available_cpus = Host::available_cpus();
+        session_config.kill_timeout = config.instances.kill_timeout;
         session_config.boot_id = fresh_uuid().map_err(file(PathBuf::from(FRESH_UUID)))?;
         session_config.labels = config.labels.clone().into_iter().collect();
         session_config.advertise_address = config.advertise_address.clone();
@@ -212,35 +209,26 @@ impl Daemon {
                 "instance of an earlier daemon adopted");
         }
         let fence = EpochFence::new(memory.highest_epoch());
-        let session = SessionHandle::new(DaemonSession::new(session_config, hosted, fence));
-
         let dialled: Arc<Mutex<Option<Target>>> = Arc::default();
+        let (learned_sender, learned) = mpsc::channel(8);
+        let seeds: Vec<Target> = targets.into_iter().chain(memory.controllers()).collect();
+        let runner = DaemonRunner::new(DaemonSession::new(session_config, hosted, fence), dialer, seeds)
+            .map_err(|_| StartError::NoControllers)?
+            .backoff(Backoff {
+                initial: config.reconnect.initial_delay,
+                max: config.reconnect.max_delay,
+            })
+            .observe(observer(Arc::clone(&dialled), learned_sender));
+        let session = runner.session();
         let health = match config.health.enabled {
             true => Some(start_health(&config, node_id, &session, &supervisor, &dialled).await?),
             false => None,
         };
-        let backoff = Backoff {
-            initial: config.reconnect.initial_delay,
-            max: config.reconnect.max_delay,
-        };
-        let seeds: Vec<Target> = targets.into_iter().chain(memory.controllers()).collect();
-        let reconnect = Reconnect::new(backoff, seeds).map_err(|_| StartError::NoControllers)?;
-        let (end_link, link_ends) = oneshot::channel::<()>();
-        let (learned_sender, learned) = mpsc::channel(8);
-        let link = tokio::spawn(link::run(
-            session.clone(),
-            dialer,
-            reconnect,
-            observer(Arc::clone(&dialled), learned_sender),
-            async move {
-                // A dropped sender means the same: there is nobody left to serve.
-                let _ = link_ends.await;
-            },
-        ));
         let consoles = tokio::spawn(console::forward(session.clone(), reports.consoles));
         let mut orders = Orders::new(
             session,
             supervisor.clone(),
+            (reports.events, learned),
             preparer,
             spool,
             memory,
@@ -253,17 +241,21 @@ impl Daemon {
         for report in pending {
             orders.hand_over(report);
         }
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
-            let finished = orders.run(reports.events, learned, stopped).await;
-            let _ = end_link.send(());
-            if tokio::time::timeout(GOODBYE, link).await.is_err() {
-                tracing::warn!("the link did not end in time");
-            }
+            // A dropped sender means the same: there is nobody left to serve.
+            let end = runner.run(&mut orders, async { drop(stopped.await) }).await;
             consoles.abort();
             supervisor.detach();
             drop(lock);
-            finished
+            match end {
+                RunEnd::ByHandler(finished) => finished,
+                RunEnd::ByShutdown => Finished::Stopped,
+                RunEnd::HandlerTooSlow => {
+                    tracing::warn!("what was left to do did not end in time");
+                    Finished::Stopped
+                }
+            }
         });
         tracing::info!(node = %node_id, version = VERSION, adopted = adopted.len(), "daemon ready");
         Ok(RunningDaemon {

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prexorcloud_protocol::{GroupName, Incarnation, InstanceId};
+use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, peer::KILL_TIMEOUT};
 use tokio::sync::{mpsc, watch};
 
 use crate::console::{Retention, Watcher};
@@ -66,7 +66,7 @@ impl Settings {
         Self {
             run_folder: run_folder.into(),
             shim,
-            kill_timeout: Duration::from_secs(10),
+            kill_timeout: KILL_TIMEOUT,
             retention: Retention::default(),
             settle: Duration::from_secs(2),
             keep_crashed: Duration::from_secs(30),

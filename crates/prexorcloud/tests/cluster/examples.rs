@@ -141,7 +141,6 @@ fn the_controller_of_the_examples_commands_the_real_daemon() {
     });
     let config = rig.write("daemon.toml", &toml::to_string(&settings).unwrap());
     let mut daemon = Running::start(&mut program(&["daemon", "--config", config.to_str().unwrap()]));
-    controller.line("node-1 enrolled");
     controller.line("node-1 says hello");
     controller.line("lobby-1 is RUNNING");
     controller.line("lobby-1 is STOPPED");

@@ -1481,6 +1481,10 @@ pub struct Handshake {
     /// higher ordinal is newer. 0 = not said, as Java daemons do: the stream that was accepted later is newer.
     #[prost(uint64, tag = "103")]
     pub stream_ordinal: u64,
+    /// How long the daemon waits between asking a process to end (SIGTERM) and killing it, in seconds; from 1 to 86400. The
+    /// controller does not interfere before. 0 = not said, as Java daemons do: 10.
+    #[prost(uint32, tag = "104")]
+    pub kill_timeout_seconds: u32,
 }
 /// What a node is made of, for display. Every field may be empty or 0 where the daemon cannot find it out.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,20 +1,26 @@
 //! Whole sessions: every machine of this crate, composed for one side of the stream
 //!
 //! [`DaemonSession`](daemon::DaemonSession) lives as long as its daemon and sees one stream after the other.
-//! [`ControllerSession`](controller::ControllerSession) lives as long as one stream; what it learns about instances is
-//! in a [`Roster`](crate::roster::Roster) that it is handed on admission and gives back at the end.
+//! [`ControllerSession`](controller::ControllerSession) lives as long as one stream; what it hears about instances goes to
+//! the [`ControllerNode`](crate::node::ControllerNode), which outlives it.
+//!
+//! # What a peer can cost
+//! Whatever a peer says, and however often: of its mistakes 32 are told and answered, and one more with every second; of
+//! what changes nothing (a repeated or refused order, a refused request) [`ANSWERS_AT_ONCE`] are answered, and one more
+//! with every [`ANSWERS_INTERVAL`]; pings likewise, [`PINGS_AT_ONCE`]. The rest is counted as a mistake. No order that
+//! takes effect is held back by it.
 //!
 //! A driver owns the stream and the clock. Its turn has a fixed order: expired timers, then [`Session::poll_transmit`]
 //! and [`Session::poll_event`] until both are empty, then exactly one new input.
 
-mod anomaly;
+pub(crate) mod budget;
 pub mod controller;
 pub mod daemon;
 pub mod error_code;
 pub mod kind;
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use crate::outbox::{Bound, Bounds, Class, Overflow};
 use crate::time::Deadline;
@@ -205,6 +211,14 @@ pub enum Anomaly {
         /// The kind of message.
         what: &'static str,
     },
+    /// An order that cannot be carried out; the peer was told.
+    #[error("{what}: {reason}")]
+    Denied {
+        /// The kind of message.
+        what: &'static str,
+        /// Why not.
+        reason: crate::verdict::DeniedReason,
+    },
     /// An observation of an earlier incarnation.
     #[error("the peer reported {what} of an earlier incarnation")]
     StaleInstance {
@@ -218,6 +232,12 @@ pub enum Anomaly {
         state: crate::instance::State,
         /// What was observed.
         input: crate::instance::Input,
+    },
+    /// More than is answered that changes nothing; this one was not.
+    #[error("the peer repeats itself: {what} is not answered any more for now")]
+    Flood {
+        /// The kind of message.
+        what: &'static str,
     },
     /// The peer answered one of our messages with an error.
     #[error("the peer refused one of our messages; see the error report")]
@@ -256,17 +276,24 @@ impl UnknownVariants {
 }
 
 /// Whole milliseconds of a duration for the wire, at most `i64::MAX`.
-pub(crate) fn wire_millis(duration: std::time::Duration) -> i64 {
+pub(crate) fn wire_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whole seconds of a duration for the wire, rounded up, at most `i32::MAX`.
-pub(crate) fn wire_seconds(duration: std::time::Duration) -> i32 {
+pub(crate) fn wire_seconds(duration: Duration) -> i32 {
     let rounded_up = duration
         .as_secs()
         .saturating_add(u64::from(duration.subsec_nanos() > 0));
     i32::try_from(rounded_up).unwrap_or(i32::MAX)
 }
+
+/// How many messages that change nothing are answered at once on one stream: as many as a node has instances.
+pub const ANSWERS_AT_ONCE: u32 = 4_096;
+/// How long it takes until one more of them is answered.
+pub const ANSWERS_INTERVAL: Duration = Duration::from_millis(100);
+/// How many pings are answered at once on one stream, and one more with every [`ANSWERS_INTERVAL`].
+pub const PINGS_AT_ONCE: u32 = 64;
 
 /// The number of waiting events above which a driver stops reading from the peer.
 pub const EVENTS_HIGH_WATER: usize = 1_024;

@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::controller::{
-    CRASH_ATTEMPTS, CRASHES_WAITING, Change, CommitFailure, OrderOutcome,
-};
+use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
+use prexorcloud_protocol::node::controller::{CRASHES_WAITING, Change, CommitFailure, OrderOutcome};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{ConsoleOutput, Pong};
+use prexorcloud_protocol::proto::{ConsoleOutput, Handshake, Pong, RunningInstance};
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::Anomaly;
 use prexorcloud_protocol::session::controller::{CommandError, CrashStanding};
@@ -28,10 +27,48 @@ fn a_crash_is_acknowledged_only_once_it_is_stored() {
     assert_eq!(world.sent(1), []);
     world.fail(storage());
     assert_eq!(world.sent(1), []);
+    world.receive(1, crash(1, "r1"));
     world.advance(Duration::from_secs(5));
     let commit = world.commit();
     assert!(matches!(&commit.changes[..], [Change::Crash { report, .. }] if report.report_id == "r1"));
+    assert!(world.node.is_settled(), "what is told again waits once");
     assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "r1")));
+}
+
+#[test]
+fn a_crash_that_is_stored_when_its_stream_is_over_is_acknowledged_on_the_next_one() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    world.connect(2, handshake());
+    world.sent(2);
+    world.commit();
+    assert_eq!(world.sent(1), []);
+    assert!(matches!(&world.sent(2)[..], [ack] if is_ack(ack, "r1")));
+
+    // And on none if there is none; the daemon tells it again.
+    world.receive(2, crash(1, "r2"));
+    world.disconnect(2);
+    world.commit();
+    world.connect(3, handshake());
+    assert!(!world.sent(3).iter().any(|sent| is_ack(sent, "r2")));
+    world.receive(3, crash(1, "r2"));
+    world.commit();
+    assert!(matches!(&world.sent(3)[..], [ack] if is_ack(ack, "r2")));
+}
+
+#[test]
+fn a_daemon_that_keeps_no_crashes_is_not_told_that_they_are_stored() {
+    let mut world = World::new();
+    let java = Handshake {
+        capabilities: Vec::new(),
+        ..handshake()
+    };
+    world.connect(1, java);
+    world.sent(1);
+    world.receive(1, crash(0, "r1"));
+    assert!(matches!(world.committed[0].changes[..], [Change::Crash { .. }]));
+    assert_eq!(world.sent(1), []);
 }
 
 #[test]
@@ -68,6 +105,8 @@ fn more_crashes_than_may_wait_are_left_to_the_daemon() {
     }
     assert_eq!(stored, CRASHES_WAITING);
     assert_eq!(world.sent(1).len(), stored, "only what is stored is acknowledged");
+    world.receive(1, crash(1, "r200"));
+    assert_eq!(world.commit_all(), 1, "what is stored takes no place any more");
 }
 
 #[test]
@@ -204,25 +243,45 @@ fn a_crash_report_that_the_storage_never_takes_is_left_to_the_daemon() {
     assert!(world.node.is_settled());
     assert_eq!(world.sent(1), [], "it is not acknowledged");
 
-    for _ in 0..CRASHES_WAITING {
-        world.receive(1, crash(1, "r2"));
+    for number in 0..CRASHES_WAITING {
+        world.receive(1, crash(1, &format!("r2-{number}")));
     }
     assert_eq!(world.commit_all(), CRASHES_WAITING, "it takes nobody's place");
-    world.sent(1);
+}
 
-    world.receive(1, crash(1, "r3"));
-    for _ in 0..CRASH_ATTEMPTS {
-        assert!(!world.node.is_settled());
+#[test]
+fn a_crash_report_is_kept_as_long_as_the_storage_fails() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    world.receive(1, crash(1, "r1"));
+    for _ in 0..100 {
         world.fail(storage());
         world.advance(Duration::from_secs(5));
     }
-    assert!(world.node.is_settled());
+    world.commit();
+    assert!(matches!(&world.sent(1)[..], [ack] if is_ack(ack, "r1")));
+}
+
+#[test]
+fn a_crash_report_that_waits_is_acknowledged_on_the_stream_that_told_it_last() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let all = 0..CRASHES_WAITING;
+    for number in all.clone() {
+        world.receive(1, crash(9, &format!("r{number}")));
+    }
     world.disconnect(1);
     world.connect(2, handshake());
+    for number in all.clone() {
+        world.receive(2, crash(9, &format!("r{number}")));
+    }
     world.sent(2);
-    world.receive(2, crash(1, "r3"));
-    world.commit();
-    assert!(matches!(&world.sent(2)[..], [ack] if is_ack(ack, "r3")));
+    assert_eq!(world.commit_all(), CRASHES_WAITING, "each is stored once");
+    let acknowledged = world.sent(2);
+    for number in all {
+        let id = format!("r{number}");
+        assert!(acknowledged.iter().any(|payload| is_ack(payload, &id)), "{id}");
+    }
 }
 
 #[test]
@@ -242,4 +301,34 @@ fn orders_pass_a_crash_report_that_waits_to_be_tried_again() {
     world.advance(Duration::from_secs(5));
     let commit = world.commit();
     assert!(matches!(commit.changes[0], Change::Crash { .. }));
+}
+
+#[test]
+fn all_that_happens_at_once_on_a_full_node_is_told_and_recorded() {
+    let mut world = World::new();
+    let listed = |incarnation| Handshake {
+        running_instances: (0..INSTANCES_PER_NODE)
+            .map(|number| RunningInstance {
+                instance_id: format!("lobby-{number}"),
+                group: "lobby".into(),
+                state: State::Running.to_wire(),
+                incarnation,
+                ..Default::default()
+            })
+            .collect(),
+        ..handshake()
+    };
+    world.connect(1, listed(1));
+    world.news.clear();
+    world.committed.clear();
+    world.connect(2, listed(2));
+    let adopted = |event: &&InstanceEvent| matches!(event, InstanceEvent::Adopted { .. });
+    assert_eq!(world.news.iter().filter(adopted).count(), INSTANCES_PER_NODE);
+    assert_eq!(
+        world.news.len(),
+        2 * INSTANCES_PER_NODE,
+        "and the end of the one before"
+    );
+    let recorded = world.committed.iter().map(|commit| commit.changes.len());
+    assert_eq!(recorded.sum::<usize>(), INSTANCES_PER_NODE);
 }

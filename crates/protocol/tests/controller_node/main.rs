@@ -8,3 +8,4 @@ mod orders;
 mod storage;
 mod streams;
 mod world;
+mod write_then_act;

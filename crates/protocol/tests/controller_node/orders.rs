@@ -2,7 +2,7 @@
 
 use prexorcloud_protocol::instance::{Desired, State};
 use prexorcloud_protocol::node::controller::{
-    Change, CommitFailure, ORDERS_WAITING, OrderOutcome, OrderRefusal,
+    Change, CommitFailure, InstanceSnapshot, ORDERS_WAITING, OrderOutcome, OrderRefusal,
 };
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode};
@@ -181,5 +181,109 @@ fn what_is_unknown_is_not_forgotten_and_nothing_is_written() {
         assert_eq!(world.answers[&order], Err(DeniedReason::UnknownInstance.into()));
     }
     assert!(world.commits.is_empty());
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn a_graceful_stop_does_not_take_a_kill_back() {
+    let mut world = World::connected();
+    world.running();
+    world.stop(StopMode::Force);
+    world.sent(1);
+    world.committed.clear();
+    let order = world.stop(StopMode::Graceful);
+    let [Change::Instance(wish)] = &world.committed[0].changes[..] else {
+        panic!("{:?}", world.committed)
+    };
+    assert_eq!(wish.desired, Desired::ForceStop);
+    assert_eq!(
+        world.answers[&order],
+        Ok(OrderOutcome::Stopping(StopMode::Force)),
+        "that is what happens"
+    );
+    assert_eq!(world.sent(1), []);
+}
+
+/// A later incarnation is brought by the daemon while an order about the one before is being recorded.
+fn brought(world: &mut World, incarnation: u64) {
+    world.disconnect(1);
+    world.connect(2, listing(incarnation, State::Running));
+    world.sent(2);
+    let known = world.node.roster().get(lobby()).unwrap();
+    assert_eq!(known.incarnation().get(), incarnation);
+}
+
+#[test]
+fn a_stop_stops_no_later_incarnation_than_it_was_meant_for() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    let order = world.stop(StopMode::Force);
+    brought(&mut world, 2);
+    world.commit_all();
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::AlreadyEnded));
+    assert_eq!((world.state(), world.stops(2)), (State::Running, vec![]));
+    let recorded = world.committed.last().unwrap();
+    assert!(
+        matches!(&recorded.changes[..], [Change::Instance(last)] if last.incarnation.get() == 2 && last.desired == Desired::Run),
+        "{recorded:?}"
+    );
+}
+
+#[test]
+fn a_start_that_a_later_incarnation_has_overtaken_is_recorded_as_over() {
+    let mut world = World::connected();
+    world.running();
+    world.report(1, 1, State::Stopped);
+    world.commits_at_once = false;
+    let order = world.start(2);
+    brought(&mut world, 3);
+    world.committed.clear();
+    world.commit_all();
+    assert!(
+        matches!(
+            world.answers[&order],
+            Err(OrderRefusal::Denied(DeniedReason::StaleIncarnation { .. }))
+        ),
+        "{:?}",
+        world.answers[&order]
+    );
+    let ends = world.committed.iter().flat_map(|commit| &commit.changes);
+    let ends: Vec<&InstanceSnapshot> = ends
+        .filter_map(|change| match change {
+            Change::Instance(snapshot) if snapshot.incarnation.get() == 2 => Some(snapshot),
+            _ => None,
+        })
+        .collect();
+    assert!(
+        matches!(ends[..], [end] if end.state == State::Crashed && end.note.is_some()),
+        "recorded it was: {ends:?}"
+    );
+    assert_eq!(world.sent(2), []);
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn what_turns_out_to_live_while_it_is_being_forgotten_is_recorded_again() {
+    let mut world = World::connected();
+    world.running();
+    world.disconnect(1);
+    let given_up = world.declare_lost();
+    assert_eq!(world.answers[&given_up], Ok(OrderOutcome::GivenUp));
+    world.commits_at_once = false;
+    let order = world.forget();
+    world.connect(2, listing(1, State::Running));
+    let commit = world.commit();
+    assert!(matches!(commit.changes[..], [Change::Forget { .. }]));
+    let current = Incarnation::new(1);
+    assert_eq!(
+        world.answers[&order],
+        Err(DeniedReason::StillAlive { current }.into())
+    );
+    let commit = world.commit();
+    assert!(
+        matches!(&commit.changes[..], [Change::Instance(alive)] if alive.state == State::Running),
+        "{commit:?}"
+    );
     assert!(world.node.is_settled());
 }

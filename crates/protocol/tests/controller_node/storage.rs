@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::StopMode;
-use prexorcloud_protocol::instance::{Desired, State};
-use prexorcloud_protocol::node::controller::{Change, Commit, OrderId, OrderOutcome, OrderRefusal};
-use prexorcloud_protocol::proto::StartInstance;
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::node::controller::{
+    Change, Commit, CommitFailure, ControllerNodeTimer, OrderId, OrderOutcome, OrderRefusal,
+    SNAPSHOTS_PER_COMMIT,
+};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
+use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance, StartInstanceAck};
 
 use crate::world::*;
 
@@ -68,6 +71,21 @@ fn a_start_waits_for_the_record_of_the_end_before_it() {
 }
 
 #[test]
+fn a_forgetting_waits_for_the_record_of_the_end_before_it() {
+    let mut world = World::connected();
+    world.start(1);
+    world.commits_at_once = false;
+    world.report(1, 1, State::Running);
+    world.report(1, 1, State::Stopped);
+    let order = world.forget();
+    // The storage would take it for alive, and refuse.
+    let written: Vec<Commit> = (0..3).map(|_| world.commit()).collect();
+    assert!(matches!(&written[1].changes[..], [Change::Instance(end)] if end.state == State::Stopped));
+    assert!(matches!(written[2].changes[..], [Change::Forget { .. }]));
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Forgotten));
+}
+
+#[test]
 fn instances_that_change_all_the_time_do_not_keep_others_from_the_record() {
     let mut world = World::new();
     let ids: Vec<String> = (0..70).map(|number| format!("lobby-{number:02}")).collect();
@@ -103,25 +121,142 @@ fn instances_that_change_all_the_time_do_not_keep_others_from_the_record() {
 }
 
 #[test]
+fn what_goes_wrong_at_once_with_many_is_written_piece_by_piece() {
+    let count = 3 * SNAPSHOTS_PER_COMMIT;
+    let mut world = World::connected();
+    for (number, order) in (0..count).zip(0..) {
+        let start = StartInstance {
+            instance_id: format!("lobby-{number}"),
+            ..start(1)
+        };
+        world.node.start(world.now, OrderId(order), Box::new(start));
+        world.turn();
+    }
+    world.commits_at_once = false;
+    world.committed.clear();
+    world.disconnect(1);
+    // It has nothing of what was sent.
+    world.connect(2, handshake());
+    for id in 0..count {
+        let mut update = status(1, State::Crashed);
+        update.instance_id = format!("lobby-{id}");
+        world.receive(2, FromDaemon::InstanceStatus(update));
+    }
+    world.commit_all();
+    let sizes: Vec<usize> = world
+        .committed
+        .iter()
+        .map(|commit| commit.changes.len())
+        .collect();
+    assert_eq!(sizes.iter().max(), Some(&SNAPSHOTS_PER_COMMIT), "{sizes:?}");
+    assert!(world.node.is_settled());
+}
+
+#[test]
 fn a_state_that_could_not_be_written_is_written_later() {
     let mut world = World::connected();
     world.running();
     world.commits_at_once = false;
     world.report(1, 1, State::Stopped);
     world.fail(storage());
-    assert!(world.commits.is_empty(), "not at once");
+    let due = world.node.poll_timeout().unwrap();
+    assert_eq!(
+        (due.at, due.timer),
+        (world.now + Duration::from_secs(5), ControllerNodeTimer::Storage)
+    );
+    world.advance(Duration::from_millis(4_999));
+    assert!(world.commits.is_empty(), "not before");
     assert!(!world.node.is_settled());
-    world.advance(Duration::from_secs(5));
+    world.advance(Duration::from_millis(1));
     let commit = world.commit();
     assert!(matches!(&commit.changes[..], [Change::Instance(snapshot)] if snapshot.state == State::Stopped));
     assert!(world.node.is_settled());
 }
 
+fn rejected(message: &str, disposition: StartFailureDisposition) -> FromDaemon {
+    FromDaemon::StartInstanceAck(Box::new(StartInstanceAck {
+        instance_id: "lobby-1".into(),
+        incarnation: 1,
+        error_code: "NO_JAVA".into(),
+        error_message: message.into(),
+        failure_disposition: disposition.into(),
+        ..Default::default()
+    }))
+}
+
+fn note(commit: &Commit) -> Option<&str> {
+    match &commit.changes[..] {
+        [Change::Instance(snapshot)] => snapshot.note.as_deref(),
+        changes => panic!("{changes:?}"),
+    }
+}
+
+#[test]
+fn what_went_wrong_is_written_later_too() {
+    let mut world = World::connected();
+    world.start(1);
+    world.commits_at_once = false;
+    world.receive(1, rejected("no such java", StartFailureDisposition::Permanent));
+    world.fail(storage());
+    world.advance(Duration::from_secs(5));
+    let commit = world.commit();
+    assert_eq!(note(&commit), Some("NO_JAVA: no such java"));
+    assert_eq!(world.state(), State::Crashed);
+}
+
+#[test]
+fn the_last_that_went_wrong_is_what_is_written_in_the_end() {
+    let mut world = World::connected();
+    world.start(1);
+    world.commits_at_once = false;
+    world.receive(1, rejected("first", StartFailureDisposition::Transient));
+    world.advance(Duration::from_secs(1));
+    world.receive(1, rejected("second", StartFailureDisposition::Transient));
+    world.fail(storage());
+    world.advance(Duration::from_secs(5));
+    let commit = world.commit();
+    assert!(
+        note(&commit).is_some_and(|note| note.contains("second")),
+        "{commit:?}"
+    );
+}
+
+#[test]
+fn the_end_beside_a_crash_that_the_storage_refuses_is_written_all_the_same() {
+    for (failure, is_told_again) in [(storage(), true), (CommitFailure::Conflict("no".into()), false)] {
+        let mut world = World::connected();
+        world.start(1);
+        world.commits_at_once = false;
+        // Being written while the end comes in.
+        world.report(1, 1, State::Running);
+        world.report(1, 1, State::Crashed);
+        world.receive(1, crash(1, "r1"));
+        world.commit();
+        world.fail(failure);
+        world.advance(Duration::from_secs(5));
+        world.commit_all();
+        let written: Vec<&Change> = world
+            .committed
+            .iter()
+            .flat_map(|commit| &commit.changes)
+            .collect();
+        let is_end =
+            |change: &&&Change| matches!(change, Change::Instance(end) if end.state == State::Crashed);
+        let is_crash = |change: &&&Change| matches!(change, Change::Crash { .. });
+        assert_eq!(written.iter().filter(is_end).count(), 1, "{written:?}");
+        assert_eq!(written.iter().any(|change| is_crash(&change)), is_told_again);
+        assert!(world.node.is_settled());
+    }
+}
+
 /// Lets a storage that takes nothing refuse what it is given, for as long as somebody waits for an answer.
 fn refuse_everything(world: &mut World) {
     for _ in 0..4 {
+        let mut refused = 0;
         while !world.commits.is_empty() {
             world.fail(storage());
+            refused += 1;
+            assert!(refused < 100, "it is left in peace for a while");
         }
         world.advance(Duration::from_secs(5));
     }
@@ -205,95 +340,19 @@ fn an_answer_to_an_earlier_commit_changes_nothing() {
     let mut world = World::connected();
     world.commits_at_once = false;
     let order = world.start(1);
-    let commit = world.commits.remove(0);
-    world.node.handle_committed(world.now, commit.id);
-    world.node.handle_committed(world.now, commit.id);
-    world.node.handle_commit_failed(world.now, commit.id, storage());
+    let earlier = world.commits.remove(0);
+    world.node.handle_committed(world.now, earlier.id);
     world.turn();
     assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
     assert_eq!(world.sent(1).len(), 1);
-}
 
-#[test]
-fn a_kill_that_the_controller_decides_waits_for_its_record() {
-    let mut world = World::connected();
-    let order = world.start(1);
-    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
-    world.report(1, 1, State::Starting);
-    world.sent(1);
-    world.commits_at_once = false;
-    // The daemon does not keep its own deadline, and answers every ping.
-    let limit = Duration::from_secs(60 + 30 + 15);
-    answering(&mut world, limit);
-    assert_eq!(world.sent(1), [], "the wish to kill is not recorded yet");
-    let commit = world.commit();
-    let [Change::Instance(snapshot)] = &commit.changes[..] else {
-        panic!("{commit:?}")
-    };
-    assert_eq!(snapshot.desired, Desired::ForceStop);
-    assert!(
-        snapshot
-            .note
-            .as_deref()
-            .is_some_and(|note| note.contains("not running after"))
-    );
-    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force));
-}
-
-#[test]
-fn a_graceful_stop_that_waited_for_its_record_has_its_whole_grace() {
-    let mut world = World::connected();
-    let lived = Duration::from_secs(100);
-    let order = OrderId(100);
-    let start = StartInstance {
-        max_lifetime_seconds: 100,
-        ..start(1)
-    };
-    world.node.start(world.now, order, Box::new(start));
+    let stop = world.stop(StopMode::Graceful);
+    world.node.handle_committed(world.now, earlier.id);
+    world.node.handle_commit_failed(world.now, earlier.id, storage());
     world.turn();
-    world.report(1, 1, State::Running);
-    world.sent(1);
-    world.commits_at_once = false;
-    answering(&mut world, lived);
-    assert_eq!(world.state(), State::Stopping);
-    // The storage takes its time, and the grace does not run meanwhile.
-    answering(&mut world, Duration::from_secs(40));
-    assert_eq!(world.sent(1), []);
+    assert_eq!((world.sent(1), world.answers.get(&stop)), (vec![], None));
     world.commit();
-    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if !stop.force));
-    world.commits_at_once = true;
-    world.receive(
-        1,
-        FromDaemon::StopInstanceAck(prexorcloud_protocol::proto::StopInstanceAck {
-            instance_id: "lobby-1".into(),
-            accepted: true,
-            incarnation: 1,
-            ..Default::default()
-        }),
-    );
-    answering(&mut world, Duration::from_secs(40));
-    assert_eq!(
-        world.sent(1),
-        [],
-        "30 s of grace, and the daemon's own time to kill"
-    );
-    answering(&mut world, Duration::from_secs(10));
-    assert!(matches!(&world.sent(1)[..], [FromController::StopInstance(stop)] if stop.force));
-}
-
-/// Time passes, and the daemon answers every ping.
-fn answering(world: &mut World, mut time: Duration) {
-    while time > Duration::ZERO {
-        let step = time.min(Duration::from_secs(10));
-        world.advance(step);
-        for sequence in world.pings() {
-            world.receive(
-                1,
-                FromDaemon::Pong(prexorcloud_protocol::proto::Pong { sequence }),
-            );
-        }
-        time -= step;
-    }
+    assert_eq!(world.sent(1).len(), 1);
 }
 
 #[test]

@@ -36,6 +36,63 @@ fn an_older_stream_never_takes_the_place_of_a_newer_one() {
 }
 
 #[test]
+fn an_older_stream_is_turned_away_before_anything_is_recorded_of_it() {
+    let mut world = World::new();
+    world.connect(2, handshake());
+    world.admits_at_once = false;
+    world.connect(1, handshake());
+    assert_eq!(world.admits, []);
+    assert_eq!(world.closed(), [1]);
+}
+
+#[test]
+fn an_older_stream_takes_no_newer_ones_turn() {
+    let mut world = World::new();
+    world.admits_at_once = false;
+    world.connect(1, handshake());
+    world.connect(3, handshake());
+    world.connect(2, handshake());
+    assert_eq!(world.closed(), [2], "it is older than the one that waits");
+    world.admits_at_once = true;
+    let hello = world.admits.remove(0);
+    world.admit(hello);
+    world.turn();
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(3)));
+}
+
+#[test]
+fn a_stream_that_ends_while_it_waits_holds_nobody_up() {
+    let mut world = World::new();
+    world.admits_at_once = false;
+    world.connect(1, handshake());
+    world.connect(2, handshake());
+    world.disconnect(2);
+    let hello = world.admits.remove(0);
+    world.admit(hello);
+    world.turn();
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+    assert_eq!(world.admits, [], "nobody is at the other end");
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn the_next_one_has_its_turn_when_a_stream_is_not_admitted() {
+    let mut world = World::new();
+    world.admits_at_once = false;
+    world.connect(1, handshake());
+    world.connect(2, handshake());
+    world.admits.clear();
+    world.admits_at_once = true;
+    let close = Close::new(Code::Unavailable, "the storage failed");
+    world
+        .node
+        .handle_admission_failed(world.now, StreamId::new(1), close);
+    world.turn();
+    assert_eq!(world.closed(), [1]);
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(2)));
+}
+
+#[test]
 fn a_newer_stream_takes_over_once_it_is_accepted_and_the_old_one_is_deaf() {
     let mut world = World::connected();
     world.running();
@@ -95,8 +152,7 @@ fn of_many_handshakes_the_newest_is_admitted() {
     for stream in 1..=4 {
         world.connect(stream, handshake());
     }
-    let turned_away: Vec<u64> = world.closes.iter().map(|(stream, _)| *stream).collect();
-    assert_eq!(turned_away, [2, 3]);
+    assert_eq!(world.closed(), [2, 3]);
     world.admits_at_once = true;
     let hello = world.admits.remove(0);
     world.admit(hello);

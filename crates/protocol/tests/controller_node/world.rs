@@ -260,6 +260,11 @@ impl World {
         self.node.roster().get(lobby()).unwrap().state()
     }
 
+    /// The streams that were closed, in this order.
+    pub fn closed(&self) -> Vec<u64> {
+        self.closes.iter().map(|(stream, _)| *stream).collect()
+    }
+
     /// The pings that nobody has answered yet.
     pub fn pings(&mut self) -> Vec<i64> {
         std::mem::take(&mut self.pings)
@@ -276,6 +281,19 @@ impl World {
         last
     }
 
+    /// Time passes, and the daemon answers every ping on the stream that counts.
+    pub fn answering(&mut self, mut time: Duration) {
+        while time > Duration::ZERO {
+            let step = time.min(Duration::from_secs(10));
+            self.advance(step);
+            let stream = self.node.current_stream().unwrap().get();
+            for sequence in self.pings() {
+                self.receive(stream, FromDaemon::Pong(Pong { sequence }));
+            }
+            time -= step;
+        }
+    }
+
     /// Every commit succeeds until none is left; says how many there were.
     pub fn commit_all(&mut self) -> usize {
         let before = self.committed.len();
@@ -288,6 +306,15 @@ impl World {
     /// What left on a stream since the last call, pings aside.
     pub fn sent(&mut self, stream: u64) -> Vec<FromController> {
         self.sent.remove(&stream).unwrap_or_default()
+    }
+
+    /// The stops among it, each with whether it is a kill.
+    pub fn stops(&mut self, stream: u64) -> Vec<bool> {
+        let force = |payload| match payload {
+            FromController::StopInstance(stop) => Some(stop.force),
+            _ => None,
+        };
+        self.sent(stream).into_iter().filter_map(force).collect()
     }
 }
 

@@ -32,6 +32,8 @@ fn a_crash_that_cannot_be_written_is_told_as_such_and_settled_when_confirmed() {
         .handle_spool_failed(world.now(), id("a"), Incarnation::new(1));
     assert_eq!(world.words(), "spool, CRASHED, crash-in-memory");
     assert_eq!(world.node.poll_timeout(), None, "time alone does not settle it");
+    world.node.handle_end_heard(id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "", "nor does a heard end, without its report");
     world
         .node
         .handle_crash_confirmed(world.now(), "report-a-1".into());
@@ -56,6 +58,20 @@ fn an_instance_that_was_not_ready_in_time_crashed_and_its_report_says_so() {
         report.log_tail,
         ["last words", "[prexorcloud] not ready within 60 s"]
     );
+}
+
+#[test]
+fn the_first_reason_to_stop_an_instance_is_the_one_that_counts() {
+    let mut world = World::new();
+    world.starting("a", 1, 30_000);
+    for reason in [StopReason::StartupTimeout, StopReason::Requested] {
+        world
+            .node
+            .handle_stopping(world.now(), id("a"), Incarnation::new(1), reason);
+    }
+    assert_eq!(world.words(), "STOPPING");
+    world.exits("a", 1, 0, None);
+    assert_eq!(world.words(), "spool", "it was not ready in time");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The daemon's node: what is done about orders and processes, and in which order
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod adopted;
 mod crashes;
 mod ends;
 mod properties;

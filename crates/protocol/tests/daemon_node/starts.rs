@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::node::daemon::{DaemonWork, LaunchFailure, NodeTimer, StopReason};
+use prexorcloud_protocol::node::daemon::{
+    DaemonWork, INSTANCES_REMEMBERED, LaunchFailure, NodeTimer, StopReason,
+};
 use prexorcloud_protocol::proto::StartFailureDisposition;
 use prexorcloud_protocol::{Incarnation, StopMode};
 
@@ -15,7 +17,8 @@ fn a_start_is_prepared_launched_and_accepted_in_this_order() {
     assert_eq!(world.words(), "PREPARING, prepare");
     let mut world = World::new();
     world.running("a", 1, 30_000);
-    assert_eq!(world.node.ports().collect::<Vec<_>>(), [30_000]);
+    let status = world.node.status();
+    assert_eq!((status.instance_count, status.used_ports), (1, vec![30_000]));
 }
 
 #[test]
@@ -85,6 +88,72 @@ fn a_failed_start_says_why_and_can_be_ordered_again() {
     assert_eq!(world.words(), "START_FAILED");
     world.node.handle_launch_failed(world.now(), second, failure);
     assert_eq!(world.words(), "", "a fact that repeats changes nothing");
+}
+
+#[test]
+fn a_launch_that_failed_is_tried_again_after_a_while_or_not_at_all() {
+    for (disposition, wait) in [
+        (StartFailureDisposition::Transient, Duration::from_secs(5)),
+        (StartFailureDisposition::Permanent, Duration::ZERO),
+    ] {
+        let mut world = World::new();
+        let attempt = world.launching("a", 1, 30_000);
+        let failure = LaunchFailure {
+            message: "no such file".into(),
+            disposition,
+        };
+        world.node.handle_launch_failed(world.now(), attempt, failure);
+        let work = world.drain();
+        assert!(
+            matches!(&work[..], [DaemonWork::RejectStart { rejection, .. }]
+                if rejection.disposition == disposition && rejection.retry_after == wait),
+            "{work:?}"
+        );
+    }
+}
+
+#[test]
+fn the_uptime_counts_from_the_process_and_not_from_its_preparation() {
+    let mut world = World::new();
+    let attempt = world.launching("a", 1, 30_000);
+    world.pass(Duration::from_secs(7));
+    world.node.handle_launched(world.now(), attempt);
+    assert_eq!(world.words(), "STARTING, accept");
+    world.pass(Duration::from_secs(3));
+    world.node.handle_ready(world.now(), id("a"), Incarnation::new(1));
+    let work = world.drain();
+    assert!(
+        matches!(&work[..], [DaemonWork::Report(report)] if report.uptime == Duration::from_secs(3)),
+        "{work:?}"
+    );
+}
+
+#[test]
+fn what_may_take_long_to_start_may_take_as_long_to_be_prepared() {
+    let mut world = World::new();
+    let mut order = order("a", 1, 30_000);
+    order.start.startup_timeout_seconds = 1_200;
+    world.node.handle_start(world.now(), order);
+    let due = world.node.poll_timeout().unwrap();
+    assert_eq!(
+        (due.at, due.timer),
+        (world.now() + Duration::from_secs(1_200), NodeTimer::Preparation)
+    );
+}
+
+#[test]
+fn no_more_than_so_many_are_remembered_and_each_of_them_can_be_started_again() {
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    world.exits("a", 1, 0, None);
+    assert_eq!(world.words(), "STOPPED");
+    for number in 1..INSTANCES_REMEMBERED {
+        world.preparing(&format!("i{number}"), 1, 0);
+    }
+    world.node.handle_start(world.now(), order("one-more", 1, 0));
+    assert_eq!(world.words(), "TOO_MANY_INSTANCES");
+    world.node.handle_start(world.now(), order("a", 2, 0));
+    assert_eq!(world.words(), "settle, PREPARING");
 }
 
 #[test]

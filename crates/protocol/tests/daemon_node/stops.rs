@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::node::daemon::{Adopted, DaemonWork, LaunchFailure, StopReason};
+use prexorcloud_protocol::node::daemon::{DaemonWork, LaunchFailure, StopReason};
 use prexorcloud_protocol::proto::StartFailureDisposition;
 use prexorcloud_protocol::{Incarnation, StopMode};
 
@@ -121,9 +121,46 @@ fn a_shutdown_waits_until_a_crash_is_written() {
 }
 
 #[test]
-fn the_estimate_of_a_shutdown_is_the_longest_grace_and_the_time_to_kill() {
+fn a_shutdown_is_over_when_the_last_launch_has_failed() {
     let mut world = World::new();
-    world.running("a", 1, 30_000);
+    let attempt = world.launching("a", 1, 30_000);
+    world.node.handle_shutdown(world.now(), "bye".into());
+    assert_eq!(world.words(), "shutdown-ack 1");
+    let failure = LaunchFailure {
+        message: "no such file".into(),
+        disposition: StartFailureDisposition::Transient,
+    };
+    world.node.handle_launch_failed(world.now(), attempt, failure);
+    assert_eq!(world.words(), "START_FAILED, finish bye");
+}
+
+#[test]
+fn what_ended_during_its_launch_is_not_stopped_any_more() {
+    let mut world = World::new();
+    let attempt = world.launching("a", 1, 30_000);
+    world.stop("a", 1, StopMode::Graceful);
+    world.exits("a", 1, 3, None);
+    assert_eq!(world.words(), "");
+    world.node.handle_launched(world.now(), attempt);
+    assert_eq!(world.words(), "STARTING, accept, STOPPED, stop-ack");
+}
+
+#[test]
+fn what_is_being_stopped_does_not_become_ready() {
+    let mut world = World::new();
+    world.starting("a", 1, 30_000);
+    let incarnation = Incarnation::new(1);
+    world
+        .node
+        .handle_stopping(world.now(), id("a"), incarnation, StopReason::Requested);
+    world.node.handle_ready(world.now(), id("a"), incarnation);
+    assert_eq!(world.words(), "STOPPING");
+}
+
+#[test]
+fn the_estimate_of_a_shutdown_counts_what_is_being_launched() {
+    let mut world = World::new();
+    world.launching("a", 1, 30_000);
     world.node.handle_shutdown(world.now(), "bye".into());
     let work = world.drain();
     let DaemonWork::AcknowledgeShutdown { estimated_drain, .. } = work[0] else {
@@ -133,21 +170,13 @@ fn the_estimate_of_a_shutdown_is_the_longest_grace_and_the_time_to_kill() {
 }
 
 #[test]
-fn an_adopted_instance_is_stopped_like_any_other() {
+fn the_estimate_of_a_shutdown_is_the_longest_grace_and_the_time_to_kill() {
     let mut world = World::new();
-    let adopted = Adopted {
-        instance: id("a"),
-        incarnation: Incarnation::new(4),
-        port: 30_000,
-        grace: Duration::from_secs(30),
-        startup_timeout: Duration::from_secs(60),
-        uptime: Duration::from_secs(3600),
-        is_ready: true,
-        is_stopping: false,
+    world.running("a", 1, 30_000);
+    world.node.handle_shutdown(world.now(), "bye".into());
+    let work = world.drain();
+    let DaemonWork::AcknowledgeShutdown { estimated_drain, .. } = work[0] else {
+        panic!("{work:?}");
     };
-    world.node.adopt(world.now(), &adopted);
-    world.stop("a", 4, StopMode::Graceful);
-    assert_eq!(world.words(), "stop");
-    world.exits("a", 4, 0, Some(StopReason::Requested));
-    assert_eq!(world.words(), "STOPPED, stop-ack");
+    assert_eq!(estimated_drain, Duration::from_secs(40));
 }

@@ -6,13 +6,13 @@ mod invariants;
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::instance::lifecycle::{KILL, LATE_REPORT, MARGIN, PREPARATION};
+use prexorcloud_protocol::instance::lifecycle::{LATE_REPORT, MARGIN, PREPARATION};
 use prexorcloud_protocol::instance::{
     Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, LifecycleOutput, LifecycleTimer, Limits,
     Report, Spec, State, Transition, transition,
 };
-use prexorcloud_protocol::peer::DaemonPeer;
-use prexorcloud_protocol::proto::StartInstance;
+use prexorcloud_protocol::peer::{DaemonPeer, KILL_TIMEOUT as KILL};
+use prexorcloud_protocol::proto::{Handshake, StartInstance};
 use prexorcloud_protocol::{Capabilities, DeniedReason, Incarnation, StopMode, Verdict};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -575,6 +575,179 @@ fn unpolled_changes_are_told_as_one() {
     assert_eq!(
         drain(&mut lifecycle),
         [changed(State::Scheduled, State::Running, Cause::Reported)]
+    );
+}
+
+#[test]
+fn news_comes_in_the_order_in_which_it_came_about() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let late = now + LIFETIME + SECOND;
+    assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
+    lifecycle.handle_timeout(late);
+    lifecycle.handle_timeout(late + GRACE + KILL + MARGIN);
+    assert_eq!(
+        drain(&mut lifecycle),
+        [
+            LifecycleOutput::LifetimeOver,
+            changed(State::Running, State::Stopping, Cause::LifetimeOver),
+            LifecycleOutput::StopOverdue(StopMode::Graceful),
+            LifecycleOutput::Stop(StopMode::Force),
+        ]
+    );
+}
+
+#[test]
+fn a_daemon_that_takes_longer_to_kill_is_given_the_time() {
+    let now = Instant::now();
+    let minute = Handshake {
+        kill_timeout_seconds: 60,
+        ..Handshake::default()
+    };
+    let patient = DaemonPeer::from_handshake(&minute, Capabilities::SESSION);
+    for (state, until_forced) in [(State::Running, GRACE), (State::Starting, STARTUP + GRACE)] {
+        let mut lifecycle = in_state(now, state);
+        lifecycle.handle_connected(now, patient);
+        if state == State::Running {
+            assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+        }
+        let forced = now + until_forced + 60 * SECOND + MARGIN;
+        assert_eq!(lifecycle.poll_timeout().unwrap().at, forced, "{state}");
+        lifecycle.handle_timeout(forced);
+        assert_eq!(lifecycle.desired(), Desired::ForceStop);
+        assert_eq!(
+            lifecycle.poll_timeout().unwrap().at,
+            forced + 60 * SECOND + MARGIN
+        );
+    }
+    for (said, meant) in [(0, 10), (1, 1), (u32::MAX, 24 * 3600)] {
+        let handshake = Handshake {
+            kill_timeout_seconds: said,
+            ..Handshake::default()
+        };
+        let peer = DaemonPeer::from_handshake(&handshake, Capabilities::NONE);
+        assert_eq!(peer.kill_timeout, Duration::from_secs(meant));
+    }
+}
+
+#[test]
+fn there_and_back_is_no_change() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
+    assert_eq!(lifecycle.cancel_drain(now), Verdict::Accepted);
+    assert_eq!(drain(&mut lifecycle), []);
+}
+
+#[test]
+fn a_drain_does_not_lengthen_a_life() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let due = lifecycle.poll_timeout();
+    assert_eq!(due.map(|due| due.at), Some(now + LIFETIME));
+    assert_eq!(lifecycle.request_drain(now + GRACE), Verdict::Accepted);
+    assert_eq!(lifecycle.poll_timeout(), due);
+}
+
+#[test]
+fn a_stop_that_is_taken_back_before_it_left_does_not_leave() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Starting);
+    lifecycle.handle_timeout(now + STARTUP);
+    assert_eq!(lifecycle.desired(), Desired::ForceStop);
+    assert!(
+        lifecycle
+            .handle_report(now + STARTUP, report(State::Running))
+            .is_accepted()
+    );
+    assert_eq!(
+        drain(&mut lifecycle),
+        [
+            LifecycleOutput::StartupTimedOut { limit: STARTUP },
+            changed(State::Starting, State::Running, Cause::TakenBack),
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_expected_of_a_start_that_nobody_has_accepted() {
+    let now = Instant::now();
+    let mut lifecycle = Lifecycle::new(now, spec(None));
+    lifecycle.handle_connected(now, ours());
+    lifecycle.mark_dispatched();
+    lifecycle.handle_silence();
+    lifecycle.handle_heard(now + SECOND);
+    assert_eq!(lifecycle.poll_timeout(), None);
+}
+
+#[test]
+fn no_players_is_a_fact_only_from_a_daemon_that_counts_them() {
+    let now = Instant::now();
+    for (peer, players) in [(ours(), 0), (java(), 7)] {
+        let mut lifecycle = in_state(now, State::Running);
+        lifecycle.handle_connected(now, peer);
+        for player_count in [7, 0] {
+            let report = Report {
+                player_count,
+                ..report(State::Running)
+            };
+            assert!(lifecycle.handle_report(now, report).is_accepted());
+        }
+        assert_eq!(lifecycle.player_count(), players);
+    }
+}
+
+#[test]
+fn what_has_been_superseded_is_not_taken_back() {
+    let now = Instant::now();
+    for (cause, is_lost) in [(Cause::Superseded, false), (Cause::DeclaredLost, true)] {
+        let mut lifecycle = in_state(now, State::Running);
+        lifecycle.handle_lost(now, cause);
+        assert_eq!(
+            (lifecycle.state(), lifecycle.is_lost()),
+            (State::Crashed, is_lost)
+        );
+        let judgement = lifecycle.handle_report(now, report(State::Running));
+        assert_eq!(judgement.is_accepted(), is_lost);
+    }
+}
+
+#[test]
+fn a_late_rejection_ends_a_stop_only_where_no_process_was_seen() {
+    let now = Instant::now();
+    let all = [
+        State::Scheduled,
+        State::Preparing,
+        State::Starting,
+        State::Running,
+    ];
+    for (state, is_launched) in all.into_iter().zip([false, false, true, true]) {
+        let mut stopping = in_state(now, state);
+        assert_eq!(stopping.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+        let mut seen = stopping.clone();
+        stopping.handle_start_failed(now);
+        assert_eq!(stopping.state() == State::Stopping, is_launched, "{state}");
+
+        // Only a process can be seen to stop.
+        assert!(seen.handle_report(now, report(State::Stopping)).is_accepted());
+        seen.handle_start_failed(now);
+        assert_eq!(seen.state(), State::Stopping, "{state}");
+
+        let mut restored = Lifecycle::restored(now, spec(None), state, Desired::Stop);
+        restored.handle_start_failed(now);
+        assert_eq!(restored.state() == State::Stopping, is_launched, "{state}");
+    }
+}
+
+#[test]
+fn nobody_is_asked_to_stop_what_has_ended() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+    let _ = lifecycle.handle_report(now, report(State::Stopped));
+    assert_eq!(
+        drain(&mut lifecycle),
+        [changed(State::Running, State::Stopped, Cause::Reported)]
     );
 }
 

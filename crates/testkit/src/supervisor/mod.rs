@@ -318,8 +318,7 @@ impl Supervisor {
 pub(crate) fn status(node: &Node) -> daemon_message::Payload {
     daemon_message::Payload::NodeStatus(NodeStatus {
         total_memory_mb: 1024,
-        used_ports: node.ports().map(i32::from).collect(),
-        ..Default::default()
+        ..node.status()
     })
 }
 

@@ -1,4 +1,4 @@
-//! The one task around the node's machine
+//! The handler around the node's machine
 //!
 //! ```text
 //!  session, supervisor, tasks ──facts──> DaemonNode ──work──> session, supervisor, spool, tasks
@@ -11,6 +11,7 @@ mod tasks;
 mod work;
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -19,8 +20,8 @@ use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, NodeConfig};
 use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, InstanceId, SendError};
-use prexorcloud_transport::{SessionHandle, Target};
-use tokio::sync::{mpsc, oneshot};
+use prexorcloud_transport::{SessionHandle, SessionHandler, Target, due};
+use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::crashes::CrashSpool;
@@ -46,18 +47,56 @@ pub(super) struct Orders {
     /// Which attempt a task works for, should it end with a panic
     running: HashMap<Id, Running>,
     preparations: HashMap<machine::Attempt, AbortHandle>,
+    events: mpsc::Receiver<Event>,
+    learned: mpsc::Receiver<Vec<Target>>,
+}
+
+impl SessionHandler<DaemonSession> for Orders {
+    type End = Finished;
+
+    async fn handle_event(
+        &mut self,
+        _session: &SessionHandle<DaemonSession>,
+        event: DaemonEvent,
+    ) -> ControlFlow<Finished> {
+        self.handle_session(event);
+        self.work()
+    }
+
+    async fn idle(&mut self, _session: &SessionHandle<DaemonSession>) -> ControlFlow<Finished> {
+        // What was adopted before the first event.
+        self.work()?;
+        tokio::select! {
+            Some(event) = self.events.recv() => self.handle_supervisor(event),
+            Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
+            Some(controllers) = self.learned.recv() => {
+                if let Err(error) = self.memory.learn(&controllers) {
+                    tracing::warn!(%error, "the announced controllers cannot be remembered");
+                }
+            }
+            // Only a wake-up: what is due is seen to with the work, however busy it is.
+            () = due(self.node.poll_timeout()) => {}
+        }
+        self.work()
+    }
 }
 
 impl Orders {
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the parts of a daemon, put together once"
+    )]
     pub(super) fn new(
         session: SessionHandle<DaemonSession>,
         supervisor: Supervisor,
+        reports: (mpsc::Receiver<Event>, mpsc::Receiver<Vec<Target>>),
         preparer: Preparer,
         spool: CrashSpool,
         memory: Memory,
         host: Host,
         dialled: Arc<Mutex<Option<Target>>>,
     ) -> Self {
+        let (events, learned) = reports;
         let mut config = NodeConfig::default();
         config.kill_timeout = supervisor.kill_timeout();
         Self {
@@ -73,6 +112,8 @@ impl Orders {
             tasks: JoinSet::new(),
             running: HashMap::new(),
             preparations: HashMap::new(),
+            events,
+            learned,
         }
     }
 
@@ -100,38 +141,6 @@ impl Orders {
         }
     }
 
-    pub(super) async fn run(
-        mut self,
-        mut events: mpsc::Receiver<Event>,
-        mut learned: mpsc::Receiver<Vec<Target>>,
-        mut stopped: oneshot::Receiver<()>,
-    ) -> Finished {
-        loop {
-            self.node.handle_timeout(Instant::now());
-            if let Some(finished) = self.work() {
-                return finished;
-            }
-            let deadline = self.node.poll_timeout().map(|deadline| deadline.at.into());
-            tokio::select! {
-                event = self.session.next_event() => match event {
-                    Some(event) => self.handle_session(event),
-                    None => return Finished::Failed,
-                },
-                Some(event) = events.recv() => self.handle_supervisor(event),
-                Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
-                Some(controllers) = learned.recv() => {
-                    if let Err(error) = self.memory.learn(&controllers) {
-                        tracing::warn!(%error, "the announced controllers cannot be remembered");
-                    }
-                }
-                // Only a wake-up: what is due is seen at the top of the loop, however busy it is.
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)),
-                    if deadline.is_some() => {}
-                _ = &mut stopped => return Finished::Stopped,
-            }
-        }
-    }
-
     fn handle_session(&mut self, event: DaemonEvent) {
         match self.node.handle_event(Instant::now(), event) {
             Some(DaemonEvent::Connected(connected)) => self.handle_connected(&connected),
@@ -143,8 +152,7 @@ impl Orders {
                 }
             }
             Some(DaemonEvent::NodeStatusDue) => {
-                let ports = self.node.ports().map(i32::from).collect();
-                let status = self.host.status(ports);
+                let status = self.host.measure(self.node.status());
                 self.send(daemon_message::Payload::NodeStatus(status));
             }
             Some(DaemonEvent::FenceRaised(epoch)) => {

@@ -1,5 +1,6 @@
 //! What the node's machine wants done, as I/O
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,14 +16,15 @@ use crate::preparation::Prepared;
 
 impl Orders {
     /// Does everything that there is to do, in order
-    pub(super) fn work(&mut self) -> Option<Finished> {
+    pub(super) fn work(&mut self) -> ControlFlow<Finished> {
+        self.node.handle_timeout(Instant::now());
         while let Some(work) = self.node.poll_output() {
             if let DaemonWork::Finish { reason } = work {
-                return Some(Finished::ShutDownByController { reason });
+                return ControlFlow::Break(Finished::ShutDownByController { reason });
             }
             self.perform(work);
         }
-        None
+        ControlFlow::Continue(())
     }
 
     fn perform(&mut self, work: DaemonWork<Box<Prepared>>) {
@@ -103,7 +105,7 @@ impl Orders {
                 self.session
                     .with(|session, _| session.acknowledge_shutdown(running, estimated_drain));
             }
-            // Ends the loop around this, and is the last work.
+            // Ends the handler's work, and is the last of it.
             DaemonWork::Finish { .. } => {}
         }
     }

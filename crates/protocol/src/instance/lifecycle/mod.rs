@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
 //! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the daemon's 10 s before it kills, and a margin | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
 //! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
@@ -44,11 +44,13 @@
 //! - `timeouts_do_not_burst`: one late `handle_timeout` changes the state at most once;
 //! - `changes_are_chained`: each `Changed` begins where the one before it ended.
 
+mod outputs;
 mod phase;
 mod timers;
 
 use std::time::{Duration, Instant};
 
+use self::outputs::Outputs;
 use self::phase::{Phase, Stop, StopStage};
 use super::{
     Age, Cause, CrashVerdict, Desired, Input, Judgement, LifecycleOutput, Limits, Report, Spec, State,
@@ -58,8 +60,6 @@ use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::peer::DaemonPeer;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
-/// How long a daemon waits between the polite signal and the kill.
-pub const KILL: Duration = Duration::from_secs(10);
 /// What is added to a daemon's own deadlines before the controller interferes.
 pub const MARGIN: Duration = Duration::from_secs(5);
 /// How long a daemon may prepare a start that it has accepted; Java daemons say nothing meanwhile.
@@ -73,17 +73,6 @@ enum Link {
     /// There is a stream, and the daemon does not answer on it.
     Silent,
     Up,
-}
-
-/// News that nobody has polled yet; one of each kind, so it cannot grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Pending {
-    /// The state at the last poll, if it has changed since, and the reason of the last change.
-    changed: Option<(State, Cause)>,
-    stop: Option<StopMode>,
-    startup_timed_out: Option<Duration>,
-    stop_overdue: Option<StopMode>,
-    lifetime_over: bool,
 }
 
 /// The life of one incarnation, as the controller knows it
@@ -129,7 +118,7 @@ pub struct Lifecycle {
     uptime: Duration,
     since: Instant,
     link: Link,
-    pending: Pending,
+    outputs: Outputs,
 }
 
 impl Lifecycle {
@@ -146,7 +135,7 @@ impl Lifecycle {
             uptime: Duration::ZERO,
             since: now,
             link: Link::Down,
-            pending: Pending::default(),
+            outputs: Outputs::default(),
         }
     }
 
@@ -165,6 +154,7 @@ impl Lifecycle {
             lifecycle.enter(now, state);
         }
         lifecycle.set_drain_requested(true);
+        lifecycle.phase.note_seen(state);
         lifecycle
     }
 
@@ -280,6 +270,7 @@ impl Lifecycle {
             && let Phase::Stopping(Stop {
                 stage: StopStage::Graceful { left },
                 due,
+                ..
             }) = &mut self.phase
         {
             *left = due.map(|due| due.saturating_duration_since(now));
@@ -313,6 +304,7 @@ impl Lifecycle {
             Phase::Stopping(Stop {
                 stage: StopStage::Acknowledged,
                 due,
+                ..
             }) => *due = now.checked_add(LATE_REPORT),
             Phase::Stopping(_) => self.arm_stop(now),
             Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
@@ -337,8 +329,11 @@ impl Lifecycle {
         }
     }
 
-    /// The start has failed for good.
+    /// The start has failed for good; without effect on a process that was seen: that is stopped as it was going to be.
     pub fn handle_start_failed(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Stopping(Stop { launched: true, .. })) {
+            return;
+        }
         self.apply(now, Input::StartRejected, Cause::StartFailed);
     }
 
@@ -349,14 +344,13 @@ impl Lifecycle {
 
     /// The daemon's list at the handshake has an entry for this instance.
     pub fn handle_listed(&mut self, now: Instant, report: Report) -> Judgement {
-        let stops_already = self.state() == State::Stopping && report.state == State::Stopping;
         let judgement = self.observe(now, report, Cause::Reconciled);
         if let Phase::Stopping(Stop {
             stage: StopStage::Graceful { left },
             due,
+            ..
         }) = &mut self.phase
             && let Some(left) = left.take()
-            && stops_already
             && judgement.is_accepted()
         {
             // The order got there, and its grace has begun.
@@ -392,7 +386,7 @@ impl Lifecycle {
         let assumed = end_was_assumed || stop_was_ours;
         let (input, cause) = if assumed && seen != State::Scheduled {
             self.desired = Desired::Run;
-            self.pending.stop = None;
+            self.outputs.forget_stop();
             (Input::TakenBack(seen), Cause::TakenBack)
         } else {
             (Input::Reported(self.heard(seen)), cause)
@@ -401,6 +395,7 @@ impl Lifecycle {
         if transition != Transition::Illegal {
             // Seen now, and assumed no more.
             self.phase.confirm();
+            self.phase.note_seen(seen);
         }
         match transition {
             Transition::To(to) => Judgement::Applied { from, to },
@@ -472,7 +467,7 @@ impl Lifecycle {
     /// state follows such an acknowledgement, there was nothing to stop.
     pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
         self.phase.confirm_stop();
-        if let Phase::Stopping(Stop { stage, due }) = &mut self.phase
+        if let Phase::Stopping(Stop { stage, due, .. }) = &mut self.phase
             && conclusive
         {
             *stage = StopStage::Acknowledged;
@@ -486,6 +481,7 @@ impl Lifecycle {
 
     /// The daemon has the instance running although it acknowledged the stop: the stop goes out again, and starts over.
     pub fn handle_stop_repeated(&mut self, now: Instant) {
+        self.phase.note_seen(State::Running);
         if self.state() == State::Stopping {
             self.arm_stop(now);
         }
@@ -494,6 +490,7 @@ impl Lifecycle {
     /// As [`handle_stop_repeated`](Self::handle_stop_repeated), and the stop has been repeated often enough: the
     /// acknowledgement proves nothing, and the deadline stays.
     pub fn handle_stop_contradicted(&mut self) {
+        self.phase.note_seen(State::Running);
         let wanted = self.stage_of_desired();
         if let Phase::Stopping(Stop { stage, .. }) = &mut self.phase
             && *stage == StopStage::Acknowledged
@@ -532,7 +529,7 @@ impl Lifecycle {
             // Stopping already, but with less determination.
             self.arm_stop(now);
         }
-        self.pending.stop = Some(mode);
+        self.outputs.push(LifecycleOutput::Stop(mode));
         Verdict::Accepted
     }
 
@@ -563,33 +560,11 @@ impl Lifecycle {
 
     /// The next piece of work or news
     ///
-    /// Drain it after every call. Changes that nobody polled are reported as one, from the first state to the last.
+    /// Drain it after every call; it comes in the order in which it came about. Changes that nobody polled are reported as
+    /// one, from the first state to the last.
     #[must_use]
     pub fn poll_output(&mut self) -> Option<LifecycleOutput> {
-        let pending = &mut self.pending;
-        if let Some(limit) = pending.startup_timed_out.take() {
-            return Some(LifecycleOutput::StartupTimedOut { limit });
-        }
-        if let Some(mode) = pending.stop_overdue.take() {
-            return Some(LifecycleOutput::StopOverdue(mode));
-        }
-        if std::mem::take(&mut pending.lifetime_over) {
-            return Some(LifecycleOutput::LifetimeOver);
-        }
-        if let Some((from, cause)) = pending.changed.take()
-            && from != self.phase.state()
-        {
-            return Some(LifecycleOutput::Changed {
-                from,
-                to: self.phase.state(),
-                cause,
-            });
-        }
-        pending
-            .stop
-            .take()
-            .filter(|_| !self.phase.state().is_terminal())
-            .map(LifecycleOutput::Stop)
+        self.outputs.pop()
     }
 
     fn apply(&mut self, now: Instant, input: Input, cause: Cause) -> Transition {
@@ -597,7 +572,10 @@ impl Lifecycle {
         let transition = transition(from, input);
         if let Transition::To(to) = transition {
             self.enter(now, to);
-            self.pending.changed = Some((self.pending.changed.map_or(from, |(first, _)| first), cause));
+            self.outputs.push_change(from, to, cause);
+            if to.is_terminal() {
+                self.outputs.forget_stop();
+            }
         }
         transition
     }

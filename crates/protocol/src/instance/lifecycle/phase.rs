@@ -47,6 +47,8 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stop {
     pub(super) stage: StopStage,
+    /// There is a process to stop, as far as the daemon has been heard.
+    pub(super) launched: bool,
     pub(super) due: Option<Instant>,
 }
 
@@ -115,6 +117,15 @@ impl Phase {
             return false;
         };
         matches!(stage, StopStage::Forced { for_late_start: true })
+    }
+
+    /// The instance has been seen in this state, which proves a process or does not.
+    pub(super) const fn note_seen(&mut self, seen: State) {
+        if let Self::Stopping(Stop { launched, .. }) = self
+            && !matches!(seen, State::Scheduled | State::Preparing)
+        {
+            *launched = true;
+        }
     }
 
     /// What was only assumed has been seen: it is not taken back any more.

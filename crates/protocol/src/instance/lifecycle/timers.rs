@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::{KILL, Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
-use crate::instance::{Cause, Desired, Input, LifecycleTimer, Limits, State};
+use super::{Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
+use crate::instance::{Cause, Desired, Input, LifecycleOutput, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
 
@@ -11,7 +11,7 @@ impl Lifecycle {
     /// Lets expired timers take effect; early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.phase.lifetime_due().is_some_and(|at| at <= now) {
-            self.pending.lifetime_over = true;
+            self.outputs.push(LifecycleOutput::LifetimeOver);
             let _ = self.stop(now, StopMode::Graceful, Cause::LifetimeOver);
         }
         if self.link != Link::Up {
@@ -24,7 +24,9 @@ impl Lifecycle {
                 ..
             }) => self.handle_stop_overdue(now),
             Some(_) => {
-                self.pending.startup_timed_out = self.startup_limit(self.state());
+                if let Some(limit) = self.startup_limit(self.state()) {
+                    self.outputs.push(LifecycleOutput::StartupTimedOut { limit });
+                }
                 let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
                 if let Phase::Stopping(Stop {
                     stage: StopStage::Forced { for_late_start },
@@ -43,13 +45,14 @@ impl Lifecycle {
         };
         match stage {
             StopStage::Graceful { .. } => {
-                self.pending.stop_overdue = Some(StopMode::Graceful);
+                self.outputs
+                    .push(LifecycleOutput::StopOverdue(StopMode::Graceful));
                 self.desired = Desired::ForceStop;
-                self.pending.stop = Some(StopMode::Force);
+                self.outputs.push(LifecycleOutput::Stop(StopMode::Force));
                 self.arm_stop(now);
             }
             StopStage::Forced { .. } => {
-                self.pending.stop_overdue = Some(StopMode::Force);
+                self.outputs.push(LifecycleOutput::StopOverdue(StopMode::Force));
                 self.handle_lost(now, Cause::StopOverdue);
             }
             StopStage::Acknowledged => {
@@ -89,7 +92,8 @@ impl Lifecycle {
             State::Stopping => {
                 let stage = self.stage_of_desired();
                 let due = self.stop_due(now, stage);
-                Phase::Stopping(Stop { stage, due })
+                let launched = !matches!(self.state(), State::Scheduled | State::Preparing);
+                Phase::Stopping(Stop { stage, launched, due })
             }
             State::Stopped => Phase::Stopped,
             State::Crashed => Phase::Crashed { lost: false },
@@ -103,11 +107,16 @@ impl Lifecycle {
             State::Scheduled | State::Preparing => Some(PREPARATION.max(startup)),
             State::Starting if !self.peer.judges_readiness => None,
             State::Starting if self.peer.keeps_startup_deadline => {
-                Some(startup.saturating_add(grace).saturating_add(KILL + MARGIN))
+                Some(startup.saturating_add(grace).saturating_add(self.time_to_kill()))
             }
             State::Starting => Some(startup),
             State::Running | State::Draining | State::Stopping | State::Stopped | State::Crashed => None,
         }
+    }
+
+    /// How long a daemon may take from the end of a grace until the process is gone.
+    const fn time_to_kill(&self) -> Duration {
+        self.peer.kill_timeout.saturating_add(MARGIN)
     }
 
     fn startup_due(&self, now: Instant, state: State) -> Option<Instant> {
@@ -122,7 +131,12 @@ impl Lifecycle {
 
     /// Begins the stop that is wanted, or begins it anew.
     pub(super) fn arm_stop(&mut self, now: Instant) {
-        let Phase::Stopping(Stop { stage: before, .. }) = self.phase else {
+        let Phase::Stopping(Stop {
+            stage: before,
+            launched,
+            ..
+        }) = self.phase
+        else {
             return;
         };
         let stage = match (self.stage_of_desired(), before) {
@@ -132,7 +146,7 @@ impl Lifecycle {
             (stage, _) => stage,
         };
         let due = self.stop_due(now, stage);
-        self.phase = Phase::Stopping(Stop { stage, due });
+        self.phase = Phase::Stopping(Stop { stage, launched, due });
     }
 
     fn stop_due(&self, now: Instant, stage: StopStage) -> Option<Instant> {
@@ -140,7 +154,7 @@ impl Lifecycle {
             StopStage::Graceful { .. } => self.spec.limits.grace,
             StopStage::Forced { .. } | StopStage::Acknowledged => Duration::ZERO,
         };
-        now.checked_add(grace.saturating_add(KILL + MARGIN))
+        now.checked_add(grace.saturating_add(self.time_to_kill()))
     }
 
     pub(super) const fn stage_of_desired(&self) -> StopStage {

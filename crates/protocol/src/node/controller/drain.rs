@@ -2,9 +2,11 @@
 
 use std::time::Instant;
 
-use super::records::Pending;
+use super::pending::Pending;
 use super::{ControllerNode, ControllerWork};
-use crate::instance::Desired;
+use crate::id::InstanceId;
+use crate::instance::Lifecycle;
+use crate::roster::Roster;
 use crate::verdict::StopMode;
 
 /// What a daemon is told when its drain is complete.
@@ -26,13 +28,13 @@ pub(super) enum DrainState {
     Active {
         drain: Drain,
         overdue: bool,
+        /// What was last ordered to stop.
+        last: Option<InstanceId>,
     },
     /// The node is empty, and the application records that.
     Recording,
     /// It could not be recorded; the node stays empty.
-    Unrecorded {
-        retry_at: Option<Instant>,
-    },
+    Unrecorded { retry_at: Option<Instant> },
 }
 
 impl DrainState {
@@ -41,6 +43,7 @@ impl DrainState {
             Self::Active {
                 drain,
                 overdue: false,
+                ..
             } => Some(drain.deadline),
             Self::Unrecorded { retry_at } => *retry_at,
             Self::None | Self::Active { .. } | Self::Recording => None,
@@ -49,7 +52,7 @@ impl DrainState {
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self {
-            Self::Active { drain, overdue } if drain.deadline <= now => *overdue = true,
+            Self::Active { drain, overdue, .. } if drain.deadline <= now => *overdue = true,
             Self::Unrecorded { retry_at } if retry_at.is_some_and(|at| at <= now) => *retry_at = None,
             _ => {}
         }
@@ -57,13 +60,18 @@ impl DrainState {
 }
 
 impl ControllerNode {
-    /// Lets the node run empty, or takes that back. What was stopped stays stopped.
+    /// Lets the node run empty, or takes that back. What was stopped stays stopped; a stop that waits to be recorded is
+    /// not ordered any more.
+    ///
+    /// A node is empty when nothing runs there that is known of, orphans included.
     ///
     /// The wish must be recorded already.
     pub fn set_drain(&mut self, now: Instant, drain: Option<Drain>) {
+        self.records.withdraw_drain();
         self.drain = drain.map_or(DrainState::None, |drain| DrainState::Active {
             drain,
             overdue: drain.deadline <= now,
+            last: None,
         });
         self.settle(now);
     }
@@ -89,10 +97,28 @@ impl ControllerNode {
         }
     }
 
-    pub(super) fn review_drain(&mut self, _now: Instant) {
-        match self.drain {
-            DrainState::Active { drain, overdue } => {
-                if self.stop_what_lives(overdue) {
+    pub(super) fn review_drain(&mut self) {
+        match &mut self.drain {
+            DrainState::Active { drain, overdue, last } => {
+                let known = self.roster.entries().chain(self.roster.orphans());
+                let is_alive = known.map(Lifecycle::is_terminal).any(|is_over| !is_over);
+                if is_alive || self.records.has_starts() {
+                    let mode = if *overdue {
+                        StopMode::Force
+                    } else {
+                        StopMode::Graceful
+                    };
+                    // One at a time, as they are recorded: orders need not wait behind all of them.
+                    if !self.records.has_stop_of_drain()
+                        && let Some(instance) = next_to_stop(&self.roster, mode, *last)
+                    {
+                        *last = Some(instance);
+                        self.records.push(Pending::Stop {
+                            order: None,
+                            instance,
+                            mode,
+                        });
+                    }
                     return;
                 }
                 if drain.shutdown && self.shut_down(DRAINED).is_err() {
@@ -106,29 +132,14 @@ impl ControllerNode {
         self.drain = DrainState::Recording;
         self.work.push_back(ControllerWork::Drained);
     }
+}
 
-    /// Whether anything lives, or is about to.
-    fn stop_what_lives(&mut self, overdue: bool) -> bool {
-        let (mode, wanted) = if overdue {
-            (StopMode::Force, Desired::ForceStop)
-        } else {
-            (StopMode::Graceful, Desired::Stop)
-        };
-        let mut any = self.records.has_starts();
-        let mut stops = Vec::new();
-        for entry in self.roster.entries().filter(|entry| !entry.is_terminal()) {
-            any = true;
-            if entry.desired() < wanted && !self.records.has_stop_of(entry.instance(), mode) {
-                stops.push(entry.instance());
-            }
-        }
-        for instance in stops {
-            self.records.push(Pending::Stop {
-                order: None,
-                instance,
-                mode,
-            });
-        }
-        any
-    }
+/// Who lives and is not wanted stopped as hard as that, in the order of the ids and by turns: one whose stop cannot be
+/// recorded does not hold the others up.
+fn next_to_stop(roster: &Roster, mode: StopMode, last: Option<InstanceId>) -> Option<InstanceId> {
+    roster
+        .entries()
+        .filter(|entry| !entry.is_terminal() && entry.desired() < mode.into())
+        .map(Lifecycle::instance)
+        .min_by_key(|instance| (Some(*instance) <= last, *instance))
 }

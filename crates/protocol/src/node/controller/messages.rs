@@ -1,15 +1,13 @@
 //! What a daemon's message means for its node
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use prexorcloud_proto::{ConsoleOutput, CrashReport};
+use prexorcloud_proto::ConsoleOutput;
 
 use super::{ControllerNode, ControllerWork, StreamId};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Age, Judgement};
-use crate::roster::CrashVerdict;
-use crate::session::controller::{ControllerEvent, CrashStanding, Objection};
+use crate::session::controller::{ControllerEvent, Objection};
 use crate::session::{Anomaly, error_code};
 
 impl ControllerNode {
@@ -80,14 +78,6 @@ impl ControllerNode {
         None
     }
 
-    fn handle_crash(&mut self, now: Instant, stream: StreamId, report: Box<CrashReport>) {
-        let standing = match self.roster.handle_crash(now, &report) {
-            CrashVerdict::Current => CrashStanding::Current,
-            CrashVerdict::Stale => CrashStanding::Past,
-        };
-        self.records.push_crash(stream, Arc::from(report), standing);
-    }
-
     fn handle_console(&mut self, stream: StreamId, output: ConsoleOutput) -> Option<ControllerEvent> {
         const WHAT: &str = "ConsoleOutput";
         let current = InstanceId::new(&output.instance_id)
@@ -134,7 +124,13 @@ impl ControllerNode {
         self.object(stream, anomaly, Some(code), instance_id);
     }
 
-    fn object(&mut self, stream: StreamId, anomaly: Anomaly, code: Option<&'static str>, context: String) {
+    pub(super) fn object(
+        &mut self,
+        stream: StreamId,
+        anomaly: Anomaly,
+        code: Option<&'static str>,
+        context: String,
+    ) {
         self.work.push_back(ControllerWork::Object {
             stream,
             objection: Objection {

@@ -14,7 +14,7 @@
 //! report, an answer after all of what it speaks of. One commit is under way at a time; what changes meanwhile is
 //! collected, and orders take turns with it. A commit that failed is tried again where only the storage is behind what is
 //! true, and fails its order where the order is not true yet; orders pass what waits to be tried again. A crash report that
-//! is refused for good, or [`CRASH_ATTEMPTS`] times, is dropped unacknowledged: its daemon tells it on the next stream.
+//! is refused for good is dropped unacknowledged: its daemon tells it on the next stream.
 //!
 //! # Streams
 //! At most one stream is current. A new one goes through `Admit` and `Accept` while the current one goes on, and takes
@@ -25,12 +25,16 @@
 //!
 //! # What is bounded
 //! Two streams beside the current one: a third handshake takes the place of the oldest that waits. [`ORDERS_WAITING`]
-//! orders; one more is refused. [`CRASHES_WAITING`] crash reports; one more is left to its daemon, which tells it again.
-//! What waits to be recorded is bounded by the roster.
+//! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
+//! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again.
+//! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
+mod commits;
+mod crashes;
 mod drain;
 mod messages;
 mod orders;
+mod pending;
 mod records;
 mod streams;
 mod work;
@@ -44,15 +48,17 @@ use crate::id::NodeId;
 use crate::instance::Lifecycle;
 use crate::peer::DaemonPeer;
 use crate::roster::{Dispatch, InstanceEvent, Roster, RosterEntry, RosterTimer};
+use crate::session::budget::Bucket;
 #[cfg(doc)]
 use crate::session::controller::ControllerEvent;
 use crate::session::controller::ControllerSession;
 use crate::time::Deadline;
 use crate::verdict::DeniedReason;
 
+pub use commits::SNAPSHOTS_PER_COMMIT;
+pub use crashes::CRASHES_WAITING;
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use records::{CRASH_ATTEMPTS, CRASHES_WAITING};
 pub use streams::REPLACED;
 pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
 
@@ -151,6 +157,8 @@ pub struct ControllerNode {
     streams: Streams,
     records: Records,
     drain: DrainState,
+    /// How many crash reports are still taken: each is stored and acknowledged.
+    crash_reports: Bucket,
     work: VecDeque<ControllerWork>,
 }
 
@@ -170,6 +178,7 @@ impl ControllerNode {
             streams: Streams::default(),
             records: Records::default(),
             drain: DrainState::default(),
+            crash_reports: Bucket::of_answers(),
             work: VecDeque::new(),
         }
     }
@@ -288,12 +297,12 @@ impl ControllerNode {
     }
 
     /// Draws the conclusions from whatever has just happened.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, _now: Instant) {
         while let Some(event) = self.roster.poll_event() {
             self.note_event(&event);
             self.work.push_back(ControllerWork::News(event));
         }
-        self.review_drain(now);
+        self.review_drain();
         self.begin_commit();
     }
 
@@ -320,12 +329,8 @@ impl ControllerNode {
                 Some(format!("not running after {} s", limit.as_secs()))
             }
             InstanceEvent::StopOverdue { mode, .. } => Some(format!("the stop ({mode:?}) took too long")),
-            InstanceEvent::Lagged { .. } => {
-                for entry in self.roster.entries() {
-                    self.records.mark(entry.instance(), None);
-                }
-                return;
-            }
+            // Nothing is lost: a step brings less than the roster keeps, and its events are taken after every step.
+            InstanceEvent::Lagged { .. } => return,
             InstanceEvent::StartAccepted { .. } | InstanceEvent::OrphanStopped { .. } => return,
             InstanceEvent::LifetimeOver { .. } => None,
         };

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use prexorcloud_proto::{CrashReportAck, SendCommand, ShutdownNode, StartInstance, controller_message};
+use prexorcloud_proto::{SendCommand, ShutdownNode, StartInstance, controller_message};
 
-use super::records::Pending;
+use super::pending::Pending;
 use super::{ControllerNode, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId};
 use crate::id::InstanceId;
 use crate::instance::{Judgement, State};
@@ -146,16 +146,6 @@ impl ControllerNode {
         };
         self.send(stream, controller_message::Payload::ShutdownNode(shutdown), None);
         Ok(())
-    }
-
-    pub(super) fn acknowledge_crash(&mut self, stream: StreamId, report_id: &str) {
-        let knows = self.peer().is_some_and(|peer| peer.keeps_crashes);
-        if knows && self.is_current(stream) && !report_id.is_empty() {
-            let ack = CrashReportAck {
-                report_id: report_id.to_owned(),
-            };
-            self.send(stream, controller_message::Payload::CrashReportAck(ack), None);
-        }
     }
 
     /// Whether an instance is neither there nor about to be.

@@ -113,18 +113,12 @@ impl ControllerNode {
 
     /// The node is recorded as seen, and this is the answer to its handshake.
     pub fn handle_admission(&mut self, now: Instant, mut hello: Box<Hello>, admission: Admission) {
-        let stream = hello.stream.stream();
-        let is_recording =
-            matches!(&self.streams.newcomer, Some(Newcomer::Recording { order }) if *order == hello.stream);
-        if !is_recording {
-            // The stream has ended meanwhile.
-            return self.settle(now);
-        }
-        if self.roster.admits(&hello.stream) {
+        // Else the stream has ended meanwhile.
+        if matches!(&self.streams.newcomer, Some(Newcomer::Recording { order }) if *order == hello.stream) {
             let policy = ReconcilePolicy {
                 elsewhere: admission.elsewhere.clone(),
                 groups: admission.groups.clone(),
-                peer: DaemonPeer::of(hello.capabilities),
+                peer: DaemonPeer::from_handshake(&hello.handshake, hello.capabilities),
             };
             self.streams.newcomer = Some(Newcomer::Accepting {
                 order: hello.stream.clone(),
@@ -132,10 +126,6 @@ impl ControllerNode {
                 policy: Box::new(policy),
             });
             self.work.push_back(ControllerWork::Accept { hello, admission });
-        } else {
-            self.streams.newcomer = None;
-            self.turn_away(stream);
-            self.admit_next();
         }
         self.settle(now);
     }

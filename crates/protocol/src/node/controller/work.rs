@@ -68,7 +68,8 @@ pub enum ControllerWork {
         /// What became of it.
         result: Result<OrderOutcome, OrderRefusal>,
     },
-    /// Something happened to an instance; nothing has to be done about it.
+    /// Something happened to an instance; nothing has to be done about it. None is ever lost, so never
+    /// [`Lagged`](InstanceEvent::Lagged).
     News(InstanceEvent),
     /// A drain has come to its end. Record that, and say so with
     /// [`handle_drain_recorded`](super::ControllerNode::handle_drain_recorded).

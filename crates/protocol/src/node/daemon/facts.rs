@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use prexorcloud_proto::StartFailureDisposition;
+use prexorcloud_proto::{StartFailureDisposition, StartInstance};
 
 use crate::id::{GroupName, Incarnation, InstanceId};
+use crate::instance::Limits;
 
 /// One carrying-out of one order to start
 ///
@@ -42,6 +43,20 @@ pub struct Prepared<L> {
     pub startup_timeout: Duration,
     /// What the application needs to launch it; the machine only carries it through.
     pub launch: L,
+}
+
+impl<L> Prepared<L> {
+    /// What the order says, with the [defaults](Limits) where it says nothing.
+    #[must_use]
+    pub fn of(start: &StartInstance, launch: L) -> Self {
+        let limits = Limits::of(start);
+        Self {
+            port: u16::try_from(start.port).unwrap_or_default(),
+            grace: limits.grace,
+            startup_timeout: limits.startup,
+            launch,
+        }
+    }
 }
 
 /// Why a process could not be started
@@ -104,4 +119,26 @@ pub struct Exit {
     pub report_id: String,
     /// Its last lines.
     pub log_tail: Vec<String>,
+}
+
+impl Exit {
+    /// The end of an instance that somebody asked to stop, and that did so in order: code 0, no lines, no report.
+    #[must_use]
+    pub fn requested(
+        instance: InstanceId,
+        group: GroupName,
+        incarnation: Incarnation,
+        uptime: Duration,
+    ) -> Self {
+        Self {
+            instance,
+            group,
+            incarnation,
+            code: 0,
+            stopped_for: Some(StopReason::Requested),
+            uptime,
+            report_id: String::new(),
+            log_tail: Vec::new(),
+        }
+    }
 }

@@ -30,12 +30,14 @@ mod work;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use prexorcloud_proto::NodeStatus;
+
 #[cfg(doc)]
 use crate::DaemonSession;
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
 use crate::instance::lifecycle::{MARGIN, PREPARATION};
-use crate::peer::ControllerPeer;
+use crate::peer::{self, ControllerPeer};
 use crate::session::daemon::StatusReport;
 use crate::time::{Deadline, after};
 
@@ -73,7 +75,7 @@ impl Default for NodeConfig {
             settle: Duration::from_secs(2),
             preparation: PREPARATION.saturating_sub(MARGIN.saturating_mul(2)),
             release: Duration::from_secs(2),
-            kill_timeout: Duration::from_secs(10),
+            kill_timeout: peer::KILL_TIMEOUT,
         }
     }
 }
@@ -262,12 +264,20 @@ impl<L> DaemonNode<L> {
         }
     }
 
-    /// The ports of the instances that have a process.
-    pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
-        self.entries.values().filter_map(|entry| match &entry.phase {
-            Phase::Live(life) => Some(life.port),
+    /// What the machine knows of a [`NodeStatus`]: the instances that have a process, and their ports. Whoever measures
+    /// processors, memory and disks adds that.
+    #[must_use]
+    pub fn status(&self) -> NodeStatus {
+        let live = |entry: &Entry| match &entry.phase {
+            Phase::Live(life) => Some(i32::from(life.port)),
             _ => None,
-        })
+        };
+        let used_ports: Vec<i32> = self.entries.values().filter_map(live).collect();
+        NodeStatus {
+            instance_count: i32::try_from(used_ports.len()).unwrap_or(i32::MAX),
+            used_ports,
+            ..NodeStatus::default()
+        }
     }
 
     /// How many instances have a process or are on their way to one.

@@ -64,7 +64,6 @@ impl<L> DaemonNode<L> {
             }
             None => self.acknowledge_stop(instance, incarnation),
         }
-        self.finish_if_drained();
     }
 
     /// The controller shuts the node down: everything is stopped, and nothing is started any more.

@@ -32,7 +32,7 @@ use prexorcloud_proto::{
     ControllerMessage, DaemonMessage, ErrorReport, HandshakeAck, Ping, controller_message,
 };
 
-use super::anomaly::AnomalyBudget;
+use super::budget::PeerBudget;
 use super::{Anomaly, Close, Received, Session, UnknownVariants};
 use crate::capability::Capabilities;
 use crate::handshake::controller::{ControllerHandshake, HandshakeTimer, Refusal};
@@ -88,7 +88,7 @@ pub struct ControllerSession {
     outbox: Outbox<ControllerMessage>,
     events: VecDeque<ControllerEvent>,
     unknown: UnknownVariants,
-    anomalies: Option<AnomalyBudget>,
+    budget: PeerBudget,
     /// Whether nothing that was told is left to be stored.
     is_stored: bool,
     /// The application has been told of the end, so there is no more news.
@@ -112,7 +112,7 @@ impl ControllerSession {
             outbox,
             events: VecDeque::new(),
             unknown: UnknownVariants::default(),
-            anomalies: None,
+            budget: PeerBudget::new(),
             is_stored: false,
             is_end_told: false,
         }
@@ -166,7 +166,7 @@ impl ControllerSession {
     /// How many mistakes the daemon made, reported or not.
     #[must_use]
     pub fn anomalies(&self) -> u64 {
-        self.anomalies.as_ref().map_or(0, AnomalyBudget::total)
+        self.budget.total()
     }
 
     fn push(&mut self, payload: controller_message::Payload) {
@@ -238,12 +238,8 @@ impl ControllerSession {
     }
 
     /// Tells the application, and with a code also the daemon, as far as the budget goes.
-    fn note(&mut self, now: Instant, anomaly: Anomaly, code: Option<&str>, context: &str) {
-        if !self
-            .anomalies
-            .get_or_insert_with(|| AnomalyBudget::new(now))
-            .spend(now)
-        {
+    fn note(&mut self, anomaly: Anomaly, code: Option<&str>, context: &str) {
+        if !self.budget.mistake() {
             return;
         }
         if let Some(code) = code {
@@ -301,7 +297,7 @@ impl Session for ControllerSession {
 
     fn handle_connected(&mut self, now: Instant) {
         if matches!(self.link, Link::Idle) {
-            self.anomalies = Some(AnomalyBudget::new(now));
+            self.budget = PeerBudget::new();
             self.link = Link::Handshaking(ControllerHandshake::new(
                 now,
                 self.identity,
@@ -318,6 +314,7 @@ impl Session for ControllerSession {
             message,
             unknown_variant,
         } = received;
+        self.budget.refill(now);
         match &mut self.link {
             Link::Idle | Link::Closing(_) | Link::Ended => {}
             Link::Handshaking(handshake) => match handshake.handle_message(now, message) {
@@ -331,10 +328,10 @@ impl Session for ControllerSession {
                 }
                 match unknown_variant {
                     Some(tag) if self.unknown.note(tag) => {
-                        self.note(now, Anomaly::UnknownVariant { tag }, None, "");
+                        self.note(Anomaly::UnknownVariant { tag }, None, "");
                     }
                     Some(_) => {}
-                    None => self.note(now, Anomaly::EmptyEnvelope, None, ""),
+                    None => self.note(Anomaly::EmptyEnvelope, None, ""),
                 }
             }
         }

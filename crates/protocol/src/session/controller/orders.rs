@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use prexorcloud_proto::{ControllerMessage, controller_message};
+use prexorcloud_proto::{ControllerMessage, ErrorReport, controller_message};
 use prost::Message as _;
 
 use super::{ControllerSession, Link, Objection};
 use crate::limits;
 use crate::outbox::Class;
-use crate::session::{SendError, kind};
+use crate::session::{Anomaly, SendError, kind};
 use crate::trace::TraceParent;
 use crate::validate;
 
@@ -39,12 +39,29 @@ impl ControllerSession {
     /// [`Ignored`](super::ControllerEvent::Ignored); after too many, they are only [counted](Self::anomalies).
     pub fn object(&mut self, now: Instant, objection: Objection) {
         if self.is_established() {
+            self.budget.refill(now);
             let Objection {
                 anomaly,
                 code,
                 context,
             } = objection;
-            self.note(now, anomaly, code, &context);
+            self.note(anomaly, code, &context);
+        }
+    }
+
+    /// Refuses what the daemon asks for
+    ///
+    /// Like everything that changes nothing it is answered [only so often](crate::session#what-a-peer-can-cost).
+    pub fn refuse(&mut self, now: Instant, request: &'static str, mut refusal: ErrorReport) {
+        if !self.is_established() {
+            return;
+        }
+        self.budget.refill(now);
+        if self.budget.answer() {
+            limits::fit_error_report(&mut refusal);
+            self.push(controller_message::Payload::ErrorReport(Box::new(refusal)));
+        } else {
+            self.note(Anomaly::Flood { what: request }, None, request);
         }
     }
 

@@ -21,7 +21,7 @@ impl ControllerSession {
         if let Err(invalid) = validate::daemon(&payload) {
             // An error is never answered with an error: two confused peers would not stop.
             let code = (!matches!(payload, Payload::ErrorReport(_))).then_some(error_code::INVALID_MESSAGE);
-            return self.note(now, invalid.into(), code, kind::of_daemon(&payload));
+            return self.note(invalid.into(), code, kind::of_daemon(&payload));
         }
         let event = match payload {
             Payload::Handshake(_) => return,
@@ -55,7 +55,7 @@ impl ControllerSession {
                 self.pump();
                 self.confirm();
             }
-            Err(error) => self.note(now, error.into(), Some(error_code::UNSOLICITED_PONG), "Pong"),
+            Err(error) => self.note(error.into(), Some(error_code::UNSOLICITED_PONG), "Pong"),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::fence::{Admitted, StaleEpoch};
 use crate::heartbeat;
 use crate::id::{Epoch, GroupName, Incarnation, InstanceId};
 use crate::instance::State;
-use crate::session::{error_code, kind};
+use crate::session::{Anomaly, error_code, kind};
 use crate::trace::TraceParent;
 use crate::validate::{self, Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
@@ -25,15 +25,15 @@ impl DaemonSession {
                 .events
                 .push_back(DaemonEvent::FenceRaised(self.fence.highest())),
             Ok(Admitted::Current | Admitted::Unfenced) => {}
-            Err(stale) => return self.refuse_stale(now, stale, &payload),
+            Err(stale) => return self.refuse_stale(stale, &payload),
         }
         if let controller_message::Payload::StartInstance(start) = payload {
             let trace = TraceParent::parse(&message.traceparent);
-            return self.handle_start(now, start, trace);
+            return self.handle_start(start, trace);
         }
         if let Err(invalid) = validate::controller(&payload) {
             let code = answer(error_code::INVALID_MESSAGE, &payload);
-            return self.note(now, invalid.into(), code, kind::of_controller(&payload));
+            return self.note(invalid.into(), code, kind::of_controller(&payload));
         }
         self.handle_valid(now, payload, &message.traceparent);
     }
@@ -67,7 +67,14 @@ impl DaemonSession {
                             DeniedReason::StaleIncarnation { .. } => error_code::STALE_INCARNATION,
                             _ => error_code::WRONG_STATE,
                         };
-                        self.answer_error(code, format!("SendCommand: {reason}"), instance.as_str());
+                        self.note(
+                            Anomaly::Denied {
+                                what: "SendCommand",
+                                reason,
+                            },
+                            Some(code),
+                            instance.as_str(),
+                        );
                     }
                 }
             }
@@ -78,7 +85,7 @@ impl DaemonSession {
             }
             Payload::CrashReportAck(ack) => self.crash_acknowledged(ack.report_id),
             Payload::HandshakeAck(ack) => self.handle_ack(now, *ack, Epoch::UNFENCED),
-            Payload::StartInstance(start) => self.handle_start(now, start, TraceParent::parse(traceparent)),
+            Payload::StartInstance(start) => self.handle_start(start, TraceParent::parse(traceparent)),
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
     }
@@ -92,20 +99,22 @@ impl DaemonSession {
                     incarnation,
                 }));
         }
+        if !self.budget.ping() {
+            return self.note(Anomaly::Flood { what: "Ping" }, None, "Ping");
+        }
         self.receipts.pong_queued(ping.sequence);
         self.queue(daemon_message::Payload::Pong(heartbeat::answer(ping)));
     }
 
-    fn refuse_stale(&mut self, now: Instant, stale: StaleEpoch, payload: &controller_message::Payload) {
+    fn refuse_stale(&mut self, stale: StaleEpoch, payload: &controller_message::Payload) {
         self.note(
-            now,
             stale.into(),
             answer(error_code::STALE_EPOCH, payload),
             kind::of_controller(payload),
         );
     }
 
-    fn handle_start(&mut self, now: Instant, start: Box<StartInstance>, trace: Option<TraceParent>) {
+    fn handle_start(&mut self, start: Box<StartInstance>, trace: Option<TraceParent>) {
         let incarnation = Incarnation::new(start.incarnation);
         let parsed = validate::start_instance(&start).and_then(|()| {
             let group = GroupName::new(&start.group).map_err(|invalid| Invalid {
@@ -116,7 +125,7 @@ impl DaemonSession {
         });
         let (instance, group) = match parsed {
             Ok(parsed) => parsed,
-            Err(invalid) => return self.refuse_invalid_start(now, &start, invalid),
+            Err(invalid) => return self.refuse_invalid_start(&start, invalid),
         };
         let port = u16::try_from(start.port).unwrap_or(0);
         match self.hosted.start(instance, group, incarnation, port) {
@@ -130,6 +139,7 @@ impl DaemonSession {
                 };
                 self.events.push_back(DaemonEvent::Start(order));
             }
+            Verdict::AlreadyInEffect | Verdict::Denied(_) if !self.may_answer("StartInstance") => {}
             Verdict::AlreadyInEffect => self.answer_repeated_start(instance, &start),
             Verdict::Denied(reason) => {
                 let (error_code, disposition, retry_after) = match reason {
@@ -187,7 +197,7 @@ impl DaemonSession {
         self.tell_current(instance);
     }
 
-    fn refuse_invalid_start(&mut self, now: Instant, start: &StartInstance, invalid: Invalid) {
+    fn refuse_invalid_start(&mut self, start: &StartInstance, invalid: Invalid) {
         if InstanceId::new(&start.instance_id).is_ok() {
             let rejection = StartRejection {
                 stage: StartPreparationStage::Validation,
@@ -197,16 +207,13 @@ impl DaemonSession {
                 retry_after: Duration::ZERO,
                 plan_hash: plan_hash(start),
             };
-            self.reject_start(&start.instance_id, start.incarnation, rejection);
-            self.note(now, invalid.into(), None, "StartInstance");
+            if self.may_answer("StartInstance") {
+                self.reject_start(&start.instance_id, start.incarnation, rejection);
+            }
+            self.note(invalid.into(), None, "StartInstance");
         } else {
             // An acknowledgement with an unsafe id would be refused itself.
-            self.note(
-                now,
-                invalid.into(),
-                Some(error_code::INVALID_MESSAGE),
-                "StartInstance",
-            );
+            self.note(invalid.into(), Some(error_code::INVALID_MESSAGE), "StartInstance");
         }
     }
 
@@ -230,6 +237,7 @@ impl DaemonSession {
                     trace,
                 });
             }
+            Verdict::AlreadyInEffect | Verdict::Denied(_) if !self.may_answer("StopInstance") => {}
             Verdict::AlreadyInEffect => {
                 self.acknowledge_stop(instance.as_str(), given.get(), Ok(()));
                 self.tell_current(instance);

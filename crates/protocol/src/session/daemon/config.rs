@@ -8,6 +8,7 @@ use prexorcloud_proto::HostInfo;
 use crate::capability::Capabilities;
 use crate::id::NodeId;
 use crate::outbox::Bounds;
+use crate::peer;
 
 /// What a daemon says about itself
 #[derive(Clone, Debug)]
@@ -29,6 +30,8 @@ pub struct DaemonConfig {
     pub host_info: Option<HostInfo>,
     /// Names this process of the daemon; made anew at each start, at most 64 characters. Empty: not announced.
     pub boot_id: String,
+    /// How long the daemon waits between the polite signal and the kill; told in whole seconds.
+    pub kill_timeout: Duration,
     /// What is announced beyond protocol version 1, beside the contract's digest, which always is.
     pub capabilities: Capabilities,
     /// How long the acknowledgement may take.
@@ -49,6 +52,7 @@ impl DaemonConfig {
             advertise_address: String::new(),
             host_info: None,
             boot_id: String::new(),
+            kill_timeout: peer::KILL_TIMEOUT,
             capabilities: Capabilities::SESSION,
             ack_timeout: Duration::from_secs(10),
             bounds: Bounds::default(),

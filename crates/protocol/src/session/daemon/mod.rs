@@ -37,7 +37,7 @@ use prexorcloud_proto::{
     controller_message, daemon_message,
 };
 
-use super::anomaly::AnomalyBudget;
+use super::budget::PeerBudget;
 use super::{Anomaly, Close, Code, Received, Session, UnknownVariants, error_code};
 use crate::fence::{Admitted, EpochFence};
 use crate::handshake::daemon::{Acknowledged, Connected, DaemonHandshake, HandshakeFailure};
@@ -114,7 +114,7 @@ pub struct DaemonSession {
     events: VecDeque<DaemonEvent>,
     crashes: VecDeque<PendingCrash>,
     unknown: UnknownVariants,
-    anomalies: Option<AnomalyBudget>,
+    budget: PeerBudget,
     last_outcome: Option<DaemonOutcome>,
     /// How many streams this session has had.
     streams: u64,
@@ -143,7 +143,7 @@ impl DaemonSession {
             events: VecDeque::new(),
             crashes: VecDeque::new(),
             unknown: UnknownVariants::default(),
-            anomalies: None,
+            budget: PeerBudget::new(),
             last_outcome: None,
             streams: 0,
             peer: None,
@@ -194,7 +194,7 @@ impl DaemonSession {
     /// How many mistakes the controller made on the current or last stream, reported or not.
     #[must_use]
     pub fn anomalies(&self) -> u64 {
-        self.anomalies.as_ref().map_or(0, AnomalyBudget::total)
+        self.budget.total()
     }
 
     /// How many best-effort messages (console lines, log records) have been shed since creation.
@@ -219,7 +219,10 @@ impl DaemonSession {
 
     /// Acknowledges an order to shut the node down.
     pub fn acknowledge_shutdown(&mut self, running_instances: u32, estimated_drain: Duration) {
-        self.queue_if_established(daemon_message::Payload::ShutdownNodeAck(ShutdownNodeAck {
+        if !self.is_established() || !self.may_answer("ShutdownNode") {
+            return;
+        }
+        self.queue(daemon_message::Payload::ShutdownNodeAck(ShutdownNodeAck {
             running_instances: i32::try_from(running_instances).unwrap_or(i32::MAX),
             estimated_drain_seconds: super::wire_seconds(estimated_drain),
         }));
@@ -279,6 +282,15 @@ impl DaemonSession {
         };
     }
 
+    /// Whether the controller is still answered, although the message changes nothing.
+    fn may_answer(&mut self, what: &'static str) -> bool {
+        let may = self.budget.answer();
+        if !may {
+            self.note(Anomaly::Flood { what }, None, what);
+        }
+        may
+    }
+
     fn answer_error(&mut self, code: &str, message: String, context: &str) {
         self.queue(daemon_message::Payload::ErrorReport(ErrorReport {
             error_code: code.to_owned(),
@@ -289,12 +301,8 @@ impl DaemonSession {
     }
 
     /// Tells the application, and with a code also the peer, as far as the budget goes.
-    fn note(&mut self, now: Instant, anomaly: Anomaly, code: Option<&str>, context: &str) {
-        if !self
-            .anomalies
-            .get_or_insert_with(|| AnomalyBudget::new(now))
-            .spend(now)
-        {
+    fn note(&mut self, anomaly: Anomaly, code: Option<&str>, context: &str) {
+        if !self.budget.mistake() {
             return;
         }
         if let Some(code) = code {
@@ -384,7 +392,7 @@ impl Session for DaemonSession {
 
     fn handle_connected(&mut self, now: Instant) {
         self.handle_disconnected(now);
-        self.anomalies = Some(AnomalyBudget::new(now));
+        self.budget = PeerBudget::new();
         self.unknown.begin_stream();
         self.streams = self.streams.saturating_add(1);
         let with_ended = self.peer.is_none_or(|peer| peer.understands_ended);
@@ -402,6 +410,7 @@ impl Session for DaemonSession {
             min_protocol_version: compat::MIN_PROTOCOL_VERSION,
             boot_id: self.config.boot_id.clone(),
             stream_ordinal: self.streams,
+            kill_timeout_seconds: u32::try_from(self.config.kill_timeout.as_secs()).unwrap_or(u32::MAX),
         };
         self.link = Link::AwaitingAck(DaemonHandshake::new(now, self.config.ack_timeout));
         self.queue(daemon_message::Payload::Handshake(Box::new(handshake)));
@@ -412,6 +421,7 @@ impl Session for DaemonSession {
             message,
             unknown_variant,
         } = received;
+        self.budget.refill(now);
         match &mut self.link {
             Link::Offline | Link::Closing { .. } => return,
             Link::Established(live) => live.silence.handle_message(now),
@@ -423,14 +433,12 @@ impl Session for DaemonSession {
                     .events
                     .push_back(DaemonEvent::FenceRaised(self.fence.highest())),
                 Ok(Admitted::Current | Admitted::Unfenced) => {}
-                Err(stale) => return self.note(now, stale.into(), Some(error_code::STALE_EPOCH), "unknown"),
+                Err(stale) => return self.note(stale.into(), Some(error_code::STALE_EPOCH), "unknown"),
             }
             return match unknown_variant {
-                Some(tag) if self.unknown.note(tag) => {
-                    self.note(now, Anomaly::UnknownVariant { tag }, None, "")
-                }
+                Some(tag) if self.unknown.note(tag) => self.note(Anomaly::UnknownVariant { tag }, None, ""),
                 Some(_) => {}
-                None => self.note(now, Anomaly::EmptyEnvelope, None, ""),
+                None => self.note(Anomaly::EmptyEnvelope, None, ""),
             };
         }
         if let Some(controller_message::Payload::HandshakeAck(ack)) = message.payload {

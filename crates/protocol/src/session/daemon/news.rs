@@ -151,6 +151,20 @@ pub struct StatusReport {
     pub uptime: Duration,
 }
 
+impl StatusReport {
+    /// A state and nothing else: no players, no uptime.
+    #[must_use]
+    pub const fn new(instance: InstanceId, incarnation: Incarnation, state: State) -> Self {
+        Self {
+            instance,
+            incarnation,
+            state,
+            player_count: 0,
+            uptime: Duration::ZERO,
+        }
+    }
+}
+
 /// Why an instance could not be started
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRejection {

@@ -103,7 +103,9 @@ impl DaemonSession {
         rejection: StartRejection,
     ) {
         self.hosted.withdraw(instance, incarnation);
-        self.reject_start(instance.as_str(), incarnation.get(), rejection);
+        if self.is_established() && self.may_answer("StartInstance") {
+            self.reject_start(instance.as_str(), incarnation.get(), rejection);
+        }
     }
 
     pub(super) fn reject_start(&mut self, instance_id: &str, incarnation: u64, rejection: StartRejection) {

@@ -1,18 +1,28 @@
 //! Joining the cluster: a one-time token for a certificate
 //!
 //! Happens once in the life of a node. The server proves itself by the pin in the token before the token is sent, and its
-//! reply is checked against what it showed in the handshake. Keeping the result is the application's:
-//! [`CertificateDirectory`](prexorcloud_security::certificate_directory::CertificateDirectory) does that.
+//! reply is checked against what it showed in the handshake. [`enrol_once`] keeps the result in a
+//! [`CertificateDirectory`]; [`enrol`] leaves that to the application.
+//!
+//! On the controller's side, [`issue_node`] and [`refusal`] make the two answers that a token can have, and
+//! [`InMemoryEnrolment`] is a whole service for tests and tools.
+
+mod answer;
+mod memory;
 
 use std::time::Duration;
 
 use prexorcloud_proto::ExchangeJoinTokenRequest;
 use prexorcloud_protocol::NodeId;
+use prexorcloud_security::certificate_directory::{CertificateDirectory, CertificateDirectoryError};
 use prexorcloud_security::enrolment::{Enrolled, EnrolmentError, EnrolmentTls};
 use prexorcloud_security::tls::TlsError;
 use prexorcloud_security::token::JoinToken;
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
+pub use self::answer::{IssueNodeError, IssuedNode, issue_node, refusal};
+pub use self::memory::InMemoryEnrolment;
 use crate::client::{CallError, DialError, DialOptions, Dialer, Target, exchange_join_token};
 
 /// How long one controller may take to answer.
@@ -28,6 +38,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EnrolError {
+    /// There is neither a certificate nor a token.
+    #[error("this node has no certificate yet, and no join token to get one")]
+    NoToken,
+    /// The certificate directory cannot be used. If it could be at first, the token is spent.
+    #[error("the certificate directory: {0}")]
+    Directory(#[from] CertificateDirectoryError),
+    /// The runtime ends.
+    #[error("the program is ending")]
+    Interrupted,
     /// The token cannot prove the controller. Nothing was sent.
     #[error("the join token has no certificate pin, so the controller cannot be verified")]
     NoPin,
@@ -82,24 +101,16 @@ impl EnrolError {
 /// The token must have a pin, which tokens of this controller have. For tokens without, for other deadlines, or for
 /// several controllers that may not be up yet, there is [`Enrolment`].
 ///
+/// The result is gone with the process unless it is kept; [`enrol_once`] does that.
+///
 /// ```no_run
-/// use prexorcloud_transport::enrol;
-/// use prexorcloud_transport::security::certificate_directory::CertificateDirectory;
+/// use prexorcloud_transport::{Dialer, enrol};
 ///
 /// # async fn example(token: &str) -> Result<(), Box<dyn std::error::Error>> {
-/// let folder = CertificateDirectory::new("state/security");
-/// let enrolled = match folder.load()? {
-///     Some(enrolled) => enrolled,
-///     None => {
-///         // A token that is spent while the disk is full is gone.
-///         folder.prepare()?;
-///         let target = "controller.example:9090".parse()?;
-///         let enrolled = enrol(&target, &token.parse()?, "node-1".parse()?).await?;
-///         folder.store(&enrolled)?;
-///         enrolled
-///     }
-/// };
-/// # let _ = enrolled;
+/// let target = "controller.example:9090".parse()?;
+/// let enrolled = enrol(&target, &token.parse()?, "node-1".parse()?).await?;
+/// let dialer = Dialer::of(&enrolled)?;
+/// # let _ = dialer;
 /// # Ok(())
 /// # }
 /// ```
@@ -108,6 +119,63 @@ impl EnrolError {
 /// [`EnrolError`] prints a sentence for the operator.
 pub async fn enrol(target: &Target, token: &JoinToken, node: NodeId) -> Result<Enrolled, EnrolError> {
     Enrolment::new(token.clone(), node).attempt(target).await
+}
+
+/// The node's certificate: the one that `directory` holds, or a new one for the token, which is kept there
+///
+/// The token is needed once in the life of a node, and not looked at where there is a certificate.
+///
+/// ```no_run
+/// use prexorcloud_transport::security::certificate_directory::CertificateDirectory;
+/// use prexorcloud_transport::{Dialer, enrol_once};
+///
+/// # async fn example(token: Option<&str>) -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = CertificateDirectory::new("state/security");
+/// let target = "controller.example:9090".parse()?;
+/// let token = token.map(str::parse).transpose()?;
+/// let enrolled = enrol_once(&directory, &target, token.as_ref(), "node-1".parse()?).await?;
+/// let dialer = Dialer::of(&enrolled)?;
+/// # let _ = dialer;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// As [`enrol`], and [`EnrolError::NoToken`] or [`EnrolError::Directory`].
+pub async fn enrol_once(
+    directory: &CertificateDirectory,
+    target: &Target,
+    token: Option<&JoinToken>,
+    node: NodeId,
+) -> Result<Enrolled, EnrolError> {
+    if let Some(enrolled) = on_disk(directory, CertificateDirectory::load).await? {
+        return Ok(enrolled);
+    }
+    let enrolment = Enrolment::new(token.ok_or(EnrolError::NoToken)?.clone(), node);
+    keep(directory, enrolment.attempt(target)).await
+}
+
+/// A token that is spent while the disk is full is gone, so the directory is proven first.
+async fn keep(
+    directory: &CertificateDirectory,
+    exchange: impl Future<Output = Result<Enrolled, EnrolError>>,
+) -> Result<Enrolled, EnrolError> {
+    on_disk(directory, CertificateDirectory::prepare).await?;
+    let enrolled = exchange.await?;
+    let stored = enrolled.clone();
+    on_disk(directory, move |directory| directory.store(&stored)).await?;
+    Ok(enrolled)
+}
+
+async fn on_disk<T: Send + 'static>(
+    directory: &CertificateDirectory,
+    work: impl FnOnce(&CertificateDirectory) -> Result<T, CertificateDirectoryError> + Send + 'static,
+) -> Result<T, EnrolError> {
+    let directory = directory.clone();
+    match spawn_blocking(move || work(&directory)).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(EnrolError::Interrupted),
+    }
 }
 
 /// An exchange that is not the plain one of [`enrol`]
@@ -226,5 +294,18 @@ impl Enrolment {
             sleep(wait).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
+    }
+
+    /// As [`persist`](Self::persist), and keeps the result in `directory`, which is tried before the token is sent.
+    ///
+    /// # Errors
+    /// [`EnrolError`]; [`EnrolError::Directory`] if it cannot be kept.
+    pub async fn persist_into(
+        &self,
+        directory: &CertificateDirectory,
+        targets: &[Target],
+        retrying: impl FnMut(&EnrolError),
+    ) -> Result<Enrolled, EnrolError> {
+        keep(directory, self.persist(targets, retrying)).await
     }
 }

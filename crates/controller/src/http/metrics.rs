@@ -1,0 +1,97 @@
+//! `/metrics`: the fleet in numbers, in the text format of Prometheus; no token needed
+//!
+//! The numbers are those of the moment: a recorder is filled from the nodes as last seen for every scrape, so that nothing
+//! can drift from what `/nodes` shows.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::State,
+    http::{HeaderName, header},
+};
+use metrics::{Unit, describe_gauge, gauge, with_local_recorder};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use prexorcloud_protocol::compat;
+
+use super::Api;
+use crate::nodes::{CONTRACT_MATCHES, NodeSummary, NodeView, contract_name};
+
+/// The text format of Prometheus, as its content type names it
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'static str); 1], String) {
+    (
+        [(header::CONTENT_TYPE, TEXT_FORMAT)],
+        exposition(&api.nodes.views()),
+    )
+}
+
+fn exposition(nodes: &[NodeView]) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    with_local_recorder(&recorder, || {
+        describe();
+        record(nodes);
+    });
+    handle.render()
+}
+
+fn describe() {
+    let about = [
+        (
+            "prexorcloud_build_info",
+            "The release and the contract that this controller was built from; always 1",
+        ),
+        ("prexorcloud_nodes_total", "Nodes that have enrolled"),
+        ("prexorcloud_nodes", "Nodes by what /nodes calls their status"),
+        ("prexorcloud_instances_total", "Instances that have not ended"),
+        (
+            "prexorcloud_players_total",
+            "Players on all instances, as last reported",
+        ),
+        (
+            "prexorcloud_grpc_daemon_sessions_active",
+            "Daemons with an accepted session",
+        ),
+        (
+            "prexorcloud_daemon_sessions_by_contract",
+            "Accepted sessions by whether the daemon was built from the same contract",
+        ),
+    ];
+    for (name, meaning) in about {
+        describe_gauge!(name, Unit::Count, meaning);
+    }
+}
+
+/// Every label value is always there: a series that comes and goes hides the difference between none and unknown.
+fn record(nodes: &[NodeView]) {
+    gauge!(
+        "prexorcloud_build_info",
+        "version" => env!("CARGO_PKG_VERSION"),
+        "protocol_version" => compat::PROTOCOL_VERSION.to_string(),
+        "contract" => compat::contract::WIRE_DIGEST
+    )
+    .set(1);
+    gauge!("prexorcloud_nodes_total").set(number(nodes.len()));
+    for status in NodeSummary::ALL {
+        let those = nodes.iter().filter(|node| node.status() == status);
+        gauge!("prexorcloud_nodes", "status" => status.name()).set(number(those.count()));
+    }
+    gauge!("prexorcloud_instances_total").set(number(nodes.iter().map(|node| node.live_instances).sum()));
+    let vitals = nodes.iter().flat_map(|node| node.vitals.values());
+    let players = vitals
+        .filter_map(|vitals| usize::try_from(vitals.player_count).ok())
+        .sum();
+    gauge!("prexorcloud_players_total").set(number(players));
+    let sessions = nodes.iter().filter_map(|node| node.session.as_ref());
+    gauge!("prexorcloud_grpc_daemon_sessions_active").set(number(sessions.clone().count()));
+    for contract in CONTRACT_MATCHES {
+        let those = sessions.clone().filter(|session| session.contract == contract);
+        gauge!("prexorcloud_daemon_sessions_by_contract", "contract" => contract_name(contract))
+            .set(number(those.count()));
+    }
+}
+
+fn number(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
+}
