@@ -1,7 +1,8 @@
 //! What a peer can do beyond protocol version 1
 //!
 //! Both sides list capabilities in the handshake; a feature is used only where both announced it. A peer that sends no
-//! list is the Java implementation, or an older build, and gets the behaviour of the seed documents.
+//! list is the Java implementation, or an older build, and is spoken to as
+//! protocol version 1 says, with nothing added.
 
 use std::fmt;
 
@@ -23,7 +24,7 @@ const NAMES: [&str; 9] = [
 ];
 
 impl Capabilities {
-    /// No capability: the peer of the seed documents.
+    /// No capability: protocol version 1 and nothing added, as the Java programs speak it.
     pub const NONE: Self = Self(0);
     /// `incarnations/1`: tags instance messages with [`Incarnation`](crate::Incarnation).
     pub const INCARNATIONS: Self = Self(1);

@@ -8,6 +8,9 @@
 //! a listed one for running. It is listed what lives and told the ends right after its acknowledgement, each until it
 //! has left on a stream; later it may have given the id to another node, so nothing is repeated.
 //!
+//! A start takes the place of the former end of its id. Until it has a process it may come to nothing, and then the end is
+//! the last truth about the id again: it stands aside until then.
+//!
 //! Live instances are bounded by [`limits::INSTANCES_PER_NODE`]; of the ended ones the newest [`ENDED_KEPT`] are
 //! remembered, to answer late duplicates.
 
@@ -54,6 +57,15 @@ enum News {
     Confirmed,
 }
 
+impl News {
+    /// A handshake does not list it: what no controller has surely heard is to be told.
+    fn was_left_out(&mut self) {
+        if *self != Self::Confirmed {
+            *self = Self::Untold;
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     facts: HostedInstance,
@@ -88,6 +100,8 @@ impl Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Hosted {
     entries: HashMap<InstanceId, Entry>,
+    /// The former ends of ids whose start has no process yet; each beside an entry that is scheduled or preparing.
+    aside: HashMap<InstanceId, Entry>,
     ended: VecDeque<(InstanceId, u64)>,
     /// How many ends there have been.
     ends: u64,
@@ -145,7 +159,7 @@ impl Hosted {
                 limit: limits::INSTANCES_PER_NODE,
             });
         }
-        self.insert(facts);
+        let _ = self.insert(facts);
         Ok(())
     }
 
@@ -182,13 +196,16 @@ impl Hosted {
                 limit: limits::INSTANCES_PER_NODE,
             });
         }
-        self.insert(HostedInstance {
+        let former = self.insert(HostedInstance {
             instance,
             group,
             incarnation,
             port,
             state: State::Scheduled,
         });
+        if let Some(former) = former {
+            self.aside.insert(instance, former);
+        }
         Verdict::Accepted
     }
 
@@ -265,6 +282,9 @@ impl Hosted {
             Transition::To(to) => {
                 entry.facts.state = to;
                 entry.news = News::Untold;
+                if !matches!(to, State::Scheduled | State::Preparing) {
+                    self.aside.remove(&instance);
+                }
                 if to.is_terminal() {
                     self.remember_ended(instance);
                 }
@@ -275,12 +295,16 @@ impl Hosted {
         }
     }
 
-    /// Forgets a start that failed before its process existed, so that a retry of the order is judged as a new one.
+    /// Forgets a start that failed before its process existed, so that a retry of the order is judged as a new one. The
+    /// former end of the id is remembered again.
     pub(crate) fn withdraw(&mut self, instance: InstanceId, incarnation: Incarnation) {
         let is_that =
             |entry: &Entry| entry.facts.incarnation == incarnation && !entry.facts.state.is_terminal();
         if self.entries.get(&instance).is_some_and(is_that) {
             self.entries.remove(&instance);
+            if let Some(former) = self.aside.remove(&instance) {
+                self.entries.insert(instance, former);
+            }
         }
     }
 
@@ -322,6 +346,9 @@ impl Hosted {
     ///
     /// What does not fit, or is not to be listed, is told after the acknowledgement.
     pub(crate) fn list(&mut self, with_ended: bool) -> Vec<RunningInstance> {
+        for former in self.aside.values_mut() {
+            former.news.was_left_out();
+        }
         let mut entries: Vec<_> = self
             .entries
             .values_mut()
@@ -331,7 +358,7 @@ impl Hosted {
         let mut listed = Vec::with_capacity(entries.len().min(limits::INSTANCES_PER_NODE));
         for entry in entries {
             if listed.len() == limits::INSTANCES_PER_NODE || !entry.is_live() && !with_ended {
-                entry.news = News::Untold;
+                entry.news.was_left_out();
                 continue;
             }
             if entry.news == News::Untold {
@@ -382,24 +409,29 @@ impl Hosted {
 
     /// A status has left on a stream, to a controller to which ends are not listed.
     pub(crate) fn status_left(&mut self, update: &InstanceStatusUpdate) {
-        let entry = InstanceId::new(&update.instance_id)
-            .ok()
-            .and_then(|instance| self.entries.get_mut(&instance));
-        if let Some(entry) = entry
-            && !entry.is_live()
-            && entry.news == News::Told
-            && entry.facts.incarnation.get() == update.incarnation
-            && entry.facts.state.to_wire() == update.state
-        {
+        let Ok(instance) = InstanceId::new(&update.instance_id) else {
+            return;
+        };
+        let entries = [self.entries.get_mut(&instance), self.aside.get_mut(&instance)];
+        let is_that = |entry: &&mut Entry| {
+            !entry.is_live()
+                && entry.news == News::Told
+                && entry.facts.incarnation.get() == update.incarnation
+                && entry.facts.state.to_wire() == update.state
+        };
+        for entry in entries.into_iter().flatten().filter(is_that) {
             entry.news = News::Confirmed;
         }
     }
 
-    fn insert(&mut self, facts: HostedInstance) {
-        self.entries.insert(facts.instance, Entry::new(facts));
+    /// Enters it, and gives what it replaces.
+    fn insert(&mut self, facts: HostedInstance) -> Option<Entry> {
+        self.aside.remove(&facts.instance);
+        let former = self.entries.insert(facts.instance, Entry::new(facts));
         if facts.state.is_terminal() {
             self.remember_ended(facts.instance);
         }
+        former
     }
 
     fn remember_ended(&mut self, instance: InstanceId) {
@@ -413,8 +445,10 @@ impl Hosted {
                 break;
             };
             // The id may be in use again, or have ended again; only that very end is forgotten.
-            if self.entries.get(&oldest).is_some_and(|entry| entry.end == end) {
-                self.entries.remove(&oldest);
+            for entries in [&mut self.entries, &mut self.aside] {
+                if entries.get(&oldest).is_some_and(|entry| entry.end == end) {
+                    entries.remove(&oldest);
+                }
             }
         }
     }

@@ -9,6 +9,24 @@
 //! Every machine has the same shape: facts go in through `handle_*`, work comes out of `poll_*`, and
 //! `poll_timeout` names the moment (and the reason) for the next `handle_timeout`.
 //!
+//! # Where to begin
+//! | You write | You need |
+//! |---|---|
+//! | a daemon | a [`DaemonSession`] for its streams, a [`DaemonNode`](node::DaemonNode) for what to do about orders |
+//! | a controller | a [`ControllerSession`] for each stream, a [`ControllerNode`](node::ControllerNode) for each node |
+//! | a tool, or tests | the sessions alone; `prexorcloud-testkit` for a whole cluster in virtual time |
+//!
+//! `prexorcloud-transport` has the async driver, TLS and reconnection, and whole programs as examples. Without it,
+//! `cargo run -p prexorcloud-protocol --example without_runtime` shows both sides on threads and TCP.
+//!
+//! # The words
+//! - A *node* is a host with a daemon. It runs *instances*, which are game servers or proxies and belong to *groups*.
+//! - A *stream* is one call of `DaemonService.Connect`; a *session* is what both sides make of it.
+//! - An [`Incarnation`] counts the starts of one instance id, because ids are used again.
+//! - An [`Epoch`] counts the leaders among several controllers; the [`fence`] of a daemon obeys the highest that it has seen.
+//! - A *capability* is an addition to protocol version 1, used where both sides announced it. The programs in Java, which
+//!   speak the same protocol, announce none; [`peer`] says what that means.
+//!
 //! # A session and its driver
 //! Whoever owns the stream and the clock drives: what is due, what is to be written, what there is to tell, then exactly
 //! one new input. Here the wire is two function calls, and the clock stands still:
@@ -52,7 +70,7 @@
 //! daemon.handle_connected(now);
 //! controller.handle_connected(now);
 //!
-//! // The daemon's handshake, the controller's admission, the daemon's relief.
+//! // The daemon's handshake, then the controller's acknowledgement of it.
 //! turn(&mut daemon, now, |message| controller.handle_message(now, message.into()), |_, _| {});
 //! turn(
 //!     &mut controller,
@@ -69,7 +87,7 @@
 //! ```
 //!
 //! When nothing is left to do, a driver waits for the next message or until `poll_timeout`; when `close` says why, it
-//! writes what there is and ends the stream. `examples/without_runtime.rs` does that with threads and TCP,
+//! writes what there is and ends the stream. The example `without_runtime` does that with threads and TCP,
 //! `prexorcloud-transport` over gRPC with mutual TLS, `prexorcloud-testkit` in virtual time.
 //!
 //! # The modules
@@ -87,6 +105,7 @@
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
 //! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
+//! | [`time`], [`trace`] | deadlines with their reason; the trace that an order belongs to |
 //! | [`unstable`] | the parts of these machines (ledger, reconciliation, outbox, heartbeat), for those who test or study them |
 //! | [`session`] | all of it composed: [`DaemonSession`] and [`ControllerSession`] |
 #![warn(missing_docs)]

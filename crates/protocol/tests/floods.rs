@@ -12,14 +12,15 @@ use std::time::{Duration, Instant};
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::Hosted;
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonWork, NodeConfig, Prepared};
+use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
+use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonNodeConfig, DaemonWork, Prepared};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, ControllerMessage, CrashReportAck, ErrorReport, EventSubscribe, EventUnsubscribe,
-    HandshakeAck, InstanceFileContent, InstanceFileTree, ModuleStateUpdate, NodeStatus, Ping, Pong,
-    SendCommand, ShutdownNode, ShutdownNodeAck, StartInstance, StartInstanceAck, StopInstance,
-    StopInstanceAck, TemplateRequest,
+    Handshake, HandshakeAck, InstanceFileContent, InstanceFileTree, ModuleStateUpdate, NodeStatus, Ping,
+    Pong, RunningInstance, SendCommand, ShutdownNode, ShutdownNodeAck, StartInstance, StartInstanceAck,
+    StopInstance, StopInstanceAck, TemplateRequest,
 };
 use prexorcloud_protocol::session::{ANSWERS_AT_ONCE, PINGS_AT_ONCE, kind};
 use prexorcloud_protocol::{Capabilities, DaemonConfig, DaemonSession, Session as _, StopMode};
@@ -128,7 +129,7 @@ impl Daemon {
         let config = DaemonConfig::new("node-1".parse().unwrap(), "1");
         let mut daemon = Self {
             session: DaemonSession::new(config, Hosted::new(), EpochFence::default()),
-            node: DaemonNode::new(NodeConfig::default()),
+            node: DaemonNode::new(DaemonNodeConfig::default()),
             now: Instant::now(),
             sent: Vec::new(),
             stops: 0,
@@ -171,7 +172,7 @@ impl Daemon {
                 is_idle = false;
                 let _ = self.node.handle_event(self.now, event);
             }
-            while let Some(work) = self.node.poll_output() {
+            while let Some(work) = self.node.poll_work() {
                 is_idle = false;
                 self.work(work);
             }
@@ -362,4 +363,79 @@ fn a_flood_takes_nothing_from_what_takes_effect() {
     assert!(sent.iter().any(accepted), "{sent:?}");
     daemon.receive(stop("lobby-1", 5, true));
     assert_eq!(daemon.stops, 1);
+}
+
+/// The supervisor of a daemon ignores what it is told, and both sides are as shipped.
+#[test]
+fn a_stop_that_nobody_carries_out_costs_both_sides_a_bounded_number_of_messages() {
+    let mut world = World::new();
+    world.connect(1, world::handshake());
+    let mut daemon = Daemon::connected();
+    world.start(5);
+    world.sent(1);
+    let (mut down, mut up) = (Vec::new(), Vec::new());
+    for millisecond in 0..180_000 {
+        if millisecond == 1_000 {
+            world.report(1, 5, State::Running);
+            world.stop(StopMode::Graceful);
+        }
+        world.advance(Duration::from_millis(1));
+        daemon.advance(Duration::from_millis(1));
+        let pings = world.pings().into_iter().map(|sequence| {
+            FromController::Ping(Ping {
+                sequence,
+                ..Default::default()
+            })
+        });
+        let said: Vec<_> = pings.chain(world.sent(1)).collect();
+        for payload in said {
+            down.push(kind::of_controller(&payload));
+            daemon.receive(payload);
+        }
+        for payload in std::mem::take(&mut daemon.sent) {
+            up.push(kind::of_daemon(&payload));
+            world.receive(1, payload);
+        }
+    }
+    assert!(
+        down.len() + up.len() < 100,
+        "{:?} {:?}",
+        counted(down),
+        counted(up)
+    );
+    assert_eq!(world.state(), State::Crashed, "and it is given up in the end");
+}
+
+#[test]
+fn a_daemon_full_of_instances_that_nobody_wants_is_told_once_to_stop_each() {
+    let mut world = World::new();
+    let orphan = |number| RunningInstance {
+        instance_id: format!("orphan-{number}"),
+        // No group has such a name.
+        group: "!".into(),
+        state: State::Running.to_wire(),
+        incarnation: 1,
+        ..Default::default()
+    };
+    let handshake = Handshake {
+        running_instances: (0..INSTANCES_PER_NODE).map(orphan).collect(),
+        ..world::handshake()
+    };
+    world.connect(1, handshake);
+    let sent = counted(world.sent(1).iter().map(kind::of_controller));
+    assert_eq!(sent.get("StopInstance"), Some(&INSTANCES_PER_NODE), "{sent:?}");
+    for number in 0..INSTANCES_PER_NODE {
+        for state in [State::Running, State::Starting] {
+            let mut status = world::status(1, state);
+            status.instance_id = format!("orphan-{number}");
+            world.receive(1, FromDaemon::InstanceStatus(status));
+        }
+    }
+    for _ in 0..40 {
+        world.advance(Duration::from_secs(5));
+    }
+    let sent = counted(world.sent(1).iter().map(kind::of_controller));
+    let stops = sent.get("StopInstance").copied().unwrap_or_default();
+    assert!(stops <= 8 * INSTANCES_PER_NODE, "{sent:?}");
+    assert!(world.closes.is_empty());
 }

@@ -14,6 +14,8 @@
 //! 4. The controller redeems the token, issues a certificate and sends it as a [`keystore`] that Java and
 //!    OpenSSL can open as well.
 //! 5. The daemon keeps it in its [`certificate_directory`].
+//!
+//!    `prexorcloud-transport` has one call for all that either side does in the steps 3 to 5: `enrol_once`, `issue_node`.
 //! 6. From then on both sides know each other by certificate ([`tls::ClientTls`], [`identity`]), until one
 //!    expires, is renewed, or is put on the list of [`revocation`].
 //!

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::node::daemon::{DaemonWork, Handed};
+use prexorcloud_protocol::node::daemon::DaemonWork;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::{DaemonConfig, DaemonEvent, DaemonSession, Epoch, Received, Session as _};
 
@@ -96,17 +96,21 @@ impl DaemonHost {
         if let Some(text) = describe::daemon_work(&work) {
             turn.note(|| text);
         }
-        match work.hand_to(session, node) {
-            Handed::Done => {}
-            Handed::Reported { report, observed } => {
+        match work {
+            DaemonWork::Report(report) => {
+                let observed = node.tell(session, &report);
                 turn.note(|| describe::report(&report, observed));
                 self.facts.note_judgement(&report, observed);
             }
-            Handed::Left(DaemonWork::Finish { .. }) => {
+            DaemonWork::Finish { .. } => {
                 session.shut_down();
                 running.has_finished = true;
             }
-            Handed::Left(work) => self.supervisor.perform(turn, work, session, node),
+            work => {
+                if let Some(work) = work.hand_to(session, node) {
+                    self.supervisor.perform(turn, work, session, node);
+                }
+            }
         }
         self.leave_if_finished(turn);
     }
@@ -185,25 +189,21 @@ impl DaemonSide for DaemonHost {
             self.boot(turn);
             return true;
         }
-        let (who, busy) = ("daemon", &mut self.facts.busy_timers);
-        let daemon = match &mut self.running {
-            Some(Running { session, node, .. }) => {
-                if wake(turn, format_args!("{who}"), session, busy)
-                    || wake(turn, format_args!("{who}"), node, busy)
-                {
-                    return true;
-                }
-                Some((session, node))
-            }
-            None => None,
-        };
+        let (who, busy) = (format_args!("daemon"), &mut self.facts.busy_timers);
+        let running = self.running.as_mut();
+        let mut daemon = running.map(|running| (&mut running.session, &mut running.node));
+        if let Some((session, node)) = &mut daemon
+            && (wake(turn, who, *session, busy) || wake(turn, who, *node, busy))
+        {
+            return true;
+        }
         self.supervisor.handle_wake(turn, daemon)
     }
 
     fn settle(&mut self, turn: &mut Turn<'_>) -> bool {
         let mut any = false;
         while let Some(Running { session, node, .. }) = &mut self.running {
-            if let Some(work) = node.poll_output() {
+            if let Some(work) = node.poll_work() {
                 self.perform(turn, work);
             } else if let Some(event) = session.poll_event() {
                 self.hear(turn, event);

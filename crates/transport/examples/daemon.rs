@@ -13,13 +13,15 @@ use std::error::Error;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use prexorcloud_transport::protocol::node::daemon::{DaemonNode, DaemonWork, Exit, NodeConfig, Prepared};
+use prexorcloud_transport::protocol::node::daemon::{
+    DaemonNode, DaemonNodeConfig, DaemonWork, Exit, Prepared,
+};
 use prexorcloud_transport::protocol::proto::daemon_message::Payload;
 use prexorcloud_transport::protocol::{DaemonConfig, DaemonEvent, DaemonSession, GroupName, InstanceId};
 use prexorcloud_transport::protocol::{NodeId, fence::EpochFence, hosted::Hosted};
 use prexorcloud_transport::security::certificate_directory::CertificateDirectory;
 use prexorcloud_transport::{DaemonRunner, Dialer, SessionHandle, SessionHandler, Target};
-use prexorcloud_transport::{due, enrol_once, say};
+use prexorcloud_transport::{due, enrol_once};
 
 type Session = SessionHandle<DaemonSession>;
 
@@ -59,13 +61,13 @@ impl SessionHandler<DaemonSession> for Node {
 
 impl Node {
     fn work(&mut self, session: &Session) -> ControlFlow<String> {
-        while let Some(work) = self.machine.poll_output() {
+        while let Some(work) = self.machine.poll_work() {
             if let DaemonWork::Report(report) = &work {
                 println!("{} is {}", report.instance, report.state);
             }
             let now = Instant::now();
             // What is to be said is said; what is left is to be done.
-            match say(session, work) {
+            match session.with(|session, _| work.hand_to(session, &mut self.machine)) {
                 Some(DaemonWork::Prepare { attempt, start }) => {
                     if let Ok(group) = start.group.parse() {
                         let prepared = Prepared::of(&start, group);
@@ -113,7 +115,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     config.available_cpus = 1;
     let session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
     let runner = DaemonRunner::new(session, Dialer::of(&enrolled)?, [controller])?;
-    let (machine, running) = (DaemonNode::new(NodeConfig::default()), HashMap::new());
+    let (machine, running) = (DaemonNode::new(DaemonNodeConfig::default()), HashMap::new());
     let mut node = Node { machine, running };
     let end = runner.run(&mut node, async { drop(tokio::signal::ctrl_c().await) });
     println!("ended: {:?}", end.await);

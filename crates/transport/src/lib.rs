@@ -54,17 +54,33 @@
 //! }
 //! ```
 //!
-//! `examples/daemon.rs` is a whole one: it keeps its certificate, and lets
-//! [`DaemonNode`](protocol::node::daemon::DaemonNode) decide what is done about orders.
+//! A daemon for real servers keeps its certificate ([`enrol_once`]) and lets a
+//! [`DaemonNode`](protocol::node::DaemonNode) decide what is done about orders; so does the whole program
+//!
+//! ```sh
+//! cargo run -p prexorcloud-transport --example daemon
+//! ```
 //!
 //! # A controller
-//! A [`NodeAcceptor`] makes the session of each stream, [`serve`] gives its events to a handler, and a [`Server`] has the
-//! port. `examples/controller.rs` is a whole one, with tokens and certificates in memory.
+//! A [`Server`] has the port. [`DaemonService`] asks a [`NodeAcceptor`] for the session of each stream, which is where nodes
+//! are let in or not. [`NodeStreams`] has the sessions of one node, around the
+//! [`ControllerNode`](protocol::node::ControllerNode) that decides. Join tokens are redeemed by a `BootstrapService`:
+//! [`InMemoryEnrolment`], or one of your own over [`enrolment::issue_node`]. All of it together:
+//!
+//! ```sh
+//! cargo run -p prexorcloud-transport --example controller
+//! ```
+//!
+//! A tool that treats every stream alike needs no machine: [`serve`] gives the events of one session to a handler.
 //!
 //! # The driver
 //! Both sides are driven alike: what is due, then what the session has to say as HTTP/2 has room, then up to a few
 //! messages of the peer, all under a lock that nobody holds across an await. Without tokio the same loop takes forty
 //! lines; the example `without_runtime` of [`protocol`] shows it.
+//!
+//! # What it needs
+//! A tokio runtime with I/O and time. No process-wide rustls provider: the configurations that [`security`] builds bring
+//! theirs.
 //!
 //! | Module | Does |
 //! |---|---|
@@ -102,7 +118,7 @@ pub use handle::{SessionHandle, StreamEnd};
 pub use link::LinkEvent;
 pub use node_streams::{NodeStream, NodeStreams};
 pub use reconnect::{Backoff, Reconnect};
-pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, say, serve};
+pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, serve};
 pub use server::{BindError, Peer, Server, ServerHandle, ServerOptions};
 
 // What the signatures above are made of, so that a program that depends on this crate needs none of these by name.

@@ -9,7 +9,6 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 
-use prexorcloud_protocol::node::daemon::DaemonWork;
 use prexorcloud_protocol::{DaemonSession, Deadline, Session};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -80,50 +79,6 @@ pub async fn due<T>(deadline: Option<Deadline<T>>) {
         Some(deadline) => sleep_until(deadline.at.into()).await,
         None => pending().await,
     }
-}
-
-/// Does what a daemon's node machine wants said to the controller, and gives back the work that is the application's
-///
-/// That is everything that a preparer, a supervisor or a spool has to do; reports and acknowledgements are done.
-#[must_use = "work that is given back is for the application"]
-pub fn say<L>(session: &SessionHandle<DaemonSession>, work: DaemonWork<L>) -> Option<DaemonWork<L>> {
-    session.with(|session, _| match work {
-        DaemonWork::Report(report) => {
-            session.report(&report);
-            None
-        }
-        DaemonWork::AcceptStart {
-            instance,
-            incarnation,
-            plan_hash,
-        } => {
-            session.start_accepted(instance, incarnation, plan_hash);
-            None
-        }
-        DaemonWork::RejectStart {
-            instance,
-            incarnation,
-            rejection,
-        } => {
-            session.start_rejected(instance, incarnation, rejection);
-            None
-        }
-        DaemonWork::AcknowledgeStop {
-            instance,
-            incarnation,
-        } => {
-            session.stop_acknowledged(instance, incarnation, Ok(()));
-            None
-        }
-        DaemonWork::AcknowledgeShutdown {
-            running,
-            estimated_drain,
-        } => {
-            session.acknowledge_shutdown(running, estimated_drain);
-            None
-        }
-        work => Some(work),
-    })
 }
 
 enum Next<E, B> {

@@ -164,3 +164,18 @@ fn the_session_without_a_runtime_goes_from_handshake_to_running() {
         assert!(ran.stdout.lines().any(|seen| seen == line), "{line}: {ran:?}");
     }
 }
+
+/// An example that cannot be read in one go has something of the library in it
+#[test]
+fn the_examples_are_short() {
+    let crates = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    for example in [
+        "transport/examples/daemon",
+        "transport/examples/controller",
+        "protocol/examples/without_runtime",
+    ] {
+        let text = std::fs::read_to_string(crates.join(example).with_extension("rs")).unwrap();
+        let lines = text.lines().count();
+        assert!((60..=130).contains(&lines), "{example} has {lines} lines");
+    }
+}

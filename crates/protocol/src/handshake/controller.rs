@@ -14,6 +14,11 @@ use crate::time::{Deadline, after};
 use crate::validate::{self, Invalid};
 
 /// A handshake that is valid and compatible; nothing has been registered yet
+///
+/// Comes as [`ControllerEvent::Hello`](crate::ControllerEvent::Hello). Hand it to the node's
+/// [`ControllerNode`](crate::node::ControllerNode), or decide by [`accept`](crate::ControllerSession::accept),
+/// [`redirect`](crate::ControllerSession::redirect) or [`close_with`](crate::ControllerSession::close_with), within
+/// [`admission_timeout`](crate::ControllerConfig::admission_timeout).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hello {
     /// The node, as named by its certificate and by the handshake.
@@ -29,6 +34,8 @@ pub struct Hello {
 }
 
 /// Why a stream is refused
+///
+/// `Close::from(&refusal)` is what the daemon is told: the status code says whose fault it is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -109,7 +116,7 @@ pub enum HandshakeTimer {
     Admission,
 }
 
-/// The controller's side of one handshake
+/// The controller's side of one handshake; a part of [`ControllerSession`](crate::ControllerSession)
 #[derive(Clone, Debug)]
 pub struct ControllerHandshake {
     certified: NodeId,

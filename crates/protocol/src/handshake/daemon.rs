@@ -76,7 +76,7 @@ pub enum HandshakeFailure {
     TooEarly,
 }
 
-/// The daemon's side of one handshake
+/// The daemon's side of one handshake; a part of [`DaemonSession`](crate::DaemonSession)
 #[derive(Clone, Debug)]
 pub struct DaemonHandshake {
     timeout: Duration,

@@ -3,19 +3,23 @@
 //! ```text
 //!  daemon                                              controller
 //!  ------                                              ----------
-//!  AwaitingAck  ── Handshake ───────────────────────▶  AwaitingHandshake ── 10 s ──▶ DEADLINE_EXCEEDED
+//!  AwaitingAck  ── Handshake ───────────────────────▶  AwaitingHandshake ── 10 s ──▶ TimedOut
 //!      │                                                   │ valid, compatible
 //!      │                                                   ▼
-//!      │                                               AwaitingAdmission (the application decides)
-//!      │            ◀─────────────── HandshakeAck ─────────┤
+//!      │                                               AwaitingAdmission ── 10 s ──▶ NotAdmitted
+//!      │            ◀─────────────── HandshakeAck ─────────┤ the application decides
 //!      │                                                   ▼
 //!      ├─ compatible, no leader named ──▶ Established   Established
 //!      ├─ leader named ─────────────────▶ Redirected
 //!      ├─ incompatible ─────────────────▶ UpgradeRequired (both versions are said)
-//!      ├─ stale epoch ──────────────────▶ StaleController
+//!      ├─ stale epoch ──────────────────▶ Stale
 //!      ├─ no epoch after one was obeyed ▶ Leaderless
 //!      └─ 10 s ─────────────────────────▶ AckTimedOut
 //! ```
+//!
+//! The names at the right are those of [`HandshakeFailure`](daemon::HandshakeFailure) and [`Refusal`](controller::Refusal);
+//! the times are the defaults of the two configurations. A session has its side of this in it: an application sees a
+//! [`Hello`](controller::Hello) to decide on, or [`Connected`](daemon::Connected), or the reason why not.
 //!
 //! What arrives before its time is held, not lost: a Java leader sends commands before its acknowledgement, and a
 //! daemon may speak before it is admitted. [`HELD_MESSAGES`] bounds both.

@@ -16,16 +16,16 @@ mod envelope;
 
 use std::collections::VecDeque;
 
-/// How a message is treated while it waits
+/// How a message is treated while it waits, in the order in which the classes leave
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// Keeps the session correct; never shed, always first.
+    /// Keeps the session correct; never shed, always first. If it does not fit, the peer is given up as too slow.
     Control,
-    /// Must arrive, but not before control.
+    /// Must arrive, but not before control. What does not fit is refused with [`Overflow`]: keep it.
     Report,
-    /// Large; must not stand before control or reports.
+    /// Large; must not stand before control or reports. What does not fit is refused with [`Overflow`]: keep it.
     Bulk,
-    /// May be shed, visibly.
+    /// May be shed, visibly: the oldest goes, and a record says how many went.
     BestEffort,
 }
 
@@ -80,16 +80,18 @@ pub struct Bound {
     pub bytes: usize,
 }
 
-/// The bounds of all classes
+/// How much may wait in each class
+///
+/// [`Class`] says what happens at a bound: best effort sheds its oldest, report and bulk refuse, control ends the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Bound of [`Class::Control`].
+    /// Bound of [`Class::Control`]. 2048 messages, 8 MiB.
     pub control: Bound,
-    /// Bound of [`Class::Report`].
+    /// Bound of [`Class::Report`]. 2048 messages, 32 MiB.
     pub report: Bound,
-    /// Bound of [`Class::Bulk`].
+    /// Bound of [`Class::Bulk`]. 2048 messages, 256 MiB.
     pub bulk: Bound,
-    /// Bound of [`Class::BestEffort`].
+    /// Bound of [`Class::BestEffort`]. 2048 messages, 4 MiB.
     pub best_effort: Bound,
 }
 

@@ -1,9 +1,9 @@
 //! What the controller knows about the instances of one node
 //!
 //! A [`Roster`] outlives the streams to its node. Each instance has a [`Lifecycle`] and a [ledger](crate::unstable::ledger);
-//! at every handshake the [reconciliation plan](crate::unstable::reconcile) brings belief and report together. While a session is
-//! established the session drives the roster; at other times the application does, and starts and stops are kept until
-//! the next handshake.
+//! at every handshake the [reconciliation plan](crate::unstable::reconcile) brings belief and report together. A
+//! [`ControllerNode`](crate::node::ControllerNode) owns one and drives it; an application reads it there. Starts and stops
+//! that nobody can be told of are kept until the next handshake.
 //!
 //! # An instance that is in the way
 //! A daemon may run an incarnation that nobody wants: of an unknown group, of an id that has been started elsewhere, or

@@ -11,7 +11,8 @@
 //! takes effect is held back by it.
 //!
 //! A driver owns the stream and the clock. Its turn has a fixed order: expired timers, then [`Session::poll_transmit`]
-//! and [`Session::poll_event`] until both are empty, then exactly one new input.
+//! and [`Session::poll_event`] until both are empty, then exactly one new input. [The crate's page](crate) shows one, and
+//! `prexorcloud-transport` has the async one for gRPC.
 
 pub(crate) mod budget;
 pub mod controller;
@@ -27,6 +28,9 @@ use crate::time::Deadline;
 use crate::validate::Invalid;
 
 /// What a driver needs from either side's session
+///
+/// Nothing here fails: what a peer does wrong comes out as an event, or as [`close`](Self::close). Times are the driver's
+/// own clock, which must never go back.
 pub trait Session {
     /// The envelope that the peer sends.
     type Incoming;
@@ -37,10 +41,11 @@ pub trait Session {
     /// The reasons for a wake-up.
     type Timer: Copy + fmt::Debug;
 
-    /// A stream is open. A daemon's session queues its handshake, a controller's starts to wait for one.
+    /// A stream is open: call this before anything else is said about it. A daemon's session queues its handshake, a
+    /// controller's starts to wait for one.
     fn handle_connected(&mut self, now: Instant);
 
-    /// A message arrived.
+    /// A message arrived, decoded. [`Received::from`] makes one of a message that the codec knew as a whole.
     fn handle_message(&mut self, now: Instant, received: Received<Self::Incoming>);
 
     /// A deadline may have passed. Early and repeated calls are harmless.
@@ -53,7 +58,7 @@ pub trait Session {
     #[must_use]
     fn poll_transmit(&mut self) -> Option<Self::Outgoing>;
 
-    /// The next piece of news.
+    /// The next piece of news, in the order in which it happened.
     #[must_use]
     fn poll_event(&mut self) -> Option<Self::Event>;
 
@@ -64,7 +69,7 @@ pub trait Session {
     /// Why the session wants the stream ended. Write what [`poll_transmit`](Self::poll_transmit) still has, then end it.
     fn close(&self) -> Option<&Close>;
 
-    /// How many events wait. A driver stops reading while there are too many.
+    /// How many events wait. A driver stops reading while there are more than [`EVENTS_HIGH_WATER`].
     fn events_pending(&self) -> usize;
 }
 

@@ -55,6 +55,23 @@ fn a_drain_stops_everything_and_is_over_when_nothing_lives() {
 }
 
 #[test]
+fn a_drain_whose_end_could_not_be_recorded_goes_on_when_something_comes_to_light() {
+    let mut world = World::connected();
+    drain(&mut world, HOUR, false);
+    assert_eq!(world.drained, 1);
+    world.node.handle_drain_failed(world.now);
+    world.disconnect(1);
+    world.connect(2, listing(1, State::Running));
+    assert_eq!(world.stops(2), [false]);
+    world.advance(Duration::from_secs(6));
+    assert_eq!(world.drained, 1, "the node is not empty");
+    world.report(2, 1, State::Stopped);
+    assert_eq!(world.drained, 2);
+    world.node.handle_drain_recorded();
+    assert!(!world.node.is_draining());
+}
+
+#[test]
 fn a_node_is_not_empty_while_an_instance_runs_there_that_nobody_wants() {
     let mut world = World::connected();
     world.running();
@@ -116,7 +133,7 @@ fn a_drain_taken_back_leaves_alone_what_it_has_not_stopped() {
     world.node.set_drain(world.now, None);
     world.fail(storage());
     world.advance(Duration::from_secs(5));
-    assert!(world.stops(1).is_empty());
+    assert_eq!(world.stops(1), NONE);
     assert_eq!(world.state(), State::Running);
 }
 

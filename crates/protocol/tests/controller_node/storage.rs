@@ -86,6 +86,52 @@ fn a_forgetting_waits_for_the_record_of_the_end_before_it() {
 }
 
 #[test]
+fn orders_pass_one_that_waits_for_the_record_of_its_own_instance() {
+    let mut world = World::connected();
+    world.running();
+    world.commits_at_once = false;
+    world.report(1, 1, State::Stopped);
+    world.fail(storage());
+    let waiting = world.start(2);
+    let other = world.order();
+    let start = StartInstance {
+        instance_id: "lobby-2".into(),
+        port: 30_001,
+        ..start(1)
+    };
+    world.node.start(world.now, other, Box::new(start));
+    world.turn();
+    let commit = world.commit();
+    assert!(matches!(&commit.changes[..], [Change::Start(start)] if start.instance_id == "lobby-2"));
+    assert_eq!(world.answers[&other.0], Ok(OrderOutcome::Started));
+    assert!(!world.answers.contains_key(&waiting));
+    world.advance(Duration::from_secs(5));
+    world.commit_all();
+    assert_eq!(world.answers[&waiting], Ok(OrderOutcome::Started));
+}
+
+#[test]
+fn an_earlier_incarnation_that_is_recorded_as_one_to_run_is_not_stopped_before_that_is_mended() {
+    let mut world = World::new();
+    world.commits_at_once = false;
+    world.connect(1, listing(2, State::Starting));
+    world.disconnect(1);
+    world.connect(2, listing(4, State::Running));
+    let commit = world.commit();
+    assert!(matches!(&commit.changes[..], [Change::Instance(seen)] if seen.incarnation.get() == 2));
+    world.fail(storage());
+    world.disconnect(2);
+    world.connect(3, listing(2, State::Running));
+    assert!(
+        world.stops(3).is_empty(),
+        "whoever restarts now would find it as one that is to run"
+    );
+    world.advance(Duration::from_secs(5));
+    world.commit_all();
+    assert_eq!(world.stops(3).len(), 1);
+}
+
+#[test]
 fn instances_that_change_all_the_time_do_not_keep_others_from_the_record() {
     let mut world = World::new();
     let ids: Vec<String> = (0..70).map(|number| format!("lobby-{number:02}")).collect();

@@ -21,6 +21,9 @@ use prexorcloud_protocol::{
 
 pub type Answer = Result<OrderOutcome, OrderRefusal>;
 
+/// No stops.
+pub const NONE: [bool; 0] = [];
+
 pub struct World {
     pub now: Instant,
     pub node: ControllerNode,
@@ -208,7 +211,7 @@ impl World {
         self.turn();
     }
 
-    fn order(&mut self) -> OrderId {
+    pub fn order(&mut self) -> OrderId {
         self.orders += 1;
         OrderId(self.orders)
     }

@@ -89,10 +89,7 @@ fn a_kill_after_a_graceful_stop_waits_for_a_record_of_its_own() {
     world.report(1, 1, State::Stopping);
     world.commits_at_once = false;
     world.answering(Duration::from_secs(50));
-    assert!(
-        world.stops(1).is_empty(),
-        "recorded is the wish for a graceful stop"
-    );
+    assert_eq!(world.stops(1), NONE, "recorded is the wish for a graceful stop");
     world.commit_all();
     assert_eq!(world.stops(1), [true]);
 }
@@ -106,7 +103,7 @@ fn what_has_ended_here_is_stopped_there_once_its_end_is_recorded() {
     // Found stopped while its record says that it is to run, it would be started again.
     world.report(1, 1, State::Running);
     assert_eq!(world.node.roster().orphans().count(), 1);
-    assert!(world.stops(1).is_empty());
+    assert_eq!(world.stops(1), NONE);
     world.commit_all();
     assert_eq!(world.stops(1), [false]);
 }
@@ -138,7 +135,7 @@ fn the_wish_to_kill_an_earlier_incarnation_kills_no_later_one() {
     world.sent(2);
     world.answering(LATE);
     assert_eq!(world.state(), State::Stopping);
-    assert!(world.stops(2).is_empty(), "of this one nothing is recorded yet");
+    assert_eq!(world.stops(2), NONE, "of this one nothing is recorded yet");
     world.commit_all();
     assert_eq!(world.stops(2), [true]);
 }
@@ -158,7 +155,7 @@ fn the_wish_to_kill_is_forgotten_with_its_instance() {
     world.sent(2);
     world.answering(LATE);
     assert_eq!(world.state(), State::Stopping);
-    assert!(world.stops(2).is_empty());
+    assert_eq!(world.stops(2), NONE);
     world.commit_all();
     assert_eq!(world.stops(2), [true]);
 }

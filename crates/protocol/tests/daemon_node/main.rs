@@ -4,7 +4,11 @@
 mod adopted;
 mod crashes;
 mod ends;
+mod former;
+mod fuzz;
+mod host;
 mod properties;
 mod starts;
 mod stops;
+mod telling;
 mod world;

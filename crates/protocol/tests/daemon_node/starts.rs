@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::node::daemon::{
-    DaemonWork, INSTANCES_REMEMBERED, LaunchFailure, NodeTimer, StopReason,
+    DaemonNodeTimer, DaemonWork, INSTANCES_REMEMBERED, LaunchFailure, StopReason,
 };
 use prexorcloud_protocol::proto::StartFailureDisposition;
 use prexorcloud_protocol::{Incarnation, StopMode};
@@ -137,7 +137,10 @@ fn what_may_take_long_to_start_may_take_as_long_to_be_prepared() {
     let due = world.node.poll_timeout().unwrap();
     assert_eq!(
         (due.at, due.timer),
-        (world.now() + Duration::from_secs(1_200), NodeTimer::Preparation)
+        (
+            world.now() + Duration::from_secs(1_200),
+            DaemonNodeTimer::Preparation
+        )
     );
 }
 
@@ -253,7 +256,7 @@ fn a_preparation_that_hangs_is_cancelled_and_may_be_ordered_again() {
     let mut world = World::new();
     let attempt = world.preparing("a", 1, 30_000);
     let due = world.node.poll_timeout().unwrap();
-    assert_eq!(due.timer, NodeTimer::Preparation);
+    assert_eq!(due.timer, DaemonNodeTimer::Preparation);
     world.pass(Duration::from_secs(589));
     world.node.handle_start(world.now(), order("a", 1, 30_000));
     assert_eq!(world.words(), "");

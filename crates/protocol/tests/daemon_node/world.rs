@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::node::daemon::{
-    Attempt, DaemonNode, DaemonWork, Exit, Kept, NodeConfig, Prepared, StopReason,
+    Attempt, DaemonNode, DaemonNodeConfig, DaemonWork, Exit, Kept, Prepared, StopReason,
 };
 use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance, StartPreparationStage};
 use prexorcloud_protocol::session::daemon::{StartOrder, StartRejection};
@@ -102,7 +102,7 @@ impl World {
         Self {
             clock: Clock::new(),
             elapsed: Duration::ZERO,
-            node: DaemonNode::new(NodeConfig::default()),
+            node: DaemonNode::new(DaemonNodeConfig::default()),
         }
     }
 
@@ -116,7 +116,7 @@ impl World {
     }
 
     pub fn drain(&mut self) -> Vec<Work> {
-        std::iter::from_fn(|| self.node.poll_output()).collect()
+        std::iter::from_fn(|| self.node.poll_work()).collect()
     }
 
     pub fn words(&mut self) -> String {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
-use prexorcloud_protocol::node::daemon::{Attempt, DaemonNode, DaemonWork, NodeConfig, StopReason};
+use prexorcloud_protocol::node::daemon::{Attempt, DaemonNode, DaemonNodeConfig, DaemonWork, StopReason};
 use prexorcloud_protocol::proto::{ConsoleOutput, CrashReport, NodeStatus, daemon_message};
 use prexorcloud_protocol::{DaemonConfig, DaemonSession, InstanceId, SendError, StopMode};
 
@@ -250,7 +250,7 @@ impl Supervisor {
         config: DaemonConfig,
     ) -> (DaemonSession, Node, Vec<String>) {
         let mut session = DaemonSession::new(config, Hosted::new(), EpochFence::new(self.disk.epoch));
-        let mut node = DaemonNode::new(NodeConfig::default());
+        let mut node = DaemonNode::new(DaemonNodeConfig::default());
         let mut faults = Vec::new();
         let unsettled = |(_, process): &(usize, &Process)| !process.is_settled;
         for (index, process) in self.disk.processes.iter().enumerate().filter(unsettled) {

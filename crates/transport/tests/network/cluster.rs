@@ -1,5 +1,6 @@
 //! A controller at a free port of loopback, and dialers for it
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -76,15 +77,22 @@ where
         options: ServerOptions,
         make: impl Fn(&Peer) -> Result<S, Close> + Send + Sync + 'static,
     ) -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap(), authority, options, make).await
+    }
+
+    pub async fn start_at(
+        address: SocketAddr,
+        authority: Arc<Authority>,
+        options: ServerOptions,
+        make: impl Fn(&Peer) -> Result<S, Close> + Send + Sync + 'static,
+    ) -> Self {
         let tls = Arc::new(Mutex::new(authority.server_config(&authority.server())));
         let (attached, sessions) = mpsc::unbounded_channel();
         let service = DaemonService::new(Arc::new(Acceptor {
             make: Box::new(make),
             attached,
         }));
-        let server = Server::bind("127.0.0.1:0".parse().unwrap(), options)
-            .await
-            .unwrap();
+        let server = Server::bind(address, options).await.unwrap();
         let target = server.local_addr().to_string().parse().unwrap();
         let provider = Arc::clone(&tls);
         let server = server.serve(

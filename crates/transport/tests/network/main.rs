@@ -7,10 +7,13 @@ mod plain;
 mod raw;
 
 mod bounds;
+mod enrolling;
 mod envelopes;
 mod liveness;
+mod node_streams;
 mod reconnecting;
 mod refusals;
 mod reload;
+mod running;
 mod sessions;
 mod whole;

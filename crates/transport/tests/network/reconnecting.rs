@@ -19,7 +19,7 @@ use crate::pki::Authority;
 use crate::plain::{Event, Plain, PlainController};
 
 /// A controller that answers every handshake with this acknowledgement.
-async fn controller(authority: &Arc<Authority>, ack: HandshakeAck) -> Controller {
+pub async fn controller(authority: &Arc<Authority>, ack: HandshakeAck) -> Controller {
     let ack = Arc::new(Mutex::new(ack));
     Controller::start_of(Arc::clone(authority), ServerOptions::default(), move |_| {
         let ack = ack.lock().unwrap().clone();
@@ -37,7 +37,7 @@ async fn controller(authority: &Arc<Authority>, ack: HandshakeAck) -> Controller
     .await
 }
 
-fn accepting() -> HandshakeAck {
+pub fn accepting() -> HandshakeAck {
     HandshakeAck {
         session_id: "session-1".into(),
         heartbeat_interval_ms: 30_000,

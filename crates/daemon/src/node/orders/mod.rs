@@ -18,7 +18,7 @@ use std::time::Instant;
 use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
-use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, NodeConfig};
+use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, DaemonNodeConfig};
 use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, InstanceId, SendError};
 use prexorcloud_transport::{SessionHandle, SessionHandler, Target, due};
 use tokio::sync::mpsc;
@@ -97,7 +97,7 @@ impl Orders {
         dialled: Arc<Mutex<Option<Target>>>,
     ) -> Self {
         let (events, learned) = reports;
-        let mut config = NodeConfig::default();
+        let mut config = DaemonNodeConfig::default();
         config.kill_timeout = supervisor.kill_timeout();
         Self {
             node: DaemonNode::new(config),
@@ -134,9 +134,10 @@ impl Orders {
 
     /// Gives a crash report to the session, which keeps it until a controller has it
     pub(super) fn hand_over(&mut self, report: CrashReport) {
-        match self.session.with(|session, _| session.crash(report)) {
-            Ok(()) => {}
-            Err(SendError::Full(_)) => self.node.handle_crash_refused(),
+        let node = &mut self.node;
+        match self.session.with(|session, _| node.tell_crash(session, report)) {
+            // What does not fit is told when there is room.
+            Ok(()) | Err(SendError::Full(_)) => {}
             Err(error) => tracing::error!(%error, "a crash report cannot be sent"),
         }
     }

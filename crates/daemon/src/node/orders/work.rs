@@ -18,7 +18,7 @@ impl Orders {
     /// Does everything that there is to do, in order
     pub(super) fn work(&mut self) -> ControlFlow<Finished> {
         self.node.handle_timeout(Instant::now());
-        while let Some(work) = self.node.poll_output() {
+        while let Some(work) = self.node.poll_work() {
             if let DaemonWork::Finish { reason } = work {
                 return ControlFlow::Break(Finished::ShutDownByController { reason });
             }
@@ -49,28 +49,14 @@ impl Orders {
                 report,
             } => self.spool(instance, incarnation, &report),
             DaemonWork::Report(report) => self.report(&report),
-            DaemonWork::AcceptStart {
-                instance,
-                incarnation,
-                plan_hash,
-            } => self
-                .session
-                .with(|session, _| session.start_accepted(instance, incarnation, plan_hash)),
             DaemonWork::RejectStart {
                 instance,
-                incarnation,
-                rejection,
+                ref rejection,
+                ..
             } => {
                 tracing::warn!(%instance, code = rejection.error_code, "start failed: {}", rejection.message);
-                self.session
-                    .with(|session, _| session.start_rejected(instance, incarnation, rejection));
+                self.say(work);
             }
-            DaemonWork::AcknowledgeStop {
-                instance,
-                incarnation,
-            } => self
-                .session
-                .with(|session, _| session.stop_acknowledged(instance, incarnation, Ok(()))),
             DaemonWork::TellCrash { report, kept } => {
                 if kept == Kept::InMemory {
                     tracing::error!(
@@ -97,17 +83,20 @@ impl Orders {
                     self.node.handle_settled(Instant::now(), instance, incarnation);
                 }
             }
-            DaemonWork::AcknowledgeShutdown {
-                running,
-                estimated_drain,
-            } => {
+            DaemonWork::AcknowledgeShutdown { running, .. } => {
                 tracing::info!(running, "the controller shuts this node down");
-                self.session
-                    .with(|session, _| session.acknowledge_shutdown(running, estimated_drain));
+                self.say(work);
             }
+            DaemonWork::AcceptStart { .. } | DaemonWork::AcknowledgeStop { .. } => self.say(work),
             // Ends the handler's work, and is the last of it.
             DaemonWork::Finish { .. } => {}
         }
+    }
+
+    fn say(&mut self, work: DaemonWork<Box<Prepared>>) {
+        let node = &mut self.node;
+        // Nothing comes back: each of these is for the session.
+        let _ = self.session.with(|session, _| work.hand_to(session, node));
     }
 
     fn spool(&mut self, instance: InstanceId, incarnation: Incarnation, report: &CrashReport) {
@@ -124,13 +113,9 @@ impl Orders {
     }
 
     fn report(&mut self, report: &StatusReport) {
-        let StatusReport {
-            instance,
-            incarnation,
-            state,
-            ..
-        } = report;
-        let observed = self.session.with(|session, _| session.report(report));
+        let StatusReport { instance, state, .. } = report;
+        let node = &mut self.node;
+        let observed = self.session.with(|session, _| node.tell(session, report));
         match observed {
             Observed::Changed { from } => tracing::info!(%instance, "{from} -> {state}"),
             Observed::Unchanged => {}
@@ -138,10 +123,6 @@ impl Orders {
             Observed::Illegal { state: kept } => {
                 tracing::warn!(%instance, "{state} does not follow {kept} and is not reported");
             }
-        }
-        if state.is_terminal() && matches!(observed, Observed::Stale | Observed::Illegal { .. }) {
-            // No controller will ever be told of it.
-            self.node.handle_end_heard(*instance, *incarnation);
         }
     }
 }

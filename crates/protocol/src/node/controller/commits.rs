@@ -34,8 +34,7 @@ impl ControllerNode {
         match purpose {
             Purpose::Snapshots(snapshots) => {
                 for snapshot in &snapshots {
-                    let known = self.roster.get(snapshot.instance).map(Lifecycle::incarnation);
-                    if known == Some(snapshot.incarnation) {
+                    if self.roster.get(snapshot.instance).is_some() {
                         self.records.note(snapshot);
                         self.roster.release(now, snapshot.instance);
                     }

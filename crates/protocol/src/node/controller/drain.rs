@@ -32,9 +32,9 @@ pub(super) enum DrainState {
         last: Option<InstanceId>,
     },
     /// The node is empty, and the application records that.
-    Recording,
-    /// It could not be recorded; the node stays empty.
-    Unrecorded { retry_at: Option<Instant> },
+    Recording { drain: Drain },
+    /// It could not be recorded, and is tried again.
+    Unrecorded { drain: Drain, retry_at: Option<Instant> },
 }
 
 impl DrainState {
@@ -45,15 +45,15 @@ impl DrainState {
                 overdue: false,
                 ..
             } => Some(drain.deadline),
-            Self::Unrecorded { retry_at } => *retry_at,
-            Self::None | Self::Active { .. } | Self::Recording => None,
+            Self::Unrecorded { retry_at, .. } => *retry_at,
+            Self::None | Self::Active { .. } | Self::Recording { .. } => None,
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         match self {
             Self::Active { drain, overdue, .. } if drain.deadline <= now => *overdue = true,
-            Self::Unrecorded { retry_at } if retry_at.is_some_and(|at| at <= now) => *retry_at = None,
+            Self::Unrecorded { retry_at, .. } if retry_at.is_some_and(|at| at <= now) => *retry_at = None,
             _ => {}
         }
     }
@@ -84,52 +84,75 @@ impl ControllerNode {
 
     /// The end of the drain is recorded.
     pub fn handle_drain_recorded(&mut self) {
-        if matches!(self.drain, DrainState::Recording) {
+        if matches!(self.drain, DrainState::Recording { .. }) {
             self.drain = DrainState::None;
         }
     }
 
     /// The end of the drain could not be recorded; it is tried again.
     pub fn handle_drain_failed(&mut self, now: Instant) {
-        if matches!(self.drain, DrainState::Recording) {
+        if let DrainState::Recording { drain } = self.drain {
             let retry_at = now.checked_add(self.config.retry);
-            self.drain = DrainState::Unrecorded { retry_at };
+            self.drain = DrainState::Unrecorded { drain, retry_at };
         }
     }
 
+    /// Whether nothing lives there, wanted or not, and nothing is about to.
+    fn is_empty(&self) -> bool {
+        let mut known = self.roster.entries().chain(self.roster.orphans());
+        known.all(Lifecycle::is_terminal) && !self.records.has_starts()
+    }
+
     pub(super) fn review_drain(&mut self) {
+        if matches!(self.drain, DrainState::None | DrainState::Recording { .. }) {
+            return;
+        }
+        let is_empty = self.is_empty();
         match &mut self.drain {
-            DrainState::Active { drain, overdue, last } => {
-                let known = self.roster.entries().chain(self.roster.orphans());
-                let is_alive = known.map(Lifecycle::is_terminal).any(|is_over| !is_over);
-                if is_alive || self.records.has_starts() {
-                    let mode = if *overdue {
-                        StopMode::Force
-                    } else {
-                        StopMode::Graceful
-                    };
-                    // One at a time, as they are recorded: orders need not wait behind all of them.
-                    if !self.records.has_stop_of_drain()
-                        && let Some(instance) = next_to_stop(&self.roster, mode, *last)
-                    {
-                        *last = Some(instance);
-                        self.records.push(Pending::Stop {
-                            order: None,
-                            instance,
-                            mode,
-                        });
-                    }
-                    return;
-                }
-                if drain.shutdown && self.shut_down(DRAINED).is_err() {
-                    // A node that is away is told when it is back.
-                    return;
+            DrainState::Active { overdue, last, .. } if !is_empty => {
+                let mode = if *overdue {
+                    StopMode::Force
+                } else {
+                    StopMode::Graceful
+                };
+                // One at a time, as they are recorded: orders need not wait behind all of them.
+                if !self.records.has_stop_of_drain()
+                    && let Some(instance) = next_to_stop(&self.roster, mode, *last)
+                {
+                    *last = Some(instance);
+                    self.records.push(Pending::Stop {
+                        order: None,
+                        instance,
+                        mode,
+                    });
                 }
             }
-            DrainState::Unrecorded { retry_at: None } => {}
-            DrainState::None | DrainState::Recording | DrainState::Unrecorded { .. } => return,
+            DrainState::Active { drain, .. } => {
+                let drain = *drain;
+                // A node that is away is told when it is back.
+                if !drain.shutdown || self.shut_down(DRAINED).is_ok() {
+                    self.record_drained(drain);
+                }
+            }
+            &mut DrainState::Unrecorded { drain, .. } if !is_empty => {
+                // Something has come to light since.
+                self.drain = DrainState::Active {
+                    drain,
+                    overdue: false,
+                    last: None,
+                };
+                self.review_drain();
+            }
+            &mut DrainState::Unrecorded {
+                drain,
+                retry_at: None,
+            } => self.record_drained(drain),
+            DrainState::None | DrainState::Recording { .. } | DrainState::Unrecorded { .. } => {}
         }
-        self.drain = DrainState::Recording;
+    }
+
+    fn record_drained(&mut self, drain: Drain) {
+        self.drain = DrainState::Recording { drain };
         self.work.push_back(ControllerWork::Drained);
     }
 }

@@ -30,12 +30,17 @@ pub(super) enum Pending {
 }
 
 impl Pending {
-    /// Whether somebody waits for the answer, who hears of it if the storage fails.
-    fn is_order(&self) -> bool {
+    /// The instance of an order: of what somebody waits for, who hears of it if the storage fails.
+    fn ordered(&self) -> Option<InstanceId> {
         match self {
-            Self::Start { .. } | Self::Forget { .. } => true,
-            Self::Stop { order, .. } => order.is_some(),
-            Self::Crash(_) => false,
+            Self::Start { start, .. } => InstanceId::new(&start.instance_id).ok(),
+            Self::Stop {
+                order: Some(_),
+                instance,
+                ..
+            }
+            | Self::Forget { instance, .. } => Some(*instance),
+            Self::Stop { order: None, .. } | Self::Crash(_) => None,
         }
     }
 }
@@ -100,15 +105,22 @@ impl Records {
     }
 
     /// Takes what is next of what waits. While the storage is left in peace that is an order: nobody but the storage
-    /// knows whether it would be refused, too.
+    /// knows whether it would be refused, too. One that needs a record first holds up the orders of its own instance.
     pub(super) fn take_waiting(&mut self) -> Option<Pending> {
         if self.retry_at.is_none() {
             return self.waiting.pop_front();
         }
-        let next = self.waiting.iter().position(Pending::is_order)?;
-        if self.needs_snapshots(self.waiting.get(next)?) {
-            return None;
-        }
+        let mut held = Vec::new();
+        let next = self.waiting.iter().position(|pending| {
+            let Some(instance) = pending.ordered() else {
+                return false;
+            };
+            let must_wait = held.contains(&instance) || self.needs_snapshots(pending);
+            if must_wait {
+                held.push(instance);
+            }
+            !must_wait
+        })?;
         self.waiting.remove(next)
     }
 

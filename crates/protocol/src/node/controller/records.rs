@@ -136,13 +136,17 @@ impl Records {
         self.dirty.remove_entry(&instance)
     }
 
+    /// A snapshot has been written, which does nothing to the record of a later incarnation.
     pub(super) fn note(&mut self, snapshot: &InstanceSnapshot) {
-        self.restored(
-            snapshot.instance,
-            snapshot.incarnation,
-            snapshot.state,
-            snapshot.desired,
-        );
+        let recorded = self.recorded.get(&snapshot.instance);
+        if recorded.is_none_or(|recorded| recorded.incarnation <= snapshot.incarnation) {
+            self.restored(
+                snapshot.instance,
+                snapshot.incarnation,
+                snapshot.state,
+                snapshot.desired,
+            );
+        }
     }
 }
 

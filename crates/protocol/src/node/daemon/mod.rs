@@ -16,15 +16,15 @@
 //!
 //! A start waits in `Queued` while a former start of its id is being let go of. An end is let go of when a controller has
 //! surely heard of it: it confirmed the crash report, or the session says [`EndHeard`](crate::DaemonEvent::EndHeard). A
-//! controller that does not confirm receipt counts as having heard after [`NodeConfig::settle`].
+//! controller that does not confirm receipt counts as having heard after [`DaemonNodeConfig::settle`].
 
 mod ending;
 mod facts;
-mod handed;
 mod orders;
 mod phase;
 mod processes;
 mod starts;
+mod telling;
 mod work;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -43,8 +43,7 @@ use crate::time::{Deadline, after};
 
 pub use ending::is_crash;
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
-pub use handed::Handed;
-pub use work::{DaemonWork, Kept, NodeTimer};
+pub use work::{DaemonNodeTimer, DaemonWork, Kept};
 
 use phase::{Entry, Life, Phase, Told};
 
@@ -53,22 +52,22 @@ use phase::{Entry, Life, Phase, Told};
 /// Twice what a session lets live, so that every id can be started once more while its former end waits.
 pub const INSTANCES_REMEMBERED: usize = 2 * crate::limits::INSTANCES_PER_NODE;
 
-/// How a daemon's node machine works
+/// How long a daemon's node machine waits for what
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NodeConfig {
-    /// After this long on an established session, an end counts as heard by a controller that does not confirm receipt.
+pub struct DaemonNodeConfig {
+    /// After this long on an established session, an end counts as heard by a controller that does not confirm receipt. 2 s.
     pub settle: Duration,
     /// How long a preparation may take, or as long as the startup if that may take longer. Sooner than the controller
-    /// gives up, so that the reason arrives.
+    /// gives up, so that the reason arrives. 590 s.
     pub preparation: Duration,
-    /// How long a start waits for its id, while a former start is being let go of.
+    /// How long a start waits for its id, while a former start is being let go of. 2 s.
     pub release: Duration,
-    /// How long an instance has between the signal to end and the one that cannot be refused.
+    /// How long an instance has between the signal to end and the one that cannot be refused; the application keeps it. 10 s.
     pub kill_timeout: Duration,
 }
 
-impl Default for NodeConfig {
+impl Default for DaemonNodeConfig {
     /// 2 s to settle, 590 s to prepare, 2 s until an id is free, 10 s until an instance is killed.
     fn default() -> Self {
         Self {
@@ -92,9 +91,10 @@ enum Shutdown {
 
 /// Decides what a daemon does about its instances
 ///
-/// Facts go in through `handle_*`. After each, drain [`poll_output`](Self::poll_output) and do the work in its order; work
+/// Facts go in through `handle_*`. After each, drain [`poll_work`](Self::poll_work) and do the work in its order; work
 /// that is answered at once may be answered while draining. Call [`handle_timeout`](Self::handle_timeout) at the deadline
-/// from [`poll_timeout`](Self::poll_timeout), which may move after any fact.
+/// from [`poll_timeout`](Self::poll_timeout), which may move after any fact. What of the work is only to be said,
+/// [`DaemonWork::hand_to`] says.
 ///
 /// Facts that repeat, come too late, or are about another start of an id change nothing.
 ///
@@ -102,14 +102,14 @@ enum Shutdown {
 ///
 /// ```
 /// use std::time::Duration;
-/// use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonWork, NodeConfig, Prepared};
+/// use prexorcloud_protocol::node::daemon::{DaemonNode, DaemonWork, DaemonNodeConfig, Prepared};
 /// use prexorcloud_protocol::proto::StartInstance;
 /// use prexorcloud_protocol::session::daemon::StartOrder;
 /// use prexorcloud_protocol::Incarnation;
 /// use prexorcloud_testkit::Clock;
 ///
 /// let now = Clock::new().at(Duration::ZERO);
-/// let mut node = DaemonNode::new(NodeConfig::default());
+/// let mut node = DaemonNode::new(DaemonNodeConfig::default());
 /// node.handle_start(now, StartOrder {
 ///     instance: "lobby-1".parse()?,
 ///     group: "lobby".parse()?,
@@ -118,7 +118,7 @@ enum Shutdown {
 ///     trace: None,
 /// });
 /// let attempt = loop {
-///     match node.poll_output() {
+///     match node.poll_work() {
 ///         Some(DaemonWork::Prepare { attempt, .. }) => break attempt,
 ///         Some(DaemonWork::Report(report)) => println!("{} is {}", report.instance, report.state),
 ///         _ => panic!("a start is prepared"),
@@ -132,12 +132,12 @@ enum Shutdown {
 /// };
 /// node.handle_prepared(now, attempt, prepared);
 /// let launch = DaemonWork::Launch { attempt, launch: "java -jar server.jar" };
-/// assert_eq!(node.poll_output(), Some(launch));
+/// assert_eq!(node.poll_work(), Some(launch));
 /// # Ok::<(), prexorcloud_protocol::InvalidName>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct DaemonNode<L> {
-    config: NodeConfig,
+    config: DaemonNodeConfig,
     /// One entry per id; ordered, so that the same facts lead to the same work.
     entries: BTreeMap<InstanceId, Entry>,
     attempts: u64,
@@ -152,7 +152,7 @@ pub struct DaemonNode<L> {
 impl<L> DaemonNode<L> {
     /// A node without instances, and without a session.
     #[must_use]
-    pub fn new(config: NodeConfig) -> Self {
+    pub fn new(config: DaemonNodeConfig) -> Self {
         Self {
             config,
             entries: BTreeMap::new(),
@@ -166,13 +166,13 @@ impl<L> DaemonNode<L> {
 
     /// The next work to do.
     #[must_use]
-    pub fn poll_output(&mut self) -> Option<DaemonWork<L>> {
+    pub fn poll_work(&mut self) -> Option<DaemonWork<L>> {
         self.outputs.pop_front()
     }
 
     /// The earliest deadline.
     #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<NodeTimer>> {
+    pub fn poll_timeout(&self) -> Option<Deadline<DaemonNodeTimer>> {
         let deadlines = self.entries.values().filter_map(Entry::deadline);
         deadlines.min_by_key(|deadline| deadline.at)
     }
@@ -187,9 +187,9 @@ impl<L> DaemonNode<L> {
             .collect();
         for (instance, timer) in due {
             match timer {
-                NodeTimer::Settle => self.settle(instance),
-                NodeTimer::Preparation => self.preparation_overdue(instance),
-                NodeTimer::Release => self.release_overdue(instance),
+                DaemonNodeTimer::Settle => self.settle(instance),
+                DaemonNodeTimer::Preparation => self.preparation_overdue(instance),
+                DaemonNodeTimer::Release => self.release_overdue(instance),
             }
         }
     }

@@ -12,7 +12,10 @@ use crate::verdict::StopMode;
 impl<L> DaemonNode<L> {
     /// Takes the news of a session, and gives back what is left for the application to act on itself.
     ///
-    /// That the session is up or down concerns both.
+    /// That the session is up or down concerns both. This calls the handler that fits ([`handle_start`](Self::handle_start),
+    /// [`handle_stop`](Self::handle_stop), [`handle_connected`](Self::handle_connected) and so on), so an application that
+    /// has a session needs none of those itself. What is left for it are the facts: what was
+    /// [prepared](Self::handle_prepared), [launched](Self::handle_launched), [ended](Self::handle_exited).
     #[must_use = "news that are given back are for the application"]
     pub fn handle_event(&mut self, now: Instant, event: DaemonEvent) -> Option<DaemonEvent> {
         match event {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{CrashReport, StartInstance};
 
-use super::{Attempt, Exit, NodeTimer, StopReason};
+use super::{Attempt, DaemonNodeTimer, Exit, StopReason};
 use crate::id::Incarnation;
 use crate::time::Deadline;
 use crate::verdict::StopMode;
@@ -120,14 +120,14 @@ impl Entry {
         }
     }
 
-    pub(super) fn deadline(&self) -> Option<Deadline<NodeTimer>> {
+    pub(super) fn deadline(&self) -> Option<Deadline<DaemonNodeTimer>> {
         let (at, timer) = match &self.phase {
-            Phase::Queued { until, .. } => (*until, NodeTimer::Release),
-            Phase::Preparing { until, .. } => (*until, NodeTimer::Preparation),
+            Phase::Queued { until, .. } => (*until, DaemonNodeTimer::Release),
+            Phase::Preparing { until, .. } => (*until, DaemonNodeTimer::Preparation),
             Phase::Ended {
                 told: Told::On { settle_at },
                 ..
-            } => ((*settle_at)?, NodeTimer::Settle),
+            } => ((*settle_at)?, DaemonNodeTimer::Settle),
             Phase::Launching { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended { .. } => {
                 return None;
             }

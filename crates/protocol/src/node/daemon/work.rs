@@ -56,7 +56,7 @@ pub enum DaemonWork<L> {
         /// The report.
         report: Arc<CrashReport>,
     },
-    /// Report what is true of an instance: [`DaemonSession::report`](crate::DaemonSession::report).
+    /// Report what is true of an instance: [`DaemonNode::tell`](super::DaemonNode::tell).
     Report(StatusReport),
     /// Acknowledge a start: [`DaemonSession::start_accepted`](crate::DaemonSession::start_accepted).
     AcceptStart {
@@ -83,16 +83,15 @@ pub enum DaemonWork<L> {
         /// Which start of the id it is.
         incarnation: Incarnation,
     },
-    /// Hand a crash report to the session: [`DaemonSession::crash`](crate::DaemonSession::crash).
-    ///
-    /// Say [`handle_crash_refused`](super::DaemonNode::handle_crash_refused) if it holds too many already.
+    /// Hand a crash report to the session: [`DaemonNode::tell_crash`](super::DaemonNode::tell_crash).
     TellCrash {
         /// The report.
         report: Arc<CrashReport>,
         /// Where it is kept until it is confirmed.
         kept: Kept,
     },
-    /// Hand every report on disk to the session, which had too many before; those that it has are skipped by it.
+    /// Hand every report on disk to the session, which had too many before:
+    /// [`DaemonNode::tell_crash`](super::DaemonNode::tell_crash) for each.
     TellSpooledCrashes,
     /// Delete a crash report that a controller has. The id comes from the controller: check it before it names a file.
     ForgetCrash {
@@ -135,7 +134,7 @@ pub enum Kept {
 /// The timers of a daemon's node machine
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum NodeTimer {
+pub enum DaemonNodeTimer {
     /// An end was told long enough ago to be let go of.
     Settle,
     /// A preparation has taken too long.

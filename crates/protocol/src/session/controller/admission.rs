@@ -75,7 +75,8 @@ impl ControllerSession {
         Ok(())
     }
 
-    /// Sends the daemon to the leader, and ends the stream.
+    /// Sends the daemon to the leader, and ends the stream. Addresses are `host:port`; without effect once the handshake is
+    /// decided on.
     pub fn redirect(&mut self, leader: String, controllers: Vec<String>) {
         let Link::Handshaking(handshake) = &mut self.link else {
             return;

@@ -10,15 +10,15 @@ use crate::outbox::Bounds;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ControllerConfig {
-    /// When to ping, and when to give a node up.
+    /// When to ping, and when to give a node up. Every 30 s, after three.
     pub heartbeat: HeartbeatConfig,
-    /// How long the first message may take.
+    /// How long the first message may take. 10 s.
     pub handshake_timeout: Duration,
-    /// How long the application may take to decide on a handshake.
+    /// How long the application may take to decide on a handshake. 10 s.
     pub admission_timeout: Duration,
-    /// What is announced beyond protocol version 1.
+    /// What is announced beyond protocol version 1. [`Capabilities::SESSION`].
     pub capabilities: Capabilities,
-    /// The bounds of the outbox.
+    /// How much may wait for a daemon that reads slowly.
     pub bounds: Bounds,
 }
 

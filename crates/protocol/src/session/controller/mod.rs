@@ -77,6 +77,10 @@ enum Link {
 }
 
 /// The controller's side of the protocol, for one stream
+///
+/// A driver calls it through [`Session`]; the crate's [front page](crate) has an example. The application gives its events
+/// to the node's [`ControllerNode`](crate::node::ControllerNode), and does here what comes back
+/// ([`ControllerWork::hand_to`](crate::node::controller::ControllerWork::hand_to) does it in one call).
 #[derive(Clone, Debug)]
 pub struct ControllerSession {
     config: ControllerConfig,
@@ -96,7 +100,7 @@ pub struct ControllerSession {
 }
 
 impl ControllerSession {
-    /// A session for a stream whose client certificate names `identity`.
+    /// A session for a stream whose client certificate names `identity`. Make it when the stream is accepted.
     ///
     /// `accepted` numbers the streams that this controller accepts, rising with every one; it orders the streams of
     /// daemons that do not count them themselves.
@@ -151,7 +155,7 @@ impl ControllerSession {
         StreamId::new(self.accepted)
     }
 
-    /// Whether a message of this class and encoded length can be queued without shedding or an error.
+    /// Whether a message of this class and encoded length (in bytes) can be queued without shedding or an error.
     #[must_use]
     pub fn has_room(&self, class: Class, len: usize) -> bool {
         self.outbox.has_room(class, len)

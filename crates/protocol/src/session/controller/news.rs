@@ -103,11 +103,11 @@ pub enum ControllerEvent {
     DaemonError(ErrorReport),
     /// The daemon begins to shut down.
     ShutdownAcknowledged(ShutdownNodeAck),
-    /// The node does not answer pings.
+    /// The node does not answer pings. The stream goes on: whether to end it is the application's decision.
     Unreachable {
         /// How many pings in a row went unanswered.
         missed: u32,
-        /// How long ago the first of them was sent.
+        /// How long ago the last sign of life was: an answered ping, or the beginning of the session.
         silent_for: Duration,
     },
     /// The node answers again.
@@ -148,7 +148,7 @@ pub enum ControllerOutcome {
     /// The daemon was sent to another controller.
     #[error("redirected to {to}")]
     Redirected {
-        /// The leader's address.
+        /// The leader's address, as `host:port`.
         to: String,
     },
     /// The daemon reads too slowly.

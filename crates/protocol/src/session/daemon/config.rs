@@ -18,11 +18,11 @@ pub struct DaemonConfig {
     pub node_id: NodeId,
     /// The daemon's version, for operators; must not be blank.
     pub version: String,
-    /// Memory that instances may use, in MiB.
+    /// Memory that all instances together may use, in MiB. 0 = not told.
     pub total_memory_mb: i64,
-    /// Processors that instances may use.
+    /// Logical processors that instances may use. 0 = not told.
     pub available_cpus: i32,
-    /// Labels for placement.
+    /// Labels for placement, at most [`limits::LABELS`](crate::limits::LABELS).
     pub labels: HashMap<String, String>,
     /// The address that players and other nodes reach this host by; empty: the controller uses the peer's address.
     pub advertise_address: String,
@@ -33,10 +33,11 @@ pub struct DaemonConfig {
     /// How long the daemon waits between the polite signal and the kill; told in whole seconds.
     pub kill_timeout: Duration,
     /// What is announced beyond protocol version 1, beside the contract's digest, which always is.
+    /// [`Capabilities::SESSION`]; announce more only where the application does it.
     pub capabilities: Capabilities,
-    /// How long the acknowledgement may take.
+    /// How long the acknowledgement of the handshake may take. 10 s.
     pub ack_timeout: Duration,
-    /// The bounds of the outbox.
+    /// How much may wait for a controller that reads slowly.
     pub bounds: Bounds,
 }
 

@@ -104,6 +104,9 @@ struct PendingCrash {
 }
 
 /// The daemon's side of the protocol, for the lifetime of the daemon
+///
+/// A driver calls it through [`Session`]; the crate's [front page](crate) has an example. The application gives its events
+/// to a [`DaemonNode`](crate::node::DaemonNode), and says here what comes back.
 #[derive(Clone, Debug)]
 pub struct DaemonSession {
     config: DaemonConfig,
@@ -203,7 +206,7 @@ impl DaemonSession {
         self.outbox.shed()
     }
 
-    /// Whether a message of this class and encoded length can be queued without shedding or an error.
+    /// Whether a message of this class and encoded length (in bytes) can be queued without shedding or an error.
     #[must_use]
     pub fn has_room(&self, class: Class, len: usize) -> bool {
         self.outbox.has_room(class, len)

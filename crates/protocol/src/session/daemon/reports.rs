@@ -20,7 +20,7 @@ use crate::validate::{self, Fault, Invalid};
 const ENVELOPE_BYTES: usize = 16;
 
 impl DaemonSession {
-    /// Reports what the supervisor saw.
+    /// Reports what the supervisor saw. What does not follow from the table is not told; the answer says so.
     ///
     /// While no session is established the table remembers it, and the next handshake tells it.
     pub fn report(&mut self, report: &StatusReport) -> Observed {
@@ -95,7 +95,8 @@ impl DaemonSession {
 
     /// Acknowledges a start that failed.
     ///
-    /// The table forgets it, so that a retry of the order is judged as a new start.
+    /// The table forgets it, so that a retry of the order is judged as a new start, and remembers the former end of the id
+    /// again, which is told if no controller may have heard of it.
     pub fn start_rejected(
         &mut self,
         instance: InstanceId,
@@ -105,6 +106,9 @@ impl DaemonSession {
         self.hosted.withdraw(instance, incarnation);
         if self.is_established() && self.may_answer("StartInstance") {
             self.reject_start(instance.as_str(), incarnation.get(), rejection);
+        }
+        if self.is_established() && self.hosted.is_untold(instance) {
+            self.tell_current(instance);
         }
     }
 
@@ -151,7 +155,8 @@ impl DaemonSession {
         }));
     }
 
-    /// Queues a console line, best effort, also while no session is established.
+    /// Queues a console line, best effort, also while no session is established. A line that is too long is cut to
+    /// [`limits::CONSOLE_LINE`].
     pub fn console(&mut self, mut output: ConsoleOutput) {
         limits::shorten(&mut output.line, limits::CONSOLE_LINE);
         let message = DaemonMessage {
