@@ -491,6 +491,23 @@ fn a_pong_to_no_ping_is_answered_with_an_error() {
     ));
 }
 
+/// A link that was held back for minutes delivers them all at once.
+#[test]
+fn a_pong_that_comes_much_too_late_is_no_mistake_of_its_daemon() {
+    let mut bench = Bench::established();
+    for _ in 0..20 {
+        bench.advance(Duration::from_secs(30));
+        while bench.sent().is_some() {}
+        while bench.session.poll_event().is_some() {}
+    }
+    bench.receive(FromDaemon::Pong(Pong { sequence: 1 }));
+    assert!(matches!(
+        bench.event(),
+        ControllerEvent::Ignored(Anomaly::Pong(_))
+    ));
+    assert_eq!(bench.sent(), None);
+}
+
 #[test]
 fn errors_are_never_answered_with_errors() {
     let mut bench = Bench::established();

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::{Limits, State};
-use prexorcloud_protocol::node::daemon::{self as machine, Attempt, DaemonNodeConfig, StopReason, is_crash};
+use prexorcloud_protocol::node::daemon::{self as machine, Attempt, StopReason, is_crash};
+use prexorcloud_protocol::peer::KILL_TIMEOUT;
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, StopMode};
 
@@ -208,7 +209,7 @@ impl Process {
             StopMode::Force => self.kill = Some(now + Duration::from_millis(5)),
             StopMode::Graceful => {
                 self.polite = Some(now);
-                self.kill = Some(now + self.limits.grace + DaemonNodeConfig::default().kill_timeout);
+                self.kill = Some(now + self.limits.grace + KILL_TIMEOUT);
                 let obeyed = self.behaviour.stop.map(|stop| (now + stop, End::Obeyed));
                 self.ends = match (self.ends, obeyed) {
                     (Some(own), Some(obeyed)) if obeyed.0 < own.0 => Some(obeyed),

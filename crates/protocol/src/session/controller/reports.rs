@@ -6,6 +6,7 @@ use prexorcloud_proto::{DaemonMessage, daemon_message};
 
 use super::{ControllerEvent, ControllerSession, DaemonRequest, Link};
 use crate::handshake::controller::Refusal;
+use crate::heartbeat::PongError;
 use crate::session::{error_code, kind};
 use crate::validate;
 
@@ -55,7 +56,12 @@ impl ControllerSession {
                 self.pump();
                 self.confirm();
             }
-            Err(error) => self.note(error.into(), Some(error_code::UNSOLICITED_PONG), "Pong"),
+            Err(error) => {
+                // A link that was held back delivers answers of long ago, and nobody made a mistake.
+                let is_late = matches!(error, PongError::Forgotten { .. });
+                let code = (!is_late).then_some(error_code::UNSOLICITED_PONG);
+                self.note(error.into(), code, "Pong");
+            }
         }
     }
 }
