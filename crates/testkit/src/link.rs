@@ -36,7 +36,6 @@ impl Default for Quality {
 
 #[derive(Clone, Debug)]
 struct InFlight<M> {
-    sent: Duration,
     due: Duration,
     bytes: usize,
     message: M,
@@ -109,7 +108,6 @@ impl<M> Link<M> {
         let due = now + rng.between(latency, latency + jitter);
         self.last_due = due.max(self.last_due) + Duration::from_millis(transfer);
         self.in_flight.push_back(InFlight {
-            sent: now,
             due: self.last_due,
             bytes,
             message,
@@ -124,13 +122,6 @@ impl<M> Link<M> {
         } else {
             self.in_flight.front().map(|first| first.due)
         }
-    }
-
-    /// How long the next message has been on its way.
-    #[must_use]
-    pub fn delay(&self, now: Duration) -> Duration {
-        let first = self.in_flight.front();
-        first.map_or(Duration::ZERO, |first| now.saturating_sub(first.sent))
     }
 
     /// The message that has arrived by now.

@@ -201,6 +201,7 @@ fn silence_stops_the_clocks_that_wait_for_the_daemon() {
     assert_eq!((world.sent(1), world.state()), (vec![], State::Stopping));
     let last = world.pings().pop().unwrap();
     world.receive(1, FromDaemon::Pong(Pong { sequence: last }));
+    world.report(1, 1, State::Stopping);
     world.advance(Duration::from_secs(44));
     assert_eq!(world.state(), State::Stopping);
     let killed =

@@ -6,7 +6,7 @@ mod invariants;
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::instance::lifecycle::{LATE_REPORT, MARGIN, PREPARATION};
+use prexorcloud_protocol::instance::lifecycle::{LATE_REPORT, MARGIN, ON_ITS_WAY, PREPARATION};
 use prexorcloud_protocol::instance::{
     Cause, CrashVerdict, Desired, Input, Judgement, Lifecycle, LifecycleOutput, LifecycleTimer, Limits,
     Report, Spec, State, Transition, transition,
@@ -313,7 +313,7 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
         ]
     );
 
-    let overdue = now + GRACE + KILL + MARGIN;
+    let overdue = now + ON_ITS_WAY + GRACE + KILL + MARGIN;
     assert_eq!(lifecycle.poll_timeout().unwrap().at, overdue);
     lifecycle.handle_timeout(overdue);
     assert_eq!(
@@ -458,7 +458,10 @@ fn waiting_timers_rest_without_a_stream() {
     stopping.handle_timeout(long);
     assert_eq!(stopping.state(), State::Stopping);
     stopping.handle_connected(long, ours());
-    assert_eq!(stopping.poll_timeout().unwrap().at, long + GRACE + KILL + MARGIN);
+    assert_eq!(
+        stopping.poll_timeout().unwrap().at,
+        long + ON_ITS_WAY + GRACE + KILL + MARGIN
+    );
 }
 
 #[test]
@@ -469,14 +472,16 @@ fn a_graceful_stop_gets_its_grace_again_after_a_reconnect() {
     let mut stopping = in_state(now, State::Running);
     let _ = stopping.request_stop(now, StopMode::Graceful);
     drain(&mut stopping);
+    assert!(stopping.handle_report(now, report(State::Stopping)).is_accepted());
     stopping.handle_disconnected(lost);
     stopping.handle_connected(back, ours());
     let full = back + GRACE + KILL + MARGIN;
+    let unheard = full + ON_ITS_WAY;
     let mut begun = stopping.clone();
 
     let _ = stopping.handle_listed(back, report(State::Running));
-    assert_eq!(stopping.poll_timeout().unwrap().at, full, "the order was lost");
-    stopping.handle_timeout(full - Duration::from_nanos(1));
+    assert_eq!(stopping.poll_timeout().unwrap().at, unheard, "the order was lost");
+    stopping.handle_timeout(unheard - Duration::from_nanos(1));
     assert_eq!(drain(&mut stopping), []);
 
     assert!(begun.handle_listed(back, report(State::Stopping)).is_accepted());
@@ -494,6 +499,41 @@ fn a_graceful_stop_gets_its_grace_again_after_a_reconnect() {
         full,
         "nobody knows what was left"
     );
+}
+
+#[test]
+fn a_grace_begins_when_the_daemon_has_shown_that_it_has_the_order() {
+    let now = Instant::now();
+    let heard = now + Duration::from_secs(80);
+    type Showing = fn(&mut Lifecycle, Instant);
+    let showings: [Showing; 3] = [
+        |lifecycle, now| {
+            assert!(
+                lifecycle
+                    .handle_report(now, report(State::Stopping))
+                    .is_accepted()
+            )
+        },
+        |lifecycle, now| lifecycle.handle_stop_acknowledged(now, false),
+        |lifecycle, now| lifecycle.handle_stop_heard(now),
+    ];
+    for show in showings {
+        let mut lifecycle = in_state(now, State::Running);
+        assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+        drain(&mut lifecycle);
+        // The link to the daemon stalls for a while, and nobody can tell yet.
+        lifecycle.handle_timeout(heard);
+        assert_eq!(
+            drain(&mut lifecycle),
+            [],
+            "a kill would arrive together with the stop"
+        );
+        show(&mut lifecycle, heard);
+        let full = heard + GRACE + KILL + MARGIN;
+        assert_eq!(lifecycle.poll_timeout().unwrap().at, full);
+        show(&mut lifecycle, heard + SECOND);
+        assert_eq!(lifecycle.poll_timeout().unwrap().at, full, "and once");
+    }
 }
 
 #[test]
@@ -530,7 +570,7 @@ fn silence_judges_nobody() {
         );
     }
     for (mode, limit) in [
-        (StopMode::Graceful, GRACE + KILL + MARGIN),
+        (StopMode::Graceful, ON_ITS_WAY + GRACE + KILL + MARGIN),
         (StopMode::Force, KILL + MARGIN),
     ] {
         let mut stopping = in_state(now, State::Running);
@@ -585,7 +625,7 @@ fn news_comes_in_the_order_in_which_it_came_about() {
     let late = now + LIFETIME + SECOND;
     assert_eq!(lifecycle.request_drain(now), Verdict::Accepted);
     lifecycle.handle_timeout(late);
-    lifecycle.handle_timeout(late + GRACE + KILL + MARGIN);
+    lifecycle.handle_timeout(late + ON_ITS_WAY + GRACE + KILL + MARGIN);
     assert_eq!(
         drain(&mut lifecycle),
         [
@@ -610,6 +650,11 @@ fn a_daemon_that_takes_longer_to_kill_is_given_the_time() {
         lifecycle.handle_connected(now, patient);
         if state == State::Running {
             assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
+            assert!(
+                lifecycle
+                    .handle_report(now, report(State::Stopping))
+                    .is_accepted()
+            );
         }
         let forced = now + until_forced + 60 * SECOND + MARGIN;
         assert_eq!(lifecycle.poll_timeout().unwrap().at, forced, "{state}");

@@ -480,8 +480,7 @@ pub fn a_rejection_never_touches_what_is_up<D: DaemonSide, C: ControllerSide>(
         .try_for_each(|view| none_of(&view.facts.rejected_live))
 }
 
-/// A process that was asked to stop has its whole grace, unless somebody ordered a forced stop of its instance, or a link
-/// held the stop back so long that the controller asked for the kill before the daemon heard of either. (Once a
+/// A process that was asked to stop has its whole grace, unless somebody ordered a forced stop of its instance. (Once a
 /// host slept or its clock leapt, nobody can tell how long a grace was.)
 pub fn a_graceful_stop_gets_its_grace<D: DaemonSide, C: ControllerSide>(
     pair: &Pair<D, C>,

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::proto::controller_message::Payload;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::session::kind;
 use prexorcloud_protocol::{InstanceId, Received};
@@ -21,9 +20,6 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// How often a plugin on a Java node repeats what its daemon does not say.
 const PLUGIN_INTERVAL: Duration = Duration::from_secs(5);
-
-/// A stop that was on its way for longer counts as one whose kill may be right behind it.
-const LATE: Duration = Duration::from_secs(5);
 
 impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
     /// The moment at which something happens next; `None` if nothing ever will.
@@ -162,16 +158,11 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
             return false;
         }
         let is_current = self.current == Some(stream.id);
-        let is_late = stream.down.delay(now) > LATE;
         match stream.down.receive(now) {
             Some(received) => {
                 let id = stream.id;
                 self.world
                     .note(|| format!("{id} daemon <- {}", describe::down(&received.message)));
-                if is_late && let Some(Payload::StopInstance(stop)) = &received.message.payload {
-                    // Held back together, the stop and the kill for want of an answer arrive together.
-                    self.forced.extend(InstanceId::new(&stop.instance_id));
-                }
                 if is_current {
                     self.daemon
                         .with(&mut self.world, |host, turn| host.handle_message(turn, received));

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
 //! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
 //! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
@@ -64,6 +64,9 @@ use crate::verdict::{DeniedReason, StopMode, Verdict};
 pub const MARGIN: Duration = Duration::from_secs(5);
 /// How long a daemon may prepare a start that it has accepted; Java daemons say nothing meanwhile.
 pub const PREPARATION: Duration = Duration::from_secs(600);
+/// How long an order to stop may be on its way before its grace counts as begun, though the daemon has not shown that it
+/// has it: as long as it takes to notice that a daemon does not answer at all.
+pub const ON_ITS_WAY: Duration = Duration::from_secs(90);
 /// How long after a conclusive stop acknowledgement the last state may still arrive.
 pub const LATE_REPORT: Duration = Duration::from_secs(5);
 
@@ -268,12 +271,16 @@ impl Lifecycle {
     pub fn handle_disconnected(&mut self, now: Instant) {
         if self.link == Link::Up
             && let Phase::Stopping(Stop {
-                stage: StopStage::Graceful { left },
+                stage: StopStage::Graceful { begun, left },
                 due,
                 ..
             }) = &mut self.phase
         {
-            *left = due.map(|due| due.saturating_duration_since(now));
+            // An order that was on its way has to be given again, with all of its time.
+            *left = due
+                .filter(|_| *begun)
+                .map(|due| due.saturating_duration_since(now));
+            *begun = false;
         }
         self.rest();
     }
@@ -346,7 +353,7 @@ impl Lifecycle {
     pub fn handle_listed(&mut self, now: Instant, report: Report) -> Judgement {
         let judgement = self.observe(now, report, Cause::Reconciled);
         if let Phase::Stopping(Stop {
-            stage: StopStage::Graceful { left },
+            stage: StopStage::Graceful { left, .. },
             due,
             ..
         }) = &mut self.phase
@@ -396,6 +403,9 @@ impl Lifecycle {
             // Seen now, and assumed no more.
             self.phase.confirm();
             self.phase.note_seen(seen);
+        }
+        if transition != Transition::Illegal && seen == State::Stopping {
+            self.handle_stop_heard(now);
         }
         match transition {
             Transition::To(to) => Judgement::Applied { from, to },
@@ -467,15 +477,23 @@ impl Lifecycle {
     /// state follows such an acknowledgement, there was nothing to stop.
     pub fn handle_stop_acknowledged(&mut self, now: Instant, conclusive: bool) {
         self.phase.confirm_stop();
-        if let Phase::Stopping(Stop { stage, due, .. }) = &mut self.phase
-            && conclusive
-        {
+        if !conclusive {
+            return self.handle_stop_heard(now);
+        }
+        if let Phase::Stopping(Stop { stage, due, .. }) = &mut self.phase {
             *stage = StopStage::Acknowledged;
             let soon = now.checked_add(LATE_REPORT);
             *due = match (*due, soon) {
                 (Some(due), Some(soon)) => Some(due.min(soon)),
                 (due, soon) => due.or(soon),
             };
+        }
+    }
+
+    /// The daemon has shown that it has the order to stop: from now on the grace runs.
+    pub fn handle_stop_heard(&mut self, now: Instant) {
+        if self.phase.begin_grace() {
+            self.arm_stop(now);
         }
     }
 

@@ -57,6 +57,8 @@ pub(super) struct Stop {
 pub(super) enum StopStage {
     /// The server may save and exit by itself.
     Graceful {
+        /// The daemon has shown that it has the order, so the grace has begun.
+        begun: bool,
         /// What was left of its time when the stream ended; gone once a handshake has told whether the stop had begun.
         left: Option<Duration>,
     },
@@ -134,6 +136,20 @@ impl Phase {
             *lost = false;
         }
         self.confirm_stop();
+    }
+
+    /// The daemon has shown that it has the order to stop; whether that is news.
+    pub(super) const fn begin_grace(&mut self) -> bool {
+        match self {
+            Self::Stopping(Stop {
+                stage: StopStage::Graceful { begun, .. },
+                ..
+            }) if !*begun => {
+                *begun = true;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Somebody wants the stop, or the daemon has it: it is not taken back any more.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Lifecycle, Link, MARGIN, PREPARATION, Phase, Stop, StopStage};
+use super::{Lifecycle, Link, MARGIN, ON_ITS_WAY, PREPARATION, Phase, Stop, StopStage};
 use crate::instance::{Cause, Desired, Input, LifecycleOutput, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
@@ -151,7 +151,8 @@ impl Lifecycle {
 
     fn stop_due(&self, now: Instant, stage: StopStage) -> Option<Instant> {
         let grace = match stage {
-            StopStage::Graceful { .. } => self.spec.limits.grace,
+            StopStage::Graceful { begun: true, .. } => self.spec.limits.grace,
+            StopStage::Graceful { begun: false, .. } => self.spec.limits.grace.saturating_add(ON_ITS_WAY),
             StopStage::Forced { .. } | StopStage::Acknowledged => Duration::ZERO,
         };
         now.checked_add(grace.saturating_add(self.time_to_kill()))
@@ -162,7 +163,10 @@ impl Lifecycle {
             Desired::ForceStop => StopStage::Forced {
                 for_late_start: false,
             },
-            Desired::Run | Desired::Stop => StopStage::Graceful { left: None },
+            Desired::Run | Desired::Stop => StopStage::Graceful {
+                begun: false,
+                left: None,
+            },
         }
     }
 }
