@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use prexorcloud_testkit::Scenario;
 
 /// How many scenarios are played when nobody says.
-const SCENARIOS: u64 = 1_000;
+const SCENARIOS: u64 = 2_000;
 /// How many actions a scenario has.
 const ACTIONS: usize = 60;
 
