@@ -120,6 +120,8 @@ fn daemon(stream: TcpStream, node: NodeId) -> Outcome {
             is(State::Running);
             session.start_accepted(instance, incarnation, "");
         }
+        // A daemon that is to outlive its process writes the epoch down first.
+        DaemonEvent::FenceRaised(epoch) => session.fence_written(epoch),
         DaemonEvent::Connected(_) => println!("daemon: connected"),
         DaemonEvent::Disconnected(outcome) => println!("daemon: {outcome}"),
         _ => {}

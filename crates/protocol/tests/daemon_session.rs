@@ -61,6 +61,9 @@ impl Bench {
                 "{event:?}"
             );
             admitted |= matches!(event, DaemonEvent::Connected(_));
+            if let DaemonEvent::FenceRaised(epoch) = event {
+                bench.session.fence_written(epoch);
+            }
         }
         assert!(admitted);
         bench
@@ -444,6 +447,8 @@ fn a_raised_fence_is_told_before_the_command_that_raised_it() {
     let mut bench = Bench::connected();
     bench.receive_at(FromController::StartInstance(Box::new(start_message(1))), 9);
     assert_eq!(bench.event(), DaemonEvent::FenceRaised(Epoch::new(9)));
+    bench.quiet();
+    bench.session.fence_written(Epoch::new(9));
     assert!(matches!(bench.event(), DaemonEvent::Start(_)));
     bench.receive_at(FromController::ShutdownNode(ShutdownNode::default()), 8);
     assert!(matches!(bench.event(), DaemonEvent::Ignored(Anomaly::Stale(_))));

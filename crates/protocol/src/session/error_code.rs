@@ -6,6 +6,8 @@ pub const INVALID_MESSAGE: &str = "INVALID_MESSAGE";
 pub const OUT_OF_PLACE: &str = "OUT_OF_PLACE";
 /// A command came from a controller that has been superseded.
 pub const STALE_EPOCH: &str = "STALE_EPOCH";
+/// A command came under an epoch that could not be written down, and is not carried out; it may be repeated.
+pub const EPOCH_NOT_WRITTEN: &str = "EPOCH_NOT_WRITTEN";
 /// A pong answered no outstanding ping.
 pub const UNSOLICITED_PONG: &str = "UNSOLICITED_PONG";
 /// A message was about an instance that the receiver does not have.

@@ -3,6 +3,7 @@
 
 mod crashes;
 mod ends;
+mod fencing;
 mod former;
 mod fuzz;
 mod host;

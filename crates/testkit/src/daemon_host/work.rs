@@ -209,6 +209,7 @@ impl DaemonHost {
             Some(DaemonEvent::FenceRaised(epoch)) => {
                 world.note(|| format!("daemon obeys epoch {epoch} from now on"));
                 self.disk.epoch = epoch;
+                session.fence_written(epoch);
             }
             Some(DaemonEvent::NodeStatusDue) => {
                 let status = NodeStatus {

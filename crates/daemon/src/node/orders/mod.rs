@@ -25,7 +25,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::crashes::CrashSpool;
 use super::host::Host;
-use super::memory::Memory;
+use super::memory::{Memory, Written};
 use super::{Finished, requests};
 use crate::preparation::{Prepared, Preparer};
 use crate::supervisor::{Adopted, CommandError, ConsoleStart, Event, Exit, Found, StopReason, Supervisor};
@@ -43,6 +43,8 @@ pub(super) struct Orders {
     dialled: Arc<Mutex<Option<Target>>>,
     api_port: u16,
     tasks: JoinSet<Done>,
+    /// At most one, so that the disk may be slow
+    writes: JoinSet<Written>,
     /// Which attempt a task works for, should it end with a panic
     running: HashMap<Id, Running>,
     preparations: HashMap<machine::Attempt, AbortHandle>,
@@ -71,6 +73,7 @@ impl Orders {
             dialled,
             api_port: 0,
             tasks: JoinSet::new(),
+            writes: JoinSet::new(),
             running: HashMap::new(),
             preparations: HashMap::new(),
         }
@@ -111,6 +114,9 @@ impl Orders {
             if let Some(finished) = self.work() {
                 return finished;
             }
+            if let Some(write) = self.memory.next_write() {
+                self.writes.spawn_blocking(|| write.run());
+            }
             let deadline = self.node.poll_timeout().map(|deadline| deadline.at.into());
             tokio::select! {
                 event = self.session.next_event() => match event {
@@ -119,11 +125,8 @@ impl Orders {
                 },
                 Some(event) = events.recv() => self.handle_supervisor(event),
                 Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
-                Some(controllers) = learned.recv() => {
-                    if let Err(error) = self.memory.learn(&controllers) {
-                        tracing::warn!(%error, "the announced controllers cannot be remembered");
-                    }
-                }
+                Some(written) = self.writes.join_next() => self.handle_written(written.ok()),
+                Some(controllers) = learned.recv() => self.memory.learn(&controllers),
                 // Only a wake-up: what is due is seen at the top of the loop, however busy it is.
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(tokio::time::Instant::now)),
                     if deadline.is_some() => {}
@@ -147,11 +150,7 @@ impl Orders {
                 let status = self.host.status(ports);
                 self.send(daemon_message::Payload::NodeStatus(status));
             }
-            Some(DaemonEvent::FenceRaised(epoch)) => {
-                if let Err(error) = self.memory.raise_epoch(epoch) {
-                    tracing::error!(%error, "the controller's epoch cannot be written down");
-                }
-            }
+            Some(DaemonEvent::FenceRaised(epoch)) => self.memory.raise_epoch(epoch),
             Some(DaemonEvent::Ignored(anomaly)) => tracing::warn!("ignored: {anomaly}"),
             Some(DaemonEvent::Disconnected(outcome)) => {
                 self.supervisor.close_consoles();
@@ -164,6 +163,16 @@ impl Orders {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn handle_written(&mut self, written: Option<Written>) {
+        match self.memory.handle_written(written) {
+            Some((epoch, Ok(()))) => self.session.with(|session, _| session.fence_written(epoch)),
+            Some((epoch, Err(error))) => self
+                .session
+                .with(|session, _| session.fence_not_written(epoch, &error.to_string())),
+            None => {}
         }
     }
 
