@@ -96,8 +96,9 @@ pub fn say<L>(session: &SessionHandle<DaemonSession>, work: DaemonWork<L>) -> Op
         DaemonWork::AcknowledgeStop {
             instance,
             incarnation,
+            result,
         } => {
-            session.stop_acknowledged(instance, incarnation, Ok(()));
+            session.stop_acknowledged(instance, incarnation, result);
             None
         }
         DaemonWork::AcknowledgeShutdown {

@@ -26,3 +26,5 @@ pub const EVENTS_LOST: &str = "EVENTS_LOST";
 pub const INSTANCE_ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
 /// `StartInstanceAck.error_code`: the instance is alive already (the Java daemon's code).
 pub const INSTANCE_ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
+/// `StartInstanceAck.error_code`: an earlier incarnation of the id is still alive.
+pub const INSTANCE_STILL_ALIVE: &str = "INSTANCE_STILL_ALIVE";

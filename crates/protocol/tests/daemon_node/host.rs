@@ -404,7 +404,8 @@ impl Host {
             DaemonWork::AcknowledgeStop {
                 instance,
                 incarnation,
-            } => self.session.stop_acknowledged(instance, incarnation, Ok(())),
+                result,
+            } => self.session.stop_acknowledged(instance, incarnation, result),
             DaemonWork::TellCrash { report, .. } => {
                 self.kept
                     .insert(report.report_id.clone(), CrashReport::clone(&report));

@@ -144,7 +144,8 @@ impl DaemonHost {
             DaemonWork::AcknowledgeStop {
                 instance,
                 incarnation,
-            } => session.stop_acknowledged(instance, incarnation, Ok(())),
+                result,
+            } => session.stop_acknowledged(instance, incarnation, result),
             DaemonWork::TellCrash { report, .. } => self.hand_over(CrashReport::clone(&report)),
             DaemonWork::TellSpooledCrashes => self.tell_spooled(),
             DaemonWork::ForgetCrash { report_id } => {

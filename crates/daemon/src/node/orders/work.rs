@@ -66,9 +66,10 @@ impl Orders {
             DaemonWork::AcknowledgeStop {
                 instance,
                 incarnation,
+                result,
             } => self
                 .session
-                .with(|session, _| session.stop_acknowledged(instance, incarnation, Ok(()))),
+                .with(|session, _| session.stop_acknowledged(instance, incarnation, result)),
             DaemonWork::TellCrash { report, kept } => {
                 if kept == Kept::InMemory {
                     tracing::error!(

@@ -10,6 +10,7 @@ use prexorcloud_proto::{
 use super::fencing::{code_of, is_command};
 use super::{DaemonEvent, DaemonSession, StartOrder, StartRejection};
 use crate::heartbeat;
+use crate::hosted::HostedInstance;
 use crate::id::{Epoch, GroupName, Incarnation, InstanceId};
 use crate::instance::State;
 use crate::session::{Anomaly, error_code, kind};
@@ -142,9 +143,9 @@ impl DaemonSession {
             Verdict::Denied(reason) => {
                 let (error_code, disposition, retry_after) = match reason {
                     DeniedReason::StillAlive { .. } => (
-                        "INSTANCE_STILL_ALIVE",
+                        error_code::INSTANCE_STILL_ALIVE,
                         StartFailureDisposition::Transient,
-                        Duration::from_secs(5),
+                        StartRejection::RETRY_AFTER,
                     ),
                     DeniedReason::StaleIncarnation { .. } => (
                         error_code::STALE_INCARNATION,
@@ -238,7 +239,12 @@ impl DaemonSession {
             Verdict::AlreadyInEffect | Verdict::Denied(_) if !self.may_answer("StopInstance") => {}
             Verdict::AlreadyInEffect => {
                 self.acknowledge_stop(instance.as_str(), given.get(), Ok(()));
-                self.tell_current(instance);
+                // Until the supervisor has begun, the newest report would deny what was just confirmed.
+                let is_visible =
+                    |facts: HostedInstance| facts.state == State::Stopping || facts.state.is_terminal();
+                if self.hosted.get(instance).is_some_and(is_visible) {
+                    self.tell_current(instance);
+                }
             }
             Verdict::Denied(DeniedReason::UnknownInstance) => {
                 // What is not here has stopped. Saying so keeps the controller from waiting for it.

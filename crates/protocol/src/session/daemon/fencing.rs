@@ -5,8 +5,6 @@
 //! one write is asked for at a time, and the next is of the newest epoch by then: epochs that rise with every message
 //! cost no more writes than the disk has time for. Meanwhile pings are answered and acknowledgements heard.
 
-use std::time::Duration;
-
 use prexorcloud_proto::{
     ControllerMessage, StartFailureDisposition, StartPreparationStage, controller_message::Payload,
 };
@@ -17,9 +15,6 @@ use crate::fence::{Admitted, EpochRefused};
 use crate::handshake::Held;
 use crate::id::{Epoch, InstanceId};
 use crate::session::{error_code, kind};
-
-/// When to ask again for what an epoch that is not written held up
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// What waits while an epoch is being written
 #[derive(Clone, Debug)]
@@ -115,7 +110,7 @@ impl DaemonSession {
                     error_code: error_code::EPOCH_NOT_WRITTEN.to_owned(),
                     message: message.to_owned(),
                     disposition: StartFailureDisposition::Transient,
-                    retry_after: RETRY_AFTER,
+                    retry_after: StartRejection::RETRY_AFTER,
                     plan_hash: plan_hash(start),
                 };
                 self.reject_start(&start.instance_id, start.incarnation, rejection);

@@ -170,3 +170,8 @@ pub struct StartRejection {
     /// The hash of the plan that was tried; may be empty.
     pub plan_hash: String,
 }
+
+impl StartRejection {
+    /// When to ask again for a start that failed for a passing reason.
+    pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
+}
