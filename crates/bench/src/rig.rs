@@ -311,6 +311,9 @@ impl Daemon {
             if which(&event) {
                 return Ok(event);
             }
+            if let DaemonEvent::FenceRaised(epoch) = event {
+                self.session.with(|session, _| session.fence_written(epoch));
+            }
             if let DaemonEvent::Disconnected(outcome) = event {
                 anyhow::bail!("the stream ended: {outcome}");
             }

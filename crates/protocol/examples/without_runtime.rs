@@ -81,6 +81,8 @@ fn daemon(stream: TcpStream, node: NodeId) -> Outcome {
             }
             session.start_accepted(order.instance, order.incarnation, "");
         }
+        // A daemon that is to outlive its process writes the epoch down first.
+        DaemonEvent::FenceRaised(epoch) => session.fence_written(epoch),
         DaemonEvent::Connected(_) => println!("daemon: connected"),
         DaemonEvent::Disconnected(outcome) => println!("daemon: {outcome}"),
         _ => {}

@@ -256,6 +256,12 @@ impl Epoch {
     /// Zero: the sender does not take part in fencing.
     pub const UNFENCED: Self = Self(0);
 
+    /// The highest epoch that is obeyed.
+    ///
+    /// Whoever is obeyed at `u64::MAX` can never be deposed, as no epoch is higher. Leaderships, of which a controller
+    /// counts one with each start, do not come near this; what is above it is a mistake.
+    pub const MAX_OBEYED: Self = Self(1 << 62);
+
     /// An epoch as it stands on the wire.
     #[must_use]
     pub const fn new(value: u64) -> Self {
@@ -295,6 +301,11 @@ impl Incarnation {
     /// The highest incarnation that is believed of a peer, so that none can use up the numbers of an id; our own may go on
     /// above it.
     pub const MAX_LISTED: Self = Self(1 << 62);
+
+    /// The highest incarnation that a daemon starts: half as much again as [`MAX_LISTED`](Self::MAX_LISTED), because a
+    /// controller counts on from what a peer listed. Above it a start is refused, as a later one could soon not be told
+    /// from it; with `u64::MAX`, none ever.
+    pub const MAX_STARTED: Self = Self(3 << 61);
 
     /// An incarnation as it stands on the wire.
     #[must_use]

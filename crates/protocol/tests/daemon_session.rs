@@ -61,6 +61,9 @@ impl Bench {
                 "{event:?}"
             );
             admitted |= matches!(event, DaemonEvent::Connected(_));
+            if let DaemonEvent::FenceRaised(epoch) = event {
+                bench.session.fence_written(epoch);
+            }
         }
         assert!(admitted);
         bench
@@ -444,6 +447,8 @@ fn a_raised_fence_is_told_before_the_command_that_raised_it() {
     let mut bench = Bench::connected();
     bench.receive_at(FromController::StartInstance(Box::new(start_message(1))), 9);
     assert_eq!(bench.event(), DaemonEvent::FenceRaised(Epoch::new(9)));
+    bench.quiet();
+    bench.session.fence_written(Epoch::new(9));
     assert!(matches!(bench.event(), DaemonEvent::Start(_)));
     bench.receive_at(FromController::ShutdownNode(ShutdownNode::default()), 8);
     assert!(matches!(bench.event(), DaemonEvent::Ignored(Anomaly::Stale(_))));
@@ -635,7 +640,7 @@ fn a_stop_is_ordered_once_and_may_be_forced() {
     ));
     bench.receive(stop(false));
     assert!(matches!(bench.sent(), Some(FromDaemon::StopInstanceAck(_))));
-    let _ = status(bench.sent());
+    assert_eq!(bench.sent(), None);
     bench.receive(stop(true));
     assert!(matches!(
         bench.event(),
@@ -992,10 +997,6 @@ fn a_repeated_order_is_answered_with_the_players_and_uptime_last_reported() {
     told(&mut bench, 42, 99_000);
     bench.receive(FromController::StartInstance(Box::new(start_message(1))));
     told(&mut bench, 42, 99_000);
-    for _ in 0..2 {
-        bench.receive(stop(false));
-    }
-    told(&mut bench, 42, 99_000);
 
     // What no controller believes is not kept, what it does not hear at once is.
     let _ = bench.session.report(&StatusReport {
@@ -1016,6 +1017,10 @@ fn a_repeated_order_is_answered_with_the_players_and_uptime_last_reported() {
         ..report
     });
     bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    told(&mut bench, 40, 120_000);
+    for _ in 0..2 {
+        bench.receive(stop(false));
+    }
     told(&mut bench, 40, 120_000);
 
     // The next incarnation begins with nothing.
@@ -1447,17 +1452,50 @@ fn a_refused_stop_is_an_order_again_when_it_is_repeated() {
     }
 }
 
+const fn ping(sequence: i64, answered: i64) -> FromController {
+    FromController::Ping(Ping { sequence, answered })
+}
+
+/// How many ends have been heard of since this was asked last.
+fn heard(bench: &mut Bench) -> usize {
+    while bench.sent().is_some() {}
+    std::iter::from_fn(|| bench.session.poll_event())
+        .filter(|event| matches!(event, DaemonEvent::EndHeard { .. }))
+        .count()
+}
+
+#[test]
+fn an_end_that_is_told_again_counts_from_the_first_time() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    bench.report(1, State::Stopped);
+    bench.receive(ping(1, 0));
+    bench.receive(stop(false));
+    let told = std::iter::from_fn(|| bench.sent());
+    let ends = told.filter(|payload| matches!(payload, FromDaemon::InstanceStatus(_)));
+    assert_eq!(ends.count(), 2);
+    bench.receive(ping(2, 1));
+    assert_eq!(heard(&mut bench), 1, "pong 1 left behind the first report");
+}
+
+#[test]
+fn an_end_says_nothing_of_the_one_of_a_later_start() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    bench.report(1, State::Stopped);
+    bench.receive(ping(1, 0));
+    bench.start(2);
+    bench.report(2, State::Stopped);
+    bench.receive(ping(2, 1));
+    assert_eq!(heard(&mut bench), 0, "pong 1 left before the second report");
+    bench.receive(ping(3, 2));
+    assert_eq!(heard(&mut bench), 1);
+}
+
 #[test]
 fn an_end_counts_as_heard_when_a_ping_names_a_pong_that_left_behind_it() {
     let mut bench = Bench::connected();
     bench.start(1);
-    let ping = |sequence, answered| FromController::Ping(Ping { sequence, answered });
-    let heard = |bench: &mut Bench| {
-        while bench.sent().is_some() {}
-        std::iter::from_fn(|| bench.session.poll_event())
-            .filter(|event| matches!(event, DaemonEvent::EndHeard { .. }))
-            .count()
-    };
     bench.receive(ping(1, 0));
     bench.report(1, State::Stopped);
     bench.receive(ping(2, 1));
@@ -1489,4 +1527,31 @@ fn an_end_that_a_handshake_listed_is_heard_with_the_first_confirmed_pong() {
         answered: 1,
     }));
     assert!(matches!(bench.event(), DaemonEvent::EndHeard { .. }));
+}
+
+#[test]
+fn a_stop_that_the_supervisor_is_late_with_is_acknowledged_without_a_report_that_denies_it() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    for state in [State::Preparing, State::Starting, State::Running] {
+        bench.report(1, state);
+        assert!(bench.sent().is_some());
+    }
+    let stop = FromController::StopInstance(StopInstance {
+        instance_id: "lobby-1".into(),
+        force: false,
+        incarnation: 1,
+    });
+    bench.receive(stop.clone());
+    assert!(matches!(bench.event(), DaemonEvent::Stop { .. }));
+    bench.receive(stop.clone());
+    assert!(matches!(bench.sent(), Some(FromDaemon::StopInstanceAck(ack)) if ack.accepted));
+    bench.quiet();
+    bench.report(1, State::Stopping);
+    assert!(bench.sent().is_some());
+    bench.receive(stop);
+    assert!(matches!(bench.sent(), Some(FromDaemon::StopInstanceAck(ack)) if ack.accepted));
+    assert!(
+        matches!(bench.sent(), Some(FromDaemon::InstanceStatus(update)) if update.state == State::Stopping.to_wire())
+    );
 }

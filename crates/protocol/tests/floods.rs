@@ -219,7 +219,8 @@ impl Daemon {
             DaemonWork::AcknowledgeStop {
                 instance,
                 incarnation,
-            } => session.stop_acknowledged(instance, incarnation, Ok(())),
+                result,
+            } => session.stop_acknowledged(instance, incarnation, result),
             DaemonWork::AcknowledgeShutdown {
                 running,
                 estimated_drain,

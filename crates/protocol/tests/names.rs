@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use prexorcloud_protocol::fence::{Admitted, EpochFence, StaleEpoch};
+use prexorcloud_protocol::fence::{Admitted, EpochFence, EpochRefused, StaleEpoch};
 use prexorcloud_protocol::id::NameFault;
 use prexorcloud_protocol::limits::{fits, shorten};
 use prexorcloud_protocol::trace::TraceParent;
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn a_fence_never_goes_back(epochs in prop::collection::vec(0_u64..6, 0..40)) {
+    fn a_fence_never_goes_back(epochs in prop::collection::vec(prop_oneof![9 => 0_u64..6, 1 => Just(u64::MAX)], 0..40)) {
         let mut fence = EpochFence::default();
         for epoch in epochs.into_iter().map(Epoch::new) {
             let before = fence.highest();
@@ -64,8 +64,11 @@ proptest! {
                 Ok(Admitted::Unfenced) => prop_assert_eq!(epoch, Epoch::UNFENCED),
                 Ok(Admitted::Current) => prop_assert_eq!(epoch, before),
                 Ok(Admitted::Raised) => prop_assert!(epoch > before && fence.highest() == epoch),
-                Err(StaleEpoch { given, highest }) => {
+                Err(EpochRefused::Stale(StaleEpoch { given, highest })) => {
                     prop_assert!(given < highest && fence.highest() == before);
+                }
+                Err(EpochRefused::OutOfRange(_)) => {
+                    prop_assert!(epoch > Epoch::MAX_OBEYED && fence.highest() == before);
                 }
             }
         }

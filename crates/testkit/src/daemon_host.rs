@@ -118,7 +118,11 @@ impl DaemonHost {
         match running.node.handle_event(turn.now, event) {
             Some(DaemonEvent::FenceRaised(epoch)) => {
                 turn.note(|| format!("daemon obeys epoch {epoch} from now on"));
-                disk.obey(turn.moment(), epoch);
+                if disk.write_epoch(turn.moment(), epoch) {
+                    running.session.fence_written(epoch);
+                } else {
+                    running.session.fence_not_written(epoch, "the disk is full");
+                }
             }
             Some(DaemonEvent::NodeStatusDue) => {
                 // A session that closes meanwhile has no use for it.

@@ -39,6 +39,8 @@ impl SessionHandler<DaemonSession> for Node {
             Some(DaemonEvent::Connected(connected)) => {
                 println!("connected, session {}", connected.session_id)
             }
+            // A daemon that survives its process writes the epoch to disk here, before anything is done under it.
+            Some(DaemonEvent::FenceRaised(epoch)) => session.with(|session, _| session.fence_written(epoch)),
             Some(DaemonEvent::Disconnected(outcome)) => println!("disconnected: {outcome}"),
             Some(DaemonEvent::Command { instance, line, .. }) => println!("{instance} is told: {line}"),
             Some(DaemonEvent::NodeStatusDue) => {

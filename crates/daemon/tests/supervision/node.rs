@@ -50,6 +50,10 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial("a_stop_cancels_a_preparation", a_stop_cancels_a_preparation),
         trial(
+            "nothing_is_started_under_an_epoch_that_is_not_on_disk",
+            nothing_is_started_under_an_epoch_that_is_not_on_disk,
+        ),
+        trial(
             "a_killed_daemon_comes_back_to_its_instances",
             a_killed_daemon_comes_back_to_its_instances,
         ),
@@ -309,6 +313,35 @@ async fn a_missing_jar_fails_the_start_with_its_path() {
         "{}",
         failure.message
     );
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn nothing_is_started_under_an_epoch_that_is_not_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    let file = folder.path().join("data/controllers.json");
+    until("the epoch is written", || file.exists().then_some(())).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+    std::fs::remove_file(&file).unwrap();
+    let in_the_way = folder.path().join("data/controllers.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let config = config(folder.path(), &cluster.address.to_string(), None);
+    let daemon = Daemon::start(config, own_program()).await.unwrap();
+    cluster.established().await;
+    cluster.start_instance(standin(free_port()));
+    let failure = loop {
+        if let Seen::Instance(InstanceEvent::StartRetrying { failure, .. }) = cluster.next().await {
+            break failure;
+        }
+    };
+    assert_eq!(failure.error_code, "EPOCH_NOT_WRITTEN");
+    assert!(
+        failure.message.starts_with("epoch 1 cannot be written down"),
+        "{}",
+        failure.message
+    );
+    assert!(!file.exists());
     assert_eq!(daemon.shutdown().await, Finished::Stopped);
 }
 

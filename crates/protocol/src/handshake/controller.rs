@@ -170,7 +170,7 @@ impl ControllerHandshake {
             State::AwaitingAdmission { held, .. } => {
                 if matches!(message.payload, Some(daemon_message::Payload::Handshake(_))) {
                     Err(Refusal::Repeated)
-                } else if held.push(message) {
+                } else if held.push(message).is_ok() {
                     Ok(None)
                 } else {
                     Err(Refusal::TooEarly)

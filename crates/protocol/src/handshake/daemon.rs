@@ -7,7 +7,7 @@ use prexorcloud_proto::{ControllerMessage, HandshakeAck};
 
 use super::{HELD_MESSAGES, Held};
 use crate::capability::Capabilities;
-use crate::fence::{EpochFence, StaleEpoch};
+use crate::fence::{EpochFence, EpochOutOfRange, EpochRefused, StaleEpoch};
 use crate::heartbeat;
 use crate::id::Epoch;
 use crate::peer::ControllerPeer;
@@ -60,6 +60,9 @@ pub enum HandshakeFailure {
     /// The controller has been superseded. Try the next controller.
     #[error(transparent)]
     Stale(#[from] StaleEpoch),
+    /// The controller has an epoch that nobody can have. Tell the operator, and try the next controller.
+    #[error(transparent)]
+    EpochOutOfRange(#[from] EpochOutOfRange),
     /// A controller with an epoch has been obeyed before, and this one has none and names no leader: it is a follower
     /// that knows no leader. Try the next controller.
     ///
@@ -74,6 +77,15 @@ pub enum HandshakeFailure {
     /// The controller sent more before its acknowledgement than is held.
     #[error("the controller sent more than {HELD_MESSAGES} messages before its acknowledgement")]
     TooEarly,
+}
+
+impl From<EpochRefused> for HandshakeFailure {
+    fn from(refused: EpochRefused) -> Self {
+        match refused {
+            EpochRefused::Stale(stale) => stale.into(),
+            EpochRefused::OutOfRange(given) => given.into(),
+        }
+    }
 }
 
 /// The daemon's side of one handshake; a part of [`DaemonSession`](crate::DaemonSession)
@@ -100,11 +112,7 @@ impl DaemonHandshake {
     /// # Errors
     /// [`HandshakeFailure::TooEarly`] if too much is held already.
     pub fn hold(&mut self, message: ControllerMessage) -> Result<(), HandshakeFailure> {
-        if self.held.push(message) {
-            Ok(())
-        } else {
-            Err(HandshakeFailure::TooEarly)
-        }
+        self.held.push(message).map_err(|_| HandshakeFailure::TooEarly)
     }
 
     /// Judges the acknowledgement; on success the held messages are due.

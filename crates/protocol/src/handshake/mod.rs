@@ -35,31 +35,31 @@ pub const HELD_MESSAGES: usize = 256;
 
 /// Messages that arrived before their time
 #[derive(Clone, Debug)]
-struct Held<M> {
+pub(crate) struct Held<M> {
     messages: Vec<M>,
     bytes: usize,
 }
 
 impl<M: prost::Message> Held<M> {
-    const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self {
             messages: Vec::new(),
             bytes: 0,
         }
     }
 
-    /// Keeps a message; says whether it could.
-    #[must_use]
-    fn push(&mut self, message: M) -> bool {
-        self.bytes = self.bytes.saturating_add(message.encoded_len());
-        let fits = self.messages.len() < HELD_MESSAGES && self.bytes <= MAX_MESSAGE_BYTES;
-        if fits {
-            self.messages.push(message);
+    /// Keeps a message, or gives it back if there is no room.
+    pub(crate) fn push(&mut self, message: M) -> Result<(), M> {
+        let bytes = self.bytes.saturating_add(message.encoded_len());
+        if self.messages.len() >= HELD_MESSAGES || bytes > MAX_MESSAGE_BYTES {
+            return Err(message);
         }
-        fits
+        self.bytes = bytes;
+        self.messages.push(message);
+        Ok(())
     }
 
-    fn take(&mut self) -> Vec<M> {
+    pub(crate) fn take(&mut self) -> Vec<M> {
         self.bytes = 0;
         std::mem::take(&mut self.messages)
     }

@@ -53,6 +53,7 @@ pub use self::failure::{Disposition, StartFailure};
 
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::Age;
+use crate::session::error_code;
 use crate::time::Deadline;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
@@ -68,9 +69,9 @@ pub const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
 pub const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 
 /// The rejection that says the instance is being prepared already.
-pub const ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
+pub const ALREADY_STARTING: &str = error_code::INSTANCE_ALREADY_STARTING;
 /// The rejection that says the instance runs already.
-pub const ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
+pub const ALREADY_RUNNING: &str = error_code::INSTANCE_ALREADY_RUNNING;
 /// The error code of a start that the daemon never answered.
 pub const UNANSWERED: &str = "START_UNANSWERED";
 /// The error code of a start that the daemon took on, and knew nothing of afterwards.

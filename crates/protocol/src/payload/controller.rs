@@ -9,7 +9,7 @@ use prexorcloud_proto::{
 
 use super::entries::{Each, Inside, Keys, Values};
 use super::rule::{
-    Checked, FieldRule, Fields, Instance, Judge, Line, Name, NoNul, Number, Otherwise, Text, fields,
+    Checked, FieldRule, Fields, Instance, Judge, Line, Name, NoNul, Number, Otherwise, Started, Text, fields,
 };
 use crate::id::{GroupName, ModuleId, TemplateName};
 use crate::limits;
@@ -36,6 +36,7 @@ fields! { StartInstance as "start_instance" {
     platform: NoNul;
     platform_version: NoNul;
     composition_plan: Inside::<CompositionPlan>::new();
+    incarnation: Started;
 } }
 
 fields! { TemplateRef as "start_instance.templates" {

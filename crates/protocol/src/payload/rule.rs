@@ -4,7 +4,7 @@
 //! [`Judge::fit`], and the documentation [`Rule::tell`], so the three cannot drift apart. Rules are plain values that
 //! are known when the crate is compiled; nothing is looked up when a message is checked.
 
-use crate::id::InvalidName;
+use crate::id::{Incarnation, InvalidName};
 use crate::instance::State;
 use crate::limits::{fits, shorten};
 use crate::validate::{Fault, Invalid};
@@ -320,6 +320,25 @@ impl<N: Copy + Into<i64> + TryFrom<i64>> Judge<N> for Number {
             *value = N::try_from(clamped).unwrap_or(*value);
         }
     }
+}
+
+/// The number of a start, low enough that a later one can be told from it
+pub(super) struct Started;
+
+impl Rule for Started {
+    fn tell(&self, field: &str, rules: &mut Vec<FieldRule>) {
+        let range = format!("at most {}", Incarnation::MAX_STARTED);
+        told(field, range, Otherwise::Refused, rules);
+    }
+}
+
+impl Judge<u64> for Started {
+    #[inline]
+    fn check(&self, field: &'static str, value: &u64) -> Checked {
+        ensure(field, *value <= Incarnation::MAX_STARTED.get(), Fault::OutOfRange)
+    }
+
+    fn fit(&self, _: &mut u64) {}
 }
 
 /// A share of a whole

@@ -6,6 +6,8 @@ pub const INVALID_MESSAGE: &str = "INVALID_MESSAGE";
 pub const OUT_OF_PLACE: &str = "OUT_OF_PLACE";
 /// A command came from a controller that has been superseded.
 pub const STALE_EPOCH: &str = "STALE_EPOCH";
+/// A command came under an epoch that could not be written down, and is not carried out; it may be repeated.
+pub const EPOCH_NOT_WRITTEN: &str = "EPOCH_NOT_WRITTEN";
 /// A pong answered no outstanding ping.
 pub const UNSOLICITED_PONG: &str = "UNSOLICITED_PONG";
 /// A message was about an instance that the receiver does not have.
@@ -24,3 +26,5 @@ pub const EVENTS_LOST: &str = "EVENTS_LOST";
 pub const INSTANCE_ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
 /// `StartInstanceAck.error_code`: the instance is alive already (the Java daemon's code).
 pub const INSTANCE_ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
+/// `StartInstanceAck.error_code`: an earlier incarnation of the id is still alive.
+pub const INSTANCE_STILL_ALIVE: &str = "INSTANCE_STILL_ALIVE";

@@ -201,6 +201,9 @@ pub enum Anomaly {
     /// A command of a superseded controller; the peer was told.
     #[error(transparent)]
     Stale(#[from] crate::fence::StaleEpoch),
+    /// A message with an epoch that nobody can have; the peer was told.
+    #[error(transparent)]
+    EpochOutOfRange(#[from] crate::fence::EpochOutOfRange),
     /// A pong that answers no outstanding ping.
     #[error(transparent)]
     Pong(#[from] crate::heartbeat::PongError),
@@ -247,6 +250,15 @@ pub enum Anomaly {
     /// The peer answered one of our messages with an error.
     #[error("the peer refused one of our messages; see the error report")]
     Refused,
+}
+
+impl From<crate::fence::EpochRefused> for Anomaly {
+    fn from(refused: crate::fence::EpochRefused) -> Self {
+        match refused {
+            crate::fence::EpochRefused::Stale(stale) => stale.into(),
+            crate::fence::EpochRefused::OutOfRange(given) => given.into(),
+        }
+    }
 }
 
 /// The tags of unknown variants already reported on a stream, so each is reported once

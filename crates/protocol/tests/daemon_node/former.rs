@@ -3,22 +3,12 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::proto::Ping;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{Ping, StartInstance};
 use prexorcloud_protocol::{Capabilities, Incarnation};
 
-use crate::host::{Host, acknowledgement, id};
-
-fn start(number: u64, incarnation: u64, port: i32) -> FromController {
-    FromController::StartInstance(Box::new(StartInstance {
-        instance_id: id(number).into(),
-        group: "lobby".into(),
-        port,
-        incarnation,
-        ..StartInstance::default()
-    }))
-}
+use crate::host::{Host, acknowledgement, id, start};
 
 /// A daemon whose `i-0#1` has ended, which no controller has confirmed, and whose `i-1` owns port 30001.
 fn with_an_end(capabilities: Capabilities) -> Host {

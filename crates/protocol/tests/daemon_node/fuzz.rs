@@ -8,10 +8,10 @@ use std::time::Duration;
 use prexorcloud_protocol::Capabilities;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{CrashReportAck, Ping, SendCommand, StartInstance, StopInstance};
+use prexorcloud_protocol::proto::{CrashReportAck, Ping, SendCommand, StopInstance};
 use prexorcloud_testkit::Rng;
 
-use crate::host::{Host, IDS, acknowledgement, id};
+use crate::host::{Host, IDS, acknowledgement, id, start};
 
 const SEEDS: u64 = 300;
 const STEPS: u32 = 400;
@@ -51,7 +51,7 @@ impl Life {
     fn step(&mut self) {
         let number = self.rng.below(IDS);
         let incarnation = self.incarnation();
-        match self.rng.below(18) {
+        match self.rng.below(19) {
             0 => self.host.connect(),
             1 => {
                 let capabilities = if self.meets_java && self.rng.chance(50) {
@@ -63,16 +63,9 @@ impl Life {
             }
             2 => self.host.disconnect(),
             3..=5 => {
-                let start = StartInstance {
-                    instance_id: id(number).into(),
-                    group: "lobby".into(),
-                    // Fewer than ids, so that some starts are refused for it.
-                    port: i32::try_from(30_000 + number % (IDS - 1)).unwrap(),
-                    incarnation,
-                    ..StartInstance::default()
-                };
-                self.host
-                    .receive(FromController::StartInstance(Box::new(start)), 0);
+                // Fewer ports than ids, so that some starts are refused for it.
+                let port = i32::try_from(30_000 + number % (IDS - 1)).unwrap();
+                self.host.receive(start(number, incarnation, port), 0);
             }
             6 | 7 => {
                 let stop = StopInstance {
@@ -123,12 +116,16 @@ impl Life {
                 self.host.pass(time);
             }
             17 => {
+                let succeeds = self.rng.chance(70);
+                self.host.epoch_written(succeeds);
+            }
+            18 => {
                 let command = SendCommand {
                     instance_id: id(number).into(),
                     command: "say hi".into(),
                     incarnation,
                 };
-                let epoch = self.rng.below(3);
+                let epoch = self.rng.below(6);
                 self.host.receive(FromController::SendCommand(command), epoch);
             }
             _ => {}

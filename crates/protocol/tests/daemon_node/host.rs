@@ -10,9 +10,12 @@ use prexorcloud_protocol::node::daemon::{
 };
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{ControllerMessage, CrashReport, HandshakeAck, StartFailureDisposition};
+use prexorcloud_protocol::proto::{
+    ControllerMessage, CrashReport, HandshakeAck, StartFailureDisposition, StartInstance,
+};
 use prexorcloud_protocol::{
-    Capabilities, DaemonConfig, DaemonSession, Incarnation, InstanceId, SendError, Session as _, StopMode,
+    Capabilities, DaemonConfig, DaemonEvent, DaemonSession, Epoch, Incarnation, InstanceId, SendError,
+    Session as _, StopMode,
 };
 use prexorcloud_testkit::Clock;
 
@@ -39,6 +42,16 @@ pub fn acknowledgement(capabilities: Capabilities) -> FromController {
     }))
 }
 
+pub fn start(number: u64, incarnation: u64, port: i32) -> FromController {
+    FromController::StartInstance(Box::new(StartInstance {
+        instance_id: id(number).into(),
+        group: "lobby".into(),
+        port,
+        incarnation,
+        ..StartInstance::default()
+    }))
+}
+
 /// What a daemon is, machines and surroundings
 pub struct Host {
     clock: Clock,
@@ -57,7 +70,17 @@ pub struct Host {
     /// The crash reports on disk.
     kept: BTreeMap<String, CrashReport>,
     exits: u64,
+    /// The epoch on disk.
+    epoch: Epoch,
+    /// The newest epoch that was to be written.
+    raised: Epoch,
+    /// The epoch that is being written.
+    writing: Option<Epoch>,
+    /// How many writes of an epoch were asked for.
+    pub writes: u32,
     pub sent: Vec<FromDaemon>,
+    /// The lines that reached an instance.
+    pub commands: Vec<String>,
 }
 
 impl Host {
@@ -76,7 +99,12 @@ impl Host {
             ended: BTreeSet::new(),
             kept: BTreeMap::new(),
             exits: 0,
+            epoch: Epoch::UNFENCED,
+            raised: Epoch::UNFENCED,
+            writing: None,
+            writes: 0,
             sent: Vec::new(),
+            commands: Vec::new(),
         }
     }
 
@@ -212,8 +240,25 @@ impl Host {
         self.settle_down();
     }
 
+    /// The epoch is written, or cannot be.
+    pub fn epoch_written(&mut self, succeeds: bool) {
+        let Some(epoch) = self.writing.take() else {
+            return;
+        };
+        if succeeds {
+            self.epoch = epoch;
+            self.session.fence_written(epoch);
+        } else {
+            self.session.fence_not_written(epoch, "the disk is full");
+        }
+        self.settle_down();
+    }
+
     /// Everything that was begun succeeds, and what is being stopped ends.
     pub fn finish_everything(&mut self) {
+        while self.writing.is_some() {
+            self.epoch_written(true);
+        }
         while self.preparing() > 0 {
             self.prepared(0, true);
         }
@@ -258,8 +303,7 @@ impl Host {
             let mut is_at_rest = true;
             while let Some(event) = self.session.poll_event() {
                 is_at_rest = false;
-                let now = self.now();
-                let _ = self.node.handle_event(now, event);
+                self.handle_event(event);
             }
             while let Some(work) = self.node.poll_work() {
                 is_at_rest = false;
@@ -274,6 +318,32 @@ impl Host {
             }
         }
         panic!("the machines come to rest");
+    }
+
+    fn handle_event(&mut self, event: DaemonEvent) {
+        let is_command = matches!(
+            event,
+            DaemonEvent::Start(_)
+                | DaemonEvent::Stop { .. }
+                | DaemonEvent::Command { .. }
+                | DaemonEvent::Shutdown { .. }
+                | DaemonEvent::Request(_)
+        );
+        assert!(
+            !is_command || self.epoch >= self.raised,
+            "an_epoch_is_written_before_it_is_obeyed: {event:?}"
+        );
+        let now = self.now();
+        match self.node.handle_event(now, event) {
+            Some(DaemonEvent::FenceRaised(epoch)) => {
+                let other = self.writing.replace(epoch);
+                assert_eq!(other, None, "one_epoch_is_written_at_a_time");
+                self.raised = epoch;
+                self.writes += 1;
+            }
+            Some(DaemonEvent::Command { line, .. }) => self.commands.push(line),
+            _ => {}
+        }
     }
 
     fn perform(&mut self, work: DaemonWork<()>) {
@@ -334,7 +404,8 @@ impl Host {
             DaemonWork::AcknowledgeStop {
                 instance,
                 incarnation,
-            } => self.session.stop_acknowledged(instance, incarnation, Ok(())),
+                result,
+            } => self.session.stop_acknowledged(instance, incarnation, result),
             DaemonWork::TellCrash { report, .. } => {
                 self.kept
                     .insert(report.report_id.clone(), CrashReport::clone(&report));

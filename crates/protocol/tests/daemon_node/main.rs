@@ -4,6 +4,7 @@
 mod adopted;
 mod crashes;
 mod ends;
+mod fencing;
 mod former;
 mod fuzz;
 mod host;

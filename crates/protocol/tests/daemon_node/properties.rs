@@ -201,6 +201,7 @@ impl Seen {
             DaemonWork::AcknowledgeStop {
                 instance,
                 incarnation,
+                ..
             } => assert!(
                 self.stops_owed.remove(&(*instance, *incarnation)),
                 "a_stop_is_answered_once"

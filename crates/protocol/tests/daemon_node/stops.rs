@@ -56,7 +56,7 @@ fn force_overtakes_grace_and_the_stop_is_answered_once() {
 }
 
 #[test]
-fn a_stop_that_finds_no_process_is_answered_and_the_end_judged_by_itself() {
+fn a_stop_that_finds_no_process_is_refused_and_the_end_judged_by_itself() {
     let mut world = World::new();
     world.running("a", 1, 30_000);
     world.stop("a", 1, StopMode::Graceful);
@@ -64,9 +64,24 @@ fn a_stop_that_finds_no_process_is_answered_and_the_end_judged_by_itself() {
     world
         .node
         .handle_stop_failed(world.now(), id("a"), Incarnation::new(1));
-    assert_eq!(world.words(), "stop-ack");
+    assert_eq!(world.words(), "stop-refused");
     world.exits("a", 1, 1, None);
     assert_eq!(world.words(), "spool");
+}
+
+#[test]
+fn a_refused_stop_is_carried_out_when_it_is_repeated() {
+    let mut world = World::new();
+    world.running("a", 1, 30_000);
+    world.stop("a", 1, StopMode::Graceful);
+    world
+        .node
+        .handle_stop_failed(world.now(), id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "stop, stop-refused");
+    world.stop("a", 1, StopMode::Graceful);
+    assert_eq!(world.words(), "stop");
+    world.exits("a", 1, 0, Some(StopReason::Requested));
+    assert_eq!(world.words(), "STOPPED, stop-ack");
 }
 
 #[test]

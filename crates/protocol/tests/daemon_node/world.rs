@@ -84,7 +84,8 @@ pub fn word(work: &Work) -> String {
         DaemonWork::Report(report) => report.state.to_string(),
         DaemonWork::AcceptStart { .. } => "accept".into(),
         DaemonWork::RejectStart { rejection, .. } => rejection.error_code.clone(),
-        DaemonWork::AcknowledgeStop { .. } => "stop-ack".into(),
+        DaemonWork::AcknowledgeStop { result: Ok(()), .. } => "stop-ack".into(),
+        DaemonWork::AcknowledgeStop { result: Err(_), .. } => "stop-refused".into(),
         DaemonWork::TellCrash { kept, .. } => match kept {
             Kept::OnDisk => "crash".into(),
             Kept::InMemory => "crash-in-memory".into(),

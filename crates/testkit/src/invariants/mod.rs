@@ -163,9 +163,9 @@ pub fn epoch_never_regresses<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>
         format!("epoch {now} is obeyed after {highest}")
     })?;
     let disk = &daemon.supervisor.disk;
-    let written = disk.unwritten.unwrap_or(disk.epoch).get();
-    let asleep = session.events_pending() > 0;
-    ensure(asleep || written == now, || {
+    let written = disk.epoch.get();
+    let waits = session.events_pending() > 0 || !session.fence().is_written();
+    ensure(waits || written == now, || {
         format!("epoch {now} is obeyed, {written} is written down")
     })
 }

@@ -20,8 +20,6 @@ pub struct Disk {
     pub spool: BTreeMap<String, CrashReport>,
     /// Until when nothing can be written.
     pub fails_until: Duration,
-    /// An epoch that is obeyed and could not be written down yet.
-    pub unwritten: Option<Epoch>,
     attempts: BTreeMap<(InstanceId, Incarnation), u32>,
 }
 
@@ -32,27 +30,13 @@ impl Disk {
         self.fails_until > now
     }
 
-    /// An epoch is obeyed from now on, and written down as soon as that is possible.
-    pub(crate) fn obey(&mut self, now: Duration, epoch: Epoch) {
-        self.unwritten = Some(epoch);
-        self.retry(now);
-    }
-
-    /// When what could not be written is tried again.
-    pub(crate) fn retries_at(&self) -> Option<Duration> {
-        self.unwritten.map(|_| self.fails_until)
-    }
-
-    /// Writes what could not be written, if it can be now, and says whether there was anything.
-    pub(crate) fn retry(&mut self, now: Duration) -> bool {
-        match self.unwritten.filter(|_| !self.is_failing(now)) {
-            Some(epoch) => {
-                self.epoch = epoch;
-                self.unwritten = None;
-                true
-            }
-            None => false,
+    /// Writes down which epoch is obeyed, if that is possible now.
+    pub(crate) fn write_epoch(&mut self, now: Duration, epoch: Epoch) -> bool {
+        let can_write = !self.is_failing(now);
+        if can_write {
+            self.epoch = epoch;
         }
+        can_write
     }
 
     /// The live process of this very start.

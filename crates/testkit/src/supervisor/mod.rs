@@ -82,8 +82,7 @@ impl Supervisor {
 
     pub(crate) fn next_wake(&self, daemon_is_up: bool) -> Option<Duration> {
         let processes = self.all().filter_map(|process| process.next(daemon_is_up));
-        let processes = processes.map(|(at, _)| at);
-        processes.chain(self.disk.retries_at()).min()
+        processes.map(|(at, _)| at).min()
     }
 
     /// Lets one thing happen that is due, tells the machine if there is one, and says whether anything was due.
@@ -92,9 +91,6 @@ impl Supervisor {
         turn: &mut Turn<'_>,
         daemon: Option<(&mut DaemonSession, &mut Node)>,
     ) -> bool {
-        if self.disk.retry(turn.moment()) {
-            return true;
-        }
         match daemon {
             Some((session, node)) => {
                 self.handle_preparations(turn, node) || self.handle_processes(turn, Some((session, node)))
@@ -276,7 +272,6 @@ impl Supervisor {
 
     /// The daemon is gone, and with it what it was preparing and could not write down.
     pub(crate) fn handle_daemon_gone(&mut self) {
-        self.disk.unwritten = None;
         self.preparing.clear();
         self.plugins = self.plugins.take().map(|_| Plugins::default());
     }

@@ -26,7 +26,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 
 use super::crashes::CrashSpool;
 use super::host::Host;
-use super::memory::Memory;
+use super::memory::{Memory, Written};
 use super::{Finished, requests};
 use crate::preparation::{Prepared, Preparer};
 use crate::supervisor::{Adopted, CommandError, ConsoleStart, Event, Exit, Found, StopReason, Supervisor};
@@ -44,6 +44,8 @@ pub(super) struct Orders {
     dialled: Arc<Mutex<Option<Target>>>,
     api_port: u16,
     tasks: JoinSet<Done>,
+    /// At most one, so that the disk may be slow
+    writes: JoinSet<Written>,
     /// Which attempt a task works for, should it end with a panic
     running: HashMap<Id, Running>,
     preparations: HashMap<machine::Attempt, AbortHandle>,
@@ -69,11 +71,8 @@ impl SessionHandler<DaemonSession> for Orders {
         tokio::select! {
             Some(event) = self.events.recv() => self.handle_supervisor(event),
             Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
-            Some(controllers) = self.learned.recv() => {
-                if let Err(error) = self.memory.learn(&controllers) {
-                    tracing::warn!(%error, "the announced controllers cannot be remembered");
-                }
-            }
+            Some(written) = self.writes.join_next() => self.handle_written(written.ok()),
+            Some(controllers) = self.learned.recv() => self.memory.learn(&controllers),
             // Only a wake-up: what is due is seen to with the work, however busy it is.
             () = due(self.node.poll_timeout()) => {}
         }
@@ -110,6 +109,7 @@ impl Orders {
             dialled,
             api_port: 0,
             tasks: JoinSet::new(),
+            writes: JoinSet::new(),
             running: HashMap::new(),
             preparations: HashMap::new(),
             events,
@@ -156,11 +156,7 @@ impl Orders {
                 let status = self.host.measure(self.node.status());
                 self.send(daemon_message::Payload::NodeStatus(status));
             }
-            Some(DaemonEvent::FenceRaised(epoch)) => {
-                if let Err(error) = self.memory.raise_epoch(epoch) {
-                    tracing::error!(%error, "the controller's epoch cannot be written down");
-                }
-            }
+            Some(DaemonEvent::FenceRaised(epoch)) => self.memory.raise_epoch(epoch),
             Some(DaemonEvent::Ignored(anomaly)) => tracing::warn!("ignored: {anomaly}"),
             Some(DaemonEvent::Disconnected(outcome)) => {
                 self.supervisor.close_consoles();
@@ -173,6 +169,16 @@ impl Orders {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn handle_written(&mut self, written: Option<Written>) {
+        match self.memory.handle_written(written) {
+            Some((epoch, Ok(()))) => self.session.with(|session, _| session.fence_written(epoch)),
+            Some((epoch, Err(error))) => self
+                .session
+                .with(|session, _| session.fence_not_written(epoch, &error.to_string())),
+            None => {}
         }
     }
 

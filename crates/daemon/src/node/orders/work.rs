@@ -24,6 +24,9 @@ impl Orders {
             }
             self.perform(work);
         }
+        if let Some(write) = self.memory.next_write() {
+            self.writes.spawn_blocking(|| write.run());
+        }
         ControlFlow::Continue(())
     }
 

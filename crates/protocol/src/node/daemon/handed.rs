@@ -53,7 +53,8 @@ impl<L> DaemonWork<L> {
             Self::AcknowledgeStop {
                 instance,
                 incarnation,
-            } => session.stop_acknowledged(instance, incarnation, Ok(())),
+                result,
+            } => session.stop_acknowledged(instance, incarnation, result),
             Self::TellCrash { report, .. } => {
                 // Without a name it would not have been spooled.
                 let _ = node.tell_crash(session, (*report).clone());

@@ -331,6 +331,7 @@ impl<L> DaemonNode<L> {
         self.outputs.push_back(DaemonWork::AcknowledgeStop {
             instance,
             incarnation,
+            result: Ok(()),
         });
     }
 

@@ -60,7 +60,8 @@ impl<L> DaemonNode<L> {
         }
     }
 
-    /// There was no process to stop: it has ended meanwhile, and the news of it is on its way.
+    /// The supervisor cannot take a stop. The order is refused, so that it is one again when it is repeated: a process that
+    /// has ended meanwhile tells so itself, and one that has not is still to be stopped.
     pub fn handle_stop_failed(&mut self, _now: Instant, instance: InstanceId, incarnation: Incarnation) {
         let Some(entry) = self.entry(instance, incarnation) else {
             return;
@@ -69,7 +70,11 @@ impl<L> DaemonNode<L> {
             // Nobody stopped it, so its end is judged by itself.
             life.asked = None;
             if std::mem::take(&mut entry.stop_owed) {
-                self.acknowledge_stop(instance, incarnation);
+                self.outputs.push_back(DaemonWork::AcknowledgeStop {
+                    instance,
+                    incarnation,
+                    result: Err("the supervisor has no process that it could stop".to_owned()),
+                });
             }
         }
     }

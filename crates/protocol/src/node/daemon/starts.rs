@@ -9,11 +9,9 @@ use super::{Attempt, DaemonNode, DaemonWork, INSTANCES_REMEMBERED, LaunchFailure
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::State;
 use crate::session::daemon::{StartOrder, StartRejection};
+use crate::session::error_code;
 use crate::time::after;
 use crate::verdict::DeniedReason;
-
-/// When to ask again for a start that failed for a passing reason
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl<L> DaemonNode<L> {
     /// The session accepted an order to start.
@@ -133,7 +131,7 @@ impl<L> DaemonNode<L> {
         if let Some(present) = self.entries.get(&instance).filter(|entry| entry.is_occupied()) {
             let current = present.incarnation;
             return Some((
-                "INSTANCE_STILL_ALIVE",
+                error_code::INSTANCE_STILL_ALIVE,
                 DeniedReason::StillAlive { current }.to_string(),
             ));
         }
@@ -274,7 +272,7 @@ impl<L> DaemonNode<L> {
             message: failure.message,
             disposition: failure.disposition,
             retry_after: match failure.disposition {
-                StartFailureDisposition::Transient => RETRY_AFTER,
+                StartFailureDisposition::Transient => StartRejection::RETRY_AFTER,
                 _ => Duration::ZERO,
             },
             plan_hash: std::mem::take(plan_hash),
@@ -363,7 +361,7 @@ fn transient(
         error_code: error_code.to_owned(),
         message,
         disposition: StartFailureDisposition::Transient,
-        retry_after: RETRY_AFTER,
+        retry_after: StartRejection::RETRY_AFTER,
         plan_hash,
     }
 }

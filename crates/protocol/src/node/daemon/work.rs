@@ -76,12 +76,14 @@ pub enum DaemonWork<L> {
         /// Why.
         rejection: StartRejection,
     },
-    /// Acknowledge a stop: [`DaemonSession::stop_acknowledged`](crate::DaemonSession::stop_acknowledged).
+    /// Acknowledge a stop, or refuse it: [`DaemonSession::stop_acknowledged`](crate::DaemonSession::stop_acknowledged).
     AcknowledgeStop {
         /// The instance.
         instance: InstanceId,
         /// Which start of the id it is.
         incarnation: Incarnation,
+        /// That it is gone, or why the stop could not be carried out.
+        result: Result<(), String>,
     },
     /// Hand a crash report to the session: [`DaemonNode::tell_crash`](super::DaemonNode::tell_crash).
     TellCrash {

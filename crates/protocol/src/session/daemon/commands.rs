@@ -1,15 +1,16 @@
 //! What the controller orders, on its way to the application
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prexorcloud_proto::{
     ControllerMessage, InstanceStatusUpdate, Ping, StartFailureDisposition, StartInstance,
     StartPreparationStage, StopInstance, controller_message, daemon_message,
 };
 
+use super::fencing::{code_of, is_command};
 use super::{DaemonEvent, DaemonSession, StartOrder, StartRejection};
-use crate::fence::{Admitted, StaleEpoch};
 use crate::heartbeat;
+use crate::hosted::HostedInstance;
 use crate::id::{Epoch, GroupName, Incarnation, InstanceId};
 use crate::instance::State;
 use crate::session::{Anomaly, error_code, kind};
@@ -18,27 +19,35 @@ use crate::validate::{self, Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
 impl DaemonSession {
-    pub(super) fn handle_established(&mut self, now: Instant, message: ControllerMessage) {
-        let Some(payload) = message.payload else { return };
-        match self.fence.admit(Epoch::new(message.epoch)) {
-            Ok(Admitted::Raised) => self
-                .events
-                .push_back(DaemonEvent::FenceRaised(self.fence.highest())),
-            Ok(Admitted::Current | Admitted::Unfenced) => {}
-            Err(stale) => return self.refuse_stale(stale, &payload),
+    pub(super) fn handle_established(&mut self, message: ControllerMessage) {
+        let Some(payload) = &message.payload else { return };
+        if let Err(refused) = self.admit(Epoch::new(message.epoch)) {
+            let code = answer(code_of(refused), payload);
+            return self.note(refused.into(), code, kind::of_controller(payload));
         }
+        if !self.fence.is_written() && is_command(payload) {
+            return self.wait_for_fence(message);
+        }
+        let ControllerMessage {
+            payload: Some(payload),
+            traceparent,
+            ..
+        } = message
+        else {
+            return;
+        };
         if let controller_message::Payload::StartInstance(start) = payload {
-            let trace = TraceParent::parse(&message.traceparent);
+            let trace = TraceParent::parse(&traceparent);
             return self.handle_start(start, trace);
         }
         if let Err(invalid) = validate::controller(&payload) {
             let code = answer(error_code::INVALID_MESSAGE, &payload);
             return self.note(invalid.into(), code, kind::of_controller(&payload));
         }
-        self.handle_valid(now, payload, &message.traceparent);
+        self.handle_valid(payload, &traceparent);
     }
 
-    fn handle_valid(&mut self, now: Instant, payload: controller_message::Payload, traceparent: &str) {
+    fn handle_valid(&mut self, payload: controller_message::Payload, traceparent: &str) {
         use controller_message::Payload;
         match payload {
             Payload::Ping(ping) => self.handle_ping(&ping),
@@ -84,8 +93,6 @@ impl DaemonSession {
                 });
             }
             Payload::CrashReportAck(ack) => self.crash_acknowledged(ack.report_id),
-            Payload::HandshakeAck(ack) => self.handle_ack(now, *ack, Epoch::UNFENCED),
-            Payload::StartInstance(start) => self.handle_start(start, TraceParent::parse(traceparent)),
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
     }
@@ -104,14 +111,6 @@ impl DaemonSession {
         }
         self.receipts.pong_queued(ping.sequence);
         self.queue(daemon_message::Payload::Pong(heartbeat::answer(ping)));
-    }
-
-    fn refuse_stale(&mut self, stale: StaleEpoch, payload: &controller_message::Payload) {
-        self.note(
-            stale.into(),
-            answer(error_code::STALE_EPOCH, payload),
-            kind::of_controller(payload),
-        );
     }
 
     fn handle_start(&mut self, start: Box<StartInstance>, trace: Option<TraceParent>) {
@@ -144,9 +143,9 @@ impl DaemonSession {
             Verdict::Denied(reason) => {
                 let (error_code, disposition, retry_after) = match reason {
                     DeniedReason::StillAlive { .. } => (
-                        "INSTANCE_STILL_ALIVE",
+                        error_code::INSTANCE_STILL_ALIVE,
                         StartFailureDisposition::Transient,
-                        Duration::from_secs(5),
+                        StartRejection::RETRY_AFTER,
                     ),
                     DeniedReason::StaleIncarnation { .. } => (
                         error_code::STALE_INCARNATION,
@@ -240,7 +239,12 @@ impl DaemonSession {
             Verdict::AlreadyInEffect | Verdict::Denied(_) if !self.may_answer("StopInstance") => {}
             Verdict::AlreadyInEffect => {
                 self.acknowledge_stop(instance.as_str(), given.get(), Ok(()));
-                self.tell_current(instance);
+                // Until the supervisor has begun, the newest report would deny what was just confirmed.
+                let is_visible =
+                    |facts: HostedInstance| facts.state == State::Stopping || facts.state.is_terminal();
+                if self.hosted.get(instance).is_some_and(is_visible) {
+                    self.tell_current(instance);
+                }
             }
             Verdict::Denied(DeniedReason::UnknownInstance | DeniedReason::StaleIncarnation { .. }) => {
                 // What is not here has stopped, and so has what another start of its id followed. Saying so keeps the
@@ -279,7 +283,7 @@ const fn answer(code: &'static str, refused: &controller_message::Payload) -> Op
     }
 }
 
-fn plan_hash(start: &StartInstance) -> String {
+pub(super) fn plan_hash(start: &StartInstance) -> String {
     start
         .composition_plan
         .as_ref()

@@ -24,6 +24,7 @@
 
 mod commands;
 mod config;
+mod fencing;
 mod news;
 mod receipts;
 mod reports;
@@ -39,7 +40,7 @@ use prexorcloud_proto::{
 
 use super::budget::PeerBudget;
 use super::{Anomaly, Close, Code, Received, Session, UnknownVariants, error_code};
-use crate::fence::{Admitted, EpochFence};
+use crate::fence::EpochFence;
 use crate::handshake::daemon::{Acknowledged, Connected, DaemonHandshake, HandshakeFailure};
 use crate::heartbeat::SilenceWatch;
 use crate::hosted::{Hosted, HostedInstance};
@@ -51,6 +52,7 @@ use crate::time::{Deadline, after};
 use crate::verdict::DeniedReason;
 
 pub use config::DaemonConfig;
+use fencing::{Unwritten, code_of};
 use receipts::Receipts;
 
 pub use news::{DaemonEvent, DaemonOutcome, StartOrder, StartRejection, StatusReport};
@@ -112,6 +114,7 @@ pub struct DaemonSession {
     config: DaemonConfig,
     hosted: Hosted,
     fence: EpochFence,
+    unwritten: Unwritten,
     link: Link,
     outbox: Outbox<DaemonMessage>,
     events: VecDeque<DaemonEvent>,
@@ -141,6 +144,7 @@ impl DaemonSession {
             config,
             hosted,
             fence,
+            unwritten: Unwritten::default(),
             link: Link::Offline,
             outbox,
             events: VecDeque::new(),
@@ -266,6 +270,7 @@ impl DaemonSession {
             HandshakeFailure::UpgradeRequired(_) | HandshakeFailure::Stale(_) => Code::FailedPrecondition,
             HandshakeFailure::Redirected { .. } => Code::Ok,
             HandshakeFailure::Leaderless { .. } => Code::Unavailable,
+            HandshakeFailure::EpochOutOfRange(_) => Code::InvalidArgument,
             HandshakeFailure::AckTimedOut { .. } => Code::DeadlineExceeded,
             HandshakeFailure::TooEarly => Code::ResourceExhausted,
         };
@@ -323,17 +328,18 @@ impl DaemonSession {
             self.begin_closing(close, DaemonOutcome::AcknowledgedTwice);
             return;
         };
-        let obeyed = self.fence.highest();
         let judged = handshake.handle_ack(ack, epoch, self.config.capabilities, &mut self.fence);
-        if self.fence.highest() > obeyed {
-            self.events
-                .push_back(DaemonEvent::FenceRaised(self.fence.highest()));
-        }
+        self.have_fence_written();
         let acknowledged = match judged {
             Ok(acknowledged) => acknowledged,
             Err(failure) => {
-                if let HandshakeFailure::Stale(stale) = &failure {
-                    self.answer_error(error_code::STALE_EPOCH, stale.to_string(), "HandshakeAck");
+                let code = match failure {
+                    HandshakeFailure::Stale(_) => Some(error_code::STALE_EPOCH),
+                    HandshakeFailure::EpochOutOfRange(_) => Some(error_code::INVALID_MESSAGE),
+                    _ => None,
+                };
+                if let Some(code) = code {
+                    self.answer_error(code, failure.to_string(), "HandshakeAck");
                 }
                 self.fail_handshake(failure);
                 return;
@@ -358,7 +364,7 @@ impl DaemonSession {
         self.queue_crashes();
         for message in held {
             if self.is_established() {
-                self.handle_established(now, message);
+                self.handle_established(message);
             }
         }
     }
@@ -431,12 +437,8 @@ impl Session for DaemonSession {
             Link::AwaitingAck(_) => {}
         }
         if message.payload.is_none() {
-            match self.fence.admit(Epoch::new(message.epoch)) {
-                Ok(Admitted::Raised) => self
-                    .events
-                    .push_back(DaemonEvent::FenceRaised(self.fence.highest())),
-                Ok(Admitted::Current | Admitted::Unfenced) => {}
-                Err(stale) => return self.note(stale.into(), Some(error_code::STALE_EPOCH), "unknown"),
+            if let Err(refused) = self.admit(Epoch::new(message.epoch)) {
+                return self.note(refused.into(), Some(code_of(refused)), "unknown");
             }
             return match unknown_variant {
                 Some(tag) if self.unknown.note(tag) => self.note(Anomaly::UnknownVariant { tag }, None, ""),
@@ -453,7 +455,7 @@ impl Session for DaemonSession {
             }
             return;
         }
-        self.handle_established(now, message);
+        self.handle_established(message);
     }
 
     fn handle_timeout(&mut self, now: Instant) {
@@ -489,6 +491,7 @@ impl Session for DaemonSession {
         self.outbox.clear_stream();
         self.to_tell.clear();
         self.receipts = Receipts::default();
+        self.unwritten.forget_commands();
         self.crashes.iter_mut().for_each(|pending| pending.queued = false);
         self.last_outcome = Some(outcome.clone());
         self.events.push_back(DaemonEvent::Disconnected(outcome));

@@ -84,7 +84,10 @@ pub enum DaemonEvent {
     Request(controller_message::Payload),
     /// A `NodeStatus` is due; [`send`](DaemonSession::send) one.
     NodeStatusDue,
-    /// A newer controller is obeyed from now on: persist the epoch.
+    /// A newer controller is obeyed from now on: write the epoch down for good, without keeping the session waiting, and
+    /// answer with [`fence_written`](DaemonSession::fence_written) or
+    /// [`fence_not_written`](DaemonSession::fence_not_written). Commands under it wait for the answer; there is one
+    /// such event at a time, and the newest epoch is in the next.
     FenceRaised(Epoch),
     /// The peer did something that was ignored; log it.
     Ignored(Anomaly),
@@ -180,4 +183,9 @@ pub struct StartRejection {
     pub retry_after: Duration,
     /// The hash of the plan that was tried; may be empty.
     pub plan_hash: String,
+}
+
+impl StartRejection {
+    /// When to ask again for a start that failed for a passing reason.
+    pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 }
