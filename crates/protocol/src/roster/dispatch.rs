@@ -82,7 +82,7 @@ impl Roster {
                 && slot.ledger.has_dispatch()
                 && matches!(slot.ledger.order(), Some(Order::Stop(_)))
             {
-                slot.lifecycle.handle_stop_repeated(now);
+                slot.lifecycle.handle_stop_leaves(now);
             }
             self.pump(now, index);
         }

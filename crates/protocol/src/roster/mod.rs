@@ -439,7 +439,7 @@ impl Roster {
             };
             if slot.ledger.is_stop_undelivered() {
                 // Its time begins when it has left.
-                slot.lifecycle.handle_stop_repeated(now);
+                slot.lifecycle.handle_stop_leaves(now);
             }
             slot.lifecycle.handle_timeout(now);
             let (instance, incarnation) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());

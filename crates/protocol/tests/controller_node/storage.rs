@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use prexorcloud_protocol::StopMode;
-use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::instance::lifecycle::{MARGIN, ON_ITS_WAY};
+use prexorcloud_protocol::instance::{DEFAULT_GRACE, State};
 use prexorcloud_protocol::node::controller::{
     Change, Commit, CommitFailure, ControllerNodeTimer, OrderId, OrderOutcome, OrderRefusal,
     SNAPSHOTS_PER_COMMIT,
 };
+use prexorcloud_protocol::peer::KILL_TIMEOUT;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance, StartInstanceAck};
@@ -83,6 +85,36 @@ fn a_forgetting_waits_for_the_record_of_the_end_before_it() {
     assert!(matches!(&written[1].changes[..], [Change::Instance(end)] if end.state == State::Stopped));
     assert!(matches!(written[2].changes[..], [Change::Forget { .. }]));
     assert_eq!(world.answers[&order], Ok(OrderOutcome::Forgotten));
+}
+
+#[test]
+fn the_time_of_a_stop_begins_when_it_leaves_and_not_while_it_waits_for_its_record() {
+    let mut world = World::connected();
+    let order = world.order();
+    let start = StartInstance {
+        max_lifetime_seconds: 3_600,
+        ..start(1)
+    };
+    world.node.start(world.now, order, Box::new(start));
+    world.turn();
+    world.report(1, 1, State::Running);
+    world.commits_at_once = false;
+    world.answering(Duration::from_secs(3_600));
+    world.sent(1);
+    world.answering(Duration::from_secs(60));
+    assert!(
+        world.stops(1).is_empty(),
+        "its lifetime is over, and nobody has recorded that"
+    );
+    world.commit_all();
+    assert_eq!(world.stops(1), [false]);
+    let whole = ON_ITS_WAY + DEFAULT_GRACE + KILL_TIMEOUT + MARGIN;
+    world.answering(whole - Duration::from_secs(30));
+    world.commit_all();
+    assert!(!world.stops(1).contains(&true));
+    world.answering(Duration::from_secs(60));
+    world.commit_all();
+    assert!(world.stops(1).contains(&true));
 }
 
 #[test]

@@ -497,6 +497,11 @@ impl Lifecycle {
         }
     }
 
+    /// The order to stop leaves only now: its time begins anew.
+    pub(crate) fn handle_stop_leaves(&mut self, now: Instant) {
+        self.arm_stop(now);
+    }
+
     /// The daemon has the instance running although it acknowledged the stop: the stop goes out again, and starts over.
     pub fn handle_stop_repeated(&mut self, now: Instant) {
         self.phase.note_seen(State::Running);
