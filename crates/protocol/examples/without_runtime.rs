@@ -22,9 +22,7 @@ use prost::Message;
 
 type Outcome = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Drives one stream of a session until either side ends it
-///
-/// A turn has a fixed order: what is due, what is to be written, what there is to tell, then exactly one new input.
+/// Drives one stream to its end; a turn is what is due, what is to be written, what there is to tell, one new input.
 fn drive<S>(session: &mut S, mut stream: TcpStream, mut handle: impl FnMut(&mut S, S::Event)) -> Outcome
 where
     S: Session<Incoming: Message + Default + Send + 'static, Outgoing: Message>,
