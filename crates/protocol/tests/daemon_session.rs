@@ -1465,6 +1465,33 @@ fn heard(bench: &mut Bench) -> usize {
 }
 
 #[test]
+fn a_start_that_comes_to_nothing_between_handshake_and_acknowledgement_is_told_after_it() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    bench.report(1, State::Preparing);
+    while bench.sent().is_some() {}
+    bench.session.handle_disconnected(bench.now);
+    let listed = bench.connect().running_instances;
+    assert_eq!(listed.len(), 1);
+    let rejection = StartRejection {
+        stage: StartPreparationStage::RuntimeProvision,
+        error_code: "TEMPLATE_FAILED".into(),
+        message: "the download was cut".into(),
+        disposition: StartFailureDisposition::Transient,
+        retry_after: Duration::from_secs(5),
+        plan_hash: String::new(),
+    };
+    bench
+        .session
+        .start_rejected(lobby(), Incarnation::new(1), rejection);
+    assert_eq!(bench.sent(), None, "not before the acknowledgement");
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    assert!(
+        matches!(bench.sent(), Some(FromDaemon::StartInstanceAck(ack)) if !ack.accepted && ack.error_code == "TEMPLATE_FAILED")
+    );
+}
+
+#[test]
 fn an_end_that_is_told_again_counts_from_the_first_time() {
     let mut bench = Bench::connected();
     bench.start(1);
@@ -1512,8 +1539,12 @@ fn an_end_counts_as_heard_when_a_ping_names_a_pong_that_left_behind_it() {
 fn an_end_that_a_handshake_listed_is_heard_with_the_first_confirmed_pong() {
     let mut bench = Bench::connected();
     bench.start(1);
-    bench.session.handle_disconnected(bench.now);
     bench.report(1, State::Stopped);
+    for sequence in 1..=5 {
+        bench.receive(ping(sequence, 0));
+    }
+    while bench.sent().is_some() {}
+    bench.session.handle_disconnected(bench.now);
     bench.connect();
     while bench.session.poll_event().is_some() {}
     bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));

@@ -30,6 +30,11 @@
 //!     ) -> ControlFlow<()> {
 //!         println!("{event:?}");
 //!         match event {
+//!             // A daemon that is to outlive its process writes the epoch down first; commands wait for the answer.
+//!             DaemonEvent::FenceRaised(epoch) => {
+//!                 session.with(|session, _| session.fence_written(epoch));
+//!                 ControlFlow::Continue(())
+//!             }
 //!             // Nothing runs here, so there is nothing to wait for.
 //!             DaemonEvent::Shutdown { .. } => {
 //!                 session.with(|session, _| session.acknowledge_shutdown(0, std::time::Duration::ZERO));

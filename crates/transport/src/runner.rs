@@ -115,10 +115,14 @@ pub enum RunEnd<E = ()> {
 ///
 ///     async fn handle_event(
 ///         &mut self,
-///         _session: &SessionHandle<DaemonSession>,
+///         session: &SessionHandle<DaemonSession>,
 ///         event: DaemonEvent,
 ///     ) -> ControlFlow<()> {
 ///         println!("{event:?}");
+///         // Commands wait until the epoch of their controller is written down; here nothing outlives the process.
+///         if let DaemonEvent::FenceRaised(epoch) = event {
+///             session.with(|session, _| session.fence_written(epoch));
+///         }
 ///         ControlFlow::Continue(())
 ///     }
 /// }

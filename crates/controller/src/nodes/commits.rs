@@ -37,9 +37,11 @@ pub(super) async fn write(
 ) -> Result<(), CommitFailure> {
     let store = &*context.store;
     let mut attempts = ATTEMPTS;
+    let crash_ids: Vec<String> = changes.iter().map(|_| crashes::fresh_id()).collect();
+    let changes: Vec<_> = changes.iter().zip(&crash_ids).collect();
     let mut is_open = false;
     loop {
-        match attempt(store, node, changes).await {
+        match attempt(store, node, &changes).await {
             Ok(true) => break,
             Ok(false) => {
                 attempts -= 1;
@@ -53,6 +55,12 @@ pub(super) async fn write(
                 tracing::error!(%node, "the storage does not answer; what it was given may still be recorded, so it is asked again");
                 tokio::time::sleep(ASKED_AGAIN_AFTER).await;
             }
+            // It takes one after the other, so what was open is decided now.
+            Err(Failed::Refused(error)) if is_open => {
+                is_open = false;
+                tracing::error!(%node, %error, "the storage answers again, and refuses");
+            }
+            Err(Failed::Refused(error)) => return Err(CommitFailure::Storage(error.to_string())),
             Err(Failed::Storage(error)) if is_open && !matches!(error, StoreError::Closed) => {
                 tracing::error!(%node, %error, "it is still open what was recorded");
                 tokio::time::sleep(ASKED_AGAIN_AFTER).await;
@@ -63,7 +71,7 @@ pub(super) async fn write(
     }
     let crashes = changes
         .iter()
-        .filter(|change| matches!(change, Change::Crash { .. }))
+        .filter(|(change, _)| matches!(change, Change::Crash { .. }))
         .count();
     if crashes > 0 {
         bound_crashes(context, crashes).await;
@@ -74,6 +82,9 @@ pub(super) async fn write(
 /// Why nothing was recorded, if that is known
 enum Failed {
     Conflict(String),
+    /// The transaction was refused
+    Refused(StoreError),
+    /// There was none, because what is recorded could not be read
     Storage(StoreError),
     /// It may be recorded yet
     Unknown,
@@ -86,7 +97,7 @@ impl From<StoreError> for Failed {
 }
 
 /// Whether the changes are recorded now; if not, others were faster
-async fn attempt(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<bool, Failed> {
+async fn attempt(store: &dyn Store, node: NodeId, changes: &[(&Change, &String)]) -> Result<bool, Failed> {
     let txn = transaction(store, node, changes).await?;
     if txn.is_read_only() {
         return Ok(true);
@@ -94,21 +105,21 @@ async fn attempt(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<
     match store.txn(txn).await {
         Ok(outcome) => Ok(outcome.committed().is_some()),
         Err(StoreError::Timeout) => Err(Failed::Unknown),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Failed::Refused(error)),
     }
 }
 
 /// The transaction that carries the changes out, by what the store says now
-async fn transaction(store: &dyn Store, node: NodeId, changes: &[Change]) -> Result<Txn, Failed> {
+async fn transaction(store: &dyn Store, node: NodeId, changes: &[(&Change, &String)]) -> Result<Txn, Failed> {
     let mut txn = Txn::new();
-    for change in changes {
+    for &(change, crash_id) in changes {
         txn = match change {
             Change::Start(start) => add_start(store, node, start, txn).await?,
             Change::Instance(snapshot) => add_instance(store, node, snapshot, txn).await?,
             Change::Forget { instance, .. } => add_forget(store, node, *instance, txn).await?,
             Change::Crash { report, standing } => {
                 tracing::warn!(%node, instance = report.instance_id, exit_code = report.exit_code, ?standing, "an instance crashed");
-                crashes::add(store, node, report, txn).await?
+                crashes::add(store, node, report, crash_id, txn).await?
             }
         };
     }

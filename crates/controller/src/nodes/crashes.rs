@@ -13,11 +13,19 @@ use crate::{
     wall_clock::now_millis,
 };
 
+/// The id of a record to come, ordered by time
+pub(super) fn fresh_id() -> String {
+    format!("crash-{}", uuid::Uuid::now_v7())
+}
+
 /// Adds a report to a transaction, unless it is stored already
+///
+/// Java daemons do not name their reports, so `crash_id` tells an attempt that is repeated from another crash.
 pub(super) async fn add(
     store: &dyn Store,
     node: NodeId,
     report: &CrashReport,
+    crash_id: &str,
     txn: Txn,
 ) -> Result<Txn, StoreError> {
     let report_key = report_key(node.as_str(), &report.report_id);
@@ -28,9 +36,12 @@ pub(super) async fn add(
     {
         return Ok(txn);
     }
+    if store::load::<CrashRecord>(store, crash_id).await?.is_some() {
+        return Ok(txn);
+    }
     let diagnosis = diagnose(&report.log_tail, report.exit_code);
     let record = CrashRecord {
-        crash_id: format!("crash-{}", uuid::Uuid::now_v7()),
+        crash_id: crash_id.to_owned(),
         instance_id: report.instance_id.clone(),
         group: report.group.clone(),
         node_id: node.to_string(),

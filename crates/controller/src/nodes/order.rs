@@ -106,6 +106,15 @@ pub(super) enum Waiting {
     Forget(InstanceId, Reply<()>),
 }
 
+impl Waiting {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Done(reply) | Self::Forget(_, reply) => reply.is_closed(),
+            Self::Stop(reply) => reply.is_closed(),
+        }
+    }
+}
+
 impl Node {
     pub(super) async fn handle_order(&mut self, order: NodeRequest) {
         if order.is_abandoned() {
@@ -171,6 +180,18 @@ impl Node {
                 answer(reply, Ok(()));
             }
         }
+    }
+
+    /// Gives up the orders that have not been begun and that nobody waits for any more
+    pub(super) fn give_up_abandoned(&mut self) {
+        let machine = &mut self.machine;
+        self.waiting.retain(|order, waiting| {
+            let is_given_up = waiting.is_abandoned() && machine.withdraw(*order);
+            if is_given_up {
+                tracing::info!(node = %self.id, "an order whose asker has given up waiting is not carried out");
+            }
+            !is_given_up
+        });
     }
 
     fn wait(&mut self, waiting: Waiting) -> OrderId {

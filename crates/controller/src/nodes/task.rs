@@ -108,6 +108,8 @@ impl Node {
 
     pub(super) fn handle_written(&mut self, id: CommitId, result: Result<(), CommitFailure>) {
         self.committing = None;
+        // The next of them would be begun.
+        self.give_up_abandoned();
         let now = Instant::now();
         match result {
             Ok(()) => self.machine.handle_committed(now, id),

@@ -208,7 +208,6 @@ impl Roster {
             Answer::Settled => {
                 slot.lifecycle.handle_stop_acknowledged(now, conclusive);
             }
-            Answer::Retrying { .. } => slot.lifecycle.handle_stop_heard(now),
             Answer::Failed if slot.role == Role::Entry => {
                 let message = ack.error_message.clone();
                 self.tell(InstanceEvent::StopFailed {

@@ -42,7 +42,12 @@ impl Bucket {
         }
         let more = u32::try_from(elapsed.as_nanos() / self.interval.as_nanos()).unwrap_or(u32::MAX);
         self.left = self.left.saturating_add(more).min(self.size);
-        self.refilled = Some(now);
+        // What is left over counts for the next one, unless it is full.
+        let used = self
+            .interval
+            .checked_mul(more)
+            .and_then(|used| refilled.checked_add(used));
+        self.refilled = used.filter(|_| self.left < self.size).or(Some(now));
     }
 
     pub(crate) const fn take(&mut self) -> bool {

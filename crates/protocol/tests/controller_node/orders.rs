@@ -2,12 +2,33 @@
 
 use prexorcloud_protocol::instance::{Desired, State};
 use prexorcloud_protocol::node::controller::{
-    Change, CommitFailure, InstanceSnapshot, ORDERS_WAITING, OrderOutcome, OrderRefusal,
+    Change, CommitFailure, InstanceSnapshot, ORDERS_WAITING, OrderId, OrderOutcome, OrderRefusal,
 };
+use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode};
 
 use crate::world::*;
+
+#[test]
+fn an_order_that_is_withdrawn_before_it_is_begun_is_not_carried_out() {
+    let mut world = World::connected();
+    world.commits_at_once = false;
+    let first = world.start(1);
+    let order = world.order();
+    let other = StartInstance {
+        instance_id: "lobby-2".into(),
+        port: 30_001,
+        ..start(1)
+    };
+    world.node.start(world.now, order, Box::new(other));
+    world.turn();
+    assert!(!world.node.withdraw(OrderId(first)), "it is being recorded");
+    assert!(world.node.withdraw(order));
+    assert_eq!(world.commit_all(), 1);
+    assert_eq!(world.answers[&first], Ok(OrderOutcome::Started));
+    assert!(!world.answers.contains_key(&order.0));
+}
 
 #[test]
 fn a_start_leaves_after_its_record_and_not_without() {

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
 //! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later (a forced stop has no grace, and is not waited for that long) | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
 //! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
@@ -269,16 +269,16 @@ impl Lifecycle {
 
     /// The stream is gone.
     pub fn handle_disconnected(&mut self, now: Instant) {
-        if self.link == Link::Up
-            && let Phase::Stopping(Stop {
-                stage: StopStage::Graceful { begun, left },
-                due,
-                ..
-            }) = &mut self.phase
+        if let Phase::Stopping(Stop {
+            stage: StopStage::Graceful { begun, left },
+            due,
+            ..
+        }) = &mut self.phase
         {
             // An order that was on its way has to be given again, with all of its time.
+            let is_known = *begun && self.link == Link::Up;
             *left = due
-                .filter(|_| *begun)
+                .filter(|_| is_known)
                 .map(|due| due.saturating_duration_since(now));
             *begun = false;
         }

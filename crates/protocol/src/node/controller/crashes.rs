@@ -40,15 +40,15 @@ impl ControllerNode {
             return;
         }
         self.crash_reports.refill(now);
-        if !self.crash_reports.take() {
-            let anomaly = Anomaly::Flood { what: "CrashReport" };
-            self.object(stream, anomaly, None, report.report_id);
-        } else if self.records.crashes < CRASHES_WAITING {
+        if self.records.crashes < CRASHES_WAITING && self.crash_reports.take() {
             self.records.crashes += 1;
             self.records.push(Pending::Crash(Crash {
                 report: Arc::from(report),
                 standing,
             }));
+        } else {
+            let anomaly = Anomaly::Flood { what: "CrashReport" };
+            self.object(stream, anomaly, None, report.report_id);
         }
     }
 

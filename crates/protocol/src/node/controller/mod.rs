@@ -26,7 +26,8 @@
 //! # What is bounded
 //! Two streams beside the current one: a third handshake takes the place of the oldest that waits. [`ORDERS_WAITING`]
 //! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
-//! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again.
+//! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again on its next stream
+//! if it keeps crash reports, and is lost if not.
 //! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
 mod commits;

@@ -153,6 +153,12 @@ impl ControllerNode {
         self.roster.get(instance).is_none() && self.records.start_of(instance).is_none()
     }
 
+    /// Gives up an order that nobody waits for any more, if it has not been begun; says whether that is so. Then there is no
+    /// answer.
+    pub fn withdraw(&mut self, order: OrderId) -> bool {
+        self.records.withdraw(order)
+    }
+
     fn push_order(&mut self, order: OrderId, pending: Pending) {
         if self.records.waiting() >= ORDERS_WAITING {
             let limit = ORDERS_WAITING;

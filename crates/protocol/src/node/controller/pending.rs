@@ -30,6 +30,15 @@ pub(super) enum Pending {
 }
 
 impl Pending {
+    /// Who waits for the answer.
+    const fn order(&self) -> Option<OrderId> {
+        match self {
+            Self::Start { order, .. } | Self::Forget { order, .. } => Some(*order),
+            Self::Stop { order, .. } => *order,
+            Self::Crash(_) => None,
+        }
+    }
+
     /// The instance of an order: of what somebody waits for, who hears of it if the storage fails.
     fn ordered(&self) -> Option<InstanceId> {
         match self {
@@ -133,18 +142,21 @@ impl Records {
     /// Whether an order needs a record that is behind: a start and a forgetting look at the end, and the storage would
     /// take the id for alive.
     fn needs_snapshots(&self, pending: &Pending) -> bool {
-        let is_behind = |id: &str| {
-            let refused = self.refused.iter().map(|snapshot| &snapshot.instance);
-            self.dirty
-                .keys()
-                .chain(refused)
-                .any(|instance| instance.as_str() == id)
+        let instance = match pending {
+            Pending::Start { .. } | Pending::Forget { .. } => pending.ordered(),
+            Pending::Stop { .. } | Pending::Crash(_) => None,
         };
-        match pending {
-            Pending::Start { start, .. } => is_behind(&start.instance_id),
-            Pending::Forget { instance, .. } => is_behind(instance.as_str()),
-            Pending::Stop { .. } | Pending::Crash(_) => false,
-        }
+        instance.is_some_and(|instance| {
+            let mut refused = self.refused.iter().map(|snapshot| snapshot.instance);
+            self.dirty.contains_key(&instance) || refused.any(|behind| behind == instance)
+        })
+    }
+
+    /// Gives an order up that nobody waits for any more; says whether it had not been begun.
+    pub(super) fn withdraw(&mut self, order: OrderId) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain(|pending| pending.order() != Some(order));
+        self.waiting.len() < before
     }
 
     /// The orders that wait for the record of an instance, which the storage refuses.

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_compat as compat;
 use prexorcloud_proto::{
-    ControllerMessage, CrashReport, DaemonMessage, ErrorReport, Handshake, ShutdownNodeAck,
+    ControllerMessage, CrashReport, DaemonMessage, ErrorReport, Handshake, ShutdownNodeAck, StartInstanceAck,
     controller_message, daemon_message,
 };
 
@@ -131,6 +131,8 @@ pub struct DaemonSession {
     to_tell: VecDeque<InstanceId>,
     /// The ends that were told on this stream.
     receipts: Receipts,
+    /// Starts that the handshake listed and that have come to nothing before its acknowledgement.
+    rejected: Vec<StartInstanceAck>,
 }
 
 impl DaemonSession {
@@ -156,6 +158,7 @@ impl DaemonSession {
             peer: None,
             to_tell: VecDeque::new(),
             receipts: Receipts::default(),
+            rejected: Vec::new(),
         }
     }
 
@@ -360,6 +363,9 @@ impl DaemonSession {
         for (instance, incarnation) in heard {
             self.receipts.end_queued(instance, incarnation);
         }
+        for rejected in std::mem::take(&mut self.rejected) {
+            self.queue(daemon_message::Payload::StartInstanceAck(Box::new(rejected)));
+        }
         self.tell_waiting();
         self.queue_crashes();
         for message in held {
@@ -491,6 +497,7 @@ impl Session for DaemonSession {
         self.outbox.clear_stream();
         self.to_tell.clear();
         self.receipts = Receipts::default();
+        self.rejected.clear();
         self.unwritten.forget_commands();
         self.crashes.iter_mut().for_each(|pending| pending.queued = false);
         self.last_outcome = Some(outcome.clone());

@@ -8,12 +8,14 @@ use crate::handshake::daemon::{Connected, HandshakeFailure};
 use crate::id::{Epoch, GroupName, Incarnation, InstanceId};
 use crate::instance::State;
 use crate::outbox::Overflow;
-use crate::session::Anomaly;
 #[cfg(doc)]
 use crate::session::Session;
+use crate::session::{Anomaly, wire_seconds};
 use crate::trace::TraceParent;
 use crate::verdict::StopMode;
-use prexorcloud_proto::{StartFailureDisposition, StartInstance, StartPreparationStage, controller_message};
+use prexorcloud_proto::{
+    StartFailureDisposition, StartInstance, StartInstanceAck, StartPreparationStage, controller_message,
+};
 
 /// An order to start an instance: fenced, valid and not a repetition
 #[derive(Clone, Debug, PartialEq)]
@@ -188,4 +190,18 @@ pub struct StartRejection {
 impl StartRejection {
     /// When to ask again for a start that failed for a passing reason.
     pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+    pub(super) fn into_ack(self, instance_id: &str, incarnation: u64) -> StartInstanceAck {
+        StartInstanceAck {
+            instance_id: instance_id.to_owned(),
+            accepted: false,
+            error_message: self.message,
+            plan_hash: self.plan_hash,
+            stage: self.stage as i32,
+            error_code: self.error_code,
+            failure_disposition: self.disposition as i32,
+            retry_after_seconds: wire_seconds(self.retry_after),
+            incarnation,
+        }
+    }
 }

@@ -13,7 +13,7 @@ use crate::hosted::Observed;
 use crate::id::{Incarnation, InstanceId};
 use crate::limits;
 use crate::outbox::{Class, Overflow};
-use crate::session::{SendError, kind, wire_millis, wire_seconds};
+use crate::session::{SendError, kind, wire_millis};
 use crate::validate::{self, Fault, Invalid};
 
 /// More than an envelope adds to the length of what is in it.
@@ -104,8 +104,16 @@ impl DaemonSession {
         rejection: StartRejection,
     ) {
         self.hosted.withdraw(instance, incarnation);
-        if self.is_established() && self.may_answer("StartInstance") {
-            self.reject_start(instance.as_str(), incarnation.get(), rejection);
+        let ack = rejection.into_ack(instance.as_str(), incarnation.get());
+        if self.is_established() {
+            if self.may_answer("StartInstance") {
+                self.queue(daemon_message::Payload::StartInstanceAck(Box::new(ack)));
+            }
+        } else if matches!(self.link, Link::AwaitingAck(_))
+            && self.rejected.len() < limits::INSTANCES_PER_NODE
+        {
+            // The handshake has listed it, and after the acknowledgement nothing else would say that it is gone.
+            self.rejected.push(ack);
         }
         if self.is_established() && self.hosted.is_untold(instance) {
             self.tell_current(instance);
@@ -113,19 +121,8 @@ impl DaemonSession {
     }
 
     pub(super) fn reject_start(&mut self, instance_id: &str, incarnation: u64, rejection: StartRejection) {
-        self.queue_if_established(daemon_message::Payload::StartInstanceAck(Box::new(
-            StartInstanceAck {
-                instance_id: instance_id.to_owned(),
-                accepted: false,
-                error_message: rejection.message,
-                plan_hash: rejection.plan_hash,
-                stage: rejection.stage as i32,
-                error_code: rejection.error_code,
-                failure_disposition: rejection.disposition as i32,
-                retry_after_seconds: wire_seconds(rejection.retry_after),
-                incarnation,
-            },
-        )));
+        let ack = rejection.into_ack(instance_id, incarnation);
+        self.queue_if_established(daemon_message::Payload::StartInstanceAck(Box::new(ack)));
     }
 
     /// Acknowledges a stop, or says why it could not be carried out; then the next one is an order again.
