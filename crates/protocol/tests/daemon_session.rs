@@ -1539,10 +1539,10 @@ fn an_end_counts_as_heard_when_a_ping_names_a_pong_that_left_behind_it() {
 fn an_end_that_a_handshake_listed_is_heard_with_the_first_confirmed_pong() {
     let mut bench = Bench::connected();
     bench.start(1);
-    bench.report(1, State::Stopped);
     for sequence in 1..=5 {
         bench.receive(ping(sequence, 0));
     }
+    bench.report(1, State::Stopped);
     while bench.sent().is_some() {}
     bench.session.handle_disconnected(bench.now);
     bench.connect();
