@@ -282,7 +282,7 @@ impl Hosted {
             Transition::To(to) => {
                 entry.facts.state = to;
                 entry.news = News::Untold;
-                if !matches!(to, State::Scheduled | State::Preparing) {
+                if !to.is_before_process() {
                     self.aside.remove(&instance);
                 }
                 if to.is_terminal() {

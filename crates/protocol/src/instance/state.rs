@@ -63,6 +63,11 @@ impl State {
         matches!(self, Self::Stopped | Self::Crashed)
     }
 
+    /// Whether there is no process yet.
+    pub(crate) const fn is_before_process(self) -> bool {
+        matches!(self, Self::Scheduled | Self::Preparing)
+    }
+
     /// Whether the start is not yet complete.
     #[must_use]
     pub const fn is_coming_up(self) -> bool {

@@ -124,7 +124,7 @@ impl Phase {
     /// The instance has been seen in this state, which proves a process or does not.
     pub(super) const fn note_seen(&mut self, seen: State) {
         if let Self::Stopping(Stop { launched, .. }) = self
-            && !matches!(seen, State::Scheduled | State::Preparing)
+            && !seen.is_before_process()
         {
             *launched = true;
         }

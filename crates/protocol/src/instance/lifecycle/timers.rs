@@ -92,7 +92,7 @@ impl Lifecycle {
             State::Stopping => {
                 let stage = self.stage_of_desired();
                 let due = self.stop_due(now, stage);
-                let launched = !matches!(self.state(), State::Scheduled | State::Preparing);
+                let launched = !self.state().is_before_process();
                 Phase::Stopping(Stop { stage, launched, due })
             }
             State::Stopped => Phase::Stopped,
