@@ -9,7 +9,8 @@ use prexorcloud_protocol::proto::{
 };
 use prexorcloud_protocol::unstable::ledger::{
     ALREADY_RUNNING, ALREADY_STARTING, Answer, CommandId, CommandTimer, Disposition, Expired, Kind, Ledger,
-    MAX_RETRY_DELAY, MIN_RETRY_DELAY, Order, RETRIES, Reissue, START_ANSWER, STOP_ANSWER, StartFailure,
+    MAX_RETRY_DELAY, MIN_RETRY_DELAY, Order, REFUSED_STOP_DELAY, RETRIES, Reissue, START_ANSWER, STOP_ANSWER,
+    StartFailure,
 };
 use prexorcloud_protocol::{Incarnation, StopMode, Verdict};
 use proptest::prelude::*;
@@ -310,17 +311,89 @@ fn a_report_answers_and_the_acknowledgement_after_it_is_still_news() {
     assert_eq!(ledger.handle_start_ack(now, &accepted()), Answer::Repeated);
 }
 
+fn refused() -> StopInstanceAck {
+    StopInstanceAck {
+        error_message: "stop failed".into(),
+        incarnation: 5,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn a_refused_stop_is_asked_for_until_it_is_taken() {
+    for order in [GRACEFUL, FORCE] {
+        let mut now = Instant::now();
+        let mut ledger = sent(now, order);
+        for attempt in 2..40 {
+            let after = if attempt <= RETRIES + 1 {
+                MIN_RETRY_DELAY
+            } else {
+                REFUSED_STOP_DELAY
+            };
+            assert_eq!(
+                ledger.handle_stop_ack(now, &refused()),
+                Answer::Retrying { attempt, after }
+            );
+            assert_eq!(
+                ledger.handle_stop_ack(now, &refused()),
+                Answer::Repeated,
+                "told twice is told once"
+            );
+            assert_eq!(ledger.poll_timeout().unwrap().at, now + after);
+            assert_eq!(ledger.handle_timeout(now + after - SECOND / 10), None);
+            assert_eq!(ledger.poll_dispatch(), None);
+            now += after;
+            assert_eq!(ledger.handle_timeout(now), None);
+            assert_eq!(ledger.poll_dispatch(), Some(order));
+        }
+        let taken = StopInstanceAck {
+            accepted: true,
+            ..refused()
+        };
+        assert_eq!(ledger.handle_stop_ack(now, &taken), Answer::Settled);
+        assert_eq!(ledger.poll_timeout(), None);
+    }
+}
+
+#[test]
+fn a_daemon_that_has_refused_a_stop_and_then_says_nothing_fails_it() {
+    let mut now = Instant::now();
+    let mut ledger = sent(now, FORCE);
+    for _ in 0..=RETRIES {
+        let _ = ledger.handle_stop_ack(now, &refused());
+        now = ledger.poll_timeout().unwrap().at;
+        let _ = ledger.handle_timeout(now);
+        assert_eq!(ledger.poll_dispatch(), Some(FORCE));
+    }
+    assert_eq!(
+        ledger.handle_timeout(now + STOP_ANSWER),
+        Some(Expired::Failed { order: FORCE })
+    );
+}
+
+#[test]
+fn a_refused_stop_leaves_at_once_on_a_new_stream() {
+    let mut now = Instant::now();
+    let mut ledger = sent(now, GRACEFUL);
+    for _ in 0..=RETRIES {
+        let _ = ledger.handle_stop_ack(now, &refused());
+        now = ledger.poll_timeout().unwrap().at;
+        let _ = ledger.handle_timeout(now);
+        assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+    }
+    let _ = ledger.handle_stop_ack(now, &refused());
+    ledger.handle_disconnected();
+    assert_eq!(ledger.poll_timeout(), None);
+    ledger.handle_connected(now + SECOND);
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+}
+
 #[test]
 fn a_failed_stop_is_repeated_too() {
     let now = Instant::now();
     let mut ledger = sent(now, GRACEFUL);
-    let refused = StopInstanceAck {
-        error_message: "stop failed".into(),
-        incarnation: 5,
-        ..Default::default()
-    };
     assert_eq!(
-        ledger.handle_stop_ack(now, &refused),
+        ledger.handle_stop_ack(now, &refused()),
         Answer::Retrying {
             attempt: 2,
             after: SECOND
@@ -330,7 +403,7 @@ fn a_failed_stop_is_repeated_too() {
     assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
     let done = StopInstanceAck {
         accepted: true,
-        ..refused
+        ..refused()
     };
     assert_eq!(ledger.handle_stop_ack(now, &done), Answer::Settled);
     assert_eq!(ledger.reissue(now), Reissue::Again);

@@ -19,21 +19,29 @@
 //! and `INSTANCE_ALREADY_RUNNING` are rejections on the wire and successes here: a repeated start is normal.
 //!
 //! An attempt that the stream took with it does not count; [`RETRIES`] bounds those that a connected daemon rejected as
-//! transient or did not answer. While disconnected nothing runs, and while the node is silent nothing falls due:
+//! transient or did not answer.
+//!
+//! A stop that the daemon *refuses* is another matter: what it refuses to stop runs on, and somebody still wants it
+//! stopped. It is asked for as often as any command, and from then on every [`REFUSED_STOP_DELAY`], for as long as the
+//! daemon refuses.
+//!
+//! While disconnected nothing runs, and while the node is silent nothing falls due:
 //! whether to wait for a node is the application's decision.
 //!
 //! # What a daemon can cost
 //! A command that was answered and had no effect goes out [again](Ledger::reissue), but after [`MIN_RETRY_DELAY`] and as
 //! one of its attempts. So whatever a daemon says or does not do, one command is at most `1 + RETRIES` messages on one
-//! stream, and one incarnation, which can be started, stopped and killed, at most three times as many. What follows then
-//! is the verdict of the [lifecycle](crate::instance)'s deadline.
+//! stream, and one incarnation, which can be started, stopped and killed, at most three times as many; a daemon that
+//! refuses a stop costs one more per [`REFUSED_STOP_DELAY`]. What follows then is the verdict of the
+//! [lifecycle](crate::instance)'s deadline.
 //!
 //! # Invariants
 //! Checked after every step by `tests/ledger.rs`:
 //! - `at_most_one_live_attempt`: an attempt begins only after the one before it was answered, given up or lost;
 //! - `nothing_leaves_while_disconnected`: `poll_dispatch` gives nothing out without a stream;
 //! - `retries_are_bounded`, and with it `traffic_is_bounded`: at most `1 + RETRIES` attempts of a command are given out
-//!   between two (re)connections, however often it is reissued;
+//!   between two (re)connections, however often it is reissued, and of a refused stop one more per
+//!   [`REFUSED_STOP_DELAY`];
 //! - `connected_commands_always_have_a_deadline`: unless the node is silent, a command that is in flight or waiting has a timer, and a mute daemon
 //!   settles or fails it within its deadlines;
 //! - `permanent_is_never_retried`;
@@ -65,6 +73,8 @@ pub const START_ANSWER: Duration = Duration::from_secs(30);
 pub const STOP_ANSWER: Duration = Duration::from_secs(10);
 /// The shortest wait before a rejected command is repeated.
 pub const MIN_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The wait before a stop is repeated that the daemon has refused `1 + RETRIES` times.
+pub const REFUSED_STOP_DELAY: Duration = Duration::from_secs(10);
 /// The longest wait that a daemon can ask for.
 pub const MAX_RETRY_DELAY: Duration = Duration::from_secs(3600);
 
@@ -236,10 +246,11 @@ impl Ledger {
             .is_some_and(|command| matches!(command.phase, Phase::InFlight { .. }) && !command.unsent)
     }
 
-    /// Whether a stop is in force that has not left on this stream.
+    /// Whether a stop is in force whose next attempt has not left.
     pub(crate) fn is_stop_undelivered(&self) -> bool {
         self.command.is_some_and(|command| {
-            matches!(command.order, Order::Stop(_)) && (command.unsent || command.phase == Phase::Parked)
+            let is_to_leave = matches!(command.phase, Phase::Parked | Phase::Waiting { .. });
+            matches!(command.order, Order::Stop(_)) && (command.unsent || is_to_leave)
         })
     }
 
@@ -376,10 +387,13 @@ impl Ledger {
         self.connected = false;
         self.silent = false;
         self.held = false;
-        if let Some(command) = &mut self.command
-            && matches!(command.phase, Phase::InFlight { .. })
-        {
-            command.park();
+        if let Some(command) = &mut self.command {
+            match (command.phase, command.order) {
+                (Phase::InFlight { .. }, _) => command.park(),
+                // Whatever made the daemon refuse it, a new stream is a new chance.
+                (Phase::Waiting { .. }, Order::Stop(_)) => command.phase = Phase::Parked,
+                (Phase::Waiting { .. }, Order::Start) | (Phase::Parked | Phase::Settled, _) => {}
+            }
         }
     }
 
@@ -453,8 +467,13 @@ impl Ledger {
         if ack.accepted {
             return Self::settle(command);
         }
-        // The contract gives a failed stop no disposition.
-        self.reject(now, Disposition::Transient, Duration::ZERO)
+        // The contract gives a refused stop no disposition; what runs on is never given up for it.
+        let after = if command.attempts <= RETRIES {
+            MIN_RETRY_DELAY
+        } else {
+            REFUSED_STOP_DELAY
+        };
+        self.repeat(now, after)
     }
 
     fn other_incarnation(&self, given: Incarnation) -> Option<Answer> {
@@ -477,29 +496,41 @@ impl Ledger {
         Answer::Settled
     }
 
-    /// Also for a command that was settled: a daemon may say "already starting" and fail afterwards.
+    /// The daemon has rejected a start.
     fn reject(&mut self, now: Instant, disposition: Disposition, asked: Duration) -> Answer {
+        let attempts = self.command.map_or(0, |command| command.attempts);
+        let is_waiting = matches!(
+            self.command,
+            Some(Command {
+                phase: Phase::Waiting { .. },
+                ..
+            })
+        );
+        if !is_waiting && (disposition == Disposition::Permanent || attempts > RETRIES) {
+            self.command = None;
+            return Answer::Failed;
+        }
+        self.repeat(now, asked.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY))
+    }
+
+    /// Also for a command that was settled: a daemon may say "already starting" and fail afterwards.
+    fn repeat(&mut self, now: Instant, after: Duration) -> Answer {
         let Some(command) = &mut self.command else {
             return Answer::Unexpected;
         };
         if matches!(command.phase, Phase::Waiting { .. }) {
             return Answer::Repeated;
         }
-        let after = asked.clamp(MIN_RETRY_DELAY, MAX_RETRY_DELAY);
-        match now.checked_add(after) {
-            Some(due) if disposition == Disposition::Transient && command.attempts <= RETRIES => {
-                command.phase = Phase::Waiting { due };
-                command.unsent = false;
-                command.acknowledged = false;
-                Answer::Retrying {
-                    attempt: command.attempts.saturating_add(1),
-                    after,
-                }
-            }
-            _ => {
-                self.command = None;
-                Answer::Failed
-            }
+        let Some(due) = now.checked_add(after) else {
+            self.command = None;
+            return Answer::Failed;
+        };
+        command.phase = Phase::Waiting { due };
+        command.unsent = false;
+        command.acknowledged = false;
+        Answer::Retrying {
+            attempt: command.attempts.saturating_add(1),
+            after,
         }
     }
 

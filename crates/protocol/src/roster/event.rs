@@ -68,14 +68,25 @@ pub enum InstanceEvent {
         /// What was wrong with the last attempt.
         failure: StartFailure,
     },
-    /// The daemon could not stop the instance, or did not answer. A forced stop follows when the stop is overdue.
-    StopFailed {
+    /// The daemon refused a stop. The instance runs on and stays `STOPPING`; the stop goes out again.
+    StopRefused {
         /// The instance.
         instance: InstanceId,
         /// Which start of the id it is.
         incarnation: Incarnation,
-        /// What went wrong.
+        /// The number of the attempt to come; the first one was 1.
+        attempt: u32,
+        /// When it follows.
+        after: Duration,
+        /// Why, in the daemon's words; empty if it does not say.
         message: String,
+    },
+    /// The daemon did not answer a stop, however often it was told. What follows is the verdict of its deadline.
+    StopUnanswered {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
     },
     /// The daemon runs an instance that was not known here. It is now, and has to be recorded.
     Adopted {
@@ -140,7 +151,8 @@ impl InstanceEvent {
             | Self::StartAccepted { instance, .. }
             | Self::StartRetrying { instance, .. }
             | Self::StartFailed { instance, .. }
-            | Self::StopFailed { instance, .. }
+            | Self::StopRefused { instance, .. }
+            | Self::StopUnanswered { instance, .. }
             | Self::Adopted { instance, .. }
             | Self::OrphanStopped { instance, .. }
             | Self::StartupTimedOut { instance, .. }

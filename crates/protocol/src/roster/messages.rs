@@ -208,13 +208,18 @@ impl Roster {
             Answer::Settled => {
                 slot.lifecycle.handle_stop_acknowledged(now, conclusive);
             }
-            Answer::Failed if slot.role == Role::Entry => {
-                let message = ack.error_message.clone();
-                self.tell(InstanceEvent::StopFailed {
-                    instance,
-                    incarnation: current,
-                    message,
-                });
+            Answer::Retrying { attempt, after } => {
+                slot.lifecycle.handle_stop_refused(now, after);
+                if slot.role == Role::Entry {
+                    let message = ack.error_message.clone();
+                    self.tell(InstanceEvent::StopRefused {
+                        instance,
+                        incarnation: current,
+                        attempt,
+                        after,
+                        message,
+                    });
+                }
             }
             Answer::Stale | Answer::Newer => return Self::past(given, current),
             _ => {}

@@ -474,14 +474,10 @@ impl Roster {
                 }
                 Some(Expired::Failed {
                     order: Order::Stop(_),
-                }) => {
-                    let message = "the daemon did not answer the stop".to_owned();
-                    Some(InstanceEvent::StopFailed {
-                        instance,
-                        incarnation,
-                        message,
-                    })
-                }
+                }) => Some(InstanceEvent::StopUnanswered {
+                    instance,
+                    incarnation,
+                }),
             };
             let is_entry = slot.role == Role::Entry;
             if let Some(news) = news.filter(|_| is_entry) {

@@ -38,6 +38,9 @@ enum Action {
     StopAcknowledged {
         conclusive: bool,
     },
+    StopRefused {
+        after: Duration,
+    },
     StopRepeated,
     StopContradicted,
     Drain,
@@ -77,6 +80,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => incarnation.prop_map(|incarnation| Action::Crash { incarnation }),
         2 => mode.prop_map(Action::Stop),
         2 => any::<bool>().prop_map(|conclusive| Action::StopAcknowledged { conclusive }),
+        2 => delays().prop_map(|after| Action::StopRefused { after }),
         1 => Just(Action::StopRepeated),
         1 => Just(Action::StopContradicted),
         2 => Just(Action::Drain),
@@ -166,6 +170,11 @@ proptest! {
                     prop_assert!(lifecycle.is_terminal() || lifecycle.desired() >= Desired::from(mode));
                 }
                 Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
+                Action::StopRefused { after } => {
+                    lifecycle.handle_stop_refused(now, after);
+                    let due = lifecycle.poll_timeout().filter(|_| lifecycle.state() == State::Stopping);
+                    prop_assert!(due.is_none_or(|due| due.at > now + after), "a refused stop is not overdue");
+                }
                 Action::StopRepeated => lifecycle.handle_stop_repeated(now),
                 Action::StopContradicted => lifecycle.handle_stop_contradicted(),
                 Action::Drain => drop(lifecycle.request_drain(now)),
@@ -243,6 +252,7 @@ proptest! {
                     );
                 }
                 Action::StopAcknowledged { conclusive } => lifecycle.handle_stop_acknowledged(now, conclusive),
+                Action::StopRefused { after } => lifecycle.handle_stop_refused(now, after),
                 Action::StopRepeated => lifecycle.handle_stop_repeated(now),
                 Action::StopContradicted => lifecycle.handle_stop_contradicted(),
                 _ => {}

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::instance::{Cause, State};
 use prexorcloud_protocol::proto::{StartFailureDisposition, StartInstance, StopInstanceAck};
-use prexorcloud_protocol::roster::ReconcilePolicy;
+use prexorcloud_protocol::roster::{GroupPolicy, ReconcilePolicy};
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
-use prexorcloud_protocol::unstable::ledger::{FORGOTTEN, RETRIES};
+use prexorcloud_protocol::unstable::ledger::{FORGOTTEN, MIN_RETRY_DELAY, REFUSED_STOP_DELAY, RETRIES};
 use prexorcloud_protocol::{InstanceId, StopMode};
 
 use crate::{
@@ -98,23 +98,106 @@ fn a_daemon_that_acknowledges_everything_and_does_nothing_is_given_up() {
     assert_eq!(sent(&mut roster), ["kill a 1"], "its preparation has a deadline");
 }
 
+/// What is asked in ten minutes for a stop that is refused every time.
+const REFUSED: usize = ATTEMPTS + 600 / REFUSED_STOP_DELAY.as_secs() as usize;
+
 #[test]
-fn a_daemon_that_refuses_everything_is_asked_a_few_times() {
+fn what_a_daemon_refuses_to_stop_is_neither_killed_nor_given_up() {
+    for (mode, line) in [(StopMode::Graceful, "stop a 1"), (StopMode::Force, "kill a 1")] {
+        for policy in [rust_peer(), java_peer()] {
+            let now = Instant::now();
+            let mut roster = running(now, &policy, "a", 1);
+            let _ = roster.stop(now, id("a"), mode);
+            let refused = StopInstanceAck {
+                accepted: false,
+                error_message: "no space left on device".into(),
+                ..stopped("a", said(&policy))
+            };
+            let (out, _) = storm(&mut roster, now, |roster, now| {
+                let _ = roster.handle_stop_ack(now, &refused);
+            });
+            assert!(out.iter().all(|sent| sent == line), "{out:?}");
+            assert!((REFUSED - 2..=REFUSED).contains(&out.len()), "{}", out.len());
+            assert_eq!(state(&roster, "a"), State::Stopping);
+            let told = events(&mut roster);
+            let says = |event: &&InstanceEvent| matches!(event, InstanceEvent::StopRefused { message, .. } if message == "no space left on device");
+            assert_eq!(
+                told.iter().filter(says).count(),
+                out.len(),
+                "each refusal is told once"
+            );
+
+            // The daemon can again, and does.
+            let now = now + Duration::from_secs(600) + REFUSED_STOP_DELAY;
+            roster.handle_timeout(now);
+            assert_eq!(sent(&mut roster), [line]);
+            let _ = roster.handle_stop_ack(now, &stopped("a", said(&policy)));
+            let _ = roster.handle_status(now, &status("a", said(&policy), State::Stopped));
+            assert_eq!(state(&roster, "a"), State::Stopped);
+        }
+    }
+}
+
+#[test]
+fn a_refusal_gives_the_grace_again_and_a_silence_after_it_does_not_last() {
     let now = Instant::now();
     let mut roster = running(now, &rust_peer(), "a", 1);
     let _ = roster.stop(now, id("a"), StopMode::Graceful);
+    assert_eq!(sent(&mut roster), ["stop a 1"]);
+    let _ = roster.handle_status(now, &status("a", 1, State::Stopping));
+    let late = now + Duration::from_secs(29);
+    let _ = roster.handle_stop_ack(
+        late,
+        &StopInstanceAck {
+            accepted: false,
+            ..stopped("a", 1)
+        },
+    );
+    roster.handle_timeout(late + MIN_RETRY_DELAY);
+    assert_eq!(sent(&mut roster), ["stop a 1"]);
+    roster.handle_timeout(late + Duration::from_secs(44));
+    assert!(
+        !sent(&mut roster).contains(&"kill a 1".to_owned()),
+        "its grace has not begun"
+    );
+
+    // Never another word: the deadlines see to it.
+    let mut ended = late;
+    for _ in 0..600 {
+        ended += Duration::from_secs(1);
+        roster.handle_timeout(ended);
+        let _ = sent(&mut roster);
+    }
+    assert_eq!(state(&roster, "a"), State::Crashed);
+}
+
+#[test]
+fn a_start_behind_an_orphan_that_is_not_stopped_waits() {
+    let now = Instant::now();
+    let mut roster = connected(now, &rust_peer());
+    let unwanted = ReconcilePolicy {
+        groups: GroupPolicy::Only(vec![]),
+        ..rust_peer()
+    };
+    roster.handle_handshake(now, &[listed("a", 1, State::Running)], &unwanted);
+    let _ = roster.start(now, start("a", 2));
     let refused = StopInstanceAck {
         accepted: false,
         ..stopped("a", 1)
     };
-    let (out, ended) = storm(&mut roster, now, |roster, now| {
+    let (out, _) = storm(&mut roster, now, |roster, now| {
         let _ = roster.handle_stop_ack(now, &refused);
     });
-    assert_eq!(out[..ATTEMPTS], vec!["stop a 1"; ATTEMPTS]);
-    assert_eq!(out[ATTEMPTS..], vec!["kill a 1"; ATTEMPTS]);
-    assert!(ended < now + Duration::from_secs(151));
-    assert_eq!(state(&roster, "a"), State::Crashed);
+    assert!(
+        out.iter().all(|sent| sent == "stop a 1"),
+        "two of one id: {out:?}"
+    );
+    assert_eq!(state(&roster, "a"), State::Scheduled);
+}
 
+#[test]
+fn a_daemon_that_refuses_every_start_is_asked_a_few_times() {
+    let now = Instant::now();
     let mut roster = connected(now, &rust_peer());
     let _ = roster.start(now, start("a", 1));
     let mut refused = start_failed("a", 1, StartFailureDisposition::Transient);

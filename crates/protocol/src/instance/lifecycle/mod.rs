@@ -24,6 +24,10 @@
 //! deadline in `STARTING`, or every server on it would be killed. Its readiness comes in through
 //! [`handle_ready`](Lifecycle::handle_ready).
 //!
+//! Nor does a refusal: a daemon that [says](Lifecycle::handle_stop_refused) that it does not stop the instance now (it
+//! cannot write down who its controller is, say) tells that it runs on. It stays `STOPPING` and is stopped when the daemon
+//! takes the order.
+//!
 //! # What is taken back
 //! Two things are believed without having been seen, and are taken back when the very incarnation shows otherwise. An end
 //! that was only inferred, because the daemon did not list it or stayed away, makes the instance
@@ -494,6 +498,15 @@ impl Lifecycle {
     pub fn handle_stop_heard(&mut self, now: Instant) {
         if self.phase.begin_grace() {
             self.arm_stop(now);
+        }
+    }
+
+    /// The daemon has refused to stop the instance, and is asked again `after` that: it does not stop yet, so nothing is
+    /// overdue. What it does not stop in time after it has accepted the order, or has fallen silent, is.
+    pub fn handle_stop_refused(&mut self, now: Instant, after: Duration) {
+        self.phase.end_grace();
+        if let Some(asked) = now.checked_add(after) {
+            self.arm_stop(asked);
         }
     }
 

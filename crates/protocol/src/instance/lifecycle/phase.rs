@@ -152,6 +152,17 @@ impl Phase {
         }
     }
 
+    /// The daemon does not stop the instance after all: the grace has not begun.
+    pub(super) const fn end_grace(&mut self) {
+        if let Self::Stopping(Stop {
+            stage: StopStage::Graceful { begun, .. },
+            ..
+        }) = self
+        {
+            *begun = false;
+        }
+    }
+
     /// Somebody wants the stop, or the daemon has it: it is not taken back any more.
     pub(super) const fn confirm_stop(&mut self) {
         if let Self::Stopping(Stop {

@@ -325,7 +325,11 @@ impl ControllerNode {
             InstanceEvent::StartFailed { failure, .. } => {
                 Some(format!("{}: {}", failure.error_code, failure.message))
             }
-            InstanceEvent::StopFailed { message, .. } => Some(format!("stop failed: {message}")),
+            InstanceEvent::StopRefused { after, message, .. } => Some(format!(
+                "the daemon refuses the stop: {message} (asked again in {} s)",
+                after.as_secs()
+            )),
+            InstanceEvent::StopUnanswered { .. } => Some("the daemon did not answer the stop".to_owned()),
             InstanceEvent::StartupTimedOut { limit, .. } => {
                 Some(format!("not running after {} s", limit.as_secs()))
             }
