@@ -629,6 +629,8 @@ proptest! {
                 Action::Disconnect => {
                     ledger.handle_disconnected();
                     (connected, held, silent, live, given) = (false, false, false, false, 0);
+                    // A new stream is a new chance for a refused stop.
+                    retry_not_before = retry_not_before.filter(|_| order == Some(Order::Start));
                 }
                 Action::Hold(hold) => {
                     ledger.hold(now, hold);
@@ -658,6 +660,7 @@ proptest! {
                     ledger.handle_disconnected();
                     ledger.renew(now);
                     (connected, held, silent, live, given) = (false, false, false, false, 0);
+                    retry_not_before = retry_not_before.filter(|_| order == Some(Order::Start));
                 }
                 Action::Assume(order) => {
                     ledger.assume(order);
@@ -717,8 +720,12 @@ proptest! {
                         }
                         Answer::Retrying { attempt, after } => {
                             prop_assert!(!permanent, "permanent_is_never_retried");
-                            prop_assert!((2..=RETRIES + 1).contains(&attempt), "retries_are_bounded");
-                            prop_assert!(after >= SECOND && after <= MAX_RETRY_DELAY);
+                            prop_assert!(attempt >= 2 && after >= SECOND && after <= MAX_RETRY_DELAY);
+                            if attempt > RETRIES + 1 {
+                                prop_assert!(matches!(order, Some(Order::Stop(_))), "retries_are_bounded");
+                                prop_assert_eq!(after, REFUSED_STOP_DELAY, "retries_are_bounded");
+                                given = given.min(RETRIES);
+                            }
                             live = false;
                             retry_not_before = Some(now + after);
                         }
