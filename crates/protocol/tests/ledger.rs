@@ -195,7 +195,11 @@ fn an_unanswered_attempt_is_repeated_and_then_given_up() {
             assert_eq!(ledger.poll_dispatch(), Some(order));
         }
         assert_eq!(ledger.handle_timeout(now + wait), Some(Expired::Failed { order }));
-        assert_eq!(ledger.command(), None);
+        assert_eq!(ledger.poll_timeout(), None);
+        match order {
+            Order::Start => assert_eq!(ledger.command(), None),
+            Order::Stop(_) => assert!(ledger.is_given_up(), "a late answer still counts"),
+        }
     }
 }
 
@@ -355,32 +359,115 @@ fn a_refused_stop_is_asked_for_until_it_is_taken() {
     }
 }
 
-#[test]
-fn a_daemon_that_has_refused_a_stop_and_then_says_nothing_fails_it() {
-    let mut now = Instant::now();
-    let mut ledger = sent(now, FORCE);
+/// A stop that has been refused as often as it is asked for quickly, and is on its way once more.
+fn refused_and_sent(now: &mut Instant, order: Order) -> Ledger {
+    let mut ledger = sent(*now, order);
     for _ in 0..=RETRIES {
-        let _ = ledger.handle_stop_ack(now, &refused());
-        now = ledger.poll_timeout().unwrap().at;
-        let _ = ledger.handle_timeout(now);
+        let _ = ledger.handle_stop_ack(*now, &refused());
+        *now = ledger.poll_timeout().unwrap().at;
+        let _ = ledger.handle_timeout(*now);
+        assert_eq!(ledger.poll_dispatch(), Some(order));
+    }
+    ledger
+}
+
+#[test]
+fn a_daemon_that_has_refused_a_stop_has_all_attempts_to_answer_the_next_one() {
+    let mut now = Instant::now();
+    let mut ledger = refused_and_sent(&mut now, FORCE);
+    for _ in 1..RETRIES {
+        now += STOP_ANSWER;
+        assert!(matches!(
+            ledger.handle_timeout(now),
+            Some(Expired::Retrying { .. })
+        ));
         assert_eq!(ledger.poll_dispatch(), Some(FORCE));
     }
-    assert_eq!(
-        ledger.handle_timeout(now + STOP_ANSWER),
-        Some(Expired::Failed { order: FORCE })
+    now += STOP_ANSWER;
+    let order = FORCE;
+    assert_eq!(ledger.handle_timeout(now), Some(Expired::Failed { order }));
+
+    // It was slow, and refuses after all; so it is asked again.
+    let answer = ledger.handle_stop_ack(now, &refused());
+    assert!(
+        matches!(
+            answer,
+            Answer::Retrying {
+                after: REFUSED_STOP_DELAY,
+                ..
+            }
+        ),
+        "{answer:?}"
     );
+    let _ = ledger.handle_timeout(now + REFUSED_STOP_DELAY);
+    assert_eq!(ledger.poll_dispatch(), Some(FORCE));
+}
+
+#[test]
+fn one_attempt_is_refused_once() {
+    let now = Instant::now();
+    let mut ledger = sent(now, GRACEFUL);
+    assert!(matches!(
+        ledger.handle_stop_ack(now, &refused()),
+        Answer::Retrying { attempt: 2, .. }
+    ));
+    let due = ledger.poll_timeout().unwrap().at;
+    for step in 1..999 {
+        // STOPPING and refused by turns.
+        let now = now + Duration::from_millis(step);
+        ledger.handle_evidence();
+        assert_eq!(ledger.handle_stop_ack(now, &refused()), Answer::Repeated);
+        assert_eq!(ledger.poll_timeout().unwrap().at, due);
+    }
+    assert_eq!(ledger.handle_timeout(due), None);
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+}
+
+#[test]
+fn the_answer_to_a_later_attempt_settles_what_an_earlier_one_was_refused() {
+    let now = Instant::now();
+    let mut ledger = sent(now, GRACEFUL);
+    assert!(ledger.handle_timeout(now + STOP_ANSWER).is_some());
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+    let now = now + STOP_ANSWER;
+    assert!(matches!(
+        ledger.handle_stop_ack(now, &refused()),
+        Answer::Retrying { .. }
+    ));
+    let taken = StopInstanceAck {
+        accepted: true,
+        ..refused()
+    };
+    assert_eq!(ledger.handle_stop_ack(now, &taken), Answer::Settled);
+
+    // And what is said of a graceful stop is not taken for the answer to the kill after it.
+    let mut ledger = sent(now, GRACEFUL);
+    let _ = ledger.issue(now, FORCE);
+    assert_eq!(ledger.poll_dispatch(), Some(FORCE));
+    assert!(matches!(
+        ledger.handle_stop_ack(now, &refused()),
+        Answer::Retrying { .. }
+    ));
+    assert_eq!(ledger.handle_stop_ack(now, &taken), Answer::Settled);
+}
+
+#[test]
+fn a_stop_is_not_held_back() {
+    let now = Instant::now();
+    let mut ledger = sent(now, Order::Start);
+    ledger.hold(now, true);
+    let _ = ledger.issue(now, GRACEFUL);
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
+    let mut ledger = sent(now, GRACEFUL);
+    let _ = ledger.handle_timeout(now + STOP_ANSWER);
+    ledger.hold(now, true);
+    assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
 }
 
 #[test]
 fn a_refused_stop_leaves_at_once_on_a_new_stream() {
     let mut now = Instant::now();
-    let mut ledger = sent(now, GRACEFUL);
-    for _ in 0..=RETRIES {
-        let _ = ledger.handle_stop_ack(now, &refused());
-        now = ledger.poll_timeout().unwrap().at;
-        let _ = ledger.handle_timeout(now);
-        assert_eq!(ledger.poll_dispatch(), Some(GRACEFUL));
-    }
+    let mut ledger = refused_and_sent(&mut now, GRACEFUL);
     let _ = ledger.handle_stop_ack(now, &refused());
     ledger.handle_disconnected();
     assert_eq!(ledger.poll_timeout(), None);
@@ -600,6 +687,8 @@ proptest! {
         let mut given = 0_u32;
         let mut live = false;
         let mut retry_not_before: Option<Instant> = None;
+        // Of the command, on this stream.
+        let mut refusals = 0_u32;
 
         for action in actions {
             let before = ledger.clone();
@@ -618,8 +707,9 @@ proptest! {
                     fired = true;
                     live &= !given_up;
                     prop_assert!(given_up || expired.is_none(), "only an attempt can expire");
-                    if let Some(Expired::Failed { .. }) = expired {
-                        prop_assert_eq!(ledger.command(), None);
+                    if let Some(Expired::Failed { order }) = expired {
+                        prop_assert_eq!(ledger.command().is_none(), order == Order::Start);
+                        prop_assert_eq!(ledger.is_given_up(), order != Order::Start);
                     }
                 }
                 Action::Connect => {
@@ -630,6 +720,7 @@ proptest! {
                     ledger.handle_disconnected();
                     (connected, held, silent, live, given) = (false, false, false, false, 0);
                     // A new stream is a new chance for a refused stop.
+                    refusals = 0;
                     retry_not_before = retry_not_before.filter(|_| order == Some(Order::Start));
                 }
                 Action::Hold(hold) => {
@@ -637,7 +728,7 @@ proptest! {
                     held = hold;
                 }
                 Action::Issue(wanted) => match ledger.issue(now, wanted) {
-                    Verdict::Accepted => (live, given, retry_not_before) = (false, 0, None),
+                    Verdict::Accepted => (live, given, retry_not_before, refusals) = (false, 0, None, 0),
                     Verdict::AlreadyInEffect => prop_assert_eq!(&ledger, &before),
                     Verdict::Denied(_) => {
                         prop_assert_eq!(&ledger, &before);
@@ -650,7 +741,8 @@ proptest! {
                         Reissue::Again => {
                             prop_assert!(settled);
                             live = false;
-                            retry_not_before = now.checked_add(MIN_RETRY_DELAY).filter(|_| connected);
+                            let pause = if refusals > RETRIES { REFUSED_STOP_DELAY } else { MIN_RETRY_DELAY };
+                            retry_not_before = now.checked_add(pause).filter(|_| connected);
                         }
                         Reissue::Exhausted | Reissue::Pending => prop_assert_eq!(&ledger, &before),
                     }
@@ -660,12 +752,13 @@ proptest! {
                     ledger.handle_disconnected();
                     ledger.renew(now);
                     (connected, held, silent, live, given) = (false, false, false, false, 0);
+                    refusals = 0;
                     retry_not_before = retry_not_before.filter(|_| order == Some(Order::Start));
                 }
                 Action::Assume(order) => {
                     ledger.assume(order);
                     if before.command().is_none() {
-                        (live, given, retry_not_before) = (false, 1, None);
+                        (live, given, retry_not_before, refusals) = (false, 1, None, 0);
                     } else {
                         prop_assert_eq!(&ledger, &before);
                     }
@@ -680,7 +773,7 @@ proptest! {
                 }
                 Action::Withdraw => {
                     ledger.withdraw();
-                    (live, given, retry_not_before) = (false, 0, None);
+                    (live, given, retry_not_before, refusals) = (false, 0, None, 0);
                 }
                 Action::Evidence => {
                     ledger.handle_evidence();
@@ -721,10 +814,14 @@ proptest! {
                         Answer::Retrying { attempt, after } => {
                             prop_assert!(!permanent, "permanent_is_never_retried");
                             prop_assert!(attempt >= 2 && after >= SECOND && after <= MAX_RETRY_DELAY);
-                            if attempt > RETRIES + 1 {
-                                prop_assert!(matches!(order, Some(Order::Stop(_))), "retries_are_bounded");
-                                prop_assert_eq!(after, REFUSED_STOP_DELAY, "retries_are_bounded");
-                                given = given.min(RETRIES);
+                            if let Some(Order::Stop(_)) = order {
+                                refusals += 1;
+                                let pause = if refusals > RETRIES { REFUSED_STOP_DELAY } else { MIN_RETRY_DELAY };
+                                prop_assert_eq!((attempt, after), (refusals + 1, pause));
+                                // Attempts that are not answered count from here anew.
+                                given = given.min(1);
+                            } else {
+                                prop_assert!(attempt <= RETRIES + 1, "retries_are_bounded");
                             }
                             live = false;
                             retry_not_before = Some(now + after);
@@ -732,6 +829,13 @@ proptest! {
                         Answer::Failed => {
                             prop_assert_eq!(ledger.command(), None);
                             (live, given, retry_not_before) = (false, 0, None);
+                        }
+                        Answer::Repeated if matches!(action, Action::StopAck { .. }) => {
+                            // It may wait again for the attempt that it has been refused, and for no other.
+                            prop_assert!(ledger.has_dispatch() == before.has_dispatch());
+                            if before.is_settled() && !ledger.is_settled() {
+                                (live, retry_not_before) = (false, ledger.poll_timeout().map(|deadline| deadline.at));
+                            }
                         }
                         _ => prop_assert_eq!(&ledger, &before, "stale_acks_change_nothing"),
                     }
@@ -757,7 +861,9 @@ proptest! {
             if silent {
                 prop_assert_eq!(ledger.poll_timeout(), None, "silence judges nobody");
             }
-            if connected && !held && !silent && ledger.command().is_some() && !ledger.is_settled() {
+            let is_held = held && ledger.order() == Some(Order::Start);
+            let is_done = ledger.command().is_none() || ledger.is_settled() || ledger.is_given_up();
+            if connected && !is_held && !silent && !is_done {
                 prop_assert!(ledger.poll_timeout().is_some(), "connected_commands_always_have_a_deadline");
             }
         }
@@ -773,6 +879,7 @@ proptest! {
             now = now.max(deadline.at);
             ledger.handle_timeout(now);
         }
-        prop_assert!(ledger.command().is_none() || ledger.is_settled(), "connected_commands_always_have_a_deadline");
+        let is_done = ledger.command().is_none() || ledger.is_settled() || ledger.is_given_up();
+        prop_assert!(is_done, "connected_commands_always_have_a_deadline");
     }
 }

@@ -243,6 +243,21 @@ impl Node {
             } => {
                 tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), ?reason, "an instance that is not wanted is stopped");
             }
+            InstanceEvent::StopRefused {
+                instance,
+                incarnation,
+                attempt,
+                after,
+                message,
+            } => {
+                tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), attempt, ?after, error = message, "the daemon refuses to stop an instance; it is asked again");
+            }
+            InstanceEvent::StopUnanswered {
+                instance,
+                incarnation,
+            } => {
+                tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), "the daemon does not answer a stop");
+            }
             _ => {}
         }
     }

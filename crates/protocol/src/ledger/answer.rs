@@ -14,12 +14,12 @@ pub enum Answer {
     Repeated,
     /// The attempt was rejected; another one follows.
     Retrying {
-        /// The number of the attempt to come; the first one was 1.
+        /// The number of the attempt to come; the first one was 1. Of a stop, the number of its refusals and one.
         attempt: u32,
         /// When it follows.
         after: Duration,
     },
-    /// The command has failed for good.
+    /// The start has failed for good.
     Failed,
     /// No such command is in force. Nothing has changed.
     Unexpected,
@@ -51,7 +51,7 @@ pub enum Expired {
         /// The number of the attempt; the first one was 1.
         attempt: u32,
     },
-    /// The command has failed for good.
+    /// The command has failed for good; a stop may still be answered late.
     Failed {
         /// What it wanted.
         order: Order,

@@ -14,6 +14,7 @@
 //!                       │           unanswered v  │
 //!                       └─────────────────── Waiting ── no attempt left, or rejected for good ──> failed
 //! ```
+//! A stop is never rejected for good; it waits longer. With the stream, it goes from Waiting to Parked.
 //!
 //! A start is answered by an acknowledgement, or by a report that shows it took effect. `INSTANCE_ALREADY_STARTING`
 //! and `INSTANCE_ALREADY_RUNNING` are rejections on the wire and successes here: a repeated start is normal.
@@ -23,7 +24,8 @@
 //!
 //! A stop that the daemon *refuses* is another matter: what it refuses to stop runs on, and somebody still wants it
 //! stopped. It is asked for as often as any command, and from then on every [`REFUSED_STOP_DELAY`], for as long as the
-//! daemon refuses.
+//! daemon refuses. A refusal is an answer, so attempts that are not answered count from it anew; a new stream is a new
+//! chance. A stop that is given up because it is not answered stays known, so that a late answer is still one.
 //!
 //! While disconnected nothing runs, and while the node is silent nothing falls due:
 //! whether to wait for a node is the application's decision.
@@ -31,9 +33,9 @@
 //! # What a daemon can cost
 //! A command that was answered and had no effect goes out [again](Ledger::reissue), but after [`MIN_RETRY_DELAY`] and as
 //! one of its attempts. So whatever a daemon says or does not do, one command is at most `1 + RETRIES` messages on one
-//! stream, and one incarnation, which can be started, stopped and killed, at most three times as many; a daemon that
-//! refuses a stop costs one more per [`REFUSED_STOP_DELAY`]. What follows then is the verdict of the
-//! [lifecycle](crate::instance)'s deadline.
+//! stream, and one incarnation, which can be started, stopped and killed, at most three times as many. What follows then
+//! is the verdict of the [lifecycle](crate::instance)'s deadline. A daemon that refuses a stop costs one message more per
+//! [`REFUSED_STOP_DELAY`] and gets no verdict, as it says itself that the instance runs.
 //!
 //! # Invariants
 //! Checked after every step by `tests/ledger.rs`:
@@ -135,6 +137,8 @@ enum Phase {
     Waiting { due: Instant },
     /// Answered.
     Settled,
+    /// A stop that the daemon did not answer, however often it was told. A late answer counts.
+    GivenUp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,9 +151,37 @@ struct Command {
     unsent: bool,
     /// The daemon has acknowledged the command; a report may have settled it before.
     acknowledged: bool,
+    /// How often the daemon has refused it on this stream.
+    refusals: u32,
+    /// The last attempt was refused, and the next one does not leave before this.
+    refused: Option<Instant>,
+    /// Attempts that have left on this stream and were not answered; each may still be.
+    unanswered: u32,
 }
 
 impl Command {
+    const fn new(order: Order, phase: Phase) -> Self {
+        Self {
+            order,
+            phase,
+            attempts: 0,
+            unsent: false,
+            acknowledged: false,
+            refusals: 0,
+            refused: None,
+            unanswered: 0,
+        }
+    }
+
+    /// How long a stop waits that was answered in vain.
+    const fn pause(&self) -> Duration {
+        if self.refusals > RETRIES {
+            REFUSED_STOP_DELAY
+        } else {
+            MIN_RETRY_DELAY
+        }
+    }
+
     /// The attempt on its way does not get there, through no fault of the daemon's.
     fn park(&mut self) {
         self.phase = Phase::Parked;
@@ -239,6 +271,13 @@ impl Ledger {
             .is_some_and(|command| command.phase == Phase::Settled)
     }
 
+    /// Whether a stop was given up because it was not answered; a late answer still counts.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.command
+            .is_some_and(|command| command.phase == Phase::GivenUp)
+    }
+
     /// Whether an attempt is on its way, taken by `poll_dispatch` and not answered.
     #[must_use]
     pub fn is_in_flight(&self) -> bool {
@@ -289,7 +328,7 @@ impl Ledger {
             return Reissue::Exhausted;
         }
         command.acknowledged = false;
-        command.phase = match now.checked_add(MIN_RETRY_DELAY) {
+        command.phase = match now.checked_add(command.pause()) {
             Some(due) if connected => Phase::Waiting { due },
             _ => Phase::Parked,
         };
@@ -300,7 +339,7 @@ impl Ledger {
     pub fn renew(&mut self, now: Instant) {
         if let Some(Command {
             order,
-            phase: Phase::Settled,
+            phase: Phase::Settled | Phase::GivenUp,
             ..
         }) = self.command
         {
@@ -311,11 +350,8 @@ impl Ledger {
     /// The daemon has been given `order` already, by a controller that has been restarted since.
     pub fn assume(&mut self, order: Order) {
         self.command.get_or_insert(Command {
-            order,
-            phase: Phase::Settled,
             attempts: 1,
-            unsent: false,
-            acknowledged: false,
+            ..Command::new(order, Phase::Settled)
         });
     }
 
@@ -324,12 +360,13 @@ impl Ledger {
         self.command = None;
     }
 
-    /// Keeps commands back although there is a stream, or lets them go.
+    /// Keeps a start back although there is a stream, or lets it go. A stop is never held back.
     pub fn hold(&mut self, now: Instant, held: bool) {
         self.held = held;
         if held
             && let Some(command) = &mut self.command
             && command.unsent
+            && command.order == Order::Start
         {
             command.park();
         }
@@ -337,29 +374,34 @@ impl Ledger {
     }
 
     fn begin(&mut self, now: Instant, order: Order) {
+        // What was on its way when it was superseded may still be answered.
+        let unanswered = match self.command {
+            Some(former) if matches!(former.order, Order::Stop(_)) => former.unanswered,
+            Some(_) | None => 0,
+        };
         self.command = Some(Command {
-            order,
-            phase: Phase::Parked,
-            attempts: 0,
-            unsent: false,
-            acknowledged: false,
+            unanswered,
+            ..Command::new(order, Phase::Parked)
         });
         self.resume(now);
     }
 
     /// Begins an attempt of a parked command, if it may leave.
     fn resume(&mut self, now: Instant) {
-        if !self.connected || self.held {
-            return;
-        }
-        if let Some(command) = &mut self.command
+        if self.may_leave()
+            && let Some(command) = &mut self.command
             && command.phase == Phase::Parked
         {
             Self::attempt(command, now);
         }
     }
 
+    fn may_leave(&self) -> bool {
+        self.connected && !(self.held && self.order() == Some(Order::Start))
+    }
+
     fn attempt(command: &mut Command, now: Instant) {
+        command.refused = None;
         command.attempts = command.attempts.saturating_add(1);
         command.unsent = true;
         command.phase = Self::in_flight(command.order, now);
@@ -390,10 +432,12 @@ impl Ledger {
         if let Some(command) = &mut self.command {
             match (command.phase, command.order) {
                 (Phase::InFlight { .. }, _) => command.park(),
-                // Whatever made the daemon refuse it, a new stream is a new chance.
                 (Phase::Waiting { .. }, Order::Stop(_)) => command.phase = Phase::Parked,
-                (Phase::Waiting { .. }, Order::Start) | (Phase::Parked | Phase::Settled, _) => {}
+                (Phase::Waiting { .. }, Order::Start) => {}
+                (Phase::Parked | Phase::Settled | Phase::GivenUp, _) => {}
             }
+            // Whatever made the daemon refuse it, a new stream is a new chance.
+            (command.refusals, command.refused, command.unanswered) = (0, None, 0);
         }
     }
 
@@ -460,20 +504,47 @@ impl Ledger {
         let Some(command) = self.command.as_mut().filter(stop) else {
             return Answer::Unexpected;
         };
-        if ack.accepted && matches!(command.phase, Phase::Waiting { .. }) {
+        let answers_an_attempt = command.unanswered > 0;
+        command.unanswered = command.unanswered.saturating_sub(1);
+        if !ack.accepted {
+            return self.refuse(now);
+        }
+        if matches!(command.phase, Phase::Waiting { .. }) && !answers_an_attempt {
             // It says so once more of an attempt that had no effect.
             return Answer::Repeated;
         }
-        if ack.accepted {
-            return Self::settle(command);
-        }
-        // The contract gives a refused stop no disposition; what runs on is never given up for it.
-        let after = if command.attempts <= RETRIES {
-            MIN_RETRY_DELAY
-        } else {
-            REFUSED_STOP_DELAY
+        Self::settle(command)
+    }
+
+    /// The daemon refuses a stop. The contract gives that no disposition, and what runs on is never given up for it.
+    fn refuse(&mut self, now: Instant) -> Answer {
+        let Some(command) = &mut self.command else {
+            return Answer::Unexpected;
         };
-        self.repeat(now, after)
+        if let Some(due) = command.refused {
+            // Once more of the same attempt, whatever it has said meanwhile.
+            command.phase = Phase::Waiting { due };
+            command.acknowledged = false;
+            return Answer::Repeated;
+        }
+        if matches!(command.phase, Phase::Waiting { .. }) {
+            return Answer::Repeated;
+        }
+        command.refusals = command.refusals.saturating_add(1);
+        let (after, refusals) = (command.pause(), command.refusals);
+        match self.repeat(now, after) {
+            Answer::Retrying { after, .. } => {
+                if let Some(command) = &mut self.command {
+                    command.attempts = 1;
+                    command.refused = now.checked_add(after);
+                }
+                Answer::Retrying {
+                    attempt: refusals.saturating_add(1),
+                    after,
+                }
+            }
+            answer => answer,
+        }
     }
 
     fn other_incarnation(&self, given: Incarnation) -> Option<Answer> {
@@ -541,7 +612,7 @@ impl Ledger {
         if self.silent {
             return None;
         }
-        let may_leave = self.connected && !self.held;
+        let may_leave = self.may_leave();
         let command = self.command.as_mut()?;
         match command.phase {
             Phase::Waiting { due } if due <= now => {
@@ -570,11 +641,18 @@ impl Ledger {
                         attempt: command.attempts,
                     })
                 } else {
-                    self.command = None;
+                    match order {
+                        Order::Start => self.command = None,
+                        Order::Stop(_) => command.phase = Phase::GivenUp,
+                    }
                     Some(Expired::Failed { order })
                 }
             }
-            Phase::Parked | Phase::InFlight { .. } | Phase::Waiting { .. } | Phase::Settled => None,
+            Phase::Parked
+            | Phase::InFlight { .. }
+            | Phase::Waiting { .. }
+            | Phase::Settled
+            | Phase::GivenUp => None,
         }
     }
 
@@ -593,7 +671,7 @@ impl Ledger {
                 at: due,
                 timer: CommandTimer::Retry,
             }),
-            Phase::Parked | Phase::Settled => None,
+            Phase::Parked | Phase::Settled | Phase::GivenUp => None,
         }
     }
 
@@ -602,6 +680,7 @@ impl Ledger {
     pub fn poll_dispatch(&mut self) -> Option<Order> {
         let command = self.command.as_mut().filter(|command| command.unsent)?;
         command.unsent = false;
+        command.unanswered = command.unanswered.saturating_add(1);
         Some(command.order)
     }
 

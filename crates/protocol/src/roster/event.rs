@@ -68,20 +68,22 @@ pub enum InstanceEvent {
         /// What was wrong with the last attempt.
         failure: StartFailure,
     },
-    /// The daemon refused a stop. The instance runs on and stays `STOPPING`; the stop goes out again.
+    /// The daemon refused a stop. The instance runs on and stays `STOPPING`; the stop goes out again. The incarnation may be an
+    /// orphan's.
     StopRefused {
         /// The instance.
         instance: InstanceId,
         /// Which start of the id it is.
         incarnation: Incarnation,
-        /// The number of the attempt to come; the first one was 1.
+        /// How often it has been refused on this stream, and one.
         attempt: u32,
         /// When it follows.
         after: Duration,
         /// Why, in the daemon's words; empty if it does not say.
         message: String,
     },
-    /// The daemon did not answer a stop, however often it was told. What follows is the verdict of its deadline.
+    /// The daemon did not answer a stop, though it was told `1 + RETRIES` times. A late answer still counts; without one, the
+    /// verdict of its deadline follows.
     StopUnanswered {
         /// The instance.
         instance: InstanceId,

@@ -210,16 +210,14 @@ impl Roster {
             }
             Answer::Retrying { attempt, after } => {
                 slot.lifecycle.handle_stop_refused(now, after);
-                if slot.role == Role::Entry {
-                    let message = ack.error_message.clone();
-                    self.tell(InstanceEvent::StopRefused {
-                        instance,
-                        incarnation: current,
-                        attempt,
-                        after,
-                        message,
-                    });
-                }
+                // Also of an orphan, which may keep a start of its id waiting.
+                self.tell(InstanceEvent::StopRefused {
+                    instance,
+                    incarnation: current,
+                    attempt,
+                    after,
+                    message: ack.error_message.clone(),
+                });
             }
             Answer::Stale | Answer::Newer => return Self::past(given, current),
             _ => {}

@@ -8,12 +8,14 @@
 //! # An instance that is in the way
 //! A daemon may run an incarnation that nobody wants: of an unknown group, of an id that has been started elsewhere, or
 //! one that counts as ended here. Such an *orphan* is stopped, gracefully first, with deadlines like any other
-//! instance. A start of the same id waits until the orphan is gone. Orphans are not among the [`entries`](Roster::entries).
+//! instance, and for as long as the daemon refuses. A start of the same id waits until the orphan is gone; a stop does not.
+//! Orphans are not among the [`entries`](Roster::entries).
 //!
 //! # What is bounded
 //! - Entries: [`limits::INSTANCES_PER_NODE`]; a start beyond that is denied, and so are orphans beyond that ignored.
 //! - Dispatches: at most one per instance is waiting, in the ledger of the instance. What one incarnation can cost on one
-//!   stream is bounded by its [commands](crate::unstable::ledger), and what an id can cost by `1 + RETRIES` orphans beside it.
+//!   stream is bounded by its [commands](crate::unstable::ledger), and what an id can cost by `1 + RETRIES` orphans beside
+//!   it; a daemon that refuses a stop is asked again every ten seconds.
 //! - Events: [`EVENTS_KEPT`]. A step adds at most a handful per instance, so an application that polls never sees the
 //!   bound. One that does not loses the later events, and is told so by [`InstanceEvent::Lagged`]; the entries are right
 //!   in any case.
@@ -27,7 +29,8 @@
 //!
 //! # Invariants
 //! Checked after every step by `tests/roster`:
-//! - `traffic_is_bounded`: whatever the daemon says, an incarnation costs a bounded number of messages per stream;
+//! - `traffic_is_bounded`: whatever the daemon says, an incarnation costs a bounded number of messages per stream, and
+//!   one that it refuses to stop one more every ten seconds;
 //! - `at_most_one_live_attempt` per instance, and `nothing_leaves_while_disconnected`;
 //! - `terminal_is_final`, per incarnation, unless the end was only assumed;
 //! - `incarnations_only_rise`: the entry of an id never goes back to an earlier incarnation;

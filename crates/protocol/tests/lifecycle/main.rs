@@ -324,7 +324,7 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
         ]
     );
 
-    let given_up = overdue + KILL + MARGIN;
+    let given_up = overdue + ON_ITS_WAY + KILL + MARGIN;
     assert_eq!(lifecycle.poll_timeout().unwrap().at, given_up);
     lifecycle.handle_timeout(given_up);
     assert_eq!(
@@ -349,6 +349,11 @@ fn force_shortens_a_stop_and_grace_does_not_lengthen_it() {
     drain(&mut lifecycle);
     assert_eq!(lifecycle.request_stop(now, StopMode::Force), Verdict::Accepted);
     assert_eq!(drain(&mut lifecycle), [LifecycleOutput::Stop(StopMode::Force)]);
+    assert_eq!(
+        lifecycle.poll_timeout().unwrap().at,
+        now + ON_ITS_WAY + KILL + MARGIN
+    );
+    lifecycle.handle_stop_acknowledged(now, false);
     assert_eq!(lifecycle.poll_timeout().unwrap().at, now + KILL + MARGIN);
     assert_eq!(
         lifecycle.request_stop(now, StopMode::Graceful),
@@ -571,7 +576,7 @@ fn silence_judges_nobody() {
     }
     for (mode, limit) in [
         (StopMode::Graceful, ON_ITS_WAY + GRACE + KILL + MARGIN),
-        (StopMode::Force, KILL + MARGIN),
+        (StopMode::Force, ON_ITS_WAY + KILL + MARGIN),
     ] {
         let mut stopping = in_state(now, State::Running);
         let _ = stopping.request_stop(now, mode);
@@ -662,7 +667,7 @@ fn a_daemon_that_takes_longer_to_kill_is_given_the_time() {
         assert_eq!(lifecycle.desired(), Desired::ForceStop);
         assert_eq!(
             lifecycle.poll_timeout().unwrap().at,
-            forced + 60 * SECOND + MARGIN
+            forced + ON_ITS_WAY + 60 * SECOND + MARGIN
         );
     }
     for (said, meant) in [(0, 10), (1, 1), (u32::MAX, 24 * 3600)] {

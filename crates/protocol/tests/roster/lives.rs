@@ -211,11 +211,11 @@ fn a_mute_daemon_cannot_keep_an_instance_stopping() {
     let out = run_timers(&mut roster, &mut now, 40);
     assert_eq!(
         out.iter().filter(|line| *line == "kill a 1").count(),
-        2,
+        1 + RETRIES as usize,
         "{out:?}"
     );
     assert_eq!(state(&roster, "a"), State::Crashed);
-    assert!(now <= begin + Duration::from_secs(150));
+    assert!(now <= begin + Duration::from_secs(240));
     let told = events(&mut roster);
     let overdue: Vec<_> = told
         .iter()

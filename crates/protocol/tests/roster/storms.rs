@@ -174,6 +174,64 @@ fn a_refusal_gives_the_grace_again_and_a_silence_after_it_does_not_last() {
     assert_eq!(state(&roster, "a"), State::Crashed);
 }
 
+/// Refused as often as it is asked for quickly, and asked for once more.
+fn refused_and_sent(roster: &mut Roster, mut now: Instant, refused: &StopInstanceAck) -> Instant {
+    sent(roster);
+    for _ in 0..ATTEMPTS {
+        let _ = roster.handle_stop_ack(now, refused);
+        now = roster.poll_timeout().unwrap().at;
+        roster.handle_timeout(now);
+        assert_eq!(sent(roster).len(), 1);
+    }
+    now
+}
+
+#[test]
+fn a_refusal_that_takes_long_is_one_all_the_same() {
+    for (mode, line) in [(StopMode::Graceful, "stop a 1"), (StopMode::Force, "kill a 1")] {
+        for slow in [11, 25, 60] {
+            let now = Instant::now();
+            let mut roster = running(now, &rust_peer(), "a", 1);
+            let _ = roster.stop(now, id("a"), mode);
+            let refused = StopInstanceAck {
+                accepted: false,
+                ..stopped("a", 1)
+            };
+            let mut now = refused_and_sent(&mut roster, now, &refused);
+            for _ in 0..20 {
+                for _ in 0..slow {
+                    now += Duration::from_secs(1);
+                    roster.handle_timeout(now);
+                    let out = sent(&mut roster);
+                    assert!(out.iter().all(|sent| sent == line), "{out:?} after {slow} s");
+                }
+                let _ = roster.handle_stop_ack(now, &refused);
+                assert_eq!(state(&roster, "a"), State::Stopping, "refused after {slow} s");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stop_passes_an_orphan_that_is_not_stopped() {
+    let now = Instant::now();
+    let mut roster = running(now, &rust_peer(), "a", 2);
+    let _ = roster.handle_status(now, &status("a", 1, State::Running));
+    assert_eq!(sent(&mut roster), ["stop a 1"]);
+    let _ = roster.handle_stop_ack(
+        now,
+        &StopInstanceAck {
+            accepted: false,
+            ..stopped("a", 1)
+        },
+    );
+    let told = events(&mut roster);
+    let of_orphan = |event: &InstanceEvent| matches!(event, InstanceEvent::StopRefused { incarnation, .. } if incarnation.get() == 1);
+    assert!(told.iter().any(of_orphan), "{told:?}");
+    let _ = roster.stop(now, id("a"), StopMode::Force);
+    assert_eq!(sent(&mut roster), ["kill a 2"]);
+}
+
 #[test]
 fn a_start_behind_an_orphan_that_is_not_stopped_waits() {
     let now = Instant::now();

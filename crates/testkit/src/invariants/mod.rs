@@ -449,7 +449,7 @@ pub fn both_sides_agree_soon<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>
             }
             (State::Draining, State::Running) => true,
             // A daemon that cannot write down its controller refuses to stop anything for it.
-            (State::Stopping, _) if !long_ago(daemon.supervisor.disk.fails_until) => true,
+            (State::Stopping, _) if !long_ago(daemon.supervisor.disk.fails_until) => process.is_live(),
             (known, real) => known == real,
         };
         let (known, real) = (known.state(), process.state);

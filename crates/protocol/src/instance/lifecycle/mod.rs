@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
 //! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later (a forced stop has no grace, and is not waited for that long) | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later (a forced stop has no grace); begun anew when the daemon [refuses](Lifecycle::handle_stop_refused) | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
 //! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
@@ -24,9 +24,9 @@
 //! deadline in `STARTING`, or every server on it would be killed. Its readiness comes in through
 //! [`handle_ready`](Lifecycle::handle_ready).
 //!
-//! Nor does a refusal: a daemon that [says](Lifecycle::handle_stop_refused) that it does not stop the instance now (it
-//! cannot write down who its controller is, say) tells that it runs on. It stays `STOPPING` and is stopped when the daemon
-//! takes the order.
+//! # A refusal ends nothing
+//! A daemon may [refuse](Lifecycle::handle_stop_refused) a stop, because it cannot write down who its controller is, say. So
+//! the instance runs on, and nothing is overdue: it stays `STOPPING` and ends when the daemon takes the order.
 //!
 //! # What is taken back
 //! Two things are believed without having been seen, and are taken back when the very incarnation shows otherwise. An end
@@ -284,8 +284,8 @@ impl Lifecycle {
             *left = due
                 .filter(|_| is_known)
                 .map(|due| due.saturating_duration_since(now));
-            *begun = false;
         }
+        self.phase.unbegin_stop();
         self.rest();
     }
 
@@ -496,7 +496,7 @@ impl Lifecycle {
 
     /// The daemon has shown that it has the order to stop: from now on the grace runs.
     pub fn handle_stop_heard(&mut self, now: Instant) {
-        if self.phase.begin_grace() {
+        if self.phase.begin_stop() {
             self.arm_stop(now);
         }
     }
@@ -504,7 +504,7 @@ impl Lifecycle {
     /// The daemon has refused to stop the instance, and is asked again `after` that: it does not stop yet, so nothing is
     /// overdue. What it does not stop in time after it has accepted the order, or has fallen silent, is.
     pub fn handle_stop_refused(&mut self, now: Instant, after: Duration) {
-        self.phase.end_grace();
+        self.phase.unbegin_stop();
         if let Some(asked) = now.checked_add(after) {
             self.arm_stop(asked);
         }

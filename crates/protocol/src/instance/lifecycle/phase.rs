@@ -66,6 +66,8 @@ pub(super) enum StopStage {
     Forced {
         /// It is for a late start, nobody else wants it, and the daemon has not shown that it has it.
         for_late_start: bool,
+        /// The daemon has shown that it has the order.
+        begun: bool,
     },
     /// The daemon has concluded the stop; only its last status may still be on the way.
     Acknowledged,
@@ -118,7 +120,13 @@ impl Phase {
         let Self::Stopping(Stop { stage, .. }) = self else {
             return false;
         };
-        matches!(stage, StopStage::Forced { for_late_start: true })
+        matches!(
+            stage,
+            StopStage::Forced {
+                for_late_start: true,
+                ..
+            }
+        )
     }
 
     /// The instance has been seen in this state, which proves a process or does not.
@@ -138,13 +146,21 @@ impl Phase {
         self.confirm_stop();
     }
 
+    /// Whether the daemon has shown that it has the order to stop, if one is under way that it is to carry out.
+    const fn begun_mut(&mut self) -> Option<&mut bool> {
+        let Self::Stopping(Stop { stage, .. }) = self else {
+            return None;
+        };
+        match stage {
+            StopStage::Graceful { begun, .. } | StopStage::Forced { begun, .. } => Some(begun),
+            StopStage::Acknowledged => None,
+        }
+    }
+
     /// The daemon has shown that it has the order to stop; whether that is news.
-    pub(super) const fn begin_grace(&mut self) -> bool {
-        match self {
-            Self::Stopping(Stop {
-                stage: StopStage::Graceful { begun, .. },
-                ..
-            }) if !*begun => {
+    pub(super) const fn begin_stop(&mut self) -> bool {
+        match self.begun_mut() {
+            Some(begun) if !*begun => {
                 *begun = true;
                 true
             }
@@ -152,13 +168,9 @@ impl Phase {
         }
     }
 
-    /// The daemon does not stop the instance after all: the grace has not begun.
-    pub(super) const fn end_grace(&mut self) {
-        if let Self::Stopping(Stop {
-            stage: StopStage::Graceful { begun, .. },
-            ..
-        }) = self
-        {
+    /// The daemon does not stop the instance after all, or nobody knows any more whether it does.
+    pub(super) const fn unbegin_stop(&mut self) {
+        if let Some(begun) = self.begun_mut() {
             *begun = false;
         }
     }
@@ -166,7 +178,7 @@ impl Phase {
     /// Somebody wants the stop, or the daemon has it: it is not taken back any more.
     pub(super) const fn confirm_stop(&mut self) {
         if let Self::Stopping(Stop {
-            stage: StopStage::Forced { for_late_start },
+            stage: StopStage::Forced { for_late_start, .. },
             ..
         }) = self
         {

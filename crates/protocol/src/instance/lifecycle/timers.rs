@@ -29,7 +29,7 @@ impl Lifecycle {
                 }
                 let _ = self.stop(now, StopMode::Force, Cause::StartupTimedOut);
                 if let Phase::Stopping(Stop {
-                    stage: StopStage::Forced { for_late_start },
+                    stage: StopStage::Forced { for_late_start, .. },
                     ..
                 }) = &mut self.phase
                 {
@@ -150,18 +150,20 @@ impl Lifecycle {
     }
 
     fn stop_due(&self, now: Instant, stage: StopStage) -> Option<Instant> {
-        let grace = match stage {
-            StopStage::Graceful { begun: true, .. } => self.spec.limits.grace,
-            StopStage::Graceful { begun: false, .. } => self.spec.limits.grace.saturating_add(ON_ITS_WAY),
-            StopStage::Forced { .. } | StopStage::Acknowledged => Duration::ZERO,
+        let (grace, begun) = match stage {
+            StopStage::Graceful { begun, .. } => (self.spec.limits.grace, begun),
+            StopStage::Forced { begun, .. } => (Duration::ZERO, begun),
+            StopStage::Acknowledged => (Duration::ZERO, true),
         };
-        now.checked_add(grace.saturating_add(self.time_to_kill()))
+        let way = if begun { Duration::ZERO } else { ON_ITS_WAY };
+        now.checked_add(way.saturating_add(grace).saturating_add(self.time_to_kill()))
     }
 
     pub(super) const fn stage_of_desired(&self) -> StopStage {
         match self.desired {
             Desired::ForceStop => StopStage::Forced {
                 for_late_start: false,
+                begun: false,
             },
             Desired::Run | Desired::Stop => StopStage::Graceful {
                 begun: false,

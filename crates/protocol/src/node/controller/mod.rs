@@ -325,9 +325,16 @@ impl ControllerNode {
             InstanceEvent::StartFailed { failure, .. } => {
                 Some(format!("{}: {}", failure.error_code, failure.message))
             }
-            InstanceEvent::StopRefused { after, message, .. } => Some(format!(
-                "the daemon refuses the stop: {message} (asked again in {} s)",
-                after.as_secs()
+            InstanceEvent::StopRefused {
+                instance,
+                incarnation,
+                ..
+            } if self.roster.get(*instance).map(Lifecycle::incarnation) != Some(*incarnation) => return,
+            InstanceEvent::StopRefused { message, .. } if message.is_empty() => {
+                Some("the daemon refuses the stop, and does not say why; it is asked again".to_owned())
+            }
+            InstanceEvent::StopRefused { message, .. } => Some(format!(
+                "the daemon refuses the stop, and is asked again: {message}"
             )),
             InstanceEvent::StopUnanswered { .. } => Some("the daemon did not answer the stop".to_owned()),
             InstanceEvent::StartupTimedOut { limit, .. } => {
