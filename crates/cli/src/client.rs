@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::printable;
-use crate::settings::Target;
+use crate::settings::{Target, read_public};
 
 /// The largest answer that is read, in bytes
 pub const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
@@ -57,9 +57,11 @@ impl Client {
             let unusable = |reason: String| Failure::Usage {
                 message: format!("the certificates in {} cannot be used: {reason}", file.display()),
             };
-            let pem = std::fs::read(file).map_err(|error| unusable(error.to_string()))?;
-            let certificates =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(error.to_string()))?;
+            let text = read_public(file).map_err(|error| unusable(error.to_string()))?;
+            // Blanks before a line would hide it.
+            let text: String = text.lines().flat_map(|line| [line.trim(), "\n"]).collect();
+            let certificates = reqwest::Certificate::from_pem_bundle(text.as_bytes())
+                .map_err(|error| unusable(error.to_string()))?;
             if certificates.is_empty() {
                 return Err(unusable("there are none".to_owned()));
             }

@@ -69,7 +69,7 @@ pub struct Node {
     /// Processor use, 0 to 100
     #[serde(default)]
     pub cpu_usage: Option<f64>,
-    /// Memory of the machine, MiB
+    /// Memory that its instances may use together, MiB; all of the machine from a Java daemon
     #[serde(default)]
     pub total_memory_mb: Option<i64>,
     /// Memory in use, MiB

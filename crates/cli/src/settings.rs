@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use reqwest::Url;
@@ -50,7 +50,7 @@ impl Token {
     /// # Errors
     /// [`SettingsError::BadToken`] if it is empty, longer than 8 KiB, or holds anything but visible ASCII characters.
     pub fn new(text: &str, source: &str) -> Result<Self, SettingsError> {
-        let text = text.trim();
+        let text = without_mark(text.trim()).trim();
         let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
         if text.is_empty() || text.len() > LONGEST_TOKEN || !visible {
             return Err(SettingsError::BadToken {
@@ -192,7 +192,7 @@ struct Context {
 
 /// Puts the target together
 ///
-/// `environment` looks a variable up; an empty one counts as not set.
+/// `environment` looks a variable up; white space around its value means nothing, and an empty one counts as not set.
 ///
 /// # Errors
 /// See [`SettingsError`]. A settings file that does not exist is no error, unless a context was asked for by name.
@@ -200,7 +200,10 @@ pub fn resolve(
     overrides: &Overrides,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Target, SettingsError> {
-    let variable = |name: &str| environment(name).filter(|value| !value.is_empty());
+    let variable = |name: &str| {
+        let value = environment(name)?.trim().to_owned();
+        (!value.is_empty()).then_some(value)
+    };
     let context = context(overrides, &variable)?;
 
     let from_environment = || {
@@ -329,31 +332,65 @@ fn parse_controller(text: &str, place: &str) -> Result<Url, SettingsError> {
 
 /// Reads a small text file that only its owner may read
 fn read_private(file: &Path) -> Result<String, SettingsError> {
-    let shown = file.display().to_string();
-    let unreadable = |reason: String| SettingsError::Unreadable {
-        file: shown.clone(),
-        reason,
-    };
-    let opened = std::fs::File::open(file).map_err(|error| unreadable(error.to_string()))?;
-    let facts = opened.metadata().map_err(|error| unreadable(error.to_string()))?;
-    if !facts.is_file() {
-        return Err(unreadable("it is not a regular file".to_owned()));
-    }
-    if facts.mode() & 0o077 != 0 {
+    let opened = open(file)?;
+    let mode = opened
+        .metadata()
+        .map_err(|error| unreadable(file, &error))?
+        .mode();
+    if mode & 0o077 != 0 {
         return Err(SettingsError::Exposed {
-            file: shown,
-            mode: facts.mode() & 0o777,
+            file: file.display().to_string(),
+            mode: mode & 0o777,
         });
     }
-    let mut text = String::new();
+    read(file, opened)
+}
+
+/// Reads a small text file that anybody may read
+pub(crate) fn read_public(file: &Path) -> Result<String, SettingsError> {
+    read(file, open(file)?)
+}
+
+fn unreadable(file: &Path, reason: &impl fmt::Display) -> SettingsError {
+    SettingsError::Unreadable {
+        file: file.display().to_string(),
+        reason: reason.to_string(),
+    }
+}
+
+fn open(file: &Path) -> Result<std::fs::File, SettingsError> {
+    // Without O_NONBLOCK, opening a named pipe would wait for its writer.
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(nonblocking)
+        .open(file)
+        .map_err(|error| unreadable(file, &error))?;
+    let facts = opened.metadata().map_err(|error| unreadable(file, &error))?;
+    if facts.is_file() {
+        Ok(opened)
+    } else {
+        Err(unreadable(file, &"it is not a regular file"))
+    }
+}
+
+fn read(file: &Path, opened: std::fs::File) -> Result<String, SettingsError> {
+    let mut bytes = Vec::new();
     opened
         .take(LARGEST_FILE + 1)
-        .read_to_string(&mut text)
-        .map_err(|error| unreadable(error.to_string()))?;
-    if text.len() as u64 > LARGEST_FILE {
-        return Err(unreadable("it is larger than 1 MiB".to_owned()));
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(file, &error))?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(unreadable(file, &"it is larger than 1 MiB"));
     }
-    Ok(text)
+    let text = String::from_utf8(bytes).map_err(|_| unreadable(file, &"it is not UTF-8 text"))?;
+    Ok(without_mark(&text).to_owned())
+}
+
+/// The text without the byte order mark that some editors put before it
+#[must_use]
+pub(crate) fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -436,6 +473,24 @@ mod tests {
             .resolve(&Overrides::default(), &[("PREXOR_CONTEXT", "b")])
             .unwrap();
         assert_eq!(target.controller.as_str(), "http://b:2/");
+    }
+
+    #[test]
+    fn what_editors_leave_does_no_harm() {
+        let home = Home::new();
+        let token_file = home.write("token", "\u{feff} prx_secret \r\n\r\n", 0o600);
+        let file = format!(
+            "\u{feff}current_context = 'a'\r\n \r\n[contexts.a] \r\ncontroller = ' http://[::1]:1 '\r\ntoken_file = {token_file:?} \r\n"
+        );
+        home.write(".prexorcloud/config.toml", &file, 0o600);
+        let target = home
+            .resolve(&Overrides::default(), &[("PREXOR_CONTEXT", "a\r\n")])
+            .unwrap();
+        assert_eq!(target.controller.as_str(), "http://[::1]:1/");
+        assert_eq!(target.token.unwrap().expose(), "prx_secret");
+        home.write(".prexorcloud/config.toml", "\u{feff}\r\nnope = 1\r\n", 0o600);
+        let text = home.resolve(&Overrides::default(), &[]).unwrap_err().to_string();
+        assert!(text.contains("line 2"), "{text}");
     }
 
     #[test]

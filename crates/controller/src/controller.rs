@@ -18,7 +18,7 @@ use prexorcloud_security::{
     revocation::SharedRevocations,
     token::CaPin,
 };
-use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions};
+use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions, Target};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
@@ -446,11 +446,13 @@ fn announced(names: &[String], listen: IpAddr, port: u16) -> Vec<String> {
     let own = Some(listen)
         .filter(|ip| !ip.is_unspecified() && !ip.is_loopback())
         .map(|ip| ip.to_string());
-    let of = |name: &str| match name.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
-        _ => format!("{name}:{port}"),
-    };
-    let mut addresses: Vec<String> = names.iter().chain(&own).map(|name| of(name)).collect();
+    let mut addresses: Vec<String> = names
+        .iter()
+        .chain(&own)
+        // What stands in a certificate and cannot be dialled, such as a wildcard, helps nobody.
+        .filter_map(|name| Target::new(name.trim(), port).ok())
+        .map(|target| target.to_string())
+        .collect();
     addresses.dedup();
     addresses.truncate(16);
     addresses
@@ -497,11 +499,15 @@ mod tests {
 
     #[test]
     fn only_addresses_that_mean_something_elsewhere_are_announced() {
-        let names = ["controller.example".to_owned(), "2001:db8::1".to_owned()];
+        let names = ["controller.example ", "2001:db8::1", "*.example", "[2001:db8::2]"].map(str::to_owned);
         let listen = |text: &str| text.parse().unwrap_or(IpAddr::from([0, 0, 0, 0]));
         assert_eq!(
             announced(&names, listen("0.0.0.0"), 9090),
-            ["controller.example:9090", "[2001:db8::1]:9090"]
+            [
+                "controller.example:9090",
+                "[2001:db8::1]:9090",
+                "[2001:db8::2]:9090"
+            ]
         );
         assert_eq!(announced(&[], listen("127.0.0.1"), 9090), Vec::<String>::new());
         assert_eq!(announced(&[], listen("203.0.113.9"), 9090), ["203.0.113.9:9090"]);

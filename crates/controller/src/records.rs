@@ -60,7 +60,7 @@ pub struct NodeRecord {
     /// Where it says it can be reached, else the address that it connected from
     #[prost(string, tag = "7")]
     pub address: String,
-    /// Memory of the machine in MiB
+    /// Memory that its instances may use together, in MiB
     #[prost(int64, tag = "8")]
     pub total_memory_mb: i64,
     /// Processors

@@ -213,3 +213,17 @@ fn a_file_that_cannot_be_read_is_named() {
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
 }
+
+#[test]
+fn what_editors_leave_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("controller.toml");
+    let text = "\u{feff}[grpc] \t\r\nlisten = \" [::1]:9090 \" \r\n\r\n[log]\r\nformat = \"json \"\r\n \r\n";
+    std::fs::write(&path, text).unwrap();
+    let config = config::load(Some(&path), []).unwrap().config;
+    assert_eq!(config.grpc.listen, "[::1]:9090".parse().unwrap());
+    assert_eq!(config.log.format, LogFormat::Json);
+    std::fs::write(&path, "\u{feff}\r\n[grpc]\r\nlisten = 7\r\n").unwrap();
+    let wrong = config::load(Some(&path), []).unwrap_err().to_string();
+    assert!(wrong.contains("controller.toml:3: `grpc.listen`"), "{wrong}");
+}

@@ -58,6 +58,7 @@ mod readable;
 pub mod shim;
 pub mod standin;
 pub mod supervisor;
+mod yaml;
 
 pub use config::DaemonConfig;
 pub use node::{Daemon, Finished, OwnProgram, RunningDaemon};

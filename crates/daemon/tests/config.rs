@@ -10,6 +10,15 @@ fn error(text: &str) -> String {
     parse(text, "daemon.toml", []).unwrap_err().to_string()
 }
 
+fn endpoints(config: &DaemonConfig) -> Vec<String> {
+    config
+        .controller
+        .endpoints
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
 fn variable(name: &str, value: &str) -> (String, String) {
     (format!("PREXORCLOUD_DAEMON_{name}"), value.to_owned())
 }
@@ -39,7 +48,7 @@ fn a_file_sets_everything_it_names() {
         [instances]\nkill_timeout_seconds = 3\n[runtime]\nallow_standin = true\n[labels]\nzone = \"eu\"\n[log]\nformat = \"json\"\n";
     let config = parse(text, "daemon.toml", []).unwrap().config;
     assert_eq!(config.node_id, "eu-1");
-    assert_eq!(config.controller.endpoints, ["a:9090", "[::1]:9091"]);
+    assert_eq!(endpoints(&config), ["a:9090", "[::1]:9091"]);
     assert_eq!(config.instances.kill_timeout, Duration::from_secs(3));
     assert!(config.runtime.allow_standin);
     assert_eq!(config.labels["zone"], "eu");
@@ -59,7 +68,7 @@ fn the_environment_overrides_the_file() {
     ];
     let loaded = parse("node_id = \"from-file\"", "daemon.toml", environment).unwrap();
     assert_eq!(loaded.config.node_id, "from-env");
-    assert_eq!(loaded.config.controller.endpoints, ["a:1", "b:2"]);
+    assert_eq!(endpoints(&loaded.config), ["a:1", "b:2"]);
     assert!(!loaded.config.health.enabled);
     assert_eq!(loaded.config.labels.len(), 2);
     assert_eq!(loaded.warnings.len(), 1);
@@ -95,4 +104,24 @@ fn mistakes_are_named_with_their_place() {
         .unwrap_err()
         .to_string();
     assert!(missing.contains("/no/such/daemon.toml"), "{missing}");
+}
+
+#[test]
+fn what_editors_leave_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("daemon.toml");
+    let text = "\u{feff}node_id = \" eu-1 \" \r\n\r\n[controller] \t\r\nendpoints = [\" ::1 \"]\r\n\r\n";
+    std::fs::write(&path, text).unwrap();
+    let config = load(Some(&path), [variable("HEALTH_LISTEN", " [::1]:9091\r\n")])
+        .unwrap()
+        .config;
+    assert_eq!(config.node_id, "eu-1");
+    assert_eq!(endpoints(&config), ["[::1]:9090"]);
+    assert_eq!(config.health.listen, "[::1]:9091".parse().unwrap());
+    std::fs::write(&path, "\u{feff}\r\nnode_id = 7\r\n").unwrap();
+    let wrong = load(Some(&path), []).unwrap_err().to_string();
+    assert!(wrong.contains("daemon.toml:2: `node_id`"), "{wrong}");
+    std::fs::write(&path, b"node_id = \"\xe4\"").unwrap();
+    let wrong = load(Some(&path), []).unwrap_err().to_string();
+    assert!(wrong.contains("it is not UTF-8 text"), "{wrong}");
 }

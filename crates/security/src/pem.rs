@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::{PemObject as _, SectionKind};
 use zeroize::Zeroizing;
 
+use crate::files::without_mark;
+
 /// Largest PEM text that is read, in bytes
 pub(crate) const MAX_PEM_LEN: usize = 256 * 1024;
 
@@ -55,18 +57,29 @@ pub enum KeyPemError {
 }
 
 fn sections(text: &str) -> impl Iterator<Item = Result<(SectionKind, Vec<u8>), BadPem>> {
-    let (text, too_large) = if text.len() > MAX_PEM_LEN {
-        ("", true)
+    let found: Vec<_> = if text.len() > MAX_PEM_LEN {
+        Vec::from([Err(BadPem)])
     } else {
-        (text, false)
+        let plain = plain(text);
+        Sections::pem_slice_iter(plain.as_bytes())
+            .map(|section| match section {
+                Ok(Sections(kind, der)) => Ok((kind, der)),
+                Err(_) => Err(BadPem),
+            })
+            .collect()
     };
-    let refusal = too_large.then_some(Err(BadPem));
-    refusal.into_iter().chain(
-        Sections::pem_slice_iter(text.as_bytes()).map(|section| match section {
-            Ok(Sections(kind, der)) => Ok((kind, der)),
-            Err(_) => Err(BadPem),
-        }),
-    )
+    found.into_iter()
+}
+
+/// The text without what editors, mail programs and other systems add: a byte order mark, blanks around lines, line ends
+/// of another kind
+fn plain(text: &str) -> Zeroizing<String> {
+    let mut plain = Zeroizing::new(String::with_capacity(text.len() + 1));
+    for line in without_mark(text).split(['\n', '\r']) {
+        plain.push_str(line.trim());
+        plain.push('\n');
+    }
+    plain
 }
 
 /// Any PEM block, with its label
@@ -116,6 +129,29 @@ mod tests {
             let back: Vec<_> = certificates(&text).map(|d| d.ok().unwrap()).collect();
             assert_eq!(back, [der], "{len}");
         }
+    }
+
+    #[test]
+    fn what_was_pasted_is_still_pem() {
+        let text = encode("CERTIFICATE", &[7; 100]);
+        for pasted in [
+            format!("\u{feff}{}", *text),
+            text.replace('\n', "\r\n"),
+            text.replace('\n', "\r"),
+            text.replace('\n', " \t\n"),
+            text.replace('\n', "\n    "),
+            format!("\u{feff}subject=/CN=x\r\n{}\r\n \r\n", text.replace('\n', "\r\n")),
+        ] {
+            let back: Vec<_> = certificates(&pasted).map(|d| d.ok().unwrap()).collect();
+            assert_eq!(back, [vec![7; 100]], "{pasted:?}");
+        }
+    }
+
+    #[test]
+    fn half_a_certificate_is_refused() {
+        let text = encode("CERTIFICATE", &[7; 100]);
+        let half = text.split_at(text.len() / 2).0;
+        assert!(certificates(half).any(|found| found.is_err()));
     }
 
     #[test]

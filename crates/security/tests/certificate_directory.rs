@@ -68,8 +68,12 @@ fn a_directory_of_a_java_daemon_is_taken_over() {
     directory.store(&enrolled(&authority())).unwrap();
     // Java writes ca.pem with the default mode, and other tools end the password with a line feed.
     fs::set_permissions(dir.path().join("ca.pem"), Permissions::from_mode(0o644)).unwrap();
-    let password = fs::read_to_string(dir.path().join(".node-password")).unwrap() + "\n";
-    fs::write(dir.path().join(".node-password"), password).unwrap();
+    let password = fs::read_to_string(dir.path().join(".node-password")).unwrap();
+    let edited = format!("\u{feff}{password} \r\n\r\n");
+    fs::write(dir.path().join(".node-password"), edited).unwrap();
+    let anchors = fs::read_to_string(dir.path().join("ca.pem")).unwrap();
+    let edited = format!("\u{feff}{} \r\n", anchors.replace('\n', "\r\n"));
+    fs::write(dir.path().join("ca.pem"), edited).unwrap();
     assert!(directory.load().unwrap().is_some());
 }
 

@@ -108,7 +108,17 @@ fn texts_that_are_no_join_tokens_say_why_and_are_not_repeated() {
         assert_eq!(refused, error, "{:.80}", text);
         assert!(!refused.to_string().contains(&secret));
     }
-    assert!(JoinToken::parse(&format!("pxr_{secret}.{pin}")).is_ok());
+    for text in [
+        format!("pxr_{secret}.{pin}"),
+        format!("\u{feff}pxr_{secret}.{pin} \r\n"),
+        format!(" \n\u{feff}\npxr_{secret}.{pin}"),
+    ] {
+        assert_eq!(
+            JoinToken::parse(&text).unwrap().expose(),
+            format!("pxr_{secret}.{pin}")
+        );
+    }
+    assert!(format!("\u{feff}{pin}\r\n").parse::<CaPin>().is_ok());
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::output::{Output, or_dash, span};
 use crate::printable;
 use crate::resource::{Instance, Outcome};
+use crate::settings::without_mark;
 
 use super::node::has_ended;
 use super::{Sight, console, query, wait_for};
@@ -99,7 +100,7 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
 fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
     let mut environment = Map::new();
     if let Some(file) = &arguments.env_file {
-        for (number, line) in read_env_file(file)?.lines().enumerate() {
+        for (number, line) in without_mark(&read_env_file(file)?).lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;

@@ -139,7 +139,11 @@ fn a_token_is_asked_for_with_its_limits() {
 #[test]
 fn a_start_order_carries_everything_that_was_given() {
     let home = crate::Home::new();
-    let file = home.write("env", "# settings\n\nA=from file\nSECRET=x=y\n", 0o600);
+    let file = home.write(
+        "env",
+        "\u{feff}# settings\r\n\r\nA=from file\r\nSECRET=x=y \r\n",
+        0o600,
+    );
     let (line, body) = sent(
         (201, INSTANCE),
         &[

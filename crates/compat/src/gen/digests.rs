@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "eaa20d7b30a51a8b7c78ca94834a0ed4a54df17df13b66c32340e2742c5e08d4",
+        "951d4a0697ab146af0872e6bc8876ab7ec4e90df0aa81daaadeb140c44a2e49d",
     ),
 ];

@@ -25,6 +25,7 @@ use std::{
 };
 
 use prexorcloud_protocol::heartbeat::{DEFAULT_INTERVAL, MISSED_LIMIT};
+use prexorcloud_security::files::without_mark;
 
 use self::settings::Settings;
 pub use self::{
@@ -236,7 +237,9 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(unreadable(format!("it is larger than {MAX_FILE_BYTES} bytes")));
     }
-    std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))?;
+    Ok(without_mark(&text).to_owned())
 }
 
 fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {

@@ -108,7 +108,12 @@ impl Settings {
         }
     }
 
+    /// A text without the white space around it, which means nothing in a name or an address
     pub(super) fn text(&self, key: &'static str, default: String) -> Result<String, ConfigError> {
+        Ok(self.verbatim(key, default)?.trim().to_owned())
+    }
+
+    fn verbatim(&self, key: &'static str, default: String) -> Result<String, ConfigError> {
         match self.0.get(key).map(|setting| &setting.value) {
             None => Ok(default),
             Some(Value::Text(text)) => Ok(text.clone()),
@@ -131,7 +136,7 @@ impl Settings {
     pub(super) fn path(&self, key: &'static str, default: PathBuf) -> Result<PathBuf, ConfigError> {
         let text = match self.0.get(key) {
             None => return Ok(default),
-            Some(_) => self.text(key, String::new())?,
+            Some(_) => self.verbatim(key, String::new())?,
         };
         if text.trim().is_empty() {
             Err(self.invalid(key, "a path"))

@@ -17,7 +17,7 @@ use crate::{
     access::Permission,
     audit,
     fleet::{Request, Seen},
-    nodes::{StartOrder, StopAnswer, file_name, is_live},
+    nodes::{StartOrder, StopAnswer, file_name, is_live, is_path},
     records::Wanted,
     store::Txn,
     wall_clock::now_millis,
@@ -137,7 +137,7 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
         return Err(ApiError::invalid("sha256 must be 64 hexadecimal digits"));
     }
     let is_url = start.jar.starts_with("http://") || start.jar.starts_with("https://");
-    let is_path = start.jar.starts_with('/') && !start.jar.contains("://");
+    let is_path = is_path(&start.jar);
     let name = file_name(&start.jar);
     let has_name = !matches!(name, "" | "." | "..") && name.len() <= 255 && has_path(&start.jar);
     if !(is_url || is_path) || !has_name || start.jar.chars().any(char::is_control) {
@@ -195,6 +195,9 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
 
 /// Whether a path or URL names something beyond its host
 fn has_path(jar: &str) -> bool {
+    if is_path(jar) {
+        return true;
+    }
     let rest = jar.split_once("://").map_or(jar, |(_, rest)| rest);
     rest.split(['?', '#'])
         .next()

@@ -29,6 +29,6 @@ pub(crate) use self::{
     crashes::prune as prune_crashes,
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NodeContext, Nodes},
-    starts::{file_name, is_live},
+    starts::{file_name, is_live, is_path},
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

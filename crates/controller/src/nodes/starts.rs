@@ -1,6 +1,6 @@
 //! What a start consists of
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, fmt::Write as _, time::Duration};
 
 use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
 use prexorcloud_protocol::{instance::State, validate};
@@ -73,11 +73,10 @@ impl Node {
     fn start_instance(&self, order: &StartOrder, port: u16, incarnation: u64) -> StartInstance {
         let defaults = &self.context.config.instances;
         let jar_file = file_name(&order.jar).to_owned();
-        let is_url = order.jar.contains("://");
-        let download_url = if is_url {
-            order.jar.clone()
+        let download_url = if is_path(&order.jar) {
+            file_url(&order.jar)
         } else {
-            format!("file://{}", order.jar)
+            order.jar.clone()
         };
         let runtime = RuntimeArtifact {
             jar_file: jar_file.clone(),
@@ -114,8 +113,30 @@ impl Node {
 
 /// The name of the file that a path or URL ends in, without query and fragment
 pub(crate) fn file_name(jar: &str) -> &str {
-    let path = jar.split(['?', '#']).next().unwrap_or_default();
+    let path = if is_path(jar) {
+        jar
+    } else {
+        jar.split(['?', '#']).next().unwrap_or_default()
+    };
     path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Whether it is a path on the node, in which no character means anything but itself
+pub(crate) fn is_path(jar: &str) -> bool {
+    jar.starts_with('/')
+}
+
+/// The address of a file by its path
+fn file_url(path: &str) -> String {
+    let mut url = String::from("file://");
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            let _ = write!(url, "%{byte:02X}");
+        }
+    }
+    url
 }
 
 /// Whether an instance has not ended, as far as its record tells
@@ -145,4 +166,21 @@ fn plan_hash(start: &StartInstance, sha256: &str) -> String {
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_stays_a_path() {
+        for (path, name, url) in [
+            ("/srv/%41/x.jar", "x.jar", "file:///srv/%2541/x.jar"),
+            ("/srv/a?b#c d.jar", "a?b#c d.jar", "file:///srv/a%3Fb%23c%20d.jar"),
+            ("/srv/ä://x.jar", "x.jar", "file:///srv/%C3%A4%3A//x.jar"),
+        ] {
+            assert_eq!((file_name(path), file_url(path).as_str()), (name, url));
+        }
+        assert_eq!(file_name("https://a/x.jar?token=1#y"), "x.jar");
+    }
 }

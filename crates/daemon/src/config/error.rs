@@ -12,11 +12,6 @@ pub enum Origin {
         /// From 1
         line: usize,
     },
-    /// A Java daemon's file
-    JavaFile {
-        /// Its name
-        file: String,
-    },
     /// An environment variable
     Environment {
         /// Its name
@@ -30,7 +25,6 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, line } => write!(f, "{file}:{line}"),
-            Self::JavaFile { file } => f.write_str(file),
             Self::Environment { variable } => f.write_str(variable),
             Self::Default => f.write_str("default"),
         }
@@ -49,7 +43,7 @@ pub enum ConfigError {
         /// What the system said
         detail: String,
     },
-    /// The file is not TOML
+    /// The file is not TOML, or not YAML if it is a Java daemon's
     #[error("{origin}: {detail}")]
     Syntax {
         /// Where

@@ -15,6 +15,7 @@
 //! ```
 
 mod error;
+mod jackson;
 mod java;
 mod keys;
 mod settings;
@@ -26,7 +27,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prexorcloud_protocol::peer::KILL_TIMEOUT;
+use prexorcloud_security::files::without_mark;
 use prexorcloud_security::token::JoinToken;
+use prexorcloud_transport::Target;
 
 use settings::Settings;
 
@@ -71,8 +74,8 @@ pub struct DaemonConfig {
 /// The controllers
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
-    /// `host:port` of each; at least one
-    pub endpoints: Vec<String>,
+    /// The address of each; at least one
+    pub endpoints: Vec<Target>,
 }
 
 /// How the node joins the cluster
@@ -176,7 +179,7 @@ impl Default for DaemonConfig {
             advertise_address: String::new(),
             labels: BTreeMap::new(),
             controller: ControllerConfig {
-                endpoints: vec!["127.0.0.1:9090".to_owned()],
+                endpoints: Target::new("127.0.0.1", 9090).into_iter().collect(),
             },
             enrolment: EnrolmentConfig::default(),
             health: HealthConfig {
@@ -303,7 +306,9 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     if metadata.len() > MAX_FILE_BYTES {
         return Err(unreadable(format!("it is larger than {MAX_FILE_BYTES} bytes")));
     }
-    std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))
+    let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))?;
+    Ok(without_mark(&text).to_owned())
 }
 
 fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, ConfigError> {
@@ -316,11 +321,17 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
             "1 to 64 letters, digits, '.', '_' or '-', the first one a letter or digit",
         ));
     }
-    let endpoints = settings.strings("controller.endpoints", default.controller.endpoints)?;
-    let is_target = |text: &String| text.parse::<prexorcloud_transport::Target>().is_ok();
-    if endpoints.is_empty() || !endpoints.iter().all(is_target) {
-        return Err(settings.invalid("controller.endpoints", "at least one \"host:port\""));
-    }
+    let endpoints = match settings.strings("controller.endpoints")? {
+        None => default.controller.endpoints,
+        Some(texts) => {
+            let targets: Result<Vec<Target>, _> = texts.iter().map(|text| text.parse()).collect();
+            let wrong = || settings.invalid("controller.endpoints", "at least one \"host:port\"");
+            targets
+                .ok()
+                .filter(|targets| !targets.is_empty())
+                .ok_or_else(wrong)?
+        }
+    };
     let initial_delay = settings.milliseconds(
         "reconnect.initial_delay_ms",
         default.reconnect.initial_delay,

@@ -30,9 +30,11 @@ pub(super) enum Value {
 }
 
 #[derive(Debug)]
-struct Setting {
-    value: Value,
-    origin: Origin,
+pub(super) struct Setting {
+    pub(super) value: Value,
+    pub(super) origin: Origin,
+    /// The key as the operator wrote it
+    pub(super) written: String,
 }
 
 /// What was set, by key path
@@ -108,26 +110,29 @@ impl Settings {
                     _ => return Err(unsuitable("true or false")),
                 },
             };
-            self.0.insert(key.path, Setting { value, origin });
+            let written = key.path.to_owned();
+            self.0.insert(
+                key.path,
+                Setting {
+                    value,
+                    origin,
+                    written,
+                },
+            );
         }
         Ok(warnings.into_iter().collect())
     }
 
     /// Takes over what was read from a file of another kind
-    pub(super) fn from_values(values: impl IntoIterator<Item = (&'static str, Value, Origin)>) -> Self {
-        Self(
-            values
-                .into_iter()
-                .map(|(key, value, origin)| (key, Setting { value, origin }))
-                .collect(),
-        )
+    pub(super) fn from_values(values: impl IntoIterator<Item = (&'static str, Setting)>) -> Self {
+        Self(values.into_iter().collect())
     }
 
     /// Whether the value came from a file, and not from the environment
     pub(super) fn is_from_file(&self, key: &str) -> bool {
         matches!(
             self.0.get(key).map(|setting| &setting.origin),
-            Some(Origin::File { .. } | Origin::JavaFile { .. })
+            Some(Origin::File { .. })
         )
     }
 
@@ -136,13 +141,18 @@ impl Settings {
         let setting = self.0.get(key);
         ConfigError::InvalidValue {
             origin: setting.map_or(Origin::Default, |setting| setting.origin.clone()),
-            key: key.to_owned(),
+            key: setting.map_or(key, |setting| setting.written.as_str()).to_owned(),
             expected: expected.to_owned(),
             found: setting.map_or_else(|| "the default".to_owned(), |setting| setting.value.describe()),
         }
     }
 
+    /// A text without the white space around it, which means nothing in a name or an address
     pub(super) fn text(&self, key: &'static str, default: String) -> Result<String, ConfigError> {
+        Ok(self.verbatim(key, default)?.trim().to_owned())
+    }
+
+    fn verbatim(&self, key: &'static str, default: String) -> Result<String, ConfigError> {
         match self.0.get(key).map(|setting| &setting.value) {
             None => Ok(default),
             Some(Value::Text(text)) => Ok(text.clone()),
@@ -150,27 +160,23 @@ impl Settings {
         }
     }
 
-    pub(super) fn strings(
-        &self,
-        key: &'static str,
-        default: Vec<String>,
-    ) -> Result<Vec<String>, ConfigError> {
+    pub(super) fn strings(&self, key: &'static str) -> Result<Option<Vec<String>>, ConfigError> {
         match self.0.get(key).map(|setting| &setting.value) {
-            None => Ok(default),
-            Some(Value::TextList(items)) => Ok(items.clone()),
+            None => Ok(None),
+            Some(Value::TextList(items)) => Ok(Some(items.clone())),
             Some(_) => Err(self.invalid(key, "a list of strings")),
         }
     }
 
     pub(super) fn optional_path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
-        let path = PathBuf::from(self.text(key, String::new())?);
-        Ok((!path.as_os_str().is_empty()).then_some(path))
+        let text = self.verbatim(key, String::new())?;
+        Ok((!text.trim().is_empty()).then(|| PathBuf::from(text)))
     }
 
     pub(super) fn path(&self, key: &'static str, default: PathBuf) -> Result<PathBuf, ConfigError> {
         let text = match self.0.get(key) {
             None => return Ok(default),
-            Some(_) => self.text(key, String::new())?,
+            Some(_) => self.verbatim(key, String::new())?,
         };
         if text.trim().is_empty() {
             Err(self.invalid(key, "a path"))
@@ -310,6 +316,7 @@ fn collect(
                 Setting {
                     value: Value::from_toml(value.get_ref()),
                     origin,
+                    written: path,
                 },
             );
             continue;

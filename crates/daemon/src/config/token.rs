@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use prexorcloud_security::files::without_mark;
 use prexorcloud_security::token::JoinToken;
+use toml::de::{DeTable, DeValue};
 
 use super::{ConfigError, Settings};
 use crate::durable;
+use crate::yaml::{self, Content, Node};
 
 /// The largest token file that is read
 const MAX_TOKEN_FILE: u64 = 4096;
@@ -55,7 +59,9 @@ pub(super) fn read(
         }
         Ok(_) => {}
     }
-    let text = fs::read_to_string(&path).map_err(|error| unreadable(error.to_string()))?;
+    let bytes = fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
+    let text =
+        String::from_utf8(bytes).map_err(|_| unreadable("it is not a file with a token".to_owned()))?;
     let token = parse("enrolment.join_token_file", &text)?;
     Ok(Some((token, TokenSource::TokenFile(path))))
 }
@@ -77,47 +83,114 @@ impl TokenSource {
             Self::Elsewhere => Ok(()),
             Self::TokenFile(path) => durable::remove(path),
             Self::ConfigFile(path) => {
-                let text = fs::read_to_string(path)?;
-                let permissions = fs::metadata(path)?.permissions();
+                // What a link leads to is edited, and the link stays.
+                let path = fs::canonicalize(path)?;
+                let text =
+                    String::from_utf8(fs::read(&path)?).map_err(|_| not_removed("it is not UTF-8 text"))?;
+                let permissions = fs::metadata(&path)?.permissions();
                 let is_yaml = path
                     .extension()
                     .is_some_and(|extension| extension == "yml" || extension == "yaml");
-                let without = if is_yaml {
-                    without_yaml_token(&text)
-                } else {
-                    without_toml_token(&text)?
-                };
-                durable::replace(path, without.as_bytes())?;
-                fs::set_permissions(path, permissions)
+                let without = without_token(&text, is_yaml)?;
+                durable::replace(&path, without.as_bytes())?;
+                fs::set_permissions(&path, permissions)
             }
         }
     }
 }
 
-fn without_toml_token(text: &str) -> io::Result<String> {
-    let mut document: toml_edit::DocumentMut = text
-        .parse()
-        .map_err(|error: toml_edit::TomlError| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    if let Some(section) = document
-        .get_mut("enrolment")
-        .and_then(|item| item.as_table_like_mut())
-    {
-        section.remove("join_token");
-    }
-    Ok(document.to_string())
+fn not_removed(problem: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("{problem}; remove the token by hand"),
+    )
 }
 
-/// A Java daemon's file: the value goes, the line and everything else stay
-fn without_yaml_token(text: &str) -> String {
-    text.split_inclusive('\n')
-        .map(|line| match line.find("joinToken:") {
-            Some(at) if line.get(..at).is_some_and(|indent| indent.trim().is_empty()) => {
-                let end = if line.ends_with('\n') { "\n" } else { "" };
-                format!("{}joinToken: \"\"{end}", line.get(..at).unwrap_or_default())
-            }
-            _ => line.to_owned(),
-        })
-        .collect()
+/// Where a token stands
+enum Place {
+    /// On a line of its own, which goes with it
+    Line(Range<usize>),
+    /// Beside other things: its value becomes an empty one
+    Value(Range<usize>),
+}
+
+/// The text without the token, and everything else in it as it was
+fn without_token(text: &str, is_yaml: bool) -> io::Result<String> {
+    let places = |text: &str| {
+        if is_yaml {
+            yaml_tokens(text)
+        } else {
+            toml_token(text)
+        }
+    };
+    let mark = text.len() - without_mark(text).len();
+    let mut left = text.to_owned();
+    for place in places(without_mark(text))?.into_iter().rev() {
+        let (range, instead) = match place {
+            Place::Line(range) => (range, ""),
+            Place::Value(range) => (range, "\"\""),
+        };
+        let range = range.start + mark..range.end + mark;
+        if left.get(range.clone()).is_none() {
+            return Err(not_removed("the place of the token is not clear"));
+        }
+        left.replace_range(range, instead);
+    }
+    if places(without_mark(&left))?.is_empty() {
+        Ok(left)
+    } else {
+        Err(not_removed("the token cannot be told from what is around it"))
+    }
+}
+
+fn toml_token(text: &str) -> io::Result<Vec<Place>> {
+    let table = DeTable::parse(text).map_err(|error| not_removed(error.message()))?;
+    let found = match table.get_ref().get("enrolment").map(toml::Spanned::get_ref) {
+        Some(DeValue::Table(section)) => section.get_key_value("join_token"),
+        _ => None,
+    };
+    let Some((key, value)) = found else {
+        return Ok(Vec::new());
+    };
+    if matches!(value.get_ref(), DeValue::String(text) if text.is_empty()) {
+        return Ok(Vec::new());
+    }
+    let (key, value) = (key.span(), value.span());
+    let before = text.get(..key.start).unwrap_or_default();
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let after = text.get(value.end..).unwrap_or_default();
+    let end = after.find('\n').map_or(text.len(), |at| value.end + at + 1);
+    let indent = text.get(start..key.start).unwrap_or_default();
+    let rest = text.get(value.end..end).unwrap_or_default().trim_start();
+    let place = if indent.trim().is_empty() && (rest.is_empty() || rest.starts_with('#')) {
+        Place::Line(start..end)
+    } else {
+        Place::Value(value)
+    };
+    Ok(Vec::from([place]))
+}
+
+/// Every token of a Java daemon's file, in order
+fn yaml_tokens(text: &str) -> io::Result<Vec<Place>> {
+    let stream = yaml::parse(text).map_err(|error| not_removed(&error.detail))?;
+    let root: Vec<Node> = stream.root.into_iter().collect();
+    let of = |nodes: &[Node], name: &str| -> Vec<Node> {
+        nodes
+            .iter()
+            .filter_map(|node| match &node.content {
+                Content::Mapping(entries) => Some(entries),
+                _ => None,
+            })
+            .flatten()
+            .filter(|(key, _)| key.text() == Some(name))
+            .map(|(_, value)| value.clone())
+            .collect()
+    };
+    Ok(of(&of(&root, "security"), "joinToken")
+        .into_iter()
+        .filter(|token| token.text().is_none_or(|text| !text.is_empty()))
+        .map(|token| Place::Value(token.bytes))
+        .collect())
 }
 
 #[cfg(test)]
@@ -189,11 +262,83 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_a_java_file_is_blanked() {
-        let text = format!("security:\n  joinToken: \"{TOKEN}\"\n  certificateDir: x\n");
-        assert_eq!(
-            without_yaml_token(&text),
-            "security:\n  joinToken: \"\"\n  certificateDir: x\n"
-        );
+    fn only_the_token_leaves_a_file_however_it_is_written() {
+        for (before, after) in [
+            (
+                "\u{feff}# mine\r\n[enrolment] # once\r\njoin_token = 'TOKEN' # soon gone\r\nx = 1\r\n",
+                "\u{feff}# mine\r\n[enrolment] # once\r\nx = 1\r\n",
+            ),
+            (
+                "enrolment.join_token = 'TOKEN' # c\n",
+                "enrolment.join_token = \"\" # c\n",
+            ),
+            (
+                "enrolment = { join_token = 'TOKEN', trust_on_first_use = true }",
+                "enrolment = { join_token = \"\", trust_on_first_use = true }",
+            ),
+            ("a = 1\n", "a = 1\n"),
+        ] {
+            assert_eq!(
+                without_token(&before.replace("TOKEN", TOKEN), false).unwrap(),
+                after
+            );
+        }
+        for (before, after) in [
+            (
+                "security:\n  joinToken: \"TOKEN\"\n  certificateDir: x\n",
+                "security:\n  joinToken: \"\"\n  certificateDir: x\n",
+            ),
+            (
+                "\u{feff}a: ä\r\nsecurity: # here\r\n  joinToken: TOKEN   # once \r\n",
+                "\u{feff}a: ä\r\nsecurity: # here\r\n  joinToken: \"\"   # once \r\n",
+            ),
+            (
+                "security: {joinToken: TOKEN, certificateDir: x}\n",
+                "security: {joinToken: \"\", certificateDir: x}\n",
+            ),
+            (
+                "security:\n  joinToken: 'TOKEN'\n  joinToken: TOKEN",
+                "security:\n  joinToken: \"\"\n  joinToken: \"\"",
+            ),
+        ] {
+            assert_eq!(
+                without_token(&before.replace("TOKEN", TOKEN), true).unwrap(),
+                after
+            );
+        }
+        let block = "security:\n  joinToken: |\n    TOKEN\nnodeId: a\n".replace("TOKEN", TOKEN);
+        match without_token(&block, true) {
+            Ok(left) => assert!(!left.contains(TOKEN) && left.ends_with("\nnodeId: a\n"), "{left}"),
+            Err(error) => assert!(error.to_string().contains("by hand"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn a_token_behind_a_link_leaves_the_file_and_the_link_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("real.toml"), folder.path().join("daemon.toml"));
+        fs::write(&file, format!("[enrolment]\njoin_token = \"{TOKEN}\"\n")).unwrap();
+        std::os::unix::fs::symlink("real.toml", &link).unwrap();
+        let (_, source) = load(Some(&link), []).unwrap().config.enrolment.token.unwrap();
+        source.remove().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "[enrolment]\n");
+    }
+
+    #[test]
+    fn a_pasted_token_file_may_have_marks_and_blank_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let token_file = folder.path().join("token");
+        let path = folder.path().join("daemon.toml");
+        fs::write(&path, format!("[enrolment]\njoin_token_file = {token_file:?}\n")).unwrap();
+        for text in [
+            format!("\u{feff}{TOKEN}\r\n\r\n"),
+            format!(" \t{TOKEN} \n"),
+            format!("\u{feff}\n{TOKEN}"),
+        ] {
+            fs::write(&token_file, &text).unwrap();
+            let token = load(Some(&path), []).unwrap().config.enrolment.token.unwrap().0;
+            assert_eq!(token.expose(), TOKEN, "{text:?}");
+        }
     }
 }

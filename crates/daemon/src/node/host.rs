@@ -9,16 +9,19 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, System};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use super::cgroup::ControlGroups;
+
 const MIB: u64 = 1024 * 1024;
 
 /// How long `java -version` may take
 const JAVA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The machine's figures
+/// The machine's figures, as far as control groups let this process use it
 #[derive(Debug)]
 pub(super) struct Host {
     /// Absent if the system does not tell
     system: Option<System>,
+    groups: ControlGroups,
     instances_folder: PathBuf,
     /// MiB that instances may use
     total_memory_mb: u64,
@@ -26,6 +29,14 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(instances_folder: PathBuf, max_memory_mb: u64) -> Self {
+        Self::within(
+            ControlGroups::find(Path::new("/")),
+            instances_folder,
+            max_memory_mb,
+        )
+    }
+
+    fn within(groups: ControlGroups, instances_folder: PathBuf, max_memory_mb: u64) -> Self {
         let mut system = System::new()
             .inspect_err(|error| tracing::warn!(%error, "the system's figures are not available"))
             .ok();
@@ -34,28 +45,36 @@ impl Host {
             // Usage is measured between two looks: this is the first.
             system.refresh_cpu_specifics(CpuRefreshKind::everything());
         }
-        let physical = system.as_ref().map_or(0, System::total_memory) / MIB;
-        let total_memory_mb = if max_memory_mb > 0 {
-            max_memory_mb
+        let limit = groups.memory().unwrap_or(u64::MAX);
+        let usable = system.as_ref().map_or(0, System::total_memory).min(limit) / MIB;
+        let total_memory_mb = if max_memory_mb == 0 {
+            usable * 4 / 5
+        } else if max_memory_mb > limit / MIB {
+            tracing::warn!(
+                "resources.max_memory_mb is {max_memory_mb}, but a control group limits this process to {} MiB, which counts",
+                limit / MIB
+            );
+            limit / MIB
         } else {
-            physical * 4 / 5
+            max_memory_mb
         };
         Self {
             system,
+            groups,
             instances_folder,
             total_memory_mb,
         }
     }
 
-    /// MiB that instances may use: as configured, or 80 % of the machine's
+    /// MiB that instances may use: as configured, or 80 % of what this process may use of the machine
     pub(super) fn total_memory_mb(&self) -> i64 {
         signed(self.total_memory_mb)
     }
 
     /// Processors that this process may use
-    pub(super) fn available_cpus() -> i32 {
+    pub(super) fn available_cpus(&self) -> i32 {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        i32::try_from(cpus).unwrap_or(i32::MAX)
+        i32::try_from(cpus.min(self.groups.cpus().unwrap_or(cpus))).unwrap_or(i32::MAX)
     }
 
     /// Adds the current figures; memory is told against what instances may use
@@ -65,7 +84,10 @@ impl Host {
             system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
             system.refresh_cpu_usage();
             cpu = f64::from(system.global_cpu_usage()) / 100.0;
-            used = system.total_memory().saturating_sub(system.available_memory()) / MIB;
+            let (total, free) = (system.total_memory(), system.available_memory());
+            let total = total.min(self.groups.memory().unwrap_or(total));
+            let free = free.min(self.groups.available_memory().unwrap_or(free));
+            used = total.saturating_sub(free) / MIB;
         }
         let (free_disk, total_disk) = disk(&self.instances_folder);
         NodeStatus {
@@ -220,9 +242,38 @@ mod tests {
         assert!(status.total_memory_mb > 0 && status.used_memory_mb <= status.total_memory_mb);
         assert!(status.total_disk_mb >= status.free_disk_mb && status.total_disk_mb > 0);
         assert_eq!(status.instance_count, 2);
+        assert!(host.available_cpus() >= 1);
         let mut capped = Host::new(PathBuf::from("/"), 64);
         let status = capped.measure(NodeStatus::default());
         assert_eq!((status.total_memory_mb, status.used_memory_mb), (64, 64));
+    }
+
+    #[test]
+    fn the_limit_of_a_control_group_is_the_size_of_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("proc/self/mountinfo", "1 1 0:1 / /cg rw - cgroup2 none rw\n");
+        write("proc/self/cgroup", "0::/a\n");
+        write("cg/memory.max", "104857600\n");
+        write("cg/memory.current", "41943040\n");
+        write("cg/a/cpu.max", "100000 100000\n");
+        let host = |max_memory_mb| {
+            let groups = ControlGroups::find(folder.path());
+            Host::within(groups, PathBuf::from("/"), max_memory_mb)
+        };
+        let mut host_of_group = host(0);
+        assert_eq!(
+            (host_of_group.total_memory_mb(), host_of_group.available_cpus()),
+            (80, 1)
+        );
+        let status = host_of_group.measure(NodeStatus::default());
+        assert_eq!((status.total_memory_mb, status.used_memory_mb), (80, 40));
+        assert_eq!(host(64).total_memory_mb(), 64);
+        assert_eq!(host(4096).total_memory_mb(), 100, "the tightest limit counts");
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@
 //! keeps a session with a controller from then on. One task decides; it never waits for the network, a download or a
 //! disk that hangs. Instances live on when the daemon ends, unless a controller shut the node down.
 
+mod cgroup;
 mod console;
 mod crashes;
 mod host;
@@ -82,9 +83,6 @@ pub enum StartError {
     /// The node id is not a safe name
     #[error("node_id: {0}")]
     NodeId(#[from] InvalidName),
-    /// A controller's address is not one
-    #[error("controller.endpoints: {0:?} is not host:port")]
-    Endpoint(String),
     /// There is no controller to dial
     #[error("controller.endpoints names no controller")]
     NoControllers,
@@ -181,7 +179,7 @@ impl Daemon {
         }
         let mut session_config = prexorcloud_protocol::DaemonConfig::new(node_id, VERSION);
         session_config.total_memory_mb = host.total_memory_mb();
-        session_config.available_cpus = Host::available_cpus();
+        session_config.available_cpus = host.available_cpus();
         session_config.kill_timeout = config.instances.kill_timeout;
         session_config.boot_id = fresh_uuid().map_err(file(PathBuf::from(FRESH_UUID)))?;
         session_config.labels = config.labels.clone().into_iter().collect();
@@ -321,12 +319,7 @@ fn absolute(path: &std::path::Path) -> Result<PathBuf, StartError> {
 }
 
 fn targets(config: &DaemonConfig) -> Result<Vec<Target>, StartError> {
-    let targets: Vec<Target> = config
-        .controller
-        .endpoints
-        .iter()
-        .map(|text| text.parse().map_err(|_| StartError::Endpoint(text.clone())))
-        .collect::<Result<_, _>>()?;
+    let targets = config.controller.endpoints.clone();
     if targets.is_empty() {
         return Err(StartError::NoControllers);
     }

@@ -163,6 +163,14 @@ pub enum ArtifactError {
         /// The status code
         status: u16,
     },
+    /// The answer is packed, although it was asked for as it is
+    #[error("{url} sends the file packed ({encoding}), although it was asked for as it is")]
+    Encoded {
+        /// The address
+        url: String,
+        /// How
+        encoding: String,
+    },
     /// The download broke
     #[error("{url}: {problem}")]
     Download {
@@ -195,6 +203,7 @@ impl ArtifactError {
             | Self::Missing { .. }
             | Self::NotAFile { .. }
             | Self::WrongDigest { .. }
+            | Self::Encoded { .. }
             | Self::TooLarge { .. } => false,
         }
     }

@@ -31,6 +31,12 @@ const INHERITED: [&str; 9] = [
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR",
 ];
 
+/// Variables that decide about characters, the first one that is set wins
+const LOCALE: [&str; 3] = ["LC_ALL", "LC_CTYPE", "LANG"];
+
+/// The locale of an instance whose daemon has none: every letter is one, and nothing else changes
+const DEFAULT_LOCALE: &str = "C.UTF-8";
+
 /// Variables that an order may not set: they make the process load foreign code
 const REFUSED: [&str; 8] = [
     "LD_PRELOAD",
@@ -143,6 +149,17 @@ pub(super) fn environment(
         .into_iter()
         .filter(|(key, _)| INHERITED.contains(&key.as_str()) || key.starts_with("LC_"))
         .collect();
+    if is_ascii_only(&environment) {
+        // A JVM without a locale writes `?` for every other letter, into file names too.
+        environment.insert("LC_ALL".to_owned(), DEFAULT_LOCALE.to_owned());
+    }
+    if LOCALE
+        .iter()
+        .any(|key| order.env.get(*key).is_some_and(|value| !value.is_empty()))
+    {
+        // It would win over what the order says.
+        environment.remove("LC_ALL");
+    }
     for (key, value) in &order.env {
         let is_malformed = key.is_empty() || key.contains(['=', '\0']) || value.contains('\0');
         if is_malformed || REFUSED.iter().any(|refused| refused.eq_ignore_ascii_case(key)) {
@@ -182,6 +199,15 @@ pub(super) fn environment(
         set("CLOUD_CONTROLLER_URL", format!("http://{bracketed}:{port}"));
     }
     environment
+}
+
+/// Whether the locale that counts knows no letter beyond ASCII
+fn is_ascii_only(environment: &BTreeMap<String, String>) -> bool {
+    LOCALE
+        .iter()
+        .filter_map(|key| environment.get(*key))
+        .find(|value| !value.is_empty())
+        .is_none_or(|locale| matches!(locale.as_str(), "C" | "POSIX"))
 }
 
 /// A number as Java prints it, for which in-server plugins were written
@@ -272,12 +298,65 @@ mod tests {
             ("CLOUD_NODE_ID", "node-1"),
             ("CLOUD_PLUGIN_TOKEN", "token"),
             ("CLOUD_PORT", "30000"),
-            ("LC_ALL", "C"),
+            ("LC_ALL", "C.UTF-8"),
             ("MODE", "x"),
             ("PATH", "/opt"),
         ];
         let expected = expected.map(|(key, value)| (key.to_owned(), value.to_owned()));
         assert_eq!(environment, expected.into());
+    }
+
+    #[test]
+    fn every_letter_is_one_unless_somebody_says_otherwise() {
+        let locale = |own: &[(&str, &str)], inherited: &[(&str, &str)]| {
+            let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+                let owned = pairs
+                    .iter()
+                    .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+                owned.collect()
+            };
+            let order = order(|start| start.env = pairs(own).into_iter().collect());
+            let environment = environment(&order, "n", None, pairs(inherited));
+            LOCALE.map(|key| environment.get(key).cloned().unwrap_or_default())
+        };
+        let default = ["C.UTF-8", "", ""];
+        assert_eq!(locale(&[], &[]), default);
+        assert_eq!(locale(&[], &[("LC_ALL", "POSIX")]), default);
+        assert_eq!(
+            locale(&[], &[("LC_ALL", ""), ("LC_CTYPE", "C")]),
+            ["C.UTF-8", "C", ""]
+        );
+        assert_eq!(locale(&[], &[("LANG", "C")]), ["C.UTF-8", "", "C"]);
+        assert_eq!(locale(&[], &[("LANG", "de_DE.UTF-8")]), ["", "", "de_DE.UTF-8"]);
+        assert_eq!(
+            locale(&[], &[("LANG", "C"), ("LC_CTYPE", "en_US.UTF-8")]),
+            ["", "en_US.UTF-8", "C"]
+        );
+        assert_eq!(locale(&[("LC_ALL", "C")], &[]), ["C", "", ""]);
+        assert_eq!(locale(&[("LANG", "C")], &[]), ["", "", "C"]);
+        assert_eq!(
+            locale(&[("LANG", "fr_FR.UTF-8")], &[("LC_ALL", "C")]),
+            ["", "", "fr_FR.UTF-8"]
+        );
+        assert_eq!(locale(&[("LANG", "")], &[]), ["C.UTF-8", "", ""]);
+    }
+
+    #[test]
+    fn a_jvm_of_a_bare_daemon_writes_letters() {
+        let java = find_java(None, |key| std::env::var(key).ok()).unwrap();
+        let order = order(|_| {});
+        let ran = std::process::Command::new(java)
+            .args(["-XshowSettings:properties", "-version"])
+            .env_clear()
+            .envs(environment(&order, "n", None, []))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        let names = said
+            .lines()
+            .find(|line| line.contains("sun.jnu.encoding"))
+            .unwrap();
+        assert!(names.ends_with("= UTF-8"), "{said}");
     }
 
     #[test]

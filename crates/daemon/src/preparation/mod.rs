@@ -10,6 +10,7 @@
 mod artifact;
 mod config_patch;
 mod failure;
+mod inside;
 mod launch;
 mod order;
 mod substitution;
@@ -26,6 +27,7 @@ use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
 
 use artifact::Artifacts;
+use inside::InsideError;
 use order::Assignment;
 use workspace::{Workspace, Workspaces};
 
@@ -199,11 +201,17 @@ impl Preparer {
                 return Err(failed(ArtifactError::NoDigest { url }));
             }
             let relative = format!("{}/{}", extension.install_path, extension.file_name);
-            let Some(target) = workspace.resolve(relative.trim_start_matches('/')) else {
-                return Err(order::invalid(
-                    "extension.install_path",
-                    "leads out of the workspace".into(),
-                ));
+            let inside = workspace.inside()?;
+            let target = match inside.resolve(relative.trim_start_matches('/')) {
+                Ok(place) => inside.path(&place),
+                Err(InsideError::Io(error)) => {
+                    let path = workspace.path().join(&relative);
+                    return Err(failed(ArtifactError::Io { path, error }));
+                }
+                Err(error) => {
+                    let problem = format!("is {:?}: {error}", extension.install_path);
+                    return Err(order::invalid("extension.install_path", problem));
+                }
             };
             if let Some(folder) = target.parent() {
                 tokio::fs::create_dir_all(folder).await.map_err(|error| {
@@ -231,8 +239,9 @@ impl Preparer {
         let patches = order.config_patches.clone();
         let path = workspace.path().to_path_buf();
         let work = tokio::task::spawn_blocking(move || {
-            substitution::substitute(workspace.path(), &variables)?;
-            config_patch::apply(&workspace, &patches)?;
+            let inside = workspace.inside()?;
+            substitution::substitute(&inside, &variables, workspace.lifetime())?;
+            config_patch::apply(&inside, &patches)?;
             Ok(workspace)
         });
         match work.await {
@@ -323,6 +332,10 @@ mod tests {
         }
     }
 
+    fn hex(digest: &[u8]) -> String {
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     fn plan(start: &mut StartInstance) -> &mut CompositionPlan {
         let runtime = RuntimeArtifact {
             jar_file: start.jar_file.clone(),
@@ -390,6 +403,48 @@ mod tests {
         assert!(prepared.facts.ephemeral_folder.is_none());
         start.download_url.clear();
         node.preparer.prepare(&start, None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_static_folder_keeps_its_variables_and_its_links() {
+        let node = node();
+        let plugin = node.folder.path().join("plugin.jar");
+        std::fs::write(&plugin, "plugin").unwrap();
+        let mut start = start(&node);
+        start.static_instance = true;
+        plan(&mut start).extensions = vec![ExtensionArtifact {
+            file_name: "plugin.jar".into(),
+            download_url: plugin.to_str().unwrap().into(),
+            sha256: hex(&Sha256::digest(b"plugin")),
+            install_path: "plugins".into(),
+            ..ExtensionArtifact::default()
+        }];
+        let folder = node.folder.path().join("instances/lobby/lobby-1");
+        std::fs::create_dir_all(folder.join("shared/plugins")).unwrap();
+        std::os::unix::fs::symlink("shared/plugins", folder.join("plugins")).unwrap();
+        std::fs::write(folder.join("server.properties"), "server-port=%PORT%\n").unwrap();
+        // The mount point of a file system, and nobody's group.
+        std::fs::create_dir_all(node.folder.path().join("instances/lost+found")).unwrap();
+        for _ in 0..2 {
+            start.port = self::start(&node).port;
+            node.preparer.prepare(&start, None).await.unwrap();
+            assert_eq!(
+                std::fs::read_to_string(folder.join("server.properties")).unwrap(),
+                format!("server-port={}\n", start.port)
+            );
+            assert_eq!(
+                std::fs::read(folder.join("shared/plugins/plugin.jar")).unwrap(),
+                b"plugin"
+            );
+        }
+        std::fs::remove_file(folder.join("plugins")).unwrap();
+        std::os::unix::fs::symlink(node.folder.path(), folder.join("plugins")).unwrap();
+        let error = node.preparer.prepare(&start, None).await.unwrap_err();
+        assert!(
+            error.to_string().contains("the link plugins leads out"),
+            "{error}"
+        );
+        assert_eq!(error.disposition(), StartFailureDisposition::Permanent);
     }
 
     #[tokio::test]

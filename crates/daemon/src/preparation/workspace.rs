@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::PreparationError;
+use super::inside::Inside;
 use super::order::Assignment;
+use super::substitution::Lifetime;
 
 /// Begins the names of folders that no instance uses; no group is called like that
 const HIDDEN: &str = ".";
@@ -60,7 +62,15 @@ impl Workspaces {
             if !group.file_type()?.is_dir() {
                 continue;
             }
-            for instance in fs::read_dir(group.path())? {
+            let instances = match fs::read_dir(group.path()) {
+                Ok(instances) => instances,
+                // Not ours: a file system has its `lost+found` in the folder that it is mounted on.
+                Err(error) => {
+                    tracing::warn!(folder = %group.path().display(), %error, "passed over, it cannot be listed");
+                    continue;
+                }
+            };
+            for instance in instances {
                 let instance = instance?;
                 let name = instance.file_name();
                 let is_ours = name.to_str().is_some_and(|name| {
@@ -105,21 +115,20 @@ impl Workspace {
         self.staging.as_deref().unwrap_or(&self.live)
     }
 
-    /// A path inside, or `None` if `relative` leads out or through a symbolic link
-    pub(super) fn resolve(&self, relative: &str) -> Option<PathBuf> {
-        let mut path = self.path().to_path_buf();
-        let relative = relative.replace('\\', "/");
-        for component in Path::new(&relative).components() {
-            match component {
-                std::path::Component::Normal(name) => path.push(name),
-                std::path::Component::CurDir => continue,
-                _ => return None,
-            }
-            if fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_symlink()) {
-                return None;
-            }
+    /// The files in it
+    pub(super) fn inside(&self) -> Result<Inside, PreparationError> {
+        Inside::new(self.path()).map_err(|error| PreparationError::Workspace {
+            path: self.path().to_path_buf(),
+            error,
+        })
+    }
+
+    /// Whether the next start finds the files of this one
+    pub(super) fn lifetime(&self) -> Lifetime {
+        match self.staging {
+            Some(_) => Lifetime::OneStart,
+            None => Lifetime::ManyStarts,
         }
-        (path != self.path()).then_some(path)
     }
 
     /// Gives the folder its real name, in the place of whatever had it; returns that name

@@ -90,7 +90,7 @@ pub fn config(folder: &Path, controller: &str, token: Option<JoinToken>) -> Daem
         data_dir: folder.join("data"),
         ..DaemonConfig::default()
     };
-    config.controller.endpoints = vec![controller.to_owned()];
+    config.controller.endpoints = vec![controller.parse().unwrap()];
     config.enrolment.token = token.map(|token| (token, TokenSource::Elsewhere));
     config.health.listen = "127.0.0.1:0".parse().unwrap();
     config.runtime.allow_standin = true;

@@ -1550,10 +1550,10 @@ pub struct NodeStatus {
     /// Load of all processors together, 0 to 1.
     #[prost(double, tag = "1")]
     pub cpu_usage: f64,
-    /// Memory of the machine in MiB, not only what instances may use.
+    /// The memory that instances may use together, in MiB, as in the handshake. Java daemons tell all of the machine.
     #[prost(int64, tag = "2")]
     pub total_memory_mb: i64,
-    /// Memory in use in MiB, at most the total.
+    /// Memory in use in MiB, of whatever runs there; at most the total.
     #[prost(int64, tag = "3")]
     pub used_memory_mb: i64,
     /// Free space in MiB where instances live. 0 = unknown.

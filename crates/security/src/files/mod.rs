@@ -170,7 +170,13 @@ pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read_checked(path, limit, |_| true).map(|bytes| bytes.to_vec())
 }
 
-/// Reads a secret UTF-8 text of at most `limit` bytes
+/// The text without the byte order mark that some editors put before it
+#[must_use]
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Reads a secret UTF-8 text of at most `limit` bytes, without a byte order mark
 ///
 /// # Errors
 /// As [`read_secret`], and [`FileError::NotText`].
@@ -179,17 +185,18 @@ pub fn read_secret_text(path: &Path, limit: u64) -> Result<Zeroizing<String>, Fi
     let text = std::str::from_utf8(&bytes).map_err(|_| FileError::NotText {
         path: path.to_owned(),
     })?;
-    Ok(Zeroizing::new(text.to_owned()))
+    Ok(Zeroizing::new(without_mark(text).to_owned()))
 }
 
-/// Reads a UTF-8 text of at most `limit` bytes
+/// Reads a UTF-8 text of at most `limit` bytes, without a byte order mark
 ///
 /// # Errors
 /// As [`read`], and [`FileError::NotText`].
 pub fn read_text(path: &Path, limit: u64) -> Result<String, FileError> {
-    String::from_utf8(read(path, limit)?).map_err(|_| FileError::NotText {
+    let text = String::from_utf8(read(path, limit)?).map_err(|_| FileError::NotText {
         path: path.to_owned(),
-    })
+    })?;
+    Ok(without_mark(&text).to_owned())
 }
 
 fn read_checked(

@@ -5,6 +5,7 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 use super::hash::TokenHash;
+use crate::files::without_mark;
 use crate::random::{self, NoRandomness};
 
 const PREFIX: &str = "prx_";
@@ -40,7 +41,7 @@ impl ApiToken {
     /// # Errors
     /// [`ApiTokenParseError`].
     pub fn parse(text: &str) -> Result<Self, ApiTokenParseError> {
-        let text = text.trim();
+        let text = without_mark(text.trim()).trim();
         let secret = text.strip_prefix(PREFIX).ok_or(ApiTokenParseError)?;
         if secret.len() == SECRET_LEN && secret.bytes().all(|b| b.is_ascii_alphanumeric()) {
             Ok(Self(Zeroizing::new(text.to_owned())))

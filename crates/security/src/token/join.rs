@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::hash::TokenHash;
 use super::pin::CaPin;
+use crate::files::without_mark;
 use crate::random::{self, NoRandomness};
 
 const PREFIX: &str = "pxr_";
@@ -61,12 +62,12 @@ impl JoinToken {
         Ok(Self { text, pin })
     }
 
-    /// Reads a token; white space around it is ignored
+    /// Reads a token; white space around it, and the byte order mark of an editor, are ignored
     ///
     /// # Errors
     /// [`JoinTokenParseError`], which says what is wrong without repeating the text.
     pub fn parse(text: &str) -> Result<Self, JoinTokenParseError> {
-        let text = text.trim();
+        let text = without_mark(text.trim()).trim();
         if text.is_empty() {
             return Err(JoinTokenParseError::Empty);
         }

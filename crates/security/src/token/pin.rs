@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::certificate::{Certificate, Fingerprint};
+use crate::files::without_mark;
 
 /// SHA-256 of the DER of an authority's certificate, written as 43 characters of base64url without padding
 ///
@@ -49,6 +50,7 @@ impl FromStr for CaPin {
     type Err = CaPinParseError;
 
     fn from_str(text: &str) -> Result<Self, CaPinParseError> {
+        let text = without_mark(text.trim()).trim();
         if text.len() != 43 {
             return Err(CaPinParseError);
         }

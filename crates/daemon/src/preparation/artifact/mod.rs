@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use reqwest::Url;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
@@ -81,6 +82,11 @@ impl Artifacts {
         if !sha256.is_empty() && !is_sha256(sha256) {
             return Err(ArtifactError::MalformedDigest {
                 given: sha256.chars().take(80).collect(),
+            });
+        }
+        if target.is_dir() {
+            return Err(ArtifactError::NotAFile {
+                path: target.to_path_buf(),
             });
         }
         match source(url)? {
@@ -157,11 +163,19 @@ impl Artifacts {
             problem: causes(&error.without_url()),
         };
         let client = self.client().map_err(broken)?;
-        let mut response = client.get(url).send().await.map_err(broken)?;
+        // A digest is one of the file and not of a packed form of it.
+        let request = client.get(url).header(ACCEPT_ENCODING, "identity");
+        let mut response = request.send().await.map_err(broken)?;
         if !response.status().is_success() {
             return Err(ArtifactError::Status {
                 url: shown.to_owned(),
                 status: response.status().as_u16(),
+            });
+        }
+        if let Some(encoding) = encoding(response.headers()) {
+            return Err(ArtifactError::Encoded {
+                url: shown.to_owned(),
+                encoding,
             });
         }
         let too_large = || ArtifactError::TooLarge {
@@ -303,15 +317,50 @@ fn source(url: &str) -> Result<Source, ArtifactError> {
     if Path::new(url).is_absolute() {
         return Ok(Source::Path(PathBuf::from(url)));
     }
+    if url
+        .get(..5)
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:"))
+    {
+        return file(url).map(Source::Path).ok_or_else(unsupported);
+    }
     let parsed = Url::parse(url).map_err(|_| unsupported())?;
     match parsed.scheme() {
         "http" | "https" => Ok(Source::Http(parsed)),
-        "file" => parsed
-            .to_file_path()
-            .map(Source::Path)
-            .map_err(|()| unsupported()),
         _ => Err(unsupported()),
     }
+}
+
+/// A file has neither query nor fragment: what looks like one is part of its name
+fn file(url: &str) -> Option<PathBuf> {
+    let mut escaped = String::with_capacity(url.len());
+    for character in url.chars() {
+        match character {
+            '?' | '#' | '\\' | '\t' | '\n' | '\r' => {
+                let _ = write!(escaped, "%{:02X}", u32::from(character));
+            }
+            other => escaped.push(other),
+        }
+    }
+    Url::parse(&escaped).ok()?.to_file_path().ok()
+}
+
+/// How the bytes of an answer are packed, if they are
+fn encoding(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let mut words = values.flat_map(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        text.split(',')
+            .map(|word| word.trim().to_owned())
+            .collect::<Vec<_>>()
+    });
+    words
+        .find(|word| !word.is_empty() && !word.eq_ignore_ascii_case("identity"))
+        .map(|word| {
+            word.chars()
+                .filter(|character| !character.is_control())
+                .take(40)
+                .collect()
+        })
 }
 
 /// The address without what may be secret in it: user, password and query

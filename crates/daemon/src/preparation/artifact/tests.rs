@@ -222,3 +222,90 @@ async fn sources_that_cannot_be_trusted_are_refused() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_path_stays_a_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("target.jar");
+    let artifacts = artifacts(folder.path());
+    for name in [
+        "%41.jar",
+        "a?b.jar",
+        "a#b c.jar",
+        "100%.jar",
+        "ä b.jar",
+        "a%20b.jar",
+        "x://y.jar",
+        "a\\b.jar",
+    ] {
+        let from = folder.path().join(name);
+        std::fs::create_dir_all(from.parent().unwrap()).unwrap();
+        std::fs::write(&from, name).unwrap();
+        let path = from.to_str().unwrap().to_owned();
+        let encoded = path.replace('%', "%25");
+        for url in [
+            path,
+            format!("file://{encoded}"),
+            Url::from_file_path(&from).unwrap().into(),
+        ] {
+            artifacts
+                .provide(&url, &digest(name.as_bytes()), &target)
+                .await
+                .unwrap();
+            assert_eq!(std::fs::read(&target).unwrap(), name.as_bytes(), "{url}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_comes_as_it_is_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/server.jar", listener.local_addr().unwrap());
+    let serve = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for encoding in ["gzip", "identity, x-\u{7f}br", "identity", ""] {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let count = stream.read(&mut request).await.unwrap();
+            asked.push(String::from_utf8_lossy(&request[..count]).to_lowercase());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: 3\r\nConnection: close\r\n\r\njar"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        asked
+    });
+    let target = folder.path().join("x.jar");
+    let error = artifacts
+        .provide(&url, &digest(b"jar"), &target)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("packed (gzip)"), "{error}");
+    assert!(!error.is_transient() && !target.exists());
+    // Header values hold no such character, so the answer is broken and may be better next time.
+    assert!(artifacts.provide(&url, &digest(b"jar"), &target).await.is_err());
+    artifacts.provide(&url, &digest(b"jar"), &target).await.unwrap();
+    std::fs::remove_file(folder.path().join("cache").join(digest(b"jar"))).unwrap();
+    artifacts.provide(&url, &digest(b"jar"), &target).await.unwrap();
+    let asked = serve.await.unwrap();
+    assert!(
+        asked
+            .iter()
+            .all(|request| request.contains("accept-encoding: identity\r\n")),
+        "{asked:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_in_the_place_of_the_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = folder.path().join("from.jar");
+    std::fs::write(&from, "jar").unwrap();
+    let error = artifacts(folder.path())
+        .provide(from.to_str().unwrap(), "", folder.path())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ArtifactError::NotAFile { .. }) && !error.is_transient());
+}

@@ -1,0 +1,273 @@
+//! What a patch changes, what it leaves, and what is refused
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::fs;
+
+use super::*;
+
+fn set(format: Format, text: &str, key: &str, value: &str) -> String {
+    match format.edit(text, key, value, true) {
+        Ok(patched) => patched.unwrap_or_else(|| text.to_owned()),
+        Err(problem) => panic!("{text:?}: {problem}"),
+    }
+}
+
+fn properties(text: &str, key: &str, value: &str) -> String {
+    set(Format::Properties, text, key, value)
+}
+
+fn toml(text: &str, key: &str, value: &str) -> String {
+    set(Format::Toml, text, key, value)
+}
+
+fn yaml(text: &str, key: &str, value: &str) -> String {
+    set(Format::Yaml, text, key, value)
+}
+
+#[track_caller]
+fn assert_refused(format: Format, text: &str, key: &str, words: &str) {
+    let problem = format.edit(text, key, "9", true).unwrap_err();
+    assert!(problem.contains(words), "{words} in {problem}");
+}
+
+#[test]
+fn only_the_value_of_a_property_changes() {
+    assert_eq!(properties("# top\r\na=1\r\nb=2", "a", "9"), "# top\r\na=9\r\nb=2");
+    assert_eq!(properties("  a : 1 \nb=2\n", "a", "9"), "  a : 9\nb=2\n");
+    assert_eq!(
+        properties("a=1\\\n  2\nb=2\n", "a", "\\u00a7a x"),
+        "a=\\u00a7a x\nb=2\n"
+    );
+    assert_eq!(properties("a\nb=2\n", "a", "9"), "a=9\nb=2\n");
+    assert_eq!(properties("a=\nb=2\n", "a", "9"), "a=9\nb=2\n");
+    assert_eq!(properties("a\\:b=1\n", "a:b", "9"), "a\\:b=9\n");
+    assert_eq!(
+        properties("#a=1\naa=2\n!a=3\n", "a", "9"),
+        "#a=1\naa=2\n!a=3\na=9\n"
+    );
+    assert_eq!(properties("a=1", "c", "3"), "a=1\nc=3\n");
+    assert_eq!(properties("a=1\r\n", "c", "3"), "a=1\r\nc=3\r\n");
+    assert_eq!(properties("", "c d", "3"), "c\\ d=3\n");
+    let replaced = Format::Properties.edit("a=1\n", "c", "3", false);
+    assert_eq!(replaced, Ok(None), "replace creates nothing");
+}
+
+#[test]
+fn properties_that_cannot_be_edited_exactly_are_refused() {
+    let format = Format::Properties;
+    assert_refused(format, "a=1\nb=2\na=3\n", "a", "2 times, in lines 1, 3");
+    assert_refused(format, "\u{feff}a=1\n", "a", "byte order mark");
+    assert_refused(format, "b=\\u12\na=1\n", "a", "line 1");
+    assert_refused(format, "a=1\nb=2\\", "c", "more than that");
+    let swallowed = format.edit("a=1\nb=2\n", "a", "x\\", true).unwrap_err();
+    assert!(swallowed.contains("more than that"), "{swallowed}");
+}
+
+#[test]
+fn only_the_value_of_a_toml_key_changes() {
+    assert_eq!(
+        toml("bind = \"x\"\nport = 1 # why\n", "port", "25577"),
+        "bind = \"x\"\nport = 25577 # why\n"
+    );
+    assert_eq!(
+        toml("motd = 1\r\n[a]\r\nport=2\r\n", "port", "3"),
+        "motd = 1\r\n[a]\r\nport=3\r\n"
+    );
+    assert_eq!(
+        toml("\u{feff}motd = '''x\ny''' # c\n", "motd", "a \"b\" \u{1}"),
+        "\u{feff}motd = \"a \\\"b\\\" \\u0001\" # c\n"
+    );
+    assert_eq!(
+        toml("[a]\nb = {c = [1, 2], d = 3}\n", "a.b.d", "TRUE"),
+        "[a]\nb = {c = [1, 2], d = true}\n"
+    );
+    assert_eq!(toml("a = [\n 1, # one\n]\n", "a", "007"), "a = \"007\"\n");
+    assert_eq!(toml("a = 1\n", "c", "3"), "a = 1\nc = 3\n");
+    assert_eq!(
+        toml("# top\na = 1 # x\n\n[b]\nc = 1\n", "d", "e"),
+        "# top\na = 1 # x\nd = \"e\"\n\n[b]\nc = 1\n"
+    );
+    assert_eq!(toml("[b]\nc = 1\n", "d", "1"), "d = 1\n[b]\nc = 1\n");
+    assert_eq!(toml("a = 1", "b.c", "2"), "a = 1\nb.c = 2\n");
+}
+
+#[test]
+fn toml_that_cannot_be_edited_exactly_is_refused() {
+    let format = Format::Toml;
+    assert_refused(format, "[a]\nport = 1\n[b]\nport = 2\n", "port", "in lines 2, 4");
+    assert_refused(format, "a = 1\na = 2\n", "a", "line 2");
+    assert_refused(format, "a = \n", "a", "line 1");
+    assert_refused(format, "[a]\nb = 1\n", "a", "it is a section");
+    assert_refused(format, "[[a]]\nb = 1\n", "a", "it is a list of sections");
+    assert_refused(format, "[a]\nb = 1\n", "a.c", "more than that");
+}
+
+#[test]
+fn only_the_value_of_a_yaml_key_changes() {
+    let text = "bedrock:\n  address: 0.0.0.0\n  port: 19132\n# remote\nremote:\n  # where\n  address: auto # here\n  port: 25565\n";
+    assert_eq!(
+        yaml(text, "remote.address", "127.0.0.1"),
+        text.replace("auto", "\"127.0.0.1\"")
+    );
+    assert_eq!(Format::Yaml.edit(text, "remote.missing", "x", true), Ok(None));
+    assert_eq!(Format::Yaml.edit(text, "missing.address", "x", true), Ok(None));
+    assert_eq!(Format::Yaml.edit("a: 1\n", "b", "x", false), Ok(None));
+    let deep = "a:\n  b:\n    c: 1\n  c: 2\n";
+    assert_eq!(yaml(deep, "a.c", "3"), "a:\n  b:\n    c: 1\n  c: 3\n");
+    assert_eq!(
+        yaml("settings:\r\n  bungeecord: 'no' \r\n", "bungeecord", "true"),
+        "settings:\r\n  bungeecord: true \r\n"
+    );
+    assert_eq!(yaml("a: 1\n", "b", "2"), "a: 1\nb: 2\n");
+    assert_eq!(
+        yaml("a: 1\r\nc: {d: 1, e: \"x\"}", "c.e", "y"),
+        "a: 1\r\nc: {d: 1, e: \"y\"}"
+    );
+    assert_eq!(yaml("a:\nb: 2\n", "a", "x"), "a: \"x\"\nb: 2\n");
+    assert_eq!(yaml("a:   # why\nb: 2\n", "a", "x"), "a: \"x\"   # why\nb: 2\n");
+    assert_eq!(
+        yaml("\u{feff}ä: 1\nb: &x 2\nc: *x\n", "ä", "3"),
+        "\u{feff}ä: 3\nb: &x 2\nc: *x\n"
+    );
+    assert_eq!(yaml("# nothing yet\n", "a", "1"), "# nothing yet\na: 1\n");
+    assert_eq!(
+        yaml("listeners:\n- host: 0.0.0.0:1\n", "host", "[::]:2"),
+        "listeners:\n- host: \"[::]:2\"\n"
+    );
+}
+
+#[test]
+fn yaml_that_cannot_be_edited_exactly_is_refused() {
+    let format = Format::Yaml;
+    assert_refused(format, "a: 1\n---\na: 2\n", "a", "several documents");
+    assert_refused(format, "a: 1\nb: 2\na: 3\n", "a", "in lines 1, 3");
+    assert_refused(format, "s:\n  a: 1\ns:\n  b: 2\n", "s.a", "s is there twice");
+    assert_refused(format, "x:\n  a: 1\ny:\n  a: 2\n", "a", "in lines 2, 4");
+    assert_refused(format, "a: &x 1\nb: *x\n", "a", "anchor");
+    assert_refused(format, "s: &x\n  a: 1\nt: *x\n", "s.a", "anchor");
+    assert_refused(format, "b: &x 1\na: *x\n", "a", "alias");
+    assert_refused(format, "a: |\n  x\n", "a", "block of lines");
+    assert_refused(format, "a: !!str 1\n", "a", "tag");
+    assert_refused(format, "a:\n  b: 1\n", "a", "section");
+    assert_refused(format, "a: [1]\n", "a", "list");
+    assert_refused(format, "a: [1\n", "a", "line");
+    assert_refused(format, "- a\n", "a", "a list and no section");
+    assert_refused(format, "{a: 1}\n", "b", "more than that");
+    assert_refused(format, "a: |+\n  x\n\n\n...\n", "b", "more than that");
+}
+
+#[test]
+fn values_are_quoted_as_needed() {
+    for bare in ["1", "-1.5", "true", "FALSE"] {
+        assert_eq!(yaml::rendered(bare), bare);
+    }
+    for quoted in ["", "1.", "0.0.0.0:25577", "-"] {
+        assert_eq!(yaml::rendered(quoted), format!("\"{quoted}\""));
+        assert_eq!(toml::rendered(quoted), format!("\"{quoted}\""));
+    }
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn patch(&self, file: &str, value: &str) -> Result<(), PreparationError> {
+        let inside = Inside::new(self.0.path()).unwrap();
+        let patch = ConfigPatch {
+            file: file.to_owned(),
+            key: "a".to_owned(),
+            value: value.to_owned(),
+            op: 0,
+        };
+        apply(&inside, &[patch])
+    }
+
+    #[track_caller]
+    fn assert_refused(&self, file: &str, words: &str) {
+        let error = self.patch(file, "9").unwrap_err();
+        assert_eq!(
+            error.disposition(),
+            prexorcloud_proto::StartFailureDisposition::Permanent,
+            "{error}"
+        );
+        assert!(error.to_string().contains(words), "{words} in {error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_text_is_refused_and_stays() {
+    let folder = Folder::new();
+    let path = folder.0.path().join("latin.properties");
+    fs::write(&path, b"a=\xe4\n").unwrap();
+    folder.assert_refused("latin.properties", "not UTF-8");
+    assert_eq!(fs::read(&path).unwrap(), b"a=\xe4\n");
+    fs::write(folder.0.path().join("x.json"), "{\"a\": 1}").unwrap();
+    folder.assert_refused("x.json", ".properties");
+    let sparse = fs::File::create(folder.0.path().join("sparse.yml")).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    folder.assert_refused("sparse.yml", "larger than");
+    fs::create_dir(folder.0.path().join("folder.yml")).unwrap();
+    folder.assert_refused("folder.yml", "a folder");
+    let pipe = folder.0.path().join("pipe.yml");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    folder.assert_refused("pipe.yml", "a pipe");
+    let _socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("socket.yml")).unwrap();
+    folder.assert_refused("socket.yml", "a socket");
+    folder.patch("missing.yml", "9").unwrap();
+}
+
+#[test]
+fn a_link_inside_is_followed_and_one_that_leads_out_is_refused() {
+    let folder = Folder::new();
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("x.yml"), "a: 1\n").unwrap();
+    fs::create_dir(folder.0.path().join("config")).unwrap();
+    fs::write(folder.0.path().join("config/real.yml"), "a: 1\n").unwrap();
+    let link = |to: &std::path::Path, name: &str| {
+        std::os::unix::fs::symlink(to, folder.0.path().join(name)).unwrap();
+    };
+    link("config/real.yml".as_ref(), "link.yml");
+    link(outside.path(), "out");
+    link("loop.yml".as_ref(), "loop.yml");
+    folder.patch("link.yml", "2").unwrap();
+    let read = |name: &str| fs::read_to_string(folder.0.path().join(name)).unwrap();
+    assert_eq!(read("config/real.yml"), "a: 2\n");
+    assert!(
+        fs::symlink_metadata(folder.0.path().join("link.yml"))
+            .unwrap()
+            .is_symlink()
+    );
+    folder.assert_refused("out/x.yml", "the link out leads out");
+    folder.assert_refused("loop.yml", "links");
+    folder.assert_refused("../x.yml", "leads out");
+    assert_eq!(
+        fs::read_to_string(outside.path().join("x.yml")).unwrap(),
+        "a: 1\n"
+    );
+}
+
+#[test]
+fn the_secret_is_read_as_its_writer_meant_it() {
+    let folder = Folder::new();
+    fs::write(folder.0.path().join("x.yml"), "a: 1\n").unwrap();
+    fs::write(
+        folder.0.path().join("forwarding.secret"),
+        "\u{feff}s3cret \r\n\r\n",
+    )
+    .unwrap();
+    folder.patch("x.yml", "%FORWARDING_SECRET%").unwrap();
+    assert_eq!(
+        fs::read_to_string(folder.0.path().join("x.yml")).unwrap(),
+        "a: \"s3cret\"\n"
+    );
+}

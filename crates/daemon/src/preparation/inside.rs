@@ -1,0 +1,401 @@
+//! The files inside a folder, reached without ever leaving it
+//!
+//! The folder may belong to somebody who is hostile: links may lead out or in circles, a pipe may wait for its writer, a
+//! sparse file may claim any size, and all of it may change at any moment. A path is therefore resolved here and not by
+//! the system, links that stay inside are followed, and what is opened then is opened without following any.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+
+/// More links on one path lead nowhere
+const MAX_LINKS: usize = 40;
+
+/// Numbers temporary files, so that two never share one
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// A folder out of which nothing leads
+#[derive(Debug)]
+pub(super) struct Inside {
+    root: PathBuf,
+    /// Without links, for links that name the folder in full
+    real: PathBuf,
+}
+
+/// A path below the folder, without links when it was resolved
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    names: Vec<OsString>,
+}
+
+/// Why a path cannot be used
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InsideError {
+    /// `..`, or an absolute path
+    #[error("it leads out of the instance's folder")]
+    LeadsOut,
+    /// A link to elsewhere
+    #[error("the link {link} leads out of the instance's folder")]
+    LinkLeadsOut { link: String },
+    /// Links that lead to each other
+    #[error("the link {link} leads through too many links")]
+    TooManyLinks { link: String },
+    /// A folder, a pipe, a device
+    #[error("it is {0}, not a file")]
+    NotAFile(&'static str),
+    /// More than the caller takes
+    #[error("it is larger than {0} bytes")]
+    TooLarge(u64),
+    /// The system's answer
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<rustix::io::Errno> for InsideError {
+    fn from(error: rustix::io::Errno) -> Self {
+        Self::Io(error.into())
+    }
+}
+
+/// What an entry of a folder is
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Folder,
+    /// With its size
+    File(u64),
+    Other,
+}
+
+impl Place {
+    /// The folder itself
+    pub(super) fn root() -> Self {
+        Self { names: Vec::new() }
+    }
+
+    pub(super) fn join(&self, name: &OsStr) -> Self {
+        let mut names = self.names.clone();
+        names.push(name.to_owned());
+        Self { names }
+    }
+
+    pub(super) fn depth(&self) -> usize {
+        self.names.len()
+    }
+
+    /// As a path below the folder
+    pub(super) fn relative(&self) -> PathBuf {
+        self.names.iter().collect()
+    }
+
+    fn split(&self) -> Result<(&OsStr, &[OsString]), InsideError> {
+        let (name, folders) = self
+            .names
+            .split_last()
+            .ok_or(InsideError::NotAFile("the folder"))?;
+        Ok((name, folders))
+    }
+}
+
+impl Inside {
+    pub(super) fn new(root: &Path) -> io::Result<Self> {
+        Ok(Self {
+            root: std::path::absolute(root)?,
+            real: root.canonicalize()?,
+        })
+    }
+
+    /// Where a place is in the file system
+    pub(super) fn path(&self, place: &Place) -> PathBuf {
+        self.root.join(place.relative())
+    }
+
+    /// Follows `relative` and the links on it; what is missing at its end may be missing
+    pub(super) fn resolve(&self, relative: &str) -> Result<Place, InsideError> {
+        let relative = relative.replace('\\', "/");
+        let mut waiting: Vec<OsString> = Vec::new();
+        for component in Path::new(&relative).components().rev() {
+            match component {
+                Component::Normal(name) => waiting.push(name.to_owned()),
+                Component::CurDir => {}
+                _ => return Err(InsideError::LeadsOut),
+            }
+        }
+        let mut names: Vec<OsString> = Vec::new();
+        let mut links = 0;
+        while let Some(name) = waiting.pop() {
+            if name == ".." {
+                names.pop();
+                continue;
+            }
+            let path = self.root.join(names.iter().collect::<PathBuf>()).join(&name);
+            let is_link = path
+                .symlink_metadata()
+                .is_ok_and(|metadata| metadata.is_symlink());
+            if !is_link {
+                names.push(name);
+                continue;
+            }
+            let link = || {
+                path.strip_prefix(&self.root)
+                    .unwrap_or(&path)
+                    .display()
+                    .to_string()
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(InsideError::TooManyLinks { link: link() });
+            }
+            let target = std::fs::read_link(&path)?;
+            let leads_out = || InsideError::LinkLeadsOut { link: link() };
+            let target = if target.is_absolute() {
+                names.clear();
+                let inside = target
+                    .strip_prefix(&self.root)
+                    .or_else(|_| target.strip_prefix(&self.real));
+                inside.map_err(|_| leads_out())?.to_path_buf()
+            } else {
+                target
+            };
+            let mut depth = names.len();
+            let mut parts = Vec::new();
+            for component in target.components() {
+                match component {
+                    Component::Normal(name) => {
+                        depth += 1;
+                        parts.push(name.to_owned());
+                    }
+                    Component::ParentDir => {
+                        depth = depth.checked_sub(1).ok_or_else(leads_out)?;
+                        parts.push("..".into());
+                    }
+                    _ => {}
+                }
+            }
+            waiting.extend(parts.into_iter().rev());
+        }
+        if names.is_empty() {
+            return Err(InsideError::LeadsOut);
+        }
+        Ok(Place { names })
+    }
+
+    /// The names in a folder, with what they are; links count as [`Kind::Other`]
+    pub(super) fn list(&self, place: &Place) -> io::Result<Vec<(OsString, Kind)>> {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let folder = self.folder(&place.names)?;
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) => entries.push((name.to_owned(), kind(&stat))),
+                // Somebody may clean up; what is gone is not there.
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The content of a file; `None` if there is none
+    pub(super) fn read(&self, place: &Place, limit: u64) -> Result<Option<Vec<u8>>, InsideError> {
+        let (name, folders) = place.split()?;
+        let opened = self.folder(folders).and_then(|folder| {
+            // Without NONBLOCK, opening a pipe would wait for its writer.
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
+            match opened {
+                // A socket cannot be opened at all.
+                Err(rustix::io::Errno::NXIO) => Ok(None),
+                Err(error) => Err(error.into()),
+                Ok(file) => Ok(Some(file)),
+            }
+        });
+        let file = match opened {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(InsideError::NotAFile("a socket")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(InsideError::NotAFile("a folder")),
+            FileType::Fifo => return Err(InsideError::NotAFile("a pipe")),
+            _ => return Err(InsideError::NotAFile("a device")),
+        }
+        if size(&stat) > limit {
+            return Err(InsideError::TooLarge(limit));
+        }
+        let mut bytes = Vec::new();
+        File::from(file)
+            .take(limit.saturating_add(1))
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(InsideError::TooLarge(limit));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Gives a file another content at once, with the mode and owner that it had
+    pub(super) fn replace(&self, place: &Place, bytes: &[u8]) -> Result<(), InsideError> {
+        let (name, folders) = place.split()?;
+        let folder = self.folder(folders)?;
+        let former = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Some(stat),
+            Err(rustix::io::Errno::NOENT) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let (temporary, file) = create(&folder)?;
+        let written = write(file, bytes, former.as_ref())
+            .and_then(|()| Ok(rustix::fs::renameat(&folder, &temporary, &folder, name)?));
+        if let Err(error) = written {
+            // The error that matters is the first one.
+            let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
+            return Err(error.into());
+        }
+        Ok(rustix::fs::fsync(&folder)?)
+    }
+
+    /// Opens a folder name by name, so that no link is followed
+    fn folder(&self, names: &[OsString]) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let mut folder = rustix::fs::open(&self.root, flags, Mode::empty())?;
+        for name in names {
+            folder = rustix::fs::openat(&folder, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
+        }
+        Ok(folder)
+    }
+}
+
+fn create(folder: &OwnedFd) -> io::Result<(OsString, File)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut attempts = 0;
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name: OsString = format!(".partial-{}-{number}", std::process::id()).into();
+        match rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => return Ok((name, file.into())),
+            Err(rustix::io::Errno::EXIST) if attempts < 100 => attempts += 1,
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn write(mut file: File, bytes: &[u8], former: Option<&Stat>) -> io::Result<()> {
+    file.write_all(bytes)?;
+    if let Some(former) = former {
+        let owner = rustix::fs::Uid::from_raw(former.st_uid);
+        let group = rustix::fs::Gid::from_raw(former.st_gid);
+        // Only root may give files away; for others the file becomes the daemon's.
+        let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(former.st_mode & 0o777))?;
+    }
+    file.sync_all()
+}
+
+fn kind(stat: &Stat) -> Kind {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => Kind::Folder,
+        FileType::RegularFile => Kind::File(size(stat)),
+        _ => Kind::Other,
+    }
+}
+
+fn size(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn links_are_followed_as_long_as_they_stay_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        let inside = Inside::new(&root).unwrap();
+        for (to, name) in [
+            ("a", "short"),
+            ("../a/./b", "a/up"),
+            ("short/b", "twice"),
+            ("..", "a/b/parent"),
+            ("../..", "a/out"),
+            ("/etc", "far"),
+            ("x", "y"),
+            ("y", "x"),
+            ("missing/deep", "dangling"),
+        ] {
+            symlink(to, root.join(name)).unwrap();
+        }
+        symlink(root.join("a"), root.join("full")).unwrap();
+        let resolved = |relative: &str| inside.resolve(relative).map(|place| place.relative());
+        for (relative, real) in [
+            ("a/b/c.yml", "a/b/c.yml"),
+            ("./short\\b/x", "a/b/x"),
+            ("a/up/x", "a/b/x"),
+            ("twice/x", "a/b/x"),
+            ("a/b/parent/x", "a/x"),
+            ("full/b/x", "a/b/x"),
+            ("dangling/x", "missing/deep/x"),
+        ] {
+            assert_eq!(resolved(relative).unwrap(), Path::new(real), "{relative}");
+        }
+        for (relative, said) in [
+            ("../x", "it leads out"),
+            ("/x", "it leads out"),
+            ("", "it leads out"),
+            ("a/out/x", "the link a/out leads out"),
+            ("far/passwd", "the link far leads out"),
+            ("x/z", "too many links"),
+        ] {
+            let error = resolved(relative).unwrap_err().to_string();
+            assert!(error.contains(said), "{relative}: {error}");
+        }
+    }
+
+    #[test]
+    fn replacing_keeps_the_mode_and_follows_no_planted_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, outside) = (folder.path().join("root"), folder.path().join("outside"));
+        fs::create_dir(&root).unwrap();
+        fs::write(&outside, "precious").unwrap();
+        fs::write(root.join("x.yml"), "old").unwrap();
+        fs::set_permissions(root.join("x.yml"), fs::Permissions::from_mode(0o640)).unwrap();
+        let inside = Inside::new(&root).unwrap();
+        let place = inside.resolve("x.yml").unwrap();
+        inside.replace(&place, b"new").unwrap();
+        assert_eq!(fs::read(root.join("x.yml")).unwrap(), b"new");
+        assert_eq!(
+            fs::metadata(root.join("x.yml")).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
+        // Swapped for a link after it was resolved.
+        fs::remove_file(root.join("x.yml")).unwrap();
+        symlink(&outside, root.join("x.yml")).unwrap();
+        assert!(inside.read(&place, 100).is_err());
+        inside.replace(&place, b"newer").unwrap();
+        assert_eq!(fs::read(&outside).unwrap(), b"precious");
+        // A folder on the way, too.
+        let deep = Place::root().join("sub".as_ref()).join("y.yml".as_ref());
+        symlink(folder.path(), root.join("sub")).unwrap();
+        assert!(inside.replace(&deep, b"x").is_err());
+        assert!(!folder.path().join("y.yml").exists());
+        assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
+    }
+}
