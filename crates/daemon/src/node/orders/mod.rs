@@ -75,6 +75,7 @@ impl SessionHandler<DaemonSession> for Orders {
             Some(controllers) = self.learned.recv() => self.memory.learn(&controllers),
             // Only a wake-up: what is due is seen to with the work, however busy it is.
             () = due(self.node.poll_timeout()) => {}
+            () = at(self.memory.retry_at()) => {}
         }
         self.work()
     }
@@ -173,7 +174,7 @@ impl Orders {
     }
 
     fn handle_written(&mut self, written: Option<Written>) {
-        match self.memory.handle_written(written) {
+        match self.memory.handle_written(Instant::now(), written) {
             Some((epoch, Ok(()))) => self.session.with(|session, _| session.fence_written(epoch)),
             Some((epoch, Err(error))) => self
                 .session
@@ -252,6 +253,14 @@ impl Orders {
         if let Err(error) = self.session.with(|session, _| session.send(payload)) {
             tracing::debug!(%error, "a message was not sent");
         }
+    }
+}
+
+/// Waits until then, or for ever if there is nothing to wait for
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 
