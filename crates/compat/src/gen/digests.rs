@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "eaa20d7b30a51a8b7c78ca94834a0ed4a54df17df13b66c32340e2742c5e08d4",
+        "81a5112248d2c1788d2d8931403ed6ec426a339880d17876decc948172dba4ce",
     ),
 ];
