@@ -151,7 +151,10 @@ pub struct Crash {
     /// Its node
     #[serde(default)]
     pub node: Option<String>,
-    /// The exit code; 128 + n after a signal
+    /// Which start of the instance it was; 0 = not known
+    #[serde(default)]
+    pub incarnation: Option<u64>,
+    /// The exit code; 128 + n after a signal, -1 if nobody saw the end
     #[serde(default)]
     pub exit_code: Option<i64>,
     /// What kind of crash the controller takes it for

@@ -19,7 +19,10 @@ use prexorcloud_security::{
     token::CaPin,
 };
 use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions, Target};
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
@@ -34,7 +37,7 @@ use crate::{
     http::{self, Api, HttpServer, HttpServerError},
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     maintenance::Maintenance,
-    nodes::{NodeContext, Nodes, StreamAcceptor},
+    nodes::{self, NodeContext, Nodes, StreamAcceptor},
     records::ControllerRecord,
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError, Txn},
@@ -207,6 +210,7 @@ impl Foundation {
             config: config.clone(),
             stopping: stopping.clone(),
             crashes_since_pruning: Default::default(),
+            notes: Arc::new(Semaphore::new(nodes::NOTES)),
         };
         let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());

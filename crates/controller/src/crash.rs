@@ -1,15 +1,16 @@
 //! What a crash report says about its cause
 //!
-//! Known patterns in the log come first, then the exit code. The signature is equal for crashes that differ only in
+//! What the JVM itself complains of comes first, then known patterns in the log, then the exit code. The signature is equal for crashes that differ only in
 //! numbers, so that a tool can count them as one.
 
+use prexorcloud_protocol::node::daemon::UNOBSERVED;
 use sha2::{Digest as _, Sha256};
 
 /// The cause of a crash as far as its output and exit code tell
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// One word: `OOM`, `STACK_OVERFLOW`, `CLASS_NOT_FOUND`, `PORT_BIND_FAILURE`, `CLEAN`, `GENERAL_ERROR`, `SIGINT`,
-    /// `SIGABRT`, `SIGKILL`, `SIGSEGV`, `SIGTERM` or `UNKNOWN`
+    /// One word: `OOM`, `STACK_OVERFLOW`, `CLASS_NOT_FOUND`, `PORT_BIND_FAILURE`, `JVM_START`, `CLEAN`, `GENERAL_ERROR`,
+    /// `SIGINT`, `SIGABRT`, `SIGKILL`, `SIGSEGV`, `SIGTERM`, `UNOBSERVED` or `UNKNOWN`
     pub classification: &'static str,
     /// One sentence
     pub cause: String,
@@ -40,6 +41,37 @@ const PATTERNS: [(&str, &str, &str); 7] = [
     ),
 ];
 
+/// How the line begins in which a JVM, or the program that loads it, says why it does not start
+const COMPLAINTS: [&str; 17] = [
+    "Unrecognized VM option ",
+    "Unrecognized option: ",
+    "Improperly specified VM option ",
+    "Missing +/- setting for VM option ",
+    "Unexpected +/- setting in VM option ",
+    "VM option '",
+    "Invalid maximum heap size: ",
+    "Invalid initial heap size: ",
+    "Invalid thread stack size: ",
+    "Conflicting collector combinations in option list",
+    "Error: Could not find or load main class ",
+    "Error: Main method not found in class ",
+    "Error: Unable to access jarfile ",
+    "Error: Invalid or corrupt jarfile ",
+    "Error opening zip file or JAR manifest missing : ",
+    "Could not find agent library ",
+    "no main manifest attribute, in ",
+];
+
+/// Lines whose next one says it
+const HEADINGS: [&str; 3] = [
+    "Error occurred during initialization of VM",
+    "Error: LinkageError occurred while loading main class ",
+    "Error: Unable to initialize main class ",
+];
+
+/// How far from the end a complaint may stand: a JVM that does not start says little more
+const COMPLAINT_WITHIN: usize = 20;
+
 const MAX_CAUSE_CHARS: usize = 200;
 
 /// Judges a crash by the tail of its output and its exit code
@@ -53,12 +85,16 @@ pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
     let pattern = PATTERNS
         .iter()
         .find(|(text, _, _)| log_tail.iter().any(|line| line.contains(text)));
+    let complaint = complaint(log_tail);
     let exception = last_exception(log_tail);
     let (classification, known_cause) = match pattern {
         Some((_, classification, cause)) => (*classification, *cause),
+        None if complaint.is_some() => ("JVM_START", ""),
         None => (by_exit_code(exit_code), ""),
     };
-    let cause = if !known_cause.is_empty() {
+    let cause = if let Some(complaint) = complaint {
+        complaint.chars().take(MAX_CAUSE_CHARS).collect()
+    } else if !known_cause.is_empty() {
         known_cause.to_owned()
     } else if let Some(exception) = exception {
         exception.chars().take(MAX_CAUSE_CHARS).collect()
@@ -87,6 +123,7 @@ fn by_exit_code(exit_code: i32) -> &'static str {
         137 => "SIGKILL",
         139 => "SIGSEGV",
         143 => "SIGTERM",
+        UNOBSERVED => "UNOBSERVED",
         _ => "UNKNOWN",
     }
 }
@@ -98,8 +135,29 @@ fn exit_phrase(exit_code: i32) -> String {
         137 => "Killed (SIGKILL)".to_owned(),
         139 => "Crashed in native code (SIGSEGV)".to_owned(),
         143 => "Terminated (SIGTERM)".to_owned(),
+        UNOBSERVED => "Nobody saw how the process ended".to_owned(),
         code => format!("Exit code {code}"),
     }
+}
+
+/// What the JVM says about not starting
+fn complaint(log_tail: &[String]) -> Option<String> {
+    let near_the_end = log_tail.len().saturating_sub(COMPLAINT_WITHIN);
+    let lines: Vec<&str> = log_tail
+        .iter()
+        .skip(near_the_end)
+        .map(|line| line.trim())
+        .collect();
+    lines.iter().enumerate().find_map(|(index, line)| {
+        if COMPLAINTS.iter().any(|complaint| line.starts_with(complaint)) {
+            return Some((*line).to_owned());
+        }
+        if !HEADINGS.iter().any(|heading| line.starts_with(heading)) {
+            return None;
+        }
+        let detail = lines.get(index + 1).filter(|detail| !detail.is_empty());
+        Some(detail.map_or_else(|| (*line).to_owned(), |detail| format!("{line}: {detail}")))
+    })
 }
 
 /// The last line that reads like `some.package.NameException: message`, perhaps after `Caused by:`
@@ -195,6 +253,82 @@ mod tests {
                 (classification, cause)
             );
         }
+    }
+
+    #[test]
+    fn what_the_jvm_complains_of_is_the_cause() {
+        let cases: [(&[&str], &str, &str); 7] = [
+            (
+                &[
+                    "Unrecognized VM option 'UseFoo'",
+                    "Error: Could not create the Java Virtual Machine.",
+                    "Error: A fatal exception has occurred. Program will exit.",
+                ],
+                "JVM_START",
+                "Unrecognized VM option 'UseFoo'",
+            ),
+            (
+                &[
+                    "Error: Could not find or load main class a.B",
+                    "Caused by: java.lang.ClassNotFoundException: a.B",
+                ],
+                "CLASS_NOT_FOUND",
+                "Error: Could not find or load main class a.B",
+            ),
+            (
+                &["Error: Unable to access jarfile /srv/none.jar"],
+                "JVM_START",
+                "Error: Unable to access jarfile /srv/none.jar",
+            ),
+            (
+                &[
+                    "Error occurred during initialization of VM",
+                    "Could not reserve enough space for 999999744KB object heap",
+                ],
+                "JVM_START",
+                "Error occurred during initialization of VM: Could not reserve enough space for 999999744KB object heap",
+            ),
+            (
+                &[
+                    "Error occurred during initialization of VM",
+                    "java.lang.OutOfMemoryError: unable to create native thread",
+                ],
+                "OOM",
+                "Error occurred during initialization of VM: java.lang.OutOfMemoryError: unable to create native thread",
+            ),
+            (
+                &[
+                    "Error: LinkageError occurred while loading main class a.B",
+                    "\tjava.lang.UnsupportedClassVersionError: a/B has been compiled by a more recent version",
+                ],
+                "JVM_START",
+                "Error: LinkageError occurred while loading main class a.B: java.lang.UnsupportedClassVersionError: a/B has been compiled by a more recent version",
+            ),
+            (
+                &["no main manifest attribute, in a.jar"],
+                "JVM_START",
+                "no main manifest attribute, in a.jar",
+            ),
+        ];
+        for (lines, classification, cause) in cases {
+            let diagnosis = judge(lines, 1);
+            assert_eq!(
+                (diagnosis.classification, diagnosis.cause.as_str()),
+                (classification, cause)
+            );
+        }
+        let mut long_ago = vec!["Unrecognized VM option 'of a program that a plugin started'"];
+        long_ago.extend(["tick"; COMPLAINT_WITHIN]);
+        assert_eq!(judge(&long_ago, 1).cause, "Exit code 1");
+    }
+
+    #[test]
+    fn an_end_that_nobody_saw_is_called_so() {
+        let diagnosis = judge(&["[Server] ticking"], UNOBSERVED);
+        assert_eq!(
+            (diagnosis.classification, diagnosis.cause.as_str()),
+            ("UNOBSERVED", "Nobody saw how the process ended")
+        );
     }
 
     #[test]

@@ -350,7 +350,7 @@ pub struct CrashRecord {
     /// Which start of it; 0 = the daemon did not say
     #[prost(uint64, tag = "5")]
     pub incarnation: u64,
-    /// Exit code; 128 + n for signal n
+    /// Exit code; 128 + n for signal n, -1 = nobody saw the end
     #[prost(int32, tag = "6")]
     pub exit_code: i32,
     /// Why, in one word, for instance `OOM`

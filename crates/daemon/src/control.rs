@@ -13,10 +13,11 @@
 //! ```
 //!
 //! The folder is closed to other users. A record is complete or absent ([`crate::durable`]); what is absent says how far
-//! things came, so a daemon that was killed at any point can tell.
+//! things came, so a daemon that was killed at any point can tell. What the end needs has its space reserved before the
+//! start, and holds blanks until then, which count as absent: a disk that has become full cannot falsify an end.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::process::Identity;
+
+pub use prexorcloud_protocol::node::daemon::UNOBSERVED;
 
 /// The largest record that is read back; ours are far smaller
 const MAX_RECORD: u64 = 8 * 1024 * 1024;
@@ -89,11 +92,19 @@ impl ControlDir {
         self.path.join("exit.json")
     }
 
+    /// Takes the space that the shim needs to record the end
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn reserve(&self) -> io::Result<()> {
+        durable::reserve(&self.exit())
+    }
+
     /// Writes the order for the shim
     ///
     /// # Errors
     /// Failures of the file system.
-    pub fn write_launch(&self, launch: &LaunchSpec) -> io::Result<()> {
+    pub fn write_launch(&self, launch: &LaunchOrder) -> io::Result<()> {
         write_record(&self.launch(), launch)
     }
 
@@ -101,7 +112,7 @@ impl ControlDir {
     ///
     /// # Errors
     /// Failures of the file system, or a file that is not such a record.
-    pub fn read_launch(&self) -> io::Result<Option<LaunchSpec>> {
+    pub fn read_launch(&self) -> io::Result<Option<LaunchOrder>> {
         read_record(&self.launch())
     }
 
@@ -129,12 +140,25 @@ impl ControlDir {
         read_record(&self.state())
     }
 
-    /// Records how the child ended
+    /// Records how the child ended, in the space that was reserved for it
     ///
     /// # Errors
     /// Failures of the file system.
     pub fn write_exit(&self, exit: &ExitRecord) -> io::Result<()> {
-        write_record(&self.exit(), exit)
+        fill_record(&self.exit(), exit)
+    }
+
+    /// Opens the record of the end, to be written once
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn open_exit(&self) -> io::Result<ExitSlot> {
+        if self.read_exit()?.is_none() {
+            self.reserve()?;
+        }
+        let path = self.exit();
+        let file = durable::open_regular(&path, File::options().write(true))?;
+        Ok(ExitSlot { file, path })
     }
 
     /// How the child ended, or `None` while it runs
@@ -166,6 +190,23 @@ impl ControlDir {
     }
 }
 
+/// The place for the record of an end, which takes neither a descriptor nor space any more
+#[derive(Debug)]
+pub struct ExitSlot {
+    file: File,
+    path: PathBuf,
+}
+
+impl ExitSlot {
+    /// Records how the child ended
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn write(&self, exit: &ExitRecord) -> io::Result<()> {
+        durable::fill_open(&self.file, &self.path, &serde_json::to_vec(exit)?)
+    }
+}
+
 /// What the shim is to start
 ///
 /// `Debug` shows the names of environment variables and hides their values: they may be secrets.
@@ -189,6 +230,26 @@ impl std::fmt::Debug for LaunchSpec {
             .field("environment", &self.environment.keys())
             .field("working_folder", &self.working_folder)
             .finish()
+    }
+}
+
+/// What the shim finds in the control folder: what to start, and under which limits
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchOrder {
+    /// What to start
+    #[serde(flatten)]
+    pub spec: LaunchSpec,
+    /// How many files the instance may have open before it raises the limit itself; absent = as the shim
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_files: Option<u64>,
+}
+
+impl From<LaunchSpec> for LaunchOrder {
+    fn from(spec: LaunchSpec) -> Self {
+        Self {
+            spec,
+            open_files: None,
+        }
     }
 }
 
@@ -234,14 +295,15 @@ pub enum ExitCause {
 impl ExitCause {
     /// The exit code as shells and Java report it: signals are 128 + n
     ///
-    /// A process that never ran is 127 as in a shell; one whose end nobody saw counts as killed, 137.
+    /// A process that never ran is 127 as in a shell. One whose end nobody saw is [`UNOBSERVED`], which is the code of no
+    /// process.
     #[must_use]
     pub fn code(&self) -> i32 {
         match self {
             Self::Exited(code) => *code,
             Self::Signalled(signal) => 128_i32.saturating_add(*signal),
             Self::SpawnFailed { .. } => 127,
-            Self::Unobserved => 137,
+            Self::Unobserved => UNOBSERVED,
         }
     }
 }
@@ -251,29 +313,32 @@ pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> io::Result<
     durable::replace(path, &serde_json::to_vec(record)?)
 }
 
-/// Reads a record back; `None` if there is none
+/// Writes `record` as JSON, durably, into the space that was reserved for it
+pub(crate) fn fill_record<T: Serialize>(path: &Path, record: &T) -> io::Result<()> {
+    durable::fill(path, &serde_json::to_vec(record)?)
+}
+
+/// Reads a record back; `None` if there is none, or only the space for one
+///
+/// What is there and is no such record is damage, as [`durable::is_damage`] tells.
 pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let length = match fs::metadata(path) {
-        Ok(metadata) => metadata.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+    let Some(bytes) = durable::read_bounded(path, MAX_RECORD)? else {
+        return Ok(None);
     };
-    if length > MAX_RECORD {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{} is {length} bytes, more than any record", path.display()),
-        ));
+    if bytes.len() == durable::RESERVED && bytes.trim_ascii().is_empty() {
+        return Ok(None);
     }
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+    let damaged = |error: serde_json::Error| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))
+    };
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
 
     use super::*;
 
@@ -282,6 +347,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let control = ControlDir::new(folder.path());
         assert_eq!(control.read_exit().unwrap(), None);
+        control.reserve().unwrap();
+        assert_eq!(control.read_exit().unwrap(), None, "the space is no record");
         let exit = ExitRecord {
             cause: ExitCause::Signalled(9),
             exited_at_ms: 5,
@@ -290,6 +357,8 @@ mod tests {
         assert_eq!(control.read_exit().unwrap(), Some(exit));
         fs::write(control.exit(), "{\"cause\":").unwrap();
         assert!(control.read_exit().is_err(), "a torn record is not absent");
+        fs::write(control.exit(), "").unwrap();
+        assert!(durable::is_damage(&control.read_exit().unwrap_err()));
     }
 
     #[test]

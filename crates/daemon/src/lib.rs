@@ -50,6 +50,7 @@ pub mod console;
 pub mod control;
 pub mod durable;
 pub mod enrolment;
+mod foreign;
 pub mod health;
 pub mod node;
 pub mod preparation;

@@ -25,9 +25,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
-use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchSpec, RunningRecord};
+use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchOrder, RunningRecord};
 use crate::durable;
-use crate::process::{Identity, children};
+use crate::process::{Identity, children, descriptors};
 
 /// What the shim writes to its standard output once the instance runs
 pub(crate) const RUNNING: &str = "running\n";
@@ -73,12 +73,14 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
     let Some(launch) = control.read_launch()? else {
         return Err(io::Error::other("there is no launch order, or it was withdrawn"));
     };
+    // Opened now: at the end there may be no descriptor and no space left.
+    let exit = control.open_exit()?;
     let started = spawn(control, &launch);
     drop(launch);
     let child = match started {
         Ok(child) => child,
         Err(error) => {
-            control.write_exit(&ExitRecord {
+            exit.write(&ExitRecord {
                 cause: ExitCause::SpawnFailed {
                     not_found: error.kind() == io::ErrorKind::NotFound,
                     message: error.to_string(),
@@ -98,7 +100,7 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
         let _ = rustix::process::kill_process(child, Signal::KILL);
     }
     let cause = wait_for(child)?;
-    let written = control.write_exit(&ExitRecord {
+    let written = exit.write(&ExitRecord {
         cause,
         exited_at_ms: now_ms(),
     });
@@ -106,7 +108,11 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
     recorded.and(written)
 }
 
-fn spawn(control: &ControlDir, launch: &LaunchSpec) -> io::Result<Pid> {
+fn spawn(control: &ControlDir, launch: &LaunchOrder) -> io::Result<Pid> {
+    if let Some(open_files) = launch.open_files {
+        descriptors::set_limit(open_files);
+    }
+    let launch = &launch.spec;
     // Read and write: the instance sees no end of file when the daemon goes away, and a writer always finds a reader.
     let stdin = File::options().read(true).write(true).open(control.stdin())?;
     let stdout = File::options()

@@ -8,9 +8,11 @@ mod supervision {
     pub mod busy;
     pub mod cluster;
     pub mod daemon_role;
+    pub mod damage;
     pub mod endings;
     pub mod node;
     pub mod restarts;
+    pub mod scarcity;
     pub mod stage;
     pub mod starts;
 }
@@ -25,6 +27,11 @@ fn main() -> ExitCode {
         Some("role-shim") => return prexorcloud_daemon::shim::run(arguments),
         Some("role-standin") => return prexorcloud_daemon::standin::run(arguments),
         Some("role-daemon") => return supervision::daemon_role::run(arguments),
+        Some("role-scarce") => return supervision::scarcity::run(arguments),
+        Some("role-count") => {
+            return supervision::scarcity::count(arguments.next().expect("a folder").into());
+        }
+        Some("role-full") => return supervision::scarcity::full(arguments.next().expect("a folder").into()),
         Some("role-node") => return node(arguments),
         _ => {}
     }
@@ -32,6 +39,8 @@ fn main() -> ExitCode {
         supervision::starts::trials(),
         supervision::endings::trials(),
         supervision::restarts::trials(),
+        supervision::damage::trials(),
+        supervision::scarcity::trials(),
         supervision::node::trials(),
         supervision::busy::trials(),
     ];

@@ -40,7 +40,7 @@ pub(super) async fn run(command: CrashCommand, client: &Client, output: &Output)
                         crash.id,
                         crash.instance_id,
                         or_dash(crash.node),
-                        or_dash(crash.exit_code),
+                        or_dash(crash.exit_code.filter(|code| *code >= 0)),
                         or_dash(crash.classification),
                         output.ago(crash.crashed_at.as_deref()),
                         or_dash(cause),
@@ -64,7 +64,7 @@ pub(super) async fn run(command: CrashCommand, client: &Client, output: &Output)
                 ("instance", Some(crash.instance_id)),
                 ("group", crash.group),
                 ("node", crash.node),
-                ("exit code", crash.exit_code.map(|code| code.to_string())),
+                ("exit code", crash.exit_code.map(exit_code)),
                 ("class", crash.classification),
                 ("cause", crash.cause_summary),
                 ("crashed", output.moment(crash.crashed_at.as_deref())),
@@ -82,5 +82,13 @@ pub(super) async fn run(command: CrashCommand, client: &Client, output: &Output)
             }
             Ok(())
         }
+    }
+}
+
+fn exit_code(code: i64) -> String {
+    if code < 0 {
+        "not known: nobody saw how the process ended".to_owned()
+    } else {
+        code.to_string()
     }
 }

@@ -5,17 +5,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::arguments::{InstanceCommand, StartArguments};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Output, or_dash, span};
 use crate::printable;
-use crate::resource::{Instance, Outcome};
+use crate::resource::{Crash, Instance, Outcome};
 use crate::settings::without_mark;
 
 use super::node::has_ended;
 use super::{Sight, console, query, wait_for};
+
+/// How long the reason of an end may take to follow it
+const REASON_WITHIN: Duration = Duration::from_secs(5);
 
 const LARGEST_ENV_FILE: u64 = 256 * 1024;
 
@@ -69,6 +73,7 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
     if let Some(timeout) = wait {
         let id = answer.value.id.clone();
         let incarnation = answer.value.incarnation;
+        let mut ended_at = None;
         answer = wait_for(
             format!("{} becoming RUNNING", printable::line(&id)),
             timeout,
@@ -79,11 +84,16 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
                     return Ok(Sight::There(now));
                 }
                 if has_ended(&state) && now.value.incarnation == incarnation {
+                    let since = *ended_at.get_or_insert_with(Instant::now);
+                    let is_final = since.elapsed() > REASON_WITHIN;
+                    let Some(reason) = reason(&now.value, is_final, client).await else {
+                        return Ok(Sight::NotYet(printable::short(&state, 64)));
+                    };
                     return Err(Failure::Missed {
                         instance: printable::short(&id, 64),
                         state: printable::short(&state, 64),
                         awaited: "RUNNING".to_owned(),
-                        reason: now.value.last_error.map(|reason| printable::short(&reason, 400)),
+                        reason: Some(printable::short(&reason, 400)),
                     });
                 }
                 Ok(Sight::NotYet(printable::short(&state, 64)))
@@ -95,6 +105,36 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
         return output.json(&answer.json);
     }
     show(&answer.value, output)
+}
+
+/// Why an instance has ended, in the controller's words; `None` if that may still come
+///
+/// The end is known before the report of it: a moment is waited for the reason, and its absence is one, too.
+async fn reason(instance: &Instance, is_final: bool, client: &Client) -> Option<String> {
+    let noted = instance.last_error.clone().filter(|reason| !reason.is_empty());
+    if noted.is_some() {
+        return noted;
+    }
+    if instance.state != "CRASHED" {
+        return Some("it was stopped before that".to_owned());
+    }
+    let wanted = [("instance", instance.id.clone()), ("limit", "1".to_owned())];
+    // Without the permission to see crashes, or the controller for the moment, there is no report.
+    let crashes = client.get::<Vec<Crash>>(&["crashes"], &wanted).await;
+    let crash = crashes.ok().and_then(|answer| answer.value.into_iter().next());
+    let of_this_start = |crash: &Crash| {
+        crash
+            .incarnation
+            .is_none_or(|of| of == 0 || Some(of) == instance.incarnation)
+    };
+    match crash.filter(of_this_start) {
+        Some(crash) => {
+            let code = crash.exit_code.map(|code| format!("exit code {code}"));
+            crash.cause_summary.or(code)
+        }
+        None if is_final => Some("no crash report says why".to_owned()),
+        None => None,
+    }
 }
 
 fn start_order(arguments: StartArguments) -> Result<Value, Failure> {

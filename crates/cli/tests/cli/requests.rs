@@ -225,11 +225,12 @@ fn waiting_ends_with_the_fact() {
     assert!(ran.stdout.contains("RUNNING"), "{ran:?}");
     assert_eq!(server.requests().len(), 4);
 
-    let ran = run(&states(&["STARTING", "CRASHED"]), &start);
+    let ran = run(&states(&["STARTING", "STOPPED"]), &start);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert_eq!(
-        ran.stderr,
-        "error: lobby-1 is CRASHED, so it will not be RUNNING\nhint:  See why: prexorctl crash list --instance lobby-1\n"
+    assert!(
+        ran.stderr.starts_with(
+            "error: lobby-1 is STOPPED, so it will not be RUNNING: it was stopped before that\n"
+        )
     );
 
     let ran = run(
@@ -248,4 +249,48 @@ fn waiting_ends_with_the_fact() {
     );
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.contains("STOPPED"), "{ran:?}");
+}
+
+#[test]
+fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
+    let crashed = |fields: &str| {
+        let body = INSTANCE.replace("\"SCHEDULED\"", &format!("\"CRASHED\"{fields}"));
+        crate::server::json(200, &body)
+    };
+    let started = || crate::server::json(201, INSTANCE);
+    let crashes = |body: &str| crate::server::json(200, body);
+    let report = r#"[{ "id": "crash-1", "instanceId": "lobby-1", "exitCode": 1, "causeSummary": "Unrecognized VM option 'Foo'" }]"#;
+    let start = ["instance", "start", "lobby", "--jar", "/a.jar", "--wait"];
+    let error = |reason: &str| {
+        format!(
+            "error: lobby-1 is CRASHED, so it will not be RUNNING: {reason}\nhint:  See why: prexorctl crash list --instance lobby-1\n"
+        )
+    };
+    for (replies, reason) in [
+        // The record says it.
+        (
+            vec![started(), crashed(", \"lastError\": \"no such \\u001b[2Jjar\"")],
+            "no such \\u{1b}[2Jjar",
+        ),
+        // The report says it.
+        (
+            vec![started(), crashed(""), crashes(report)],
+            "Unrecognized VM option 'Foo'",
+        ),
+        // The report follows the end.
+        (
+            vec![
+                started(),
+                crashed(""),
+                crashes("[]"),
+                crashed(""),
+                crashes(report),
+            ],
+            "Unrecognized VM option 'Foo'",
+        ),
+    ] {
+        let ran = run(&Server::replying(replies), &start);
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert_eq!(ran.stderr, error(reason));
+    }
 }

@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "951d4a0697ab146af0872e6bc8876ab7ec4e90df0aa81daaadeb140c44a2e49d",
+        "65ece13a885997098450ab0155b866bffd1fd41079d41706e6f86d4bcb595583",
     ),
 ];

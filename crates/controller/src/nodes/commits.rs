@@ -2,16 +2,18 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use prexorcloud_proto::StartInstance;
+use prexorcloud_proto::{CrashReport, StartInstance};
 use prexorcloud_protocol::{
     InstanceId, NodeId,
     instance::{Desired, State},
     node::controller::{Change, CommitFailure, InstanceSnapshot},
     roster::RosterEntry,
+    session::controller::CrashStanding,
 };
 
 use super::{NodeContext, crashes, starts::is_live};
 use crate::{
+    crash,
     records::{IncarnationRecord, InstanceRecord, Wanted},
     store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
     wall_clock::now_millis,
@@ -115,11 +117,20 @@ async fn transaction(store: &dyn Store, node: NodeId, changes: &[(&Change, &Stri
     for &(change, crash_id) in changes {
         txn = match change {
             Change::Start(start) => add_start(store, node, start, txn).await?,
-            Change::Instance(snapshot) => add_instance(store, node, snapshot, txn).await?,
+            Change::Instance(snapshot) => {
+                let reason = changes.iter().find_map(|(change, _)| reason_of(change, snapshot));
+                add_instance(store, node, snapshot, reason, txn).await?
+            }
             Change::Forget { instance, .. } => add_forget(store, node, *instance, txn).await?,
             Change::Crash { report, standing } => {
                 tracing::warn!(%node, instance = report.instance_id, exit_code = report.exit_code, ?standing, "an instance crashed");
-                crashes::add(store, node, report, crash_id, txn).await?
+                let txn = crashes::add(store, node, report, crash_id, txn).await?;
+                let is_told = changes.iter().any(|(change, _)| is_about(change, report));
+                if is_told || *standing == CrashStanding::Past {
+                    txn
+                } else {
+                    add_reason(store, node, report, txn).await?
+                }
             }
         };
     }
@@ -161,11 +172,81 @@ async fn add_start(store: &dyn Store, node: NodeId, start: &StartInstance, txn: 
     Ok(put(txn, known.as_ref(), &record))
 }
 
+/// Why an instance has ended, if this change is the report of that very end
+fn reason_of(change: &Change, snapshot: &InstanceSnapshot) -> Option<String> {
+    match change {
+        Change::Crash { report, standing }
+            if *standing == CrashStanding::Current
+                && snapshot.state == State::Crashed
+                && report.instance_id == snapshot.instance.as_str()
+                && (report.incarnation == 0 || report.incarnation == snapshot.incarnation.get()) =>
+        {
+            Some(crash::diagnose(&report.log_tail, report.exit_code).cause)
+        }
+        _ => None,
+    }
+}
+
+fn is_about(change: &Change, report: &CrashReport) -> bool {
+    matches!(change, Change::Instance(snapshot) if snapshot.instance.as_str() == report.instance_id)
+}
+
+/// Why an instance has ended, where that it has is recorded already
+async fn add_reason(store: &dyn Store, node: NodeId, report: &CrashReport, txn: Txn) -> Result<Txn, Failed> {
+    let found = store::load::<InstanceRecord>(store, &report.instance_id).await?;
+    let Some(found) = found.filter(|Stored { record, .. }| {
+        let incarnation = record.start.as_ref().map_or(0, |start| start.incarnation);
+        record.node_id == node.as_str()
+            && record.state == State::Crashed.to_wire()
+            && record.last_error.is_empty()
+            && (report.incarnation == 0 || report.incarnation == incarnation)
+    }) else {
+        return Ok(txn);
+    };
+    let record = InstanceRecord {
+        last_error: crash::diagnose(&report.log_tail, report.exit_code).cause,
+        updated_at_ms: now_millis(),
+        ..found.record.clone()
+    };
+    Ok(txn.replace(found.revision, &record))
+}
+
+/// Notes what is wrong with an instance that lives on this node, beside what the machine has recorded
+pub(super) async fn note(store: &dyn Store, node: NodeId, instance: InstanceId, note: &str) {
+    for _ in 0..ATTEMPTS {
+        let found = match store::load::<InstanceRecord>(store, instance.as_str()).await {
+            Ok(found) => found,
+            Err(error) => {
+                return tracing::warn!(%node, %instance, %error, "what the daemon reports cannot be noted");
+            }
+        };
+        let is_news = |record: &InstanceRecord| {
+            record.node_id == node.as_str() && is_live(record) && record.last_error != note
+        };
+        let Some(found) = found.filter(|found| is_news(&found.record)) else {
+            return;
+        };
+        let record = InstanceRecord {
+            last_error: note.to_owned(),
+            updated_at_ms: now_millis(),
+            ..found.record.clone()
+        };
+        match store.txn(Txn::new().replace(found.revision, &record)).await {
+            Ok(outcome) if outcome.committed().is_none() => {}
+            Ok(_) => return,
+            Err(error) => {
+                return tracing::warn!(%node, %instance, %error, "what the daemon reports cannot be noted");
+            }
+        }
+    }
+}
+
 /// An instance as it is now; nothing if the record says so already or is about a later start
 async fn add_instance(
     store: &dyn Store,
     node: NodeId,
     snapshot: &InstanceSnapshot,
+    reason: Option<String>,
     txn: Txn,
 ) -> Result<Txn, Failed> {
     let instance = snapshot.instance;
@@ -178,7 +259,7 @@ async fn add_instance(
         tracing::warn!(%node, %instance, recorded_on = other.record.node_id, "an instance is recorded on another node");
         return Ok(txn);
     }
-    let Some(record) = updated(node, found.as_ref().map(|found| &found.record), snapshot) else {
+    let Some(record) = updated(node, found.as_ref().map(|found| &found.record), snapshot, reason) else {
         return Ok(txn);
     };
     let txn = put(txn, found.as_ref(), &record);
@@ -196,6 +277,7 @@ fn updated(
     node: NodeId,
     before: Option<&InstanceRecord>,
     snapshot: &InstanceSnapshot,
+    reason: Option<String>,
 ) -> Option<InstanceRecord> {
     let now = now_millis();
     let mut record = match before {
@@ -228,10 +310,15 @@ fn updated(
     if snapshot.port != 0 {
         start.port = i32::from(snapshot.port);
     }
+    let was_running = record.state == State::Running.to_wire();
     record.state = snapshot.state.to_wire();
     record.set_wanted(wanted_of(snapshot.desired));
-    if let Some(note) = &snapshot.note {
-        record.last_error.clone_from(note);
+    if snapshot.state == State::Running && !was_running {
+        // What went wrong before did not keep it from running.
+        record.last_error.clear();
+    }
+    if let Some(note) = snapshot.note.clone().or(reason) {
+        record.last_error = note;
     }
     if snapshot.state == State::Running && record.running_since_ms == 0 {
         record.running_since_ms = now;
@@ -339,6 +426,8 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
+    use prexorcloud_protocol::Incarnation;
+
     use super::*;
     use crate::store::{Entry, Listing, Query, SqliteOptions, SqliteStore, StoreFuture, TxnOutcome, Watch};
 
@@ -408,5 +497,37 @@ mod tests {
             let refused = write(&context, node.parse().unwrap(), &start(incarnation)).await;
             assert!(matches!(refused, Err(CommitFailure::Conflict(_))), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn what_went_wrong_before_does_not_stay_on_an_instance_that_runs() {
+        let node: NodeId = "node-1".parse().unwrap();
+        let mut record = InstanceRecord {
+            instance_id: "lobby-1".into(),
+            node_id: "node-1".into(),
+            state: State::Starting.to_wire(),
+            last_error: "PORT_IN_USE: port 30000 is in use".into(),
+            ..InstanceRecord::default()
+        };
+        let snapshot = |state, note: Option<&str>| InstanceSnapshot {
+            instance: "lobby-1".parse().unwrap(),
+            group: "lobby".parse().unwrap(),
+            incarnation: Incarnation::default(),
+            port: 0,
+            state,
+            desired: Desired::Run,
+            note: note.map(str::to_owned),
+        };
+        record = updated(node, Some(&record), &snapshot(State::Running, None), None).unwrap();
+        assert_eq!(record.last_error, "");
+        record.last_error = "noted while it ran".into();
+        let again = updated(node, Some(&record), &snapshot(State::Running, None), None);
+        assert_eq!(again, None, "what is noted of a running instance stays");
+        let crashed = snapshot(State::Crashed, None);
+        record = updated(node, Some(&record), &crashed, Some("it crashed".into())).unwrap();
+        assert_eq!(record.last_error, "it crashed");
+        let told = snapshot(State::Crashed, Some("not ready"));
+        record = updated(node, Some(&record), &told, Some("it crashed".into())).unwrap();
+        assert_eq!(record.last_error, "not ready", "the machine knows better");
     }
 }

@@ -9,6 +9,7 @@ use prexorcloud_protocol::{
     node::controller::{Commit, ControllerWork, StreamId},
     roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
+    session::error_code,
 };
 
 use super::{Vitals, commits, starts::is_live, task::Node, view::SessionView};
@@ -54,6 +55,11 @@ impl Node {
             }
             ControllerEvent::DaemonError(report) => {
                 tracing::warn!(node = %self.id, code = report.error_code, message = report.error_message, context = report.context, "the daemon reports an error");
+                if report.error_code == error_code::RECORDS_DAMAGED
+                    && let Ok(instance) = report.context.parse()
+                {
+                    self.note(instance, report.error_message);
+                }
             }
             ControllerEvent::Request(request) => self.handle_request(request),
             ControllerEvent::Ignored(anomaly) => {
@@ -62,6 +68,19 @@ impl Node {
             // What the machine has acted upon, and nobody else needs.
             _ => {}
         }
+    }
+
+    /// Shows what a daemon says about an instance, beside its state
+    fn note(&self, instance: InstanceId, text: String) {
+        let (context, node) = (Arc::clone(&self.context), self.id);
+        // The storage may be slow, and this is only a note: no order waits for it, and there are never many.
+        let Ok(permit) = Arc::clone(&context.notes).try_acquire_owned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            commits::note(&*context.store, node, instance, &text).await;
+            drop(permit);
+        });
     }
 
     fn handle_established(&mut self, stream: StreamId) {

@@ -28,7 +28,7 @@ pub(crate) use self::{
     acceptor::StreamAcceptor,
     crashes::prune as prune_crashes,
     order::{OrderError, StartOrder, StopAnswer},
-    registry::{NodeContext, Nodes},
+    registry::{NOTES, NodeContext, Nodes},
     starts::{file_name, is_live, is_path},
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

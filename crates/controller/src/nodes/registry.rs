@@ -8,7 +8,7 @@ use std::{
 
 use prexorcloud_proto::ShutdownNodeAck;
 use prexorcloud_protocol::{Close, Epoch, InstanceId, NodeId};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -42,7 +42,12 @@ pub(crate) struct NodeContext {
     pub(crate) stopping: CancellationToken,
     /// A daemon that sends crash after crash must not fill the disk until the next maintenance
     pub(crate) crashes_since_pruning: AtomicUsize,
+    /// Bounds the notes that are being written
+    pub(crate) notes: Arc<Semaphore>,
 }
+
+/// Notes about instances that may be on their way to the storage; what is beyond is left out
+pub(crate) const NOTES: usize = 64;
 
 #[cfg(test)]
 impl NodeContext {
@@ -56,6 +61,7 @@ impl NodeContext {
             grpc_addresses: Vec::new(),
             stopping: CancellationToken::new(),
             crashes_since_pruning: AtomicUsize::default(),
+            notes: Arc::new(Semaphore::new(NOTES)),
         }
     }
 }

@@ -7,7 +7,7 @@ use prexorcloud_controller::{
     store::{self, SqliteOptions, SqliteStore, Store},
 };
 use prexorcloud_proto::{
-    ConsoleOutput, CrashReport, InstanceState, StartFailureDisposition, StartInstanceAck,
+    ConsoleOutput, CrashReport, ErrorReport, InstanceState, StartFailureDisposition, StartInstanceAck,
     StartPreparationStage, controller_message::Payload as ToDaemon, daemon_message::Payload,
 };
 use serde_json::json;
@@ -172,6 +172,8 @@ async fn a_crash_is_stored_once_and_then_acknowledged() {
         assert_eq!(ack.report_id, report.report_id);
     }
     cluster.instance_state("game-1", "CRASHED").await;
+    let seen = cluster.instance("game-1").await;
+    assert_eq!(seen["lastError"], "The JVM ran out of memory", "{seen}");
     let (_, crashes) = cluster.get("/crashes").await;
     assert_eq!(crashes.as_array().unwrap().len(), 1, "{crashes}");
     assert_eq!(
@@ -410,6 +412,44 @@ async fn a_start_that_fails_for_good_says_why() {
         (seen["lastError"] == "RUNTIME_PROVISION_FAILED: sha256 differs").then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_that_a_daemon_reports_is_shown_beside_the_state() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    cluster
+        .post("/instances", &json!({ "group": "lobby", "jar": JAR }))
+        .await;
+    let start = puppet.start().await;
+    puppet.bring_up(&start).await;
+    cluster.instance_state("lobby-1", "RUNNING").await;
+    assert!(cluster.instance("lobby-1").await["lastError"].is_null());
+    for (code, context, message) in [
+        ("RECORDS_DAMAGED", "nobody-1", "of nobody"),
+        ("RECORDS_DAMAGED", "../lobby-1", "of no name"),
+        ("COMMAND_FAILED", "lobby-1", "of a command"),
+        ("RECORDS_DAMAGED", "lobby-1", "stop.json is torn"),
+    ] {
+        puppet
+            .say(Payload::ErrorReport(ErrorReport {
+                error_code: code.to_owned(),
+                error_message: message.to_owned(),
+                context: context.to_owned(),
+                retry_after_seconds: 0,
+            }))
+            .await;
+    }
+    let seen = eventually("the damage is noted", async || {
+        let seen = cluster.instance("lobby-1").await;
+        seen["lastError"].is_string().then_some(seen)
+    })
+    .await;
+    assert_eq!(
+        (&seen["lastError"], &seen["state"]),
+        (&json!("stop.json is torn"), &json!("RUNNING"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -139,6 +139,14 @@ pub(super) const KEYS: &[Key] = &[
         "How long the folder of a crashed dynamic instance stays.",
     ),
     key(
+        "instances.keep_dumps_mb",
+        Kind::Integer,
+        "10240",
+        "",
+        "Space for folders of crashed dynamic instances with a heap dump (*.hprof) or a JVM's crash log (hs_err_pid*.log): \
+         they stay until you delete them, or together take more than this, the oldest first; 0 = keep none.",
+    ),
+    key(
         "console.retained_mb",
         Kind::Integer,
         "16",

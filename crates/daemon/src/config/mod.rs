@@ -109,6 +109,8 @@ pub struct InstanceConfig {
     pub kill_timeout: Duration,
     /// How long the folder of a crashed dynamic instance stays
     pub keep_crashed: Duration,
+    /// Bytes for folders of crashed dynamic instances with a heap dump or a JVM's crash log
+    pub keep_dumps_bytes: u64,
 }
 
 /// How much of consoles is kept
@@ -191,6 +193,7 @@ impl Default for DaemonConfig {
                 shutdown_timeout: Duration::from_secs(30),
                 kill_timeout: KILL_TIMEOUT,
                 keep_crashed: Duration::from_secs(30),
+                keep_dumps_bytes: 10_240 * MIB,
             },
             console: ConsoleConfig {
                 retained_bytes: 16 * MIB,
@@ -377,6 +380,7 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
                 default.instances.keep_crashed,
                 0..=30 * DAY,
             )?,
+            keep_dumps_bytes: MIB * settings.number("instances.keep_dumps_mb", 10_240, 0..=1 << 40)?,
         },
         console: ConsoleConfig {
             retained_bytes: MIB * settings.number("console.retained_mb", 16, 13..=16_384)?,

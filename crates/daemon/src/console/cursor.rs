@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::durable;
 
@@ -50,10 +50,10 @@ impl Progress {
 /// The file that holds a [`Progress`]
 ///
 /// It is overwritten in place by one small write and not synced: a killed daemon leaves the page cache whole, and a
-/// machine that loses power loses the instance too.
+/// machine that loses power loses the instance too. It is open only while it is written: each server has one.
 #[derive(Debug)]
 pub struct ProgressFile {
-    file: File,
+    path: PathBuf,
     last: Progress,
 }
 
@@ -66,21 +66,17 @@ impl ProgressFile {
     /// # Errors
     /// Failures of the file system.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(durable::PRIVATE_FILE)
-            .open(path)?;
         let mut bytes = [0; LENGTH];
-        let length = file.read_at(&mut bytes, 0)?;
+        let length = opened(path)?.read_at(&mut bytes, 0)?;
         let last = bytes
             .get(..length)
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
             .and_then(parse)
             .unwrap_or(Progress::START);
-        Ok(Self { file, last })
+        Ok(Self {
+            path: path.to_path_buf(),
+            last,
+        })
     }
 
     /// What was written last
@@ -95,11 +91,17 @@ impl ProgressFile {
     /// Failures of the file system.
     pub fn write(&mut self, progress: Progress) -> io::Result<()> {
         if progress != self.last {
-            self.file.write_all_at(format(progress).as_bytes(), 0)?;
+            opened(&self.path)?.write_all_at(format(progress).as_bytes(), 0)?;
             self.last = progress;
         }
         Ok(())
     }
+}
+
+fn opened(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    durable::open_regular(path, options.mode(durable::PRIVATE_FILE))
 }
 
 fn format(progress: Progress) -> String {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::cursor::Cursor;
 use super::line::{self, ConsoleLine};
+use crate::durable::open_regular;
+use crate::process::descriptors;
 
 /// Bytes that one [`Follower::read`] looks at, and the longest line that is told apart
 ///
@@ -54,11 +57,17 @@ impl Follower {
     /// # Errors
     /// Failures of the file system. The log need not be writable, but only a writable one can be shortened.
     pub fn open(path: &Path, cursor: Cursor) -> io::Result<Self> {
-        let (file, can_punch) = match File::options().read(true).write(true).open(path) {
+        let (file, can_punch) = match open_regular(path, File::options().read(true).write(true)) {
             Ok(file) => (file, true),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => (File::open(path)?, false),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                (open_regular(path, File::options().read(true))?, false)
+            }
             Err(error) => return Err(error),
         };
+        if !descriptors::is_spare(file.as_fd()) {
+            // Lines wait on disk; stopping an instance, or reaching a controller, cannot wait.
+            return Err(rustix::io::Errno::MFILE.into());
+        }
         Ok(Self {
             file,
             cursor,

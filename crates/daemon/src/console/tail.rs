@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::line;
+use crate::durable::open_regular;
 
 /// The most lines that a crash report may carry
 pub const MAX_TAIL_LINES: usize = 500;
@@ -25,7 +26,7 @@ const STEP: u64 = 64 * 1024;
 /// # Errors
 /// Failures of the file system other than "not found".
 pub fn tail(path: &Path, max_lines: usize) -> io::Result<Vec<String>> {
-    let file = match File::open(path) {
+    let file = match open_regular(path, File::options().read(true)) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 //! Crash reports on disk until a controller has them
 //!
 //! A report is written durably before the instance's end counts as told, and deleted when a controller has confirmed it.
-//! Its id is made of what happened, so that an end that is told twice, because the daemon was killed in between, is one
-//! report.
+//! Its id is made of the instance and its incarnation, so that an end that is told twice, because the daemon was killed in
+//! between or its disk was full, is one report.
 
 use std::fs;
 use std::io;
@@ -105,15 +105,17 @@ fn read(path: &Path) -> io::Result<CrashReport> {
     }
 }
 
-/// What a report of this end is called
+/// What a report of this end is called: the same after each restart, whatever is known of the end by then
+///
+/// A start of a controller that numbers none is told apart by its time.
 pub(super) fn report_id(exit: &Exit) -> String {
+    let start = if exit.incarnation.is_known() {
+        i64::try_from(exit.incarnation.get()).unwrap_or(i64::MAX)
+    } else {
+        exit.started_at_ms
+    };
     let mut digest = Sha256::new();
-    digest.update(format!(
-        "{} {} {}",
-        exit.instance,
-        exit.incarnation.get(),
-        exit.exited_at_ms
-    ));
+    digest.update(format!("{} {} {start}", exit.instance, exit.incarnation.get()));
     let digest = digest.finalize();
     digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -133,16 +135,17 @@ mod tests {
     use super::*;
     use crate::control::ExitCause;
 
-    fn exit(at: i64) -> Exit {
+    fn exit(incarnation: u64) -> Exit {
         Exit {
             instance: "lobby-1".parse().unwrap(),
             group: "lobby".parse().unwrap(),
-            incarnation: Incarnation::new(4),
+            incarnation: Incarnation::new(incarnation),
             port: 30_000,
             cause: ExitCause::Signalled(9),
             stopped_for: None,
             uptime: Duration::from_millis(1234),
-            exited_at_ms: at,
+            started_at_ms: 1000,
+            exited_at_ms: 2234,
             log_tail: vec!["last words".into()],
         }
     }
@@ -163,7 +166,27 @@ mod tests {
         let spool = CrashSpool::open(folder.path().join("crashes")).unwrap();
         let (first, second) = (report(&exit(1)), report(&exit(2)));
         assert_ne!(first.report_id, second.report_id);
-        assert_eq!(first, report(&exit(1)), "the same end is the same report");
+        let later = Exit {
+            exited_at_ms: 999_999,
+            cause: ExitCause::Unobserved,
+            ..exit(1)
+        };
+        assert_eq!(
+            report_id(&later),
+            report_id(&exit(1)),
+            "the same end is the same report"
+        );
+        let unnumbered = |started_at_ms| {
+            report_id(&Exit {
+                started_at_ms,
+                ..exit(0)
+            })
+        };
+        assert_ne!(
+            unnumbered(1000),
+            unnumbered(1001),
+            "two starts that nobody numbered"
+        );
         spool.put(&first).unwrap();
         spool.put(&second).unwrap();
         spool.put(&first).unwrap();
@@ -182,7 +205,7 @@ mod tests {
         fs::write(folder.path().join("x.crash"), b"\xff\xff\xff").unwrap();
         assert!(spool.pending().unwrap().is_empty());
         for at in 0..=MAX_REPORTS {
-            spool.put(&report(&exit(i64::try_from(at).unwrap()))).unwrap();
+            spool.put(&report(&exit(u64::try_from(at).unwrap()))).unwrap();
         }
         assert_eq!(spool.pending().unwrap().len(), MAX_REPORTS);
     }

@@ -38,6 +38,7 @@ use crate::console::Retention;
 use crate::enrolment::{self, EnrolmentFailure};
 use crate::health::{Health, HealthServer};
 use crate::preparation::{self, DownloadLimits, Preparer, Runtime, find_java};
+use crate::process::descriptors::{self, Raised};
 use crate::supervisor::{self, Found, ShimCommand, Supervisor};
 
 use crashes::CrashSpool;
@@ -155,6 +156,7 @@ impl Daemon {
         let node_id: NodeId = config.node_id.parse()?;
         let targets = targets(&config)?;
         let data_dir = absolute(&config.data_dir)?;
+        let open_files = descriptors::raise_limit();
         let lock = DataDirLock::acquire(&data_dir, "daemon")?;
         let file = |path: PathBuf| move |error| StartError::File { path, error };
         let memory = Memory::open(&data_dir).map_err(file(data_dir.join("controllers.json")))?;
@@ -163,9 +165,15 @@ impl Daemon {
 
         let instances_dir = absolute(&config.instances_dir())?;
         let run_folder = data_dir.join("run");
-        let (supervisor, reports) = Supervisor::new(supervisor_settings(&config, run_folder.clone(), &own))
-            .map_err(file(run_folder.clone()))?;
+        let (supervisor, reports) = Supervisor::new(supervisor_settings(
+            &config,
+            run_folder.clone(),
+            &instances_dir,
+            &own,
+        ))
+        .map_err(file(run_folder.clone()))?;
         let adopted = supervisor.adopt().await.map_err(file(run_folder))?;
+        tell_open_files(open_files, adopted.len());
         let preparer = Preparer::new(preparation_settings(&config, &data_dir, &instances_dir, &own))
             .map_err(file(instances_dir.clone()))?;
         let spool_folder = data_dir.join("crash-reports");
@@ -306,6 +314,27 @@ impl RunningDaemon {
     }
 }
 
+/// Says how many files may be open, and whether that is little for so many instances
+fn tell_open_files(Raised { before, now }: Raised, instances: usize) {
+    let needed =
+        descriptors::NEEDED + descriptors::PER_INSTANCE * u64::try_from(instances).unwrap_or(u64::MAX / 4);
+    match now {
+        Some(limit) if limit < needed => tracing::warn!(
+            limit,
+            needed,
+            instances,
+            "few files may be open: instances are watched less closely, and consoles may wait; raise the hard limit \
+             (`LimitNOFILE=` of the systemd unit, or `ulimit -n`)"
+        ),
+        _ if before == now => {}
+        _ => tracing::info!(
+            before,
+            now,
+            "the limit of open files is raised for the daemon; instances start with the one of before"
+        ),
+    }
+}
+
 /// A name for this process that no other one ever has
 fn fresh_uuid() -> io::Result<String> {
     Ok(std::fs::read_to_string(FRESH_UUID)?.trim().to_owned())
@@ -326,7 +355,12 @@ fn targets(config: &DaemonConfig) -> Result<Vec<Target>, StartError> {
     Ok(targets)
 }
 
-fn supervisor_settings(config: &DaemonConfig, run_folder: PathBuf, own: &OwnProgram) -> supervisor::Settings {
+fn supervisor_settings(
+    config: &DaemonConfig,
+    run_folder: PathBuf,
+    instances_dir: &std::path::Path,
+    own: &OwnProgram,
+) -> supervisor::Settings {
     let shim = ShimCommand {
         program: own.program.clone(),
         arguments: own.shim.clone(),
@@ -334,6 +368,7 @@ fn supervisor_settings(config: &DaemonConfig, run_folder: PathBuf, own: &OwnProg
     let mut settings = supervisor::Settings::new(run_folder, shim);
     settings.kill_timeout = config.instances.kill_timeout;
     settings.keep_crashed = config.instances.keep_crashed;
+    settings.dumps = Some((instances_dir.to_path_buf(), config.instances.keep_dumps_bytes));
     settings.retention = Retention {
         tail: config.console.retained_bytes,
         backlog: config.console.backlog_bytes,

@@ -13,6 +13,8 @@ use super::PreparationError;
 use super::inside::Inside;
 use super::order::Assignment;
 use super::substitution::Lifetime;
+use crate::foreign;
+use crate::supervisor::dumps;
 
 /// Begins the names of folders that no instance uses; no group is called like that
 const HIDDEN: &str = ".";
@@ -45,7 +47,7 @@ impl Workspaces {
     /// Deletes what an earlier daemon left half-prepared or half-deleted; call it before anything is prepared
     pub(super) fn sweep(&self) -> io::Result<()> {
         let remove = |path: PathBuf| {
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = foreign::remove(&path) {
                 tracing::warn!(folder = %path.display(), %error, "cannot delete a leftover folder");
             }
         };
@@ -166,9 +168,15 @@ impl Workspace {
             return Err(failed(error));
         }
         if replaced {
+            let former = live.clone();
             // Nobody waits for it: a world can be large, and a leftover is swept by the next daemon.
             drop(tokio::task::spawn_blocking(move || {
-                if let Err(error) = fs::remove_dir_all(&aside) {
+                let gone = match dumps::witness(&aside) {
+                    // A crash that this start follows too soon to have been cleared away.
+                    Some(witness) => dumps::keep(&aside, &former, &witness).map(drop),
+                    None => foreign::remove(&aside),
+                };
+                if let Err(error) = gone {
                     tracing::warn!(folder = %aside.display(), %error, "cannot delete the folder of an earlier start");
                 }
             }));
@@ -180,7 +188,7 @@ impl Workspace {
 impl Drop for Workspace {
     fn drop(&mut self) {
         if let Some(staging) = &self.staging
-            && let Err(error) = fs::remove_dir_all(staging)
+            && let Err(error) = foreign::remove(staging)
         {
             tracing::warn!(folder = %staging.display(), %error, "cannot delete a half-prepared folder");
         }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -27,7 +28,7 @@ impl Identity {
         Ok(Self {
             pid: pid.as_raw_pid(),
             start_time: Stat::read(pid.as_raw_pid())?.start_time,
-            boot: boot()?,
+            boot: boot()?.to_owned(),
         })
     }
 
@@ -62,7 +63,7 @@ impl Identity {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn is_running(&self) -> io::Result<bool> {
-        if self.open()?.is_none() {
+        if self.boot != boot()? {
             return Ok(false);
         }
         match Stat::read(self.pid) {
@@ -111,11 +112,15 @@ impl Stat {
     }
 }
 
-/// The boot id of the kernel and the pid namespace of this process
-fn boot() -> io::Result<String> {
+/// The boot id of the kernel and the pid namespace of this process, which are asked for once
+fn boot() -> io::Result<&'static str> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(known) = BOOT.get() {
+        return Ok(known);
+    }
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let namespace = fs::read_link("/proc/self/ns/pid")?;
-    Ok(format!("{} {}", boot.trim(), namespace.display()))
+    Ok(BOOT.get_or_init(|| format!("{} {}", boot.trim(), namespace.display())))
 }
 
 #[cfg(test)]

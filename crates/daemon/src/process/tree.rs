@@ -79,8 +79,13 @@ fn processes() -> io::Result<BTreeMap<i32, Stat>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        if let Ok(stat) = Stat::read(pid) {
-            table.insert(pid, stat);
+        match Stat::read(pid) {
+            Ok(stat) => {
+                table.insert(pid, stat);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Without this one the rest would be less than all.
+            Err(error) => return Err(error),
         }
     }
     Ok(table)

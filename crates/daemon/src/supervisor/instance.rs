@@ -11,29 +11,34 @@
 //! that a daemon that starts again goes on with them.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Signal, pidfd_send_signal};
-use tokio::io::unix::AsyncFd;
+use rustix::process::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::feed::{Feed, now_ms};
 use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
-use super::stdin::write_command;
+use super::stdin::{CommandError, write_command};
+use super::watched::Watched;
 use super::{Event, Exit, Inner, readiness};
 use crate::console::{MAX_TAIL_LINES, tail};
 use crate::control::{ControlDir, ExitCause, ExitRecord, RunningRecord};
-use crate::process::kill_tree;
-use crate::readable::readable;
+use crate::durable::is_damage;
+use crate::process::{holders, kill_tree};
 
-/// How long the exit record may take after the process has ended: the shim syncs one file
-const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the exit record may take after the process has ended: the shim syncs one file, on a disk that may be slow
+const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often the exit record is looked for
+const LOOK_FOR_EXIT: Duration = Duration::from_millis(50);
 
 /// How long the end of an instance is held back so that its last lines go out first
 const DRAIN_BEFORE_EXIT: Duration = Duration::from_millis(500);
+
+/// How soon something is tried again that only a lack of descriptors, or the like, prevented
+const RETRY: Duration = Duration::from_millis(250);
 
 /// How often SIGKILL is repeated for a process that does not go
 const KILL_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,6 +62,8 @@ enum Phase {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
+    /// The stop word could not be written, through no fault of the instance
+    Unasked { until: Instant, again: Instant },
     /// The stop word was written
     Grace { until: Instant },
     /// SIGTERM was sent
@@ -91,6 +98,8 @@ pub(super) struct Instance {
     pub(super) control: ControlDir,
     pub(super) running: RunningRecord,
     pub(super) orders: mpsc::UnboundedReceiver<Instruction>,
+    /// Its end was taken over already: only its console may still be wanted
+    pub(super) is_settled: bool,
 }
 
 impl Instance {
@@ -120,9 +129,12 @@ impl Instance {
             }
         };
         let exit = self.exit_record().await;
+        if exit.cause == ExitCause::Unobserved {
+            self.end_orphans().await;
+        }
         ended.send_replace(true);
         let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, &mut feed).await;
-        if !matches!(Mark::Settled.is_set(&self.control), Ok(true)) {
+        if !self.is_settled {
             self.report(exit, stopped_for).await;
             loop {
                 match self.orders.recv().await {
@@ -155,31 +167,18 @@ impl Instance {
 
     /// Waits until the process is gone, carrying out orders and deadlines; returns why it was stopped, if it was
     async fn until_exit(&mut self) -> Ended {
-        let pidfd = match self
-            .running
-            .main
-            .open()
-            .and_then(|pidfd| pidfd.map(readable).transpose())
-        {
-            Ok(Some(pidfd)) => pidfd,
-            Ok(None) => return Ended::Gone(self.recorded_stop().map(|stop| stop.reason)),
-            Err(error) => {
-                let instance = self.facts.instance;
-                tracing::error!(%instance, %error, "cannot watch the process; looking at it every second");
-                return self.until_exit_by_looking().await;
-            }
-        };
-        let mut phase = self.resume(&pidfd);
+        let mut process = Watched::new(self.running.main.clone());
+        let mut phase = self.resume(&process);
         loop {
             let deadline = self.deadline(phase);
             let starting = matches!(phase, Phase::Starting { .. });
             tokio::select! {
                 // An end that is there already comes before everything else.
                 biased;
-                _ = pidfd.readable() => break,
+                () = process.gone() => break,
                 order = self.orders.recv() => {
                     if let Some(Instruction::Stop { force }) = order {
-                        phase = self.stop(phase, StopReason::Requested, force, &pidfd).await;
+                        phase = self.stop(phase, StopReason::Requested, force, &process).await;
                     } else if order.is_none() {
                         return Ended::Detached;
                     }
@@ -195,32 +194,13 @@ impl Instance {
                         incarnation: self.facts.incarnation,
                     }).await;
                 }
-                () = sleep_until(deadline) => phase = self.overdue(phase, &pidfd).await,
+                () = sleep_until(deadline) => phase = self.overdue(phase, &process).await,
             }
         }
         Ended::Gone(match phase {
             Phase::Stopping { reason, .. } => Some(reason),
             Phase::Starting { .. } | Phase::Running => None,
         })
-    }
-
-    /// Without a pidfd there is no precise waiting and no safe signal but the one that checks first
-    async fn until_exit_by_looking(&mut self) -> Ended {
-        let mut reason = None;
-        while self.running.main.is_running().unwrap_or(true) {
-            tokio::select! {
-                order = self.orders.recv() => match order {
-                    Some(Instruction::Stop { .. }) => {
-                        reason = Some(StopReason::Requested);
-                        let _ = kill_tree(&self.running.main, true);
-                    }
-                    Some(Instruction::Settled) => {}
-                    None => return Ended::Detached,
-                },
-                () = sleep(Duration::from_secs(1)) => {}
-            }
-        }
-        Ended::Gone(reason)
     }
 
     fn recorded_stop(&self) -> Option<StopRecord> {
@@ -232,10 +212,10 @@ impl Instance {
     }
 
     /// The phase that the records tell
-    fn resume(&self, pidfd: &AsyncFd<OwnedFd>) -> Phase {
+    fn resume(&self, process: &Watched) -> Phase {
         if let Some(stop) = self.recorded_stop() {
             let step = if stop.force {
-                self.kill(pidfd)
+                self.kill(process)
             } else {
                 Step::Grace {
                     until: after(stop.at_ms, self.facts.grace),
@@ -263,16 +243,17 @@ impl Instance {
             Phase::Starting { until } => until.min(lifetime()),
             Phase::Running => lifetime(),
             Phase::Stopping { step, .. } => match step {
+                Step::Unasked { until, again } => again.min(until),
                 Step::Grace { until } | Step::Terminated { until } => until,
                 Step::Killed { again } => again,
             },
         }
     }
 
-    async fn overdue(&self, phase: Phase, pidfd: &AsyncFd<OwnedFd>) -> Phase {
+    async fn overdue(&self, phase: Phase, process: &Watched) -> Phase {
         match phase {
             Phase::Starting { until } if until <= Instant::now() => {
-                self.stop(phase, StopReason::StartupTimeout, false, pidfd).await
+                self.stop(phase, StopReason::StartupTimeout, false, process).await
             }
             Phase::Starting { .. } | Phase::Running => {
                 let Some(lifetime) = self.facts.max_lifetime else {
@@ -281,19 +262,20 @@ impl Instance {
                 if after(self.running.started_at_ms, lifetime) > Instant::now() {
                     return phase;
                 }
-                self.stop(phase, StopReason::LifetimeOver, false, pidfd).await
+                self.stop(phase, StopReason::LifetimeOver, false, process).await
             }
             Phase::Stopping { reason, step } => Phase::Stopping {
                 reason,
                 step: match step {
-                    Step::Grace { .. } => self.terminate(pidfd),
-                    Step::Terminated { .. } | Step::Killed { .. } => self.kill(pidfd),
+                    Step::Unasked { until, .. } if until > Instant::now() => self.ask(until, process),
+                    Step::Unasked { .. } | Step::Grace { .. } => self.terminate(process),
+                    Step::Terminated { .. } | Step::Killed { .. } => self.kill(process),
                 },
             },
         }
     }
 
-    async fn stop(&self, phase: Phase, reason: StopReason, force: bool, pidfd: &AsyncFd<OwnedFd>) -> Phase {
+    async fn stop(&self, phase: Phase, reason: StopReason, force: bool, process: &Watched) -> Phase {
         let reason = match phase {
             // The first reason decides whether the end is a crash.
             Phase::Stopping { reason, step } if !force || matches!(step, Step::Killed { .. }) => {
@@ -321,76 +303,124 @@ impl Instance {
                 .await;
         }
         let step = if force {
-            self.kill(pidfd)
+            self.kill(process)
         } else {
-            match write_command(&self.control, &self.facts.stop_command) {
-                Ok(()) => Step::Grace {
-                    until: Instant::now() + self.facts.grace,
-                },
-                Err(error) => {
-                    let instance = self.facts.instance;
-                    tracing::warn!(%instance, %error, "cannot ask the instance to stop, terminating it");
-                    self.terminate(pidfd)
-                }
-            }
+            self.ask(Instant::now() + self.facts.grace, process)
         };
         Phase::Stopping { reason, step }
     }
 
-    fn terminate(&self, pidfd: &AsyncFd<OwnedFd>) -> Step {
+    /// Writes the stop word, or begins the next step if the instance cannot be asked
+    fn ask(&self, until: Instant, process: &Watched) -> Step {
+        let instance = self.facts.instance;
+        match write_command(&self.control, &self.facts.stop_command) {
+            Ok(()) => Step::Grace { until },
+            // Not its fault: it keeps its grace, and hears the word as soon as that is possible.
+            Err(CommandError::Io(error)) => {
+                tracing::warn!(%instance, %error, "cannot ask the instance to stop now, trying again");
+                Step::Unasked {
+                    until,
+                    again: Instant::now() + RETRY,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%instance, %error, "cannot ask the instance to stop, terminating it");
+                self.terminate(process)
+            }
+        }
+    }
+
+    fn terminate(&self, process: &Watched) -> Step {
         let instance = self.facts.instance;
         tracing::info!(%instance, "sending SIGTERM");
-        if let Err(error) = pidfd_send_signal(pidfd.get_ref(), Signal::TERM) {
-            tracing::warn!(%instance, %error, "SIGTERM failed");
-        }
-        Step::Terminated {
-            until: Instant::now() + self.inner.settings.kill_timeout,
+        match process.signal(Signal::TERM) {
+            Ok(()) => Step::Terminated {
+                until: Instant::now() + self.inner.settings.kill_timeout,
+            },
+            // Without a SIGTERM there is no SIGKILL either.
+            Err(error) => {
+                tracing::warn!(%instance, %error, "SIGTERM failed, trying again");
+                Step::Grace {
+                    until: Instant::now() + RETRY,
+                }
+            }
         }
     }
 
     /// Kills the process and everything that it started; the shim does the same once the process is gone
-    fn kill(&self, pidfd: &AsyncFd<OwnedFd>) -> Step {
+    fn kill(&self, process: &Watched) -> Step {
         let instance = self.facts.instance;
         tracing::info!(%instance, "sending SIGKILL");
-        if let Err(error) = kill_tree(&self.running.main, true) {
-            tracing::warn!(%instance, %error, "the process tree cannot be listed, killing the main process");
-            if let Err(error) = pidfd_send_signal(pidfd.get_ref(), Signal::KILL) {
-                tracing::warn!(%instance, %error, "SIGKILL failed");
+        let again = match process.kill() {
+            Ok(()) => KILL_INTERVAL,
+            Err(error) => {
+                tracing::warn!(%instance, %error, "SIGKILL failed, trying again");
+                RETRY
             }
-        }
+        };
         Step::Killed {
-            again: Instant::now() + KILL_INTERVAL,
+            again: Instant::now() + again,
         }
     }
 
     /// What the shim saw; if there is no shim any more, that nobody saw it
     async fn exit_record(&self) -> ExitRecord {
+        let instance = self.facts.instance;
         let deadline = Instant::now() + EXIT_RECORD_TIMEOUT;
         let mut pause = Duration::from_millis(1);
+        let mut has_complained = false;
         loop {
             // Asked first: a shim that is gone has written all that it ever will.
-            let shim_lives = !matches!(self.control.try_lock(), Ok(Some(_)));
-            match self.control.read_exit() {
-                Ok(Some(exit)) => return exit,
-                Ok(None) => {}
-                Err(error) => {
-                    let instance = self.facts.instance;
-                    tracing::warn!(%instance, %error, "cannot read the exit record");
-                }
+            let shim_lives = self.control.try_lock().map(|lock| lock.is_none());
+            let (shim_lives, trouble) = match (shim_lives, self.control.read_exit()) {
+                (_, Ok(Some(exit))) => return exit,
+                (Ok(shim_lives), Ok(None)) => (shim_lives, None),
+                (Ok(shim_lives), Err(error)) if is_damage(&error) => (shim_lives, Some((error, true))),
+                (Err(error), _) | (_, Err(error)) => (true, Some((error, false))),
+            };
+            let can_tell = trouble.as_ref().is_none_or(|(_, is_damage)| *is_damage);
+            if let Some((error, _)) = trouble
+                && !has_complained
+            {
+                tracing::warn!(%instance, %error, "cannot read the exit record");
+                has_complained = true;
             }
-            if !shim_lives || Instant::now() > deadline {
+            // What cannot be read now says nothing, however long that takes.
+            if can_tell && (!shim_lives || Instant::now() > deadline) {
                 let exit = ExitRecord {
                     cause: ExitCause::Unobserved,
                     exited_at_ms: now_ms(),
                 };
+                tracing::warn!(%instance, shim_lives, "nobody saw how the instance ended");
                 if let Err(error) = self.control.write_exit(&exit) {
-                    let instance = self.facts.instance;
                     tracing::warn!(%instance, %error, "cannot write the exit record");
                 }
                 return exit;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(50));
+            pause = (pause * 2).min(if can_tell { LOOK_FOR_EXIT } else { RETRY });
+        }
+    }
+
+    /// Kills what an instance without a shim left behind; a shim does this by itself
+    async fn end_orphans(&self) {
+        let (control, instance) = (self.control.clone(), self.facts.instance);
+        // Looks at every process of the machine: not where sessions are served.
+        let work = tokio::task::spawn_blocking(move || -> io::Result<usize> {
+            let orphans = holders(&control.stdin(), &control.console_log())?;
+            for orphan in &orphans {
+                kill_tree(orphan, true)?;
+            }
+            Ok(orphans.len())
+        });
+        match work.await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(count)) => {
+                tracing::warn!(%instance, count, "killed processes that outlived their instance")
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%instance, %error, "cannot look for processes that outlived their instance");
+            }
         }
     }
 
@@ -409,6 +439,7 @@ impl Instance {
                 cause: exit.cause,
                 stopped_for,
                 uptime: Duration::from_millis(u64::try_from(uptime_ms).unwrap_or(0)),
+                started_at_ms: self.running.started_at_ms,
                 exited_at_ms: exit.exited_at_ms,
                 log_tail: lines,
             })))
@@ -422,17 +453,4 @@ fn after(from_ms: i64, duration: Duration) -> Instant {
     // A clock that went back must not make a deadline later than it was meant.
     let elapsed = Duration::from_millis(u64::try_from(elapsed).unwrap_or(0));
     Instant::now() + duration.saturating_sub(elapsed)
-}
-
-impl Instance {
-    pub(super) fn found(control: &ControlDir) -> io::Result<Found> {
-        if StopRecord::read(control)?.is_some() {
-            return Ok(Found::Stopping);
-        }
-        Ok(if Mark::Ready.is_set(control)? {
-            Found::Running
-        } else {
-            Found::Starting
-        })
-    }
 }

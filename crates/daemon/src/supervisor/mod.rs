@@ -7,6 +7,7 @@
 //! Dropping the supervisor stops nothing but watching.
 
 mod adoption;
+pub(crate) mod dumps;
 mod ephemeral;
 mod feed;
 mod instance;
@@ -14,6 +15,7 @@ mod readiness;
 mod record;
 mod spawn;
 mod stdin;
+mod watched;
 
 use std::collections::HashMap;
 use std::io;
@@ -27,9 +29,12 @@ use tokio::sync::{mpsc, watch};
 use crate::console::{Retention, Watcher};
 use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
 use crate::durable;
+use crate::foreign;
 
+use dumps::Dumps;
 use feed::Flow;
 use instance::{Instance, Instruction};
+use record::FolderName;
 
 pub use adoption::Adopted;
 pub use ephemeral::EphemeralFolder;
@@ -57,6 +62,9 @@ pub struct Settings {
     pub settle: Duration,
     /// How long the workspace of a crashed instance stays to be looked at, if it is not kept anyway
     pub keep_crashed: Duration,
+    /// Where instances have their folders, and how many bytes those of crashed ones may take that hold a heap dump or a
+    /// JVM's crash log; absent = no limit
+    pub dumps: Option<(PathBuf, u64)>,
 }
 
 impl Settings {
@@ -70,6 +78,7 @@ impl Settings {
             retention: Retention::default(),
             settle: Duration::from_secs(2),
             keep_crashed: Duration::from_secs(30),
+            dumps: None,
         }
     }
 }
@@ -144,6 +153,8 @@ pub struct Exit {
     pub stopped_for: Option<StopReason>,
     /// How long it lived
     pub uptime: Duration,
+    /// When it was started, milliseconds since the Unix epoch
+    pub started_at_ms: i64,
     /// When it ended, milliseconds since the Unix epoch
     pub exited_at_ms: i64,
     /// Its last lines, at most 500, each at most 8192 UTF-16 units
@@ -249,12 +260,12 @@ impl Supervisor {
             control: &control,
             is_taken: false,
         };
-        facts.write(&control).map_err(|error| StartError::ControlFolder {
+        let prepared = facts.write(&control).and_then(|()| record::reserve(&control));
+        prepared.map_err(|error| StartError::ControlFolder {
             folder: control.path().to_path_buf(),
             error,
         })?;
-        let running = spawn::launch(&self.inner.settings.shim, &control, &spec).await?;
-        drop(spec);
+        let running = spawn::launch(&self.inner.settings.shim, &control, spec).await?;
         reservation.is_taken = true;
         drop(reservation);
         let (instance, incarnation, pid) = (facts.instance, facts.incarnation.get(), running.main.pid);
@@ -345,13 +356,14 @@ impl Supervisor {
         if live.contains_key(&facts.instance) {
             return Err(StartError::AlreadyRunning);
         }
-        // Folders of former starts may still hold console lines that nobody took. `@` is in no safe name.
+        // Folders of former starts may still hold console lines that nobody took.
         let stamp = feed::now_ms();
         let run_folder = &self.inner.settings.run_folder;
+        let named = |attempt| run_folder.join(FolderName::new(facts, stamp, attempt).to_string());
         let folder = (0..100)
-            .map(|attempt| run_folder.join(format!("{}@{stamp}-{attempt}", facts.instance)))
+            .map(named)
             .find(|folder| !folder.exists())
-            .unwrap_or_else(|| run_folder.join(format!("{}@{stamp}", facts.instance)));
+            .unwrap_or_else(|| named(100));
         let control = ControlDir::new(folder);
         durable::private_folder(control.path())
             .and_then(|()| durable::sync_parent(control.path()))
@@ -387,13 +399,13 @@ impl Supervisor {
                 orders: Some(orders),
             },
         );
-        self.spawn(facts, control, running, receiver);
+        self.spawn(facts, control, running, receiver, Told::Not);
     }
 
     /// Finishes what is left to do for an instance whose id is free already
     fn resume_unlisted(&self, facts: InstanceFacts, control: ControlDir, running: RunningRecord) {
         let (_, orders) = mpsc::unbounded_channel();
-        self.spawn(facts, control, running, orders);
+        self.spawn(facts, control, running, orders, Told::Settled);
     }
 
     fn spawn(
@@ -402,6 +414,7 @@ impl Supervisor {
         control: ControlDir,
         running: RunningRecord,
         orders: mpsc::UnboundedReceiver<Instruction>,
+        told: Told,
     ) {
         let instance = Instance {
             inner: Arc::clone(&self.inner),
@@ -409,9 +422,17 @@ impl Supervisor {
             control,
             running,
             orders,
+            is_settled: told == Told::Settled,
         };
         tokio::spawn(instance.run());
     }
+}
+
+/// Whether the end of an instance is still to be told
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Not,
+    Settled,
 }
 
 /// Gives the id back if a start does not succeed
@@ -442,6 +463,14 @@ impl Inner {
         let _ = self.events.send(event).await;
     }
 
+    fn dumps(&self) -> Option<Dumps> {
+        let (instances_folder, budget) = self.settings.dumps.clone()?;
+        Some(Dumps {
+            instances_folder,
+            budget,
+        })
+    }
+
     /// Frees the id, unless a later start has taken it
     fn retire(&self, facts: &InstanceFacts, control: &ControlDir) {
         let mut live = self.lock();
@@ -455,15 +484,19 @@ impl Inner {
 
     /// Deletes what an ended instance leaves behind
     async fn clean_up(&self, facts: &InstanceFacts, control: &ControlDir) {
-        let crashed = matches!(control.read_exit(), Ok(Some(exit)) if exit.cause.code() != 0);
-        if crashed && facts.ephemeral_folder.is_some() {
+        let has_crashed = matches!(control.read_exit(), Ok(Some(exit)) if exit.cause.code() != 0);
+        if has_crashed && facts.ephemeral_folder.is_some() {
             tokio::time::sleep(self.settings.keep_crashed).await;
         }
         let (workspace, control) = (facts.ephemeral_folder.clone(), control.clone());
+        let dumps = self.dumps();
         // A world can be large: not where sessions are served.
         let work = tokio::task::spawn_blocking(move || {
-            if let Some(workspace) = workspace {
-                workspace.remove();
+            if let Some(workspace) = workspace
+                && workspace.remove(has_crashed)
+                && let Some(dumps) = dumps
+            {
+                dumps.enforce();
             }
             remove_folder(control.path());
         });
@@ -474,11 +507,7 @@ impl Inner {
 }
 
 fn remove_folder(folder: &Path) {
-    match std::fs::remove_dir_all(folder) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => {
-            tracing::warn!(folder = %folder.display(), %error, "cannot delete a folder that is no longer needed");
-        }
+    if let Err(error) = foreign::remove(folder) {
+        tracing::warn!(folder = %folder.display(), %error, "cannot delete a folder that is no longer needed");
     }
 }

@@ -1,14 +1,21 @@
 //! What the daemon itself remembers about an instance, beside the records of the shim
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, InvalidName};
 use serde::{Deserialize, Serialize};
 
 use super::ephemeral::EphemeralFolder;
-use crate::control::{ControlDir, read_record, write_record};
+use crate::control::{ControlDir, fill_record, read_record, write_record};
+use crate::durable;
+
+/// A time that never comes, for limits that nobody knows: too long to kill anybody, short enough to be added to a date
+const UNLIMITED: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The largest mark: one word
+const MAX_MARK: u64 = durable::RESERVED as u64;
 
 /// One start of an instance, as the supervisor keeps it
 ///
@@ -90,6 +97,81 @@ impl InstanceFacts {
     }
 }
 
+/// What the name of a control folder says: enough to go on with an instance whose records are damaged
+///
+/// ```text
+/// lobby-1@1764407198000-0@4.30000.lobby
+/// id     @when         -nth@incarnation.port.group
+/// ```
+///
+/// `@` is in no safe name. Folders of earlier versions end before the second one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FolderName {
+    pub(super) instance: InstanceId,
+    /// When the start was begun, milliseconds since the Unix epoch
+    pub(super) begun_ms: i64,
+    attempt: u32,
+    of: Option<(Incarnation, u16, GroupName)>,
+}
+
+impl FolderName {
+    pub(super) fn new(facts: &InstanceFacts, begun_ms: i64, attempt: u32) -> Self {
+        Self {
+            instance: facts.instance,
+            begun_ms,
+            attempt,
+            of: Some((facts.incarnation, facts.port, facts.group)),
+        }
+    }
+
+    pub(super) fn of(folder: &Path) -> Option<Self> {
+        let mut parts = folder.file_name()?.to_str()?.split('@');
+        let instance = parts.next()?.parse().ok()?;
+        let (begun_ms, attempt) = parts.next()?.split_once('-')?;
+        let of = parts.next().and_then(|of| {
+            let mut of = of.splitn(3, '.');
+            let incarnation = Incarnation::new(of.next()?.parse().ok()?);
+            Some((incarnation, of.next()?.parse().ok()?, of.next()?.parse().ok()?))
+        });
+        Some(Self {
+            instance,
+            begun_ms: begun_ms.parse().ok()?,
+            attempt: attempt.parse().ok()?,
+            of,
+        })
+    }
+
+    /// The facts as far as they are known: what they limit is not limited
+    pub(super) fn facts(&self) -> Option<InstanceFacts> {
+        let (incarnation, port, group) = match self.of {
+            Some(of) => of,
+            None => (Incarnation::default(), 0, self.instance.as_str().parse().ok()?),
+        };
+        Some(InstanceFacts {
+            instance: self.instance,
+            group,
+            incarnation,
+            port,
+            stop_command: "stop".to_owned(),
+            ready_markers: Vec::new(),
+            startup_timeout: UNLIMITED,
+            grace: Duration::from_secs(30),
+            max_lifetime: None,
+            ephemeral_folder: None,
+        })
+    }
+}
+
+impl std::fmt::Display for FolderName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}-{}", self.instance, self.begun_ms, self.attempt)?;
+        match self.of {
+            Some((incarnation, port, group)) => write!(f, "@{}.{port}.{group}", incarnation.get()),
+            None => Ok(()),
+        }
+    }
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -126,15 +208,28 @@ pub(super) struct StopRecord {
 
 impl StopRecord {
     pub(super) fn write(&self, control: &ControlDir) -> io::Result<()> {
-        write_record(&control.path().join("stop.json"), self)
+        fill_record(&Self::path(control), self)
     }
 
     pub(super) fn read(control: &ControlDir) -> io::Result<Option<Self>> {
-        read_record(&control.path().join("stop.json"))
+        read_record(&Self::path(control))
+    }
+
+    fn path(control: &ControlDir) -> PathBuf {
+        control.path().join("stop.json")
     }
 }
 
-/// A fact that a file's existence tells
+/// Takes the space for everything that has to be written at the end of an instance
+pub(super) fn reserve(control: &ControlDir) -> io::Result<()> {
+    control.reserve()?;
+    durable::reserve(&control.cursor())?;
+    durable::reserve(&StopRecord::path(control))?;
+    durable::reserve(&Mark::Ready.path(control))?;
+    durable::reserve(&Mark::Settled.path(control))
+}
+
+/// A fact that is true once its file has a content
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mark {
     /// The instance was ready
@@ -152,10 +247,96 @@ impl Mark {
     }
 
     pub(super) fn set(self, control: &ControlDir) -> io::Result<()> {
-        crate::durable::replace(&self.path(control), b"")
+        durable::fill(&self.path(control), b"true")
     }
 
+    /// Whether it is set; a file of an earlier version is empty and means so, too
     pub(super) fn is_set(self, control: &ControlDir) -> io::Result<bool> {
-        self.path(control).try_exists()
+        let content = durable::read_bounded(&self.path(control), MAX_MARK)?;
+        Ok(content.is_some_and(|content| content.is_empty() || !content.trim_ascii().is_empty()))
+    }
+
+    /// Takes it back
+    pub(super) fn clear(self, control: &ControlDir) -> io::Result<()> {
+        durable::fill(&self.path(control), b"")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn facts() -> InstanceFacts {
+        InstanceFacts {
+            instance: "lobby-1".parse().unwrap(),
+            group: "lobby.eu".parse().unwrap(),
+            incarnation: Incarnation::new(4),
+            port: 30_000,
+            stop_command: "end".into(),
+            ready_markers: vec!["Done".into()],
+            startup_timeout: Duration::from_secs(5),
+            grace: Duration::from_secs(5),
+            max_lifetime: Some(Duration::from_secs(5)),
+            ephemeral_folder: None,
+        }
+    }
+
+    #[test]
+    fn a_folder_is_called_after_what_must_not_be_lost() {
+        let name = FolderName::new(&facts(), 17, 3);
+        assert_eq!(name.to_string(), "lobby-1@17-3@4.30000.lobby.eu");
+        let path = PathBuf::from("/run").join(name.to_string());
+        assert_eq!(FolderName::of(&path), Some(name));
+        let found = name.facts().unwrap();
+        let InstanceFacts {
+            instance,
+            group,
+            incarnation,
+            port,
+            ..
+        } = facts();
+        assert_eq!(
+            (found.instance, found.group, found.incarnation, found.port),
+            (instance, group, incarnation, port)
+        );
+        assert_eq!(found.max_lifetime, None);
+    }
+
+    #[test]
+    fn an_earlier_name_tells_the_instance_and_any_other_nothing() {
+        let earlier = FolderName::of(Path::new("/run/lobby-1@17-0")).unwrap();
+        assert_eq!(earlier.to_string(), "lobby-1@17-0");
+        let found = earlier.facts().unwrap();
+        assert_eq!((found.instance.as_str(), found.incarnation.get()), ("lobby-1", 0));
+        for other in [
+            "lobby-1",
+            "lobby-1@",
+            "lobby-1@17",
+            "@17-0",
+            "..@17-0",
+            "lobby-1@x-0",
+        ] {
+            assert_eq!(FolderName::of(&Path::new("/run").join(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn marks_are_set_once_they_have_a_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let control = ControlDir::new(folder.path());
+        let mark = Mark::Settled;
+        assert!(!mark.is_set(&control).unwrap());
+        reserve(&control).unwrap();
+        assert!(!mark.is_set(&control).unwrap());
+        mark.set(&control).unwrap();
+        assert!(mark.is_set(&control).unwrap());
+        mark.clear(&control).unwrap();
+        assert!(!mark.is_set(&control).unwrap());
+        // As earlier versions did it.
+        durable::replace(&mark.path(&control), b"").unwrap();
+        assert!(mark.is_set(&control).unwrap());
+        assert_eq!(StopRecord::read(&control).unwrap(), None);
     }
 }

@@ -7,14 +7,21 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
-use crate::process::kill_tree;
+use crate::control::{ControlDir, ExitCause, LaunchOrder, LaunchSpec, RunningRecord};
+use crate::durable::is_damage;
+use crate::process::{descriptors, holders, kill_tree};
 use crate::shim;
 
 /// How long a shim may take to say whether the instance runs: a fork, an exec and two synced files
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long records and processes are looked for that a lack of descriptors hides
+const RECORD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The pause between two looks
+const RETRY: Duration = Duration::from_millis(50);
 
 /// How the shim is started: usually this very executable with a hidden subcommand
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +71,7 @@ pub enum StartError {
 pub(super) async fn launch(
     shim: &ShimCommand,
     control: &ControlDir,
-    spec: &LaunchSpec,
+    spec: LaunchSpec,
 ) -> Result<RunningRecord, StartError> {
     let prepare = |error| StartError::ControlFolder {
         folder: control.path().to_path_buf(),
@@ -73,7 +80,13 @@ pub(super) async fn launch(
     let failed = |message: String| StartError::Shim { message };
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mkfifoat(rustix::fs::CWD, control.stdin(), mode).map_err(|error| prepare(error.into()))?;
-    control.write_launch(spec).map_err(prepare)?;
+    let program = spec.program.clone();
+    let order = LaunchOrder {
+        spec,
+        open_files: descriptors::limit_before(),
+    };
+    control.write_launch(&order).map_err(prepare)?;
+    drop(order);
     let mut child = Command::new(&shim.program)
         .args(&shim.arguments)
         .arg(control.path())
@@ -91,7 +104,7 @@ pub(super) async fn launch(
     let answer = timeout(ANSWER_TIMEOUT, reader.read_line(&mut word)).await;
     if matches!(answer, Ok(Ok(_)))
         && word == shim::RUNNING
-        && let Ok(Some(running)) = control.read_state()
+        && let Some(running) = recorded(control).await
     {
         // The shim is not waited for here: its life is the instance's. Tokio reaps it when it ends.
         drop(child);
@@ -103,16 +116,14 @@ pub(super) async fn launch(
         && let ExitCause::SpawnFailed { not_found, message } = exit.cause
     {
         return Err(StartError::Spawn {
-            program: spec.program.clone(),
+            program,
             not_found,
             message,
         });
     }
     // Whatever happened, nothing may be left running that nobody knows of.
     let _ = child.start_kill();
-    if let Ok(Some(running)) = control.read_state() {
-        let _ = kill_tree(&running.main, true);
-    }
+    end_started(control).await;
     let mut said = Vec::new();
     let _ = timeout(
         Duration::from_secs(1),
@@ -125,4 +136,43 @@ pub(super) async fn launch(
         Ok(_) if said.is_empty() => "it ended without a word".into(),
         Ok(_) => said,
     }))
+}
+
+/// What the shim says that it has written, which a moment without descriptors may keep from being read
+async fn recorded(control: &ControlDir) -> Option<RunningRecord> {
+    let deadline = Instant::now() + RECORD_TIMEOUT;
+    loop {
+        match control.read_state() {
+            Ok(running) => return running,
+            Err(error) if is_damage(&error) || Instant::now() > deadline => return None,
+            Err(_) => sleep(RETRY).await,
+        }
+    }
+}
+
+/// Kills what was started although the start counts as failed
+async fn end_started(control: &ControlDir) {
+    let deadline = Instant::now() + RECORD_TIMEOUT;
+    loop {
+        let killed = holders(&control.stdin(), &control.console_log()).and_then(|processes| {
+            for process in &processes {
+                kill_tree(process, true)?;
+            }
+            Ok(processes.is_empty())
+        });
+        match killed {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) if Instant::now() > deadline => {
+                let folder = control.path().display();
+                tracing::error!(%folder, %error, "what a failed start left running cannot be looked for");
+                return;
+            }
+            Err(_) => {}
+        }
+        if Instant::now() > deadline {
+            return;
+        }
+        sleep(RETRY).await;
+    }
 }

@@ -253,7 +253,7 @@ async fn an_interrupted_start_is_withdrawn() {
     // As if the daemon had been killed after writing the order.
     std::fs::remove_file(control.path().join("state.json")).unwrap();
     control
-        .write_launch(&spec("/bin/true", &[], stage.folder.path()))
+        .write_launch(&spec("/bin/true", &[], stage.folder.path()).into())
         .unwrap();
     let (supervisor, _reports) = Supervisor::new(settings(stage.folder.path())).unwrap();
     assert!(supervisor.adopt().await.unwrap().is_empty());

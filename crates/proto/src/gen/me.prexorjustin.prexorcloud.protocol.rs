@@ -1622,7 +1622,7 @@ pub struct CrashReport {
     /// Its group. Required.
     #[prost(string, tag = "2")]
     pub group: ::prost::alloc::string::String,
-    /// The exit code; 128 + n after signal n, for instance 137 after SIGKILL.
+    /// The exit code; 128 + n after signal n, for instance 137 after SIGKILL. -1 = nobody saw how the process ended.
     #[prost(int32, tag = "3")]
     pub exit_code: i32,
     /// The last lines of the console, oldest first: at most 500, each at most 8192 characters.

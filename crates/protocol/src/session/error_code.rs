@@ -28,3 +28,5 @@ pub const INSTANCE_ALREADY_STARTING: &str = "INSTANCE_ALREADY_STARTING";
 pub const INSTANCE_ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
 /// `StartInstanceAck.error_code`: an earlier incarnation of the id is still alive.
 pub const INSTANCE_STILL_ALIVE: &str = "INSTANCE_STILL_ALIVE";
+/// Of a daemon: records of the instance that the context names are damaged; it is watched all the same.
+pub const RECORDS_DAMAGED: &str = "RECORDS_DAMAGED";

@@ -10,7 +10,7 @@
 mod tasks;
 mod work;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,6 +19,7 @@ use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, DaemonNodeConfig};
+use prexorcloud_protocol::session::error_code;
 use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, InstanceId, SendError};
 use prexorcloud_transport::{SessionHandle, SessionHandler, Target, due};
 use tokio::sync::mpsc;
@@ -28,6 +29,7 @@ use super::crashes::CrashSpool;
 use super::host::Host;
 use super::memory::{Memory, Written};
 use super::{Finished, requests};
+use crate::control::ExitCause;
 use crate::preparation::{Prepared, Preparer};
 use crate::supervisor::{Adopted, CommandError, ConsoleStart, Event, Exit, Found, StopReason, Supervisor};
 
@@ -51,6 +53,8 @@ pub(super) struct Orders {
     preparations: HashMap<machine::Attempt, AbortHandle>,
     events: mpsc::Receiver<Event>,
     learned: mpsc::Receiver<Vec<Target>>,
+    /// What each controller is told of the records of instances, until they have ended
+    damaged: BTreeMap<InstanceId, String>,
 }
 
 impl SessionHandler<DaemonSession> for Orders {
@@ -75,6 +79,7 @@ impl SessionHandler<DaemonSession> for Orders {
             Some(controllers) = self.learned.recv() => self.memory.learn(&controllers),
             // Only a wake-up: what is due is seen to with the work, however busy it is.
             () = due(self.node.poll_timeout()) => {}
+            () = at(self.memory.retry_at()) => {}
         }
         self.work()
     }
@@ -114,11 +119,15 @@ impl Orders {
             preparations: HashMap::new(),
             events,
             learned,
+            damaged: BTreeMap::new(),
         }
     }
 
     pub(super) fn adopted(&mut self, instance: &Adopted) {
         let facts = &instance.facts;
+        if let Some(damage) = &instance.damage {
+            self.damaged.insert(facts.instance, damage.clone());
+        }
         let adopted = machine::Adopted {
             instance: facts.instance,
             incarnation: facts.incarnation,
@@ -173,7 +182,7 @@ impl Orders {
     }
 
     fn handle_written(&mut self, written: Option<Written>) {
-        match self.memory.handle_written(written) {
+        match self.memory.handle_written(Instant::now(), written) {
             Some((epoch, Ok(()))) => self.session.with(|session, _| session.fence_written(epoch)),
             Some((epoch, Err(error))) => self
                 .session
@@ -192,6 +201,16 @@ impl Orders {
             ConsoleStart::Unaccepted
         };
         self.supervisor.open_consoles(start);
+        for (instance, damage) in &self.damaged {
+            self.send(daemon_message::Payload::ErrorReport(ErrorReport {
+                error_code: error_code::RECORDS_DAMAGED.to_owned(),
+                error_message: format!(
+                    "the daemon found damaged records, and watches the instance all the same: {damage}"
+                ),
+                context: instance.to_string(),
+                retry_after_seconds: 0,
+            }));
+        }
     }
 
     fn command(&self, instance: InstanceId, line: &str) {
@@ -242,7 +261,14 @@ impl Orders {
                 incarnation,
             } => self.node.handle_settled(now, instance, incarnation),
             Event::Exited(exit) => {
-                tracing::info!(instance = %exit.instance, code = exit.cause.code(), "the instance has ended");
+                let (instance, code) = (exit.instance, exit.cause.code());
+                match exit.cause {
+                    ExitCause::Unobserved => {
+                        tracing::warn!(%instance, "the instance has ended, and nobody saw how")
+                    }
+                    _ => tracing::info!(%instance, code, "the instance has ended"),
+                }
+                self.damaged.remove(&exit.instance);
                 self.node.handle_exited(now, ended(*exit));
             }
         }
@@ -252,6 +278,14 @@ impl Orders {
         if let Err(error) = self.session.with(|session, _| session.send(payload)) {
             tracing::debug!(%error, "a message was not sent");
         }
+    }
+}
+
+/// Waits until then, or for ever if there is nothing to wait for
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -24,7 +24,7 @@ impl Orders {
             }
             self.perform(work);
         }
-        if let Some(write) = self.memory.next_write() {
+        if let Some(write) = self.memory.next_write(Instant::now()) {
             self.writes.spawn_blocking(|| write.run());
         }
         ControlFlow::Continue(())

@@ -7,6 +7,9 @@ use prexorcloud_proto::CrashReport;
 use super::{Exit, StopReason};
 use crate::limits;
 
+/// The exit code of an end that nobody saw: the code of no process
+pub const UNOBSERVED: i32 = -1;
+
 /// Whether an end is a crash: nobody asked for it, and the exit code is not 0
 ///
 /// An instance that was not ready in time crashed, however it ended; one that has reached its greatest age did not.
@@ -27,6 +30,12 @@ pub(super) fn report(exit: Exit, stopped_for: Option<StopReason>, startup_timeou
     if stopped_for == Some(StopReason::StartupTimeout) {
         let limit = startup_timeout.as_secs_f64();
         log_tail.push(format!("[prexorcloud] not ready within {limit} s"));
+    }
+    if exit.code == UNOBSERVED {
+        log_tail.push(
+            "[prexorcloud] nobody saw how the process ended: what watched over it had ended before"
+                .to_owned(),
+        );
     }
     let mut report = CrashReport {
         instance_id: exit.instance.into(),

@@ -109,7 +109,7 @@ pub struct Exit {
     pub group: GroupName,
     /// Which start of the id it was.
     pub incarnation: Incarnation,
-    /// The exit code; 128 + n for signal n.
+    /// The exit code; 128 + n for signal n, [`UNOBSERVED`](super::UNOBSERVED) if nobody saw the end.
     pub code: i32,
     /// Why it was being stopped, if it was.
     pub stopped_for: Option<StopReason>,

@@ -41,7 +41,7 @@ use crate::peer::{self, ControllerPeer};
 use crate::session::daemon::StatusReport;
 use crate::time::{Deadline, after};
 
-pub use ending::is_crash;
+pub use ending::{UNOBSERVED, is_crash};
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
 pub use handed::Handed;
 pub use work::{DaemonNodeTimer, DaemonWork, Kept};

@@ -1,0 +1,148 @@
+//! The processes that were started with the files of a control folder
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::process::Pid;
+
+use super::identity::{Identity, Stat};
+
+/// The processes whose standard input is `stdin`, or whose standard output or error is `output`; the oldest first
+///
+/// An instance's main process and all that it started inherit these files, and nobody else has them under these numbers,
+/// so an instance is found even where no record names it. One that closed them all is not.
+///
+/// # Errors
+/// If `/proc` cannot be listed, or one of the files cannot be looked at for another reason than that it is missing.
+pub fn holders(stdin: &Path, output: &Path) -> io::Result<Vec<Identity>> {
+    let (stdin, output) = (place(stdin)?, place(output)?);
+    if stdin.is_none() && output.is_none() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for pid in pids()? {
+        let holds = |number: u32, file: Option<(u64, u64)>| -> io::Result<bool> {
+            let at = place(Path::new(&format!("/proc/{}/fd/{number}", pid.as_raw_pid())))?;
+            Ok(at.is_some() && at == file)
+        };
+        if !(holds(0, stdin)? || holds(1, output)? || holds(2, output)?) {
+            continue;
+        }
+        match Stat::read(pid.as_raw_pid()) {
+            Ok(stat) if stat.ended => {}
+            Ok(_) => found.extend(gone_is_none(Identity::of(pid))?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    found.sort_by_key(|process| (process.start_time, process.pid));
+    Ok(found)
+}
+
+/// The process that works in this folder, such as a shim in its control folder; the oldest if there are several
+///
+/// # Errors
+/// If `/proc` cannot be listed.
+pub fn working_in(folder: &Path) -> io::Result<Option<Identity>> {
+    let Some(folder) = place(folder)? else {
+        return Ok(None);
+    };
+    let mut found = Vec::new();
+    for pid in pids()? {
+        if place(Path::new(&format!("/proc/{}/cwd", pid.as_raw_pid())))? == Some(folder) {
+            found.extend(gone_is_none(Identity::of(pid))?);
+        }
+    }
+    Ok(found
+        .into_iter()
+        .min_by_key(|process| (process.start_time, process.pid)))
+}
+
+fn pids() -> io::Result<Vec<Pid>> {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        pids.extend(name.to_str().and_then(|name| Pid::from_raw(name.parse().ok()?)));
+    }
+    Ok(pids)
+}
+
+/// Which file a path leads to; `None` if to none, or to one of another user's process
+fn place(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied
+            ) || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn gone_is_none<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs::File;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_by_its_files_and_by_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stdin, log) = (folder.path().join("stdin"), folder.path().join("log"));
+        assert!(
+            holders(&stdin, &log).unwrap().is_empty(),
+            "there are no such files"
+        );
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &stdin, mode).unwrap();
+        let output = File::create(&log).unwrap();
+        // Open here under other numbers: that is no sign of an instance.
+        let pipe = File::options().read(true).write(true).open(&stdin).unwrap();
+        assert!(holders(&stdin, &log).unwrap().is_empty());
+        let with = |stdin: Stdio, stdout: Stdio| {
+            let mut sleep = Command::new("sleep");
+            sleep
+                .arg("3600")
+                .stdin(stdin)
+                .stdout(stdout)
+                .current_dir(folder.path());
+            sleep.spawn().unwrap()
+        };
+        let mut first = with(pipe.try_clone().unwrap().into(), Stdio::null());
+        let identity = |child: &std::process::Child| Identity::of(Pid::from_child(child)).unwrap();
+        let expected = identity(&first);
+        assert_eq!(holders(&stdin, &log).unwrap(), std::slice::from_ref(&expected));
+        assert_eq!(working_in(folder.path()).unwrap(), Some(expected));
+        let mut second = with(Stdio::null(), output.into());
+        assert_eq!(
+            holders(&stdin, &log).unwrap(),
+            [identity(&first), identity(&second)]
+        );
+        for child in [&mut first, &mut second] {
+            child.kill().unwrap();
+        }
+        // They wait to be reaped, and do not run.
+        let ended = |child: &mut std::process::Child| child.wait().unwrap();
+        ended(&mut first);
+        ended(&mut second);
+        assert!(holders(&stdin, &log).unwrap().is_empty());
+        assert_eq!(working_in(folder.path()).unwrap(), None);
+    }
+}
