@@ -185,15 +185,7 @@ impl Instance {
                     }
                 }
                 () = readiness::ready(&self.facts, &self.control, self.inner.watcher.as_ref()), if starting => {
-                    phase = Phase::Running;
-                    if let Err(error) = Mark::Ready.set(&self.control) {
-                        let instance = self.facts.instance;
-                        tracing::warn!(%instance, %error, "cannot note that the instance was ready");
-                    }
-                    self.inner.tell(Event::Ready {
-                        instance: self.facts.instance,
-                        incarnation: self.facts.incarnation,
-                    }).await;
+                    phase = self.ready().await;
                 }
                 () = sleep_until(deadline) => phase = self.overdue(phase, &pidfd).await,
             }
@@ -269,9 +261,27 @@ impl Instance {
         }
     }
 
+    async fn ready(&self) -> Phase {
+        if let Err(error) = Mark::Ready.set(&self.control) {
+            let instance = self.facts.instance;
+            tracing::warn!(%instance, %error, "cannot note that the instance was ready");
+        }
+        self.inner
+            .tell(Event::Ready {
+                instance: self.facts.instance,
+                incarnation: self.facts.incarnation,
+            })
+            .await;
+        Phase::Running
+    }
+
     async fn overdue(&self, phase: Phase, pidfd: &AsyncFd<OwnedFd>) -> Phase {
         match phase {
             Phase::Starting { until } if until <= Instant::now() => {
+                // The deadline is about the instance, and not about how soon somebody looked at it.
+                if readiness::is_ready_by_now(&self.facts, &self.control).await {
+                    return self.ready().await;
+                }
                 self.stop(phase, StopReason::StartupTimeout, false, pidfd).await
             }
             Phase::Starting { .. } | Phase::Running => {
