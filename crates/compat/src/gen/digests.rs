@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "df19c0943758d84cdb3649245cfb70409e451346d1ce6965c2304d22d8a5cc0e";
+pub const WIRE_DIGEST: &str = "260af5a25f860e0d7094a7734c6ae04d6e7a0c801e534b5a5b505de62d44398f";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "eaa20d7b30a51a8b7c78ca94834a0ed4a54df17df13b66c32340e2742c5e08d4",
+        "1e6628a4e72e3b2a53db400810a6868eb629de0f73811dcdfd20549c92155f3d",
     ),
 ];
