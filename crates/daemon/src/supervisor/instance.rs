@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::feed::{Feed, now_ms};
+use super::notices::Notices;
 use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
 use super::stdin::write_command;
 use super::{Event, Exit, Inner, readiness};
@@ -97,18 +98,23 @@ impl Instance {
     /// Runs from the start, or from where a former daemon left off, until everything about the instance is done
     pub(super) async fn run(mut self) {
         let (ended, is_ended) = watch::channel(false);
-        let mut feed = tokio::spawn(
+        let (handed_over, console) = oneshot::channel();
+        let (instance, incarnation) = (self.facts.instance, self.facts.incarnation);
+        let feed = tokio::spawn(
             Feed {
                 control: self.control.clone(),
-                instance: self.facts.instance,
-                incarnation: self.facts.incarnation,
+                instance,
+                incarnation,
                 watcher: self.inner.watcher.clone(),
                 flow: self.inner.flow.subscribe(),
                 ended: is_ended,
                 batches: self.inner.batches.clone(),
                 retention: self.inner.settings.retention,
-                settle: self.inner.settings.settle,
-                missed: 0,
+                arrivals: self.inner.arrivals.listen(instance, incarnation),
+                handed_over: Some(handed_over),
+                notices: Notices::default(),
+                arrived: 0,
+                waits_since: None,
             }
             .run(),
         );
@@ -121,7 +127,7 @@ impl Instance {
         };
         let exit = self.exit_record().await;
         ended.send_replace(true);
-        let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, &mut feed).await;
+        let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, console).await;
         if !matches!(Mark::Settled.is_set(&self.control), Ok(true)) {
             self.report(exit, stopped_for).await;
             loop {

@@ -29,7 +29,7 @@ use super::host::Host;
 use super::memory::{Memory, Written};
 use super::{Finished, requests};
 use crate::preparation::{Prepared, Preparer};
-use crate::supervisor::{Adopted, CommandError, ConsoleStart, Event, Exit, Found, StopReason, Supervisor};
+use crate::supervisor::{Adopted, CommandError, Event, Exit, Found, Receiver, StopReason, Supervisor};
 
 use tasks::{Done, Running};
 
@@ -156,6 +156,11 @@ impl Orders {
                 let status = self.host.measure(self.node.status());
                 self.send(daemon_message::Payload::NodeStatus(status));
             }
+            Some(DaemonEvent::ConsoleArrived {
+                instance,
+                incarnation,
+                sequence,
+            }) => self.supervisor.console_arrived(instance, incarnation, sequence),
             Some(DaemonEvent::FenceRaised(epoch)) => self.memory.raise_epoch(epoch),
             Some(DaemonEvent::Ignored(anomaly)) => tracing::warn!("ignored: {anomaly}"),
             Some(DaemonEvent::Disconnected(outcome)) => {
@@ -186,12 +191,13 @@ impl Orders {
         tracing::info!(session = connected.session_id, "connected to the controller");
         self.api_port = connected.controller_api_port;
         tell_contract(connected);
-        let start = if connected.peer.numbers_console {
-            ConsoleStart::Settled
-        } else {
-            ConsoleStart::Unaccepted
+        let receiver = match connected.peer.numbers_console {
+            true => Receiver::Numbered,
+            false => Receiver::Unnumbered,
         };
-        self.supervisor.open_consoles(start);
+        // A later stream, if there is one by now, has its own news on the way: what is opened twice is only told twice.
+        let stream = self.session.with(|session, _| session.stream_ordinal());
+        self.supervisor.open_consoles(stream, receiver);
     }
 
     fn command(&self, instance: InstanceId, line: &str) {
