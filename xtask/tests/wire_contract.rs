@@ -167,7 +167,7 @@ fn is_ours(line: &str) -> bool {
         panic!("{line}")
     };
     *file == "artifact_service.proto"
-        || ["CrashReportAck", "ArtifactRef"].contains(container)
+        || ["CrashReportAck", "ConsoleOutputAck", "ArtifactRef"].contains(container)
         || number.parse::<i32>().unwrap() >= 100
 }
 

@@ -406,6 +406,14 @@ fn from_controller() -> Vec<(&'static str, ControllerMessage)> {
             "crash_report_ack",
             Payload::CrashReportAck(proto::CrashReportAck { report_id: text(36) }),
         ),
+        (
+            "console_output_ack",
+            Payload::ConsoleOutputAck(proto::ConsoleOutputAck {
+                instance_id: "lobby-1".into(),
+                incarnation: 7,
+                sequence: 123_456,
+            }),
+        ),
     ];
     let envelope = |(name, payload)| {
         (

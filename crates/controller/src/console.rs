@@ -17,6 +17,11 @@ use crate::wall_clock::now_millis;
 /// A longer line is cut to this many characters and marked
 pub const MAX_LINE_CHARS: usize = 4096;
 
+/// How many starts of one instance can have lines on their way at a time
+///
+/// The lines of one that has ended may come again, for as long as they are not known to have arrived.
+const STARTS: usize = 16;
+
 const CUT_MARK: &str = " ... [truncated]";
 
 /// One thing to show
@@ -127,10 +132,8 @@ struct Kept {
     lines: VecDeque<Stored>,
     /// The sequence of the next line
     next: u64,
-    /// Which incarnation the daemon's numbers below belong to
-    incarnation: u64,
-    /// The daemon's number of the last line, 0 = none yet or unnumbered
-    last_number: u64,
+    /// The daemon's number of the last line, by incarnation; the newest of them at the end
+    numbers: VecDeque<(u64, u64)>,
     forgotten: bool,
 }
 
@@ -146,8 +149,7 @@ impl Default for Ring {
         let kept = Kept {
             lines: VecDeque::new(),
             next: 1,
-            incarnation: 0,
-            last_number: 0,
+            numbers: VecDeque::new(),
             forgotten: false,
         };
         Self {
@@ -203,26 +205,26 @@ impl Kept {
             // A daemon that does not number its lines: nothing can be said.
             return Some(0);
         }
-        if incarnation != self.incarnation {
-            // Numbers of an incarnation before this one are history that comes late; it is shown, uncounted.
-            if incarnation > self.incarnation {
-                self.incarnation = incarnation;
-                self.last_number = number;
-                return Some(number - 1);
+        if let Some((_, last)) = self.numbers.iter_mut().find(|(known, _)| *known == incarnation) {
+            if number <= *last {
+                return None;
             }
-            return Some(0);
+            let lost = number - *last - 1;
+            *last = number;
+            return Some(lost);
         }
-        if number <= self.last_number {
-            return None;
+        let newest = self.numbers.back().map(|(newest, _)| *newest);
+        let place = self.numbers.partition_point(|(known, _)| *known < incarnation);
+        self.numbers.insert(place, (incarnation, number));
+        if self.numbers.len() > STARTS {
+            self.numbers.pop_front();
         }
-        // The first numbered line since this controller started: what came before it was shown by another one.
-        let lost = if self.last_number == 0 {
-            0
-        } else {
-            number - self.last_number - 1
-        };
-        self.last_number = number;
-        Some(lost)
+        Some(match newest {
+            Some(newest) if newest < incarnation => number - 1,
+            // The first line since this controller started, or history that comes late: what was before it was shown, or
+            // told of, elsewhere.
+            _ => 0,
+        })
     }
 }
 
@@ -368,6 +370,9 @@ mod tests {
             (1, 7, "c"),
             (2, 3, "d"),
             (1, 8, "late"),
+            (1, 7, "c"),
+            (1, 8, "late"),
+            (2, 3, "d"),
             (0, 0, "java"),
         ] {
             consoles.append(output(incarnation, number, line));

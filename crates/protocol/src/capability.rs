@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -21,6 +21,7 @@ const NAMES: [&str; 9] = [
     "startup-deadline/1",
     "ended-listed/1",
     "receipts/1",
+    "console-ack/1",
 ];
 
 impl Capabilities {
@@ -44,6 +45,8 @@ impl Capabilities {
     pub const ENDED_LISTED: Self = Self(1 << 7);
     /// `receipts/1`: a controller's ping names the last pong that arrived, and with it all that was sent before.
     pub const RECEIPTS: Self = Self(1 << 8);
+    /// `console-ack/1`: a controller acknowledges console lines by their number.
+    pub const CONSOLE_ACK: Self = Self(1 << 9);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
@@ -56,7 +59,8 @@ impl Capabilities {
             | Self::READINESS.0
             | Self::STARTUP_DEADLINE.0
             | Self::ENDED_LISTED.0
-            | Self::RECEIPTS.0,
+            | Self::RECEIPTS.0
+            | Self::CONSOLE_ACK.0,
     );
 
     /// The set that a handshake's list stands for.

@@ -377,7 +377,7 @@ impl Hosted {
     }
 
     /// A controller acknowledged the handshake with the newest list; gives what is to be told now, in order, and the
-    /// ends that were listed.
+    /// ends that were told before: those that were listed, and those that are not told again.
     ///
     /// To be told is what has changed since, and what was not listed. To a controller that does not understand a listed end,
     /// every end is told that it may not know, listed or not: it takes back what the controller made of the list.
@@ -402,6 +402,12 @@ impl Hosted {
                 News::Told | News::Confirmed => {}
             }
         }
+        // What stands aside is told when the start before it comes to nothing, unless it needs no telling.
+        let aside = self
+            .aside
+            .values()
+            .filter(|former| former.news == News::Confirmed);
+        heard.extend(aside.map(|former| (former.facts.instance, former.facts.incarnation)));
         to_tell.sort_unstable();
         heard.sort_unstable();
         (to_tell, heard)

@@ -12,8 +12,9 @@
 //! | time to end | as long as the daemon says | [`KILL_TIMEOUT`] |
 //! | startup deadline | the daemon ends a server that is late | nobody does, but the operator |
 //! | crash reports | kept until acknowledged | counted as delivered when written |
+//! | console lines | kept until acknowledged | counted as received at the ping after they were written |
 //! | ended instances | listed until surely known | only what lives is listed |
-//! | receipt of news | the next pings say it | counted as received 2 s later |
+//! | receipt of news | the next pings say it | counted as received at the ping after it was written |
 //!
 //! ```
 //! use prexorcloud_protocol::{Capabilities, peer::DaemonPeer};
@@ -98,6 +99,8 @@ pub struct ControllerPeer {
     pub confirms_receipt: bool,
     /// It understands numbered console lines and gap records.
     pub numbers_console: bool,
+    /// It says by `ConsoleOutputAck` which console lines have arrived.
+    pub acknowledges_console: bool,
 }
 
 impl ControllerPeer {
@@ -109,6 +112,7 @@ impl ControllerPeer {
             understands_ended: shared.contains(Capabilities::ENDED_LISTED),
             confirms_receipt: shared.contains(Capabilities::RECEIPTS),
             numbers_console: shared.contains(Capabilities::CONSOLE_SEQUENCE),
+            acknowledges_console: shared.contains(Capabilities::CONSOLE_ACK),
         }
     }
 }

@@ -29,8 +29,15 @@ impl Bench {
     }
 
     fn established() -> Self {
+        Self::established_with(Capabilities::SESSION)
+    }
+
+    fn established_with(capabilities: Capabilities) -> Self {
         let mut bench = Self::new();
-        bench.receive(FromDaemon::Handshake(Box::new(handshake())));
+        bench.receive(FromDaemon::Handshake(Box::new(Handshake {
+            capabilities: capabilities.to_wire(),
+            ..handshake()
+        })));
         bench.admit();
         assert!(matches!(bench.sent(), Some(FromController::HandshakeAck(_))));
         assert!(matches!(bench.sent(), Some(FromController::Ping(_))));
@@ -577,4 +584,58 @@ fn a_ping_confirms_only_what_is_stored() {
     bench.session.all_stored();
     bench.receive(FromDaemon::Pong(Pong { sequence: 2 }));
     assert_eq!(next_ping(&mut bench), 2, "nothing was told since");
+}
+
+fn line(sequence: u64) -> FromDaemon {
+    FromDaemon::ConsoleOutput(ConsoleOutput {
+        instance_id: "lobby-1".into(),
+        line: format!("line {sequence}"),
+        incarnation: 7,
+        sequence,
+        ..Default::default()
+    })
+}
+
+fn console_acks(bench: &mut Bench) -> Vec<u64> {
+    std::iter::from_fn(|| bench.sent())
+        .filter_map(|sent| match sent {
+            FromController::ConsoleOutputAck(ack) => {
+                assert_eq!((ack.instance_id.as_str(), ack.incarnation), ("lobby-1", 7));
+                Some(ack.sequence)
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn console_lines_are_acknowledged_once_a_second_as_far_as_they_were_taken() {
+    let mut bench = Bench::established();
+    let second = |bench: &mut Bench| {
+        bench.now += Duration::from_secs(1);
+        bench.session.handle_timeout(bench.now);
+        console_acks(bench)
+    };
+    for sequence in 1..=500 {
+        bench.receive(line(sequence));
+    }
+    assert_eq!(second(&mut bench), <[u64; 0]>::default(), "nobody has taken them");
+    for _ in 0..200 {
+        bench.session.poll_event().unwrap();
+    }
+    assert_eq!(second(&mut bench), [200]);
+    bench.events();
+    assert_eq!(console_acks(&mut bench), <[u64; 0]>::default());
+    assert_eq!(second(&mut bench), [500]);
+    assert_eq!(second(&mut bench), <[u64; 0]>::default());
+}
+
+#[test]
+fn a_daemon_that_awaits_no_acknowledgement_of_lines_gets_none() {
+    let mut bench = Bench::established_with(Capabilities::NONE);
+    bench.receive(line(1));
+    bench.events();
+    bench.now += Duration::from_secs(2);
+    bench.session.handle_timeout(bench.now);
+    assert_eq!(console_acks(&mut bench), <[u64; 0]>::default());
 }

@@ -100,6 +100,13 @@ impl Bench {
         self.session.poll_event().expect("an event")
     }
 
+    fn ping(&mut self, sequence: i64) {
+        self.receive(FromController::Ping(Ping {
+            sequence,
+            answered: 0,
+        }));
+    }
+
     fn quiet(&mut self) {
         assert_eq!(self.session.poll_event(), None);
         assert_eq!(self.session.poll_transmit(), None);
@@ -773,6 +780,109 @@ fn a_java_controller_gets_a_crash_report_once() {
         }
     );
     bench.quiet();
+}
+
+fn line(sequence: u64) -> ConsoleOutput {
+    ConsoleOutput {
+        instance_id: "lobby-1".into(),
+        line: format!("line {sequence}"),
+        incarnation: 1,
+        sequence,
+        ..Default::default()
+    }
+}
+
+fn arrived(sequence: u64) -> DaemonEvent {
+    DaemonEvent::ConsoleArrived {
+        instance: "lobby-1".parse().unwrap(),
+        incarnation: Incarnation::new(1),
+        sequence,
+    }
+}
+
+#[test]
+fn console_lines_have_arrived_when_the_controller_says_so() {
+    let mut bench = Bench::connected();
+    bench.session.console(line(1));
+    bench.session.console(line(2));
+    while bench.sent().is_some() {}
+    bench.ping(1);
+    assert!(matches!(bench.sent(), Some(FromDaemon::Pong(_))));
+    assert_eq!(bench.session.poll_event(), None, "a ping says nothing of lines");
+    bench.receive(FromController::ConsoleOutputAck(ConsoleOutputAck {
+        instance_id: "lobby-1".into(),
+        incarnation: 1,
+        sequence: 2,
+    }));
+    assert_eq!(bench.event(), arrived(2));
+    bench.quiet();
+}
+
+#[test]
+fn a_java_controller_counts_as_having_the_lines_that_left_before_its_ping() {
+    let mut bench = Bench::connected_to(ack(Capabilities::NONE));
+    bench.session.console(line(1));
+    bench.session.console(line(2));
+    bench.session.console(line(3));
+    while bench.session.poll_event().is_some() {}
+    for _ in 0..2 {
+        assert!(matches!(bench.sent(), Some(FromDaemon::ConsoleOutput(_))));
+    }
+    bench.ping(1);
+    assert_eq!(bench.event(), arrived(2), "the third waits in the outbox");
+    while bench.sent().is_some() {}
+    bench.session.handle_disconnected(bench.now);
+    let _ = bench.event();
+    let _ = reconnect(&mut bench, Capabilities::NONE);
+    let _ = bench.event();
+    bench.ping(2);
+    assert_eq!(
+        bench.session.poll_event(),
+        None,
+        "the third was lost with its stream"
+    );
+}
+
+#[test]
+fn lines_that_are_told_again_do_not_wait_beside_those_that_come_first() {
+    for refills in [true, false] {
+        let mut config = DaemonConfig::new("node-1".parse().unwrap(), "1");
+        config.refills_console = refills;
+        let mut bench = Bench::connected();
+        bench.session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
+        let _ = reconnect(&mut bench, Capabilities::SESSION);
+        assert_eq!(bench.session.stream_ordinal(), 1);
+        bench.session.console(line(7));
+        bench.session.handle_disconnected(bench.now);
+        bench.connect();
+        bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+        assert_eq!(bench.session.stream_ordinal(), 2);
+        let kept = bench.sent().is_some();
+        assert_eq!(kept, !refills);
+    }
+}
+
+#[test]
+fn a_java_controller_has_heard_of_an_end_that_left_before_its_ping() {
+    let mut bench = Bench::connected_to(ack(Capabilities::NONE));
+    bench.session.adopt(hosted("lobby-1", State::Running)).unwrap();
+    bench.ping(1);
+    while bench.sent().is_some() {}
+    bench.report(1, State::Stopped);
+    bench.ping(2);
+    assert_eq!(bench.session.poll_event(), None, "the report waits in the outbox");
+    while bench.sent().is_some() {}
+    bench.advance(Duration::from_secs(60));
+    assert!(
+        !matches!(bench.session.poll_event(), Some(DaemonEvent::EndHeard { .. })),
+        "time proves nothing"
+    );
+    bench.ping(3);
+    let heard = DaemonEvent::EndHeard {
+        instance: "lobby-1".parse().unwrap(),
+        incarnation: Incarnation::new(1),
+    };
+    assert_eq!(bench.event(), heard);
 }
 
 #[test]

@@ -154,6 +154,7 @@ fn each_capability_has_the_name_of_the_contract() {
         (Capabilities::STARTUP_DEADLINE, "startup-deadline/1"),
         (Capabilities::ENDED_LISTED, "ended-listed/1"),
         (Capabilities::RECEIPTS, "receipts/1"),
+        (Capabilities::CONSOLE_ACK, "console-ack/1"),
     ] {
         assert_eq!(capability.to_wire(), [name]);
     }

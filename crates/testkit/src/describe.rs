@@ -113,6 +113,9 @@ pub(crate) fn down(message: &ControllerMessage) -> String {
         }
         Payload::Ping(ping) => format!("{kind} {}", ping.sequence),
         Payload::CrashReportAck(ack) => format!("{kind} {}", ack.report_id),
+        Payload::ConsoleOutputAck(ack) => {
+            format!("{kind} {}#{} {}", ack.instance_id, ack.incarnation, ack.sequence)
+        }
         Payload::ErrorReport(report) => format!("{kind} {} {}", report.error_code, report.error_message),
         _ => kind.to_owned(),
     };

@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "df19c0943758d84cdb3649245cfb70409e451346d1ce6965c2304d22d8a5cc0e";
+pub const WIRE_DIGEST: &str = "260af5a25f860e0d7094a7734c6ae04d6e7a0c801e534b5a5b505de62d44398f";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "65ece13a885997098450ab0155b866bffd1fd41079d41706e6f86d4bcb595583",
+        "1b4be6d373a38609a3f6da1aab09d90eabc94249d9c6ed5ef92dcf7d4f2c1feb",
     ),
 ];

@@ -29,13 +29,13 @@ impl Cursor {
 
 /// The two places that outlive the daemon
 ///
-/// A line that was handed over may still be in a buffer when the daemon is killed. `settled` trails `delivered` by long
-/// enough that what stands before it has left the machine.
+/// A line that was handed over may still be in a buffer when the connection breaks or the daemon is killed. What stands
+/// before `settled` is known to have arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Everything before was handed over
     pub delivered: Cursor,
-    /// Everything before was handed over a while ago
+    /// Everything before has arrived
     pub settled: Cursor,
 }
 
@@ -55,10 +55,11 @@ impl Progress {
 pub struct ProgressFile {
     path: PathBuf,
     last: Progress,
+    inode: u64,
 }
 
-/// Bytes of the file: six fields of 20 digits at most, blanks, newline
-const LENGTH: usize = 128;
+/// Bytes of the file: seven fields of 20 digits at most, blanks, newline
+const LENGTH: usize = 160;
 
 impl ProgressFile {
     /// Opens the file, and reads what it holds; a missing or damaged file means the start
@@ -68,15 +69,28 @@ impl ProgressFile {
     pub fn open(path: &Path) -> io::Result<Self> {
         let mut bytes = [0; LENGTH];
         let length = opened(path)?.read_at(&mut bytes, 0)?;
-        let last = bytes
+        let (last, inode) = bytes
             .get(..length)
             .and_then(|bytes| std::str::from_utf8(bytes).ok())
             .and_then(parse)
-            .unwrap_or(Progress::START);
+            .unwrap_or((Progress::START, 0));
         Ok(Self {
             path: path.to_path_buf(),
             last,
+            inode,
         })
+    }
+
+    /// Says which file is read; returns whether another one was before
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn reads(&mut self, inode: u64) -> io::Result<bool> {
+        let before = std::mem::replace(&mut self.inode, inode);
+        if before != inode {
+            opened(&self.path)?.write_all_at(format(self.last, inode).as_bytes(), 0)?;
+        }
+        Ok(before != 0 && before != inode)
     }
 
     /// What was written last
@@ -91,7 +105,7 @@ impl ProgressFile {
     /// Failures of the file system.
     pub fn write(&mut self, progress: Progress) -> io::Result<()> {
         if progress != self.last {
-            opened(&self.path)?.write_all_at(format(progress).as_bytes(), 0)?;
+            opened(&self.path)?.write_all_at(format(progress, self.inode).as_bytes(), 0)?;
             self.last = progress;
         }
         Ok(())
@@ -104,7 +118,7 @@ fn opened(path: &Path) -> io::Result<File> {
     durable::open_regular(path, options.mode(durable::PRIVATE_FILE))
 }
 
-fn format(progress: Progress) -> String {
+fn format(progress: Progress, inode: u64) -> String {
     let cursor = |cursor: Cursor| {
         format!(
             "{} {} {}",
@@ -113,11 +127,16 @@ fn format(progress: Progress) -> String {
             u8::from(cursor.inside_overlong)
         )
     };
-    let text = format!("{} {}", cursor(progress.delivered), cursor(progress.settled));
+    let text = format!(
+        "{} {} {inode}",
+        cursor(progress.delivered),
+        cursor(progress.settled)
+    );
     format!("{text:<width$}\n", width = LENGTH - 1)
 }
 
-fn parse(text: &str) -> Option<Progress> {
+/// The places, and the file that they are in: 0 if that is not told
+fn parse(text: &str) -> Option<(Progress, u64)> {
     let text = text.strip_suffix('\n')?;
     let mut fields = text.split_ascii_whitespace().map(str::parse::<u64>);
     let mut cursor = || -> Option<Cursor> {
@@ -128,10 +147,12 @@ fn parse(text: &str) -> Option<Progress> {
         };
         (cursor.next_sequence > 0).then_some(cursor)
     };
-    Some(Progress {
+    let progress = Progress {
         delivered: cursor()?,
         settled: cursor()?,
-    })
+    };
+    let inode = fields.next().and_then(Result::ok).unwrap_or(0);
+    Some((progress, inode))
 }
 
 #[cfg(test)]
@@ -162,6 +183,13 @@ mod tests {
         assert_eq!(ProgressFile::open(&path).unwrap().progress(), far);
         file.write(Progress::START).unwrap();
         assert_eq!(ProgressFile::open(&path).unwrap().progress(), Progress::START);
+        assert!(!file.reads(u64::MAX).unwrap(), "no other was read before");
+        file.write(far).unwrap();
+        let mut file = ProgressFile::open(&path).unwrap();
+        assert_eq!(file.progress(), far);
+        assert!(!file.reads(u64::MAX).unwrap());
+        assert!(file.reads(5).unwrap());
+        assert!(!ProgressFile::open(&path).unwrap().reads(5).unwrap());
     }
 
     #[test]

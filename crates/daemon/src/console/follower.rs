@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -20,6 +20,31 @@ const WINDOW: usize = 64 * 1024;
 
 /// Space is given back in steps of this size: a hole costs a system call and splits the file's extents
 const PUNCH_STEP: u64 = 1024 * 1024;
+
+/// A backlog so many times larger than it may be is given up without reading it over
+///
+/// One write far behind the end makes a log of any size in an instant.
+const COUNTED: u64 = 4;
+
+/// No backlog below this is too large to be read over
+const ALWAYS_COUNTED: u64 = 256 * 1024 * 1024;
+
+/// What [`Follower::shed`] gave up
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shed {
+    /// How many lines, as far as they were counted
+    pub lines: u64,
+    /// Bytes that were passed over without counting their lines
+    pub uncounted_bytes: u64,
+}
+
+impl Shed {
+    /// Whether nothing was given up
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
 
 /// How much of a console stays on disk
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +80,8 @@ impl Follower {
     /// Opens the log at `path` for reading from `cursor` on
     ///
     /// # Errors
-    /// Failures of the file system. The log need not be writable, but only a writable one can be shortened.
+    /// Failures of the file system, and what is no log: a link is not followed. The log need not be writable, but only a
+    /// writable one can be shortened.
     pub fn open(path: &Path, cursor: Cursor) -> io::Result<Self> {
         let (file, can_punch) = match open_regular(path, File::options().read(true).write(true)) {
             Ok(file) => (file, true),
@@ -74,6 +100,60 @@ impl Follower {
             punched: 0,
             can_punch,
         })
+    }
+
+    /// A second reader of the same log at the same place, whatever has become of the path
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            file: self.file.try_clone()?,
+            ..*self
+        })
+    }
+
+    /// Which file this is, among those of its file system
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
+    }
+
+    /// Whether `path` names this file no longer: something else was put in its place, or it was removed
+    ///
+    /// # Errors
+    /// Failures of the file system other than "not found".
+    pub fn is_replaced(&self, path: &Path) -> io::Result<bool> {
+        match std::fs::symlink_metadata(path) {
+            Ok(there) => {
+                let own = self.file.metadata()?;
+                Ok((there.dev(), there.ino()) != (own.dev(), own.ino()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the log is shorter than it was read, because somebody has cut it
+    ///
+    /// # Errors
+    /// Failures of the file system.
+    pub fn is_cut(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.len() < self.cursor.offset)
+    }
+
+    /// Begins at the beginning again; gives a number that no line has, for a notice. The numbers go on behind it.
+    pub fn restart(&mut self) -> u64 {
+        let number = self.cursor.next_sequence;
+        self.cursor = Cursor {
+            offset: 0,
+            next_sequence: number.saturating_add(1),
+            inside_overlong: false,
+        };
+        self.punched = 0;
+        number
     }
 
     /// Where the next line starts
@@ -125,24 +205,41 @@ impl Follower {
         })
     }
 
-    /// Gives up the oldest lines if more than `retention.backlog` wait, and returns how many
+    /// Gives up the oldest lines if more than `retention.backlog` wait, and says how many
     ///
-    /// The lines that follow keep their numbers, so a receiver sees the gap.
+    /// The lines that follow keep their numbers, so a receiver sees the gap. Of a backlog that cannot have come from lines
+    /// in the ordinary way the lines are not counted; then the gap has one number.
     ///
     /// # Errors
     /// Failures of the file system.
-    pub fn shed(&mut self, retention: Retention) -> io::Result<u64> {
+    pub fn shed(&mut self, retention: Retention) -> io::Result<Shed> {
         let backlog = self.backlog()?;
         if backlog <= retention.backlog {
-            return Ok(0);
+            return Ok(Shed::default());
         }
         let target = self
             .cursor
             .offset
             .saturating_add(backlog.saturating_sub(retention.backlog / 2));
         let first = self.cursor.next_sequence;
+        if backlog > retention.backlog.saturating_mul(COUNTED).max(ALWAYS_COUNTED) {
+            let uncounted_bytes = target.saturating_sub(self.cursor.offset);
+            self.cursor = Cursor {
+                offset: target,
+                next_sequence: first.saturating_add(1),
+                // The place is anywhere in a line, so the rest of that belongs to no line.
+                inside_overlong: true,
+            };
+            return Ok(Shed {
+                lines: 0,
+                uncounted_bytes,
+            });
+        }
         while self.cursor.offset < target && self.step(false, &mut |_, _| {})? {}
-        Ok(self.cursor.next_sequence.saturating_sub(first))
+        Ok(Shed {
+            lines: self.cursor.next_sequence.saturating_sub(first),
+            uncounted_bytes: 0,
+        })
     }
 
     /// Gives disk space back that holds neither unread lines nor the tail; returns the bytes given back
@@ -243,7 +340,6 @@ mod tests {
 
     use std::fs::OpenOptions;
     use std::io::Write as _;
-    use std::os::unix::fs::MetadataExt as _;
 
     use proptest::prelude::*;
 
@@ -307,12 +403,68 @@ mod tests {
             tail: 0,
             backlog: 1000,
         };
-        let lost = follower.shed(retention).unwrap();
-        assert!(lost > 0);
+        let shed = follower.shed(retention).unwrap();
+        assert!(shed.lines > 0 && shed.uncounted_bytes == 0);
         for (sequence, text) in drain(&mut follower, false) {
             assert_eq!(text, format!("line {sequence}"));
         }
         assert_eq!(follower.cursor().next_sequence, 10_001);
+    }
+
+    #[test]
+    fn a_log_that_one_write_made_huge_is_not_read_over() {
+        let (_folder, path) = log();
+        append(&path, b"one\n");
+        let mut follower = Follower::open(&path, Cursor::START).unwrap();
+        assert_eq!(drain(&mut follower, false), [(1, "one".to_owned())]);
+        let huge = 1 << 40;
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(huge)
+            .unwrap();
+        append(&path, b"rest\nafter\n");
+        let retention = Retention {
+            tail: 0,
+            backlog: 1 << 20,
+        };
+        let shed = follower.shed(retention).unwrap();
+        assert_eq!(shed.uncounted_bytes, huge - 4 + 11 - (1 << 19));
+        assert_eq!(drain(&mut follower, false), [(3, "after".to_owned())]);
+    }
+
+    #[test]
+    fn a_log_that_was_cut_begins_again_under_new_numbers() {
+        let (_folder, path) = log();
+        append(&path, b"one\ntwo\n");
+        let mut follower = Follower::open(&path, Cursor::START).unwrap();
+        assert_eq!(drain(&mut follower, false).len(), 2);
+        assert!(!follower.is_cut().unwrap());
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_len(0)
+            .unwrap();
+        append(&path, b"three\n");
+        assert!(follower.is_cut().unwrap());
+        assert_eq!(follower.restart(), 3);
+        assert_eq!(drain(&mut follower, false), [(4, "three".to_owned())]);
+    }
+
+    #[test]
+    fn another_file_in_its_place_is_noticed_and_the_old_one_is_still_read() {
+        let (_folder, path) = log();
+        let mut writer = OpenOptions::new().append(true).open(&path).unwrap();
+        let mut follower = Follower::open(&path, Cursor::START).unwrap();
+        assert!(!follower.is_replaced(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(follower.is_replaced(&path).unwrap());
+        std::fs::write(&path, "forged\n").unwrap();
+        assert!(follower.is_replaced(&path).unwrap());
+        writer.write_all(b"true\n").unwrap();
+        assert_eq!(drain(&mut follower, false), [(1, "true".to_owned())]);
     }
 
     #[test]

@@ -21,10 +21,10 @@ const STEP: u64 = 64 * 1024;
 
 /// The last `max_lines` lines of the log at `path`, oldest first, each cut as for the console
 ///
-/// An unfinished last line counts. A log that does not exist has no lines.
+/// An unfinished last line counts. A log that does not exist has no lines, and a link in its place is not followed.
 ///
 /// # Errors
-/// Failures of the file system other than "not found".
+/// Failures of the file system other than "not found", and what is no log.
 pub fn tail(path: &Path, max_lines: usize) -> io::Result<Vec<String>> {
     let file = match open_regular(path, File::options().read(true)) {
         Ok(file) => file,
@@ -40,7 +40,13 @@ pub fn tail(path: &Path, max_lines: usize) -> io::Result<Vec<String>> {
     while start > floor && newlines <= max_lines {
         let from = start.saturating_sub(STEP).max(floor);
         let mut chunk = vec![0; usize::try_from(start - from).unwrap_or(0)];
-        file.read_exact_at(&mut chunk, from)?;
+        let filled = read_at(&file, &mut chunk, from)?;
+        if filled < chunk.len() {
+            // It was cut meanwhile: what stood behind is gone, and what is before is the end.
+            chunk.truncate(filled);
+            chunks.clear();
+            newlines = 0;
+        }
         newlines += chunk.iter().filter(|byte| **byte == b'\n').count();
         chunks.push(chunk);
         start = from;
@@ -60,6 +66,20 @@ pub fn tail(path: &Path, max_lines: usize) -> io::Result<Vec<String>> {
     let pieces: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').flat_map(line::split).collect();
     let skip = pieces.len().saturating_sub(max_lines);
     Ok(pieces.into_iter().skip(skip).map(line::text).collect())
+}
+
+/// Reads until `buffer` is full or the file is over
+fn read_at(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while let Some(free) = buffer.get_mut(filled..).filter(|free| !free.is_empty()) {
+        match file.read_at(free, from.saturating_add(filled as u64)) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(test)]
@@ -82,6 +102,30 @@ mod tests {
         assert_eq!(tail_of(b"\n\n", 5), ["", ""]);
         assert!(tail_of(b"", 5).is_empty());
         assert!(tail(Path::new("/does/not/exist"), 5).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_link_or_a_fifo_is_no_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (secret, link, fifo) = (
+            folder.path().join("secret"),
+            folder.path().join("link"),
+            folder.path().join("fifo"),
+        );
+        std::fs::write(&secret, "secret\n").unwrap();
+        std::os::unix::fs::symlink(&secret, &link).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        for path in [link, fifo] {
+            let error = tail(&path, 5).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
+        }
     }
 
     #[test]

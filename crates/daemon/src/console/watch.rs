@@ -70,7 +70,7 @@ impl Watcher {
         let watch = inotify::add_watch(
             self.shared.descriptor.get_ref(),
             path,
-            inotify::WatchFlags::MODIFY | inotify::WatchFlags::ONESHOT,
+            inotify::WatchFlags::MODIFY | inotify::WatchFlags::ONESHOT | inotify::WatchFlags::DONT_FOLLOW,
         )?;
         let senders = waiting.entry(watch).or_default();
         senders.retain(|sender| !sender.is_closed());

@@ -1,7 +1,7 @@
 //! Console lines on their way to the controller, as fast as it takes them
 //!
 //! A line is handed to the session only when its outbox has room, so the session sheds none: what does not fit waits in
-//! the log on disk.
+//! the log on disk. A batch belongs to one stream: on the next one come first the lines that did not arrive on this.
 
 use std::collections::VecDeque;
 
@@ -26,7 +26,7 @@ pub(super) async fn forward(
         let mut lines = VecDeque::from(std::mem::take(&mut batch.lines));
         let all = session
             .wait_for(|session, _| {
-                if !session.is_established() {
+                if !session.is_established() || session.stream_ordinal() != batch.stream {
                     return Some(false);
                 }
                 while let Some(line) = lines.front() {
@@ -43,7 +43,7 @@ pub(super) async fn forward(
             .await;
         match all {
             Some(true) => batch.accept(),
-            // The connection is gone: what was not accepted comes again with the next one.
+            // The stream is gone: what has not arrived comes again on the next one.
             Some(false) => drop(batch),
             None => return,
         }

@@ -192,6 +192,7 @@ impl Daemon {
         session_config.boot_id = fresh_uuid().map_err(file(PathBuf::from(FRESH_UUID)))?;
         session_config.labels = config.labels.clone().into_iter().collect();
         session_config.advertise_address = config.advertise_address.clone();
+        session_config.refills_console = true;
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {

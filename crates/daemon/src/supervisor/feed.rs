@@ -1,10 +1,10 @@
 //! Hands the console of one instance to the application, batch by batch, for as long as it wants it
 //!
 //! The log on disk is the buffer: while the application is not connected, or slow, nothing is read and nothing is lost
-//! until the backlog passes [`Retention::backlog`]. Progress is written down after each batch, so a daemon that is killed
-//! goes on where it was.
+//! until the backlog passes [`Retention::backlog`]. Lines that were handed over stay until they are known to have
+//! [arrived](super::Supervisor::console_arrived); when consoles are opened again, the others are handed over again, under
+//! the same numbers. Progress is written down, so a daemon that is killed goes on where it was.
 
-use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,20 +12,26 @@ use prexorcloud_protocol::{Incarnation, InstanceId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::console::{ConsoleLine, Cursor, Follower, Progress, ProgressFile, Retention, Watcher};
+use super::arrivals::Listener;
+use super::notices::Notices;
+use super::reading::Reading;
+use crate::console::{ConsoleLine, Retention, Watcher};
 use crate::control::ControlDir;
 
 /// Lines that come within this time travel together: a wake-up costs as much as dozens of lines
 const COALESCE: Duration = Duration::from_millis(5);
 
-/// How often an idle console is looked at all the same, for retention and settled progress
+/// How often an idle console is looked at all the same, for retention and for what somebody else does to the log
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 /// How often a log is looked at when the system has no watches left
 const WITHOUT_WATCH: Duration = Duration::from_millis(50);
 
-/// How long the console of an ended instance waits for somebody to take it
+/// How long the console of an ended instance waits for the next of its lines to arrive
 const GIVE_UP: Duration = Duration::from_secs(600);
+
+/// How soon a log that cannot be read is tried again, first and at last
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
 /// Lines of one instance, to be taken or left
 ///
@@ -38,6 +44,8 @@ pub struct ConsoleBatch {
     pub incarnation: Incarnation,
     /// Its next lines, in order; never empty
     pub lines: Vec<ConsoleLine>,
+    /// What [`open_consoles`](super::Supervisor::open_consoles) was told that consoles are opened for
+    pub stream: u64,
     accepted: oneshot::Sender<()>,
 }
 
@@ -49,20 +57,26 @@ impl ConsoleBatch {
     }
 }
 
-/// From where consoles are handed over when they are opened
+/// What the receiver knows when lines that may have arrived are handed over again
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConsoleStart {
-    /// From the first line that was not accepted; what was accepted just before a connection broke may be missing
-    Unaccepted,
-    /// From a little earlier, with the same numbers: for a receiver that knows lines by their number
-    Settled,
+pub enum Receiver {
+    /// It knows lines by their number, and drops what it has
+    Numbered,
+    /// It does not: a notice says that it may see lines a second time
+    Unnumbered,
 }
 
-/// Whether and from where consoles are wanted; every opening is a new one
+/// Whether consoles are wanted, and by whom; every opening is a new one
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flow {
-    pub(super) open: Option<ConsoleStart>,
+    pub(super) open: Option<Opening>,
     pub(super) generation: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) stream: u64,
+    pub(super) receiver: Receiver,
 }
 
 pub(super) struct Feed {
@@ -75,138 +89,103 @@ pub(super) struct Feed {
     pub(super) ended: watch::Receiver<bool>,
     pub(super) batches: mpsc::Sender<ConsoleBatch>,
     pub(super) retention: Retention,
-    pub(super) settle: Duration,
-    /// Lines that were given up and not told of yet
-    pub(super) missed: u64,
+    pub(super) arrivals: Listener,
+    /// Told, or dropped, when the whole log was handed over once
+    pub(super) handed_over: Option<oneshot::Sender<()>>,
+    pub(super) notices: Notices,
+    /// The highest number that has arrived
+    pub(super) arrived: u64,
+    /// When something last arrived of an instance that has ended, or when its end was seen
+    pub(super) waits_since: Option<Instant>,
 }
 
 /// Why handing over paused
 enum Pause {
     /// Consoles were closed or opened anew
     FlowChanged,
-    /// The instance has ended and everything was accepted
+    /// The instance has ended, and everything has arrived or is given up
     Finished,
 }
 
 impl Feed {
-    /// Returns when the instance has ended and its console was taken, or nobody took it for long
+    /// Returns when the instance has ended and its console has arrived, or nobody took it for long
     pub(super) async fn run(mut self) {
-        let mut delay = Duration::from_millis(100);
+        let [first, last] = RETRY;
+        let mut delay = first;
         loop {
-            match self.attempt().await {
-                Ok(()) => return,
-                Err(error) => {
-                    let instance = self.instance;
-                    tracing::warn!(%instance, %error, "console cannot be read; trying again");
-                    sleep(delay).await;
-                    delay = (delay * 2).min(Duration::from_secs(30));
-                    if *self.ended.borrow() && delay >= Duration::from_secs(30) {
-                        return;
-                    }
-                }
+            let began = Instant::now();
+            let Err(error) = self.attempt().await else {
+                return;
+            };
+            if began.elapsed() > last {
+                delay = first;
             }
+            let instance = self.instance;
+            if *self.ended.borrow() && delay >= last {
+                tracing::warn!(%instance, %error, "the console of an ended instance cannot be read and is given up");
+                return;
+            }
+            tracing::warn!(%instance, %error, "console cannot be read; trying again");
+            sleep(delay).await;
+            delay = (delay * 2).min(last);
         }
     }
 
     async fn attempt(&mut self) -> io::Result<()> {
-        let mut progress = ProgressFile::open(&self.control.cursor())?;
-        let mut follower = Follower::open(&self.control.console_log(), progress.progress().delivered)?;
+        let mut reading = Reading::open(self.instance, &self.control, self.retention, &mut self.notices)?;
         loop {
             if self.flow.has_changed().is_err() {
                 // The supervisor is gone; so is everybody who could want lines.
                 return Ok(());
             }
             let flow = *self.flow.borrow_and_update();
-            match flow.open {
-                None => {
-                    if self.wait_closed(&mut follower, &mut progress).await? {
-                        return Ok(());
-                    }
-                }
-                Some(start) => {
-                    follower.seek(match start {
-                        ConsoleStart::Unaccepted => progress.progress().delivered,
-                        ConsoleStart::Settled => progress.progress().settled,
-                    });
-                    match self.hand_over(&mut follower, &mut progress).await? {
-                        Pause::FlowChanged => {}
-                        Pause::Finished => return Ok(()),
-                    }
-                }
+            let pause = match flow.open {
+                None => self.wait_closed(&mut reading).await?,
+                Some(opening) => self.hand_over(&mut reading, opening).await?,
+            };
+            match pause {
+                Pause::FlowChanged => {}
+                Pause::Finished => return Ok(()),
             }
         }
     }
 
-    /// Keeps the log bounded until consoles are wanted; returns whether to give up for good
-    async fn wait_closed(
-        &mut self,
-        follower: &mut Follower,
-        progress: &mut ProgressFile,
-    ) -> io::Result<bool> {
-        let mut ended_at = None;
+    /// Keeps the log bounded until consoles are wanted
+    async fn wait_closed(&mut self, reading: &mut Reading) -> io::Result<Pause> {
         loop {
-            follower.seek(progress.progress().delivered);
-            self.shed(follower, progress).await?;
-            follower.punch(progress.progress().settled, self.retention)?;
-            if *self.ended.borrow() {
-                let ended_at = *ended_at.get_or_insert_with(Instant::now);
-                if ended_at.elapsed() > GIVE_UP {
-                    return Ok(true);
-                }
+            reading.rewind();
+            reading.look_after(&mut self.notices).await?;
+            if *self.ended.borrow() && self.is_given_up() {
+                return Ok(Pause::Finished);
             }
             match timeout(HOUSEKEEPING, self.flow.changed()).await {
-                Ok(Ok(())) => return Ok(false),
-                Ok(Err(_)) => return Ok(true),
+                Ok(Ok(())) => return Ok(Pause::FlowChanged),
+                Ok(Err(_)) => return Ok(Pause::Finished),
                 Err(_) => {}
             }
         }
     }
 
-    /// Gives up the oldest lines of a backlog that is too large, and writes down that they are gone
-    async fn shed(&mut self, follower: &mut Follower, progress: &mut ProgressFile) -> io::Result<()> {
-        if follower.backlog()? <= self.retention.backlog {
-            return Ok(());
+    /// Whether an ended instance has waited for long enough; counted through all connections
+    fn is_given_up(&mut self) -> bool {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        let is_over = since.elapsed() > GIVE_UP;
+        if is_over {
+            let instance = self.instance;
+            tracing::warn!(%instance, "the last console lines of an ended instance are given up: no controller took them");
         }
-        // Tens of megabytes are read over: not where sessions are served.
-        let (path, from, retention) = (self.control.console_log(), follower.cursor(), self.retention);
-        let work = tokio::task::spawn_blocking(move || {
-            let mut follower = Follower::open(&path, from)?;
-            let lost = follower.shed(retention)?;
-            io::Result::Ok((follower.cursor(), lost))
-        });
-        let (cursor, lost) = work.await.map_err(io::Error::other)??;
-        if lost == 0 {
-            return Ok(());
-        }
-        follower.seek(cursor);
-        progress.write(Progress {
-            delivered: cursor,
-            settled: cursor,
-        })?;
-        let instance = self.instance;
-        tracing::warn!(%instance, lost, "console lines given up: they waited too long to be sent");
-        self.missed = self.missed.saturating_add(lost);
-        Ok(())
+        is_over
     }
 
-    /// The line that stands in the gap, if there is one: under the number of the last lost line
-    fn notice(&self, next: Cursor) -> Option<ConsoleLine> {
-        (self.missed > 0).then(|| ConsoleLine {
-            sequence: next.next_sequence.saturating_sub(1),
-            text: format!(
-                "[prexorcloud] {} lines of this console were dropped here",
-                self.missed
-            ),
-            timestamp_ms: now_ms(),
-        })
-    }
-
-    async fn hand_over(&mut self, follower: &mut Follower, progress: &mut ProgressFile) -> io::Result<Pause> {
-        let mut settling = VecDeque::new();
+    async fn hand_over(&mut self, reading: &mut Reading, opening: Opening) -> io::Result<Pause> {
+        let mut again = reading.rewind();
+        // What is gone from disk comes before what is there, until it has arrived.
+        let mut noticed = 0;
         loop {
             if self.flow.has_changed().unwrap_or(true) {
                 return Ok(Pause::FlowChanged);
             }
+            self.note_arrivals(reading)?;
             // In this order: what is written after the watch is set wakes us, what was written before is read now, and
             // once the end is known the log is complete.
             let changed = self
@@ -214,78 +193,58 @@ impl Feed {
                 .as_ref()
                 .and_then(|watcher| watcher.arm(&self.control.console_log()).ok());
             let ended = *self.ended.borrow();
-            let mut lines = Vec::new();
-            self.shed(follower, progress).await?;
-            lines.extend(self.notice(follower.cursor()));
-            let more = if ended {
-                follower.read_to_end(now_ms(), &mut lines)?
-            } else {
-                follower.read(now_ms(), &mut lines)?
-            };
+            reading.look_after(&mut self.notices).await?;
+            let mut lines: Vec<_> = self.notices.after(noticed).collect();
+            noticed = reading.last();
+            if std::mem::take(&mut again) > 0 && opening.receiver == Receiver::Unnumbered {
+                lines.push(said_again(noticed));
+            }
+            let more = reading.read(ended, &mut lines)?;
             if !lines.is_empty() {
-                if !self.offer(lines).await {
+                self.arrivals.handing_over(reading.last());
+                if !self.offer(lines, opening.stream).await {
                     // Left, not taken: wait until consoles are opened anew.
                     let _ = self.flow.changed().await;
                     return Ok(Pause::FlowChanged);
                 }
-                self.missed = 0;
-                settling.push_back((Instant::now(), follower.cursor()));
+                reading.handed_over()?;
             }
-            self.note(follower.cursor(), &mut settling, progress)?;
-            follower.punch(progress.progress().settled, self.retention)?;
             if more {
                 // Without a line there was nothing to wait for, and others want to run too.
                 tokio::task::yield_now().await;
                 continue;
             }
             if ended {
-                let cursor = follower.cursor();
-                progress.write(Progress {
-                    delivered: cursor,
-                    settled: cursor,
-                })?;
-                return Ok(Pause::Finished);
+                self.handed_over.take();
+                if reading.is_settled() || self.is_given_up() {
+                    return Ok(Pause::Finished);
+                }
             }
             self.wait_for_more(changed).await;
         }
     }
 
+    fn note_arrivals(&mut self, reading: &mut Reading) -> io::Result<()> {
+        let arrived = self.arrivals.highest();
+        if arrived > self.arrived {
+            self.arrived = arrived;
+            self.waits_since = None;
+        }
+        self.notices.arrived(arrived);
+        reading.arrived(arrived)
+    }
+
     /// Whether the application took the lines
-    async fn offer(&self, lines: Vec<ConsoleLine>) -> bool {
+    async fn offer(&self, lines: Vec<ConsoleLine>, stream: u64) -> bool {
         let (accepted, answer) = oneshot::channel();
         let batch = ConsoleBatch {
             instance: self.instance,
             incarnation: self.incarnation,
             lines,
+            stream,
             accepted,
         };
         self.batches.send(batch).await.is_ok() && answer.await.is_ok()
-    }
-
-    /// Writes down how far things are; `settled` follows `delivered` after a while
-    fn note(
-        &self,
-        delivered: Cursor,
-        settling: &mut VecDeque<(Instant, Cursor)>,
-        progress: &mut ProgressFile,
-    ) -> io::Result<()> {
-        let mut settled = progress.progress().settled;
-        while let Some((since, cursor)) = settling.front().copied() {
-            if since.elapsed() < self.settle {
-                break;
-            }
-            settled = cursor;
-            settling.pop_front();
-        }
-        // One entry per few milliseconds would do as well as one per batch, and is bounded.
-        if settling.len() > 4096 {
-            let mut keep = false;
-            settling.retain(|_| {
-                keep = !keep;
-                keep
-            });
-        }
-        progress.write(Progress { delivered, settled })
     }
 
     async fn wait_for_more(&mut self, changed: Option<oneshot::Receiver<()>>) {
@@ -298,12 +257,24 @@ impl Feed {
                 None => sleep(WITHOUT_WATCH).await,
             }
         };
+        // Whatever wakes it, everything is looked at again, so nothing waits for the housekeeping alone.
         tokio::select! {
             () = woken => {}
             _ = self.flow.changed() => { self.flow.mark_changed(); }
             _ = self.ended.changed() => {}
+            () = self.arrivals.more() => {}
             () = sleep(HOUSEKEEPING) => {}
         }
+    }
+}
+
+/// The line before those that a receiver without numbers may see a second time
+fn said_again(before: u64) -> ConsoleLine {
+    ConsoleLine {
+        sequence: before,
+        text: "[prexorcloud] the connection was lost; some of the next lines may be shown a second time"
+            .to_owned(),
+        timestamp_ms: now_ms(),
     }
 }
 

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::feed::{Feed, now_ms};
+use super::notices::Notices;
 use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
 use super::stdin::{CommandError, write_command};
 use super::watched::Watched;
@@ -106,18 +107,23 @@ impl Instance {
     /// Runs from the start, or from where a former daemon left off, until everything about the instance is done
     pub(super) async fn run(mut self) {
         let (ended, is_ended) = watch::channel(false);
-        let mut feed = tokio::spawn(
+        let (handed_over, console) = oneshot::channel();
+        let (instance, incarnation) = (self.facts.instance, self.facts.incarnation);
+        let feed = tokio::spawn(
             Feed {
                 control: self.control.clone(),
-                instance: self.facts.instance,
-                incarnation: self.facts.incarnation,
+                instance,
+                incarnation,
                 watcher: self.inner.watcher.clone(),
                 flow: self.inner.flow.subscribe(),
                 ended: is_ended,
                 batches: self.inner.batches.clone(),
                 retention: self.inner.settings.retention,
-                settle: self.inner.settings.settle,
-                missed: 0,
+                arrivals: self.inner.arrivals.listen(instance, incarnation),
+                handed_over: Some(handed_over),
+                notices: Notices::default(),
+                arrived: 0,
+                waits_since: None,
             }
             .run(),
         );
@@ -133,7 +139,7 @@ impl Instance {
             self.end_orphans().await;
         }
         ended.send_replace(true);
-        let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, &mut feed).await;
+        let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, console).await;
         if !self.is_settled {
             self.report(exit, stopped_for).await;
             loop {
@@ -184,15 +190,7 @@ impl Instance {
                     }
                 }
                 () = readiness::ready(&self.facts, &self.control, self.inner.watcher.as_ref()), if starting => {
-                    phase = Phase::Running;
-                    if let Err(error) = Mark::Ready.set(&self.control) {
-                        let instance = self.facts.instance;
-                        tracing::warn!(%instance, %error, "cannot note that the instance was ready");
-                    }
-                    self.inner.tell(Event::Ready {
-                        instance: self.facts.instance,
-                        incarnation: self.facts.incarnation,
-                    }).await;
+                    phase = self.ready().await;
                 }
                 () = sleep_until(deadline) => phase = self.overdue(phase, &process).await,
             }
@@ -250,9 +248,27 @@ impl Instance {
         }
     }
 
+    async fn ready(&self) -> Phase {
+        if let Err(error) = Mark::Ready.set(&self.control) {
+            let instance = self.facts.instance;
+            tracing::warn!(%instance, %error, "cannot note that the instance was ready");
+        }
+        self.inner
+            .tell(Event::Ready {
+                instance: self.facts.instance,
+                incarnation: self.facts.incarnation,
+            })
+            .await;
+        Phase::Running
+    }
+
     async fn overdue(&self, phase: Phase, process: &Watched) -> Phase {
         match phase {
             Phase::Starting { until } if until <= Instant::now() => {
+                // The deadline is about the instance, and not about how soon somebody looked at it.
+                if readiness::is_ready_by_now(&self.facts, &self.control).await {
+                    return self.ready().await;
+                }
                 self.stop(phase, StopReason::StartupTimeout, false, process).await
             }
             Phase::Starting { .. } | Phase::Running => {

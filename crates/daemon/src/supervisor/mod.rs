@@ -7,11 +7,14 @@
 //! Dropping the supervisor stops nothing but watching.
 
 mod adoption;
+mod arrivals;
 pub(crate) mod dumps;
 mod ephemeral;
 mod feed;
 mod instance;
+mod notices;
 mod readiness;
+mod reading;
 mod record;
 mod spawn;
 mod stdin;
@@ -31,14 +34,15 @@ use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
 use crate::durable;
 use crate::foreign;
 
+use arrivals::Arrivals;
 use dumps::Dumps;
-use feed::Flow;
+use feed::{Flow, Opening};
 use instance::{Instance, Instruction};
 use record::FolderName;
 
 pub use adoption::Adopted;
 pub use ephemeral::EphemeralFolder;
-pub use feed::{ConsoleBatch, ConsoleStart};
+pub use feed::{ConsoleBatch, Receiver};
 pub use instance::Found;
 pub use record::{InstanceFacts, StopReason};
 pub use spawn::{ShimCommand, StartError};
@@ -58,8 +62,6 @@ pub struct Settings {
     pub kill_timeout: Duration,
     /// How much of a console stays on disk
     pub retention: Retention,
-    /// After this long, an accepted console line counts as arrived
-    pub settle: Duration,
     /// How long the workspace of a crashed instance stays to be looked at, if it is not kept anyway
     pub keep_crashed: Duration,
     /// Where instances have their folders, and how many bytes those of crashed ones may take that hold a heap dump or a
@@ -68,7 +70,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The usual settings: 10 s between SIGTERM and SIGKILL, 2 s to settle, 30 s for a crashed workspace
+    /// The usual settings: 10 s between SIGTERM and SIGKILL, 30 s for a crashed workspace
     #[must_use]
     pub fn new(run_folder: impl Into<PathBuf>, shim: ShimCommand) -> Self {
         Self {
@@ -76,7 +78,6 @@ impl Settings {
             shim,
             kill_timeout: KILL_TIMEOUT,
             retention: Retention::default(),
-            settle: Duration::from_secs(2),
             keep_crashed: Duration::from_secs(30),
             dumps: None,
         }
@@ -193,6 +194,7 @@ struct Inner {
     events: mpsc::Sender<Event>,
     batches: mpsc::Sender<ConsoleBatch>,
     flow: watch::Sender<Flow>,
+    arrivals: Arrivals,
     live: Mutex<HashMap<InstanceId, Handle>>,
 }
 
@@ -232,6 +234,7 @@ impl Supervisor {
             events,
             batches,
             flow,
+            arrivals: Arrivals::default(),
             live: Mutex::default(),
         };
         let reports = Reports {
@@ -322,12 +325,20 @@ impl Supervisor {
         orders.send(Instruction::Settled).is_ok()
     }
 
-    /// Hands consoles over from now on
-    pub fn open_consoles(&self, start: ConsoleStart) {
+    /// Hands consoles over from now on, beginning with the lines that are not known to have arrived
+    ///
+    /// `stream` comes back with each batch, and tells the batches of one opening from those of another.
+    pub fn open_consoles(&self, stream: u64, receiver: Receiver) {
         self.inner.flow.send_modify(|flow| {
-            flow.open = Some(start);
+            flow.open = Some(Opening { stream, receiver });
             flow.generation += 1;
         });
+    }
+
+    /// Every console line of this start up to number `sequence` that was handed over has arrived: it is not handed over
+    /// again, and may be forgotten
+    pub fn console_arrived(&self, instance: InstanceId, incarnation: Incarnation, sequence: u64) {
+        self.inner.arrivals.arrived(instance, incarnation, sequence);
     }
 
     /// Hands no more consoles over; the lines wait on disk

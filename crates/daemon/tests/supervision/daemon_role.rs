@@ -7,7 +7,7 @@ use std::io::BufRead as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use prexorcloud_daemon::supervisor::{ConsoleStart, Event, Supervisor};
+use prexorcloud_daemon::supervisor::{Event, Receiver, Supervisor};
 
 use super::stage::{facts, settings, standin};
 
@@ -41,7 +41,7 @@ async fn serve(folder: PathBuf, port: u16) {
             .unwrap();
         println!("started");
     }
-    supervisor.open_consoles(ConsoleStart::Settled);
+    supervisor.open_consoles(1, Receiver::Numbered);
     let commands = supervisor.clone();
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -65,7 +65,10 @@ async fn serve(folder: PathBuf, port: u16) {
                 for line in &batch.lines {
                     println!("line {} {}", line.sequence, line.text);
                 }
+                let (instance, incarnation) = (batch.instance, batch.incarnation);
+                let last = batch.lines.last().unwrap().sequence;
                 batch.accept();
+                supervisor.console_arrived(instance, incarnation, last);
             }
         }
     }

@@ -27,6 +27,10 @@ pub fn trials() -> Vec<Trial> {
             an_end_while_no_daemon_ran_is_told,
         ),
         trial("a_stop_goes_on_after_a_restart", a_stop_goes_on_after_a_restart),
+        trial(
+            "a_late_daemon_reads_the_console_before_it_judges",
+            a_late_daemon_reads_the_console_before_it_judges,
+        ),
         trial("a_stranger_is_left_alone", a_stranger_is_left_alone),
         trial(
             "an_interrupted_start_is_withdrawn",
@@ -198,6 +202,36 @@ async fn a_stop_goes_on_after_a_restart() {
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Signalled(9));
     assert!(!exit.is_crash());
+}
+
+async fn a_late_daemon_reads_the_console_before_it_judges() {
+    let mut stage = Stage::new();
+    let mut slow = facts("lobby-1", free_port());
+    slow.startup_timeout = Duration::from_secs(1);
+    let boot = "echo $$ > pid; read go; i=0; while [ $i -lt 4000 ]; do i=$((i+1)); \
+        echo \"Loading region $i of 4000 with all that belongs to it\"; done; echo 'Done ('; exec sleep 3600";
+    stage.start_script(slow, boot).await;
+    stage.supervisor.detach();
+    let control = stage.control();
+    let started_at = control.read_state().unwrap().unwrap().started_at_ms;
+    std::fs::write(control.stdin(), "go\n").unwrap();
+    until("the ready line", || {
+        let log = std::fs::read_to_string(control.console_log()).unwrap();
+        log.contains("Done (").then_some(())
+    })
+    .await;
+    until("the end of the time to start", || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        (now.unwrap().as_millis() > u128::from(started_at.unsigned_abs()) + 1000).then_some(())
+    })
+    .await;
+    let (supervisor, reports) = Supervisor::new(settings(stage.folder.path())).unwrap();
+    stage.supervisor = supervisor;
+    stage.reports = reports;
+    assert_eq!(stage.supervisor.adopt().await.unwrap()[0].found, Found::Starting);
+    stage.ready().await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), true);
+    assert!(!stage.exit().await.is_crash());
 }
 
 async fn a_stranger_is_left_alone() {

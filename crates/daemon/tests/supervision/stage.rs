@@ -8,7 +8,7 @@ use std::time::Duration;
 use prexorcloud_daemon::control::{ControlDir, LaunchSpec};
 use prexorcloud_daemon::process::{Identity, kill_tree};
 use prexorcloud_daemon::supervisor::{
-    ConsoleStart, Event, Exit, InstanceFacts, Reports, Settings, ShimCommand, Supervisor,
+    ConsoleBatch, Event, Exit, InstanceFacts, Receiver, Reports, Settings, ShimCommand, Supervisor,
 };
 use prexorcloud_protocol::Incarnation;
 use tempfile::TempDir;
@@ -69,8 +69,7 @@ impl Stage {
                     event = self.reports.events.recv() => return event.unwrap(),
                     batch = self.reports.consoles.recv() => {
                         let batch = batch.unwrap();
-                        self.console.extend(batch.lines.iter().map(|line| (line.sequence, line.text.clone())));
-                        batch.accept();
+                        self.keep(batch);
                     }
                 }
             }
@@ -106,9 +105,7 @@ impl Stage {
                 }
                 looked = self.console.len();
                 let batch = self.reports.consoles.recv().await.unwrap();
-                self.console
-                    .extend(batch.lines.iter().map(|line| (line.sequence, line.text.clone())));
-                batch.accept();
+                self.keep(batch);
             }
         };
         timeout(PATIENCE, wait)
@@ -117,7 +114,17 @@ impl Stage {
     }
 
     pub fn open_consoles(&self) {
-        self.supervisor.open_consoles(ConsoleStart::Settled);
+        self.supervisor.open_consoles(1, Receiver::Numbered);
+    }
+
+    /// Takes the lines; they have arrived
+    fn keep(&mut self, batch: ConsoleBatch) {
+        let (instance, incarnation) = (batch.instance, batch.incarnation);
+        let last = batch.lines.last().unwrap().sequence;
+        self.console
+            .extend(batch.lines.iter().map(|line| (line.sequence, line.text.clone())));
+        batch.accept();
+        self.supervisor.console_arrived(instance, incarnation, last);
     }
 
     /// The control folder of the only instance

@@ -1,8 +1,10 @@
 //! Real processes: a controller, a daemon and servers, killed and misused in every way that an operator may meet
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod delivery;
 mod enrolment;
 mod examples;
+mod link;
 mod operator;
 mod refusals;
 mod rig;

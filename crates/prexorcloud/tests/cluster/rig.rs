@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
+use crate::link::Link;
+
 /// Generous: a busy machine is no failure
 pub const LIMIT: Duration = Duration::from_secs(90);
 
@@ -104,6 +106,9 @@ pub struct Rig {
     daemon: Option<Child>,
     grpc: Option<SocketAddr>,
     http: Option<SocketAddr>,
+    heartbeat_ms: u64,
+    /// Where daemons dial, if not to the controller itself
+    dialled: Option<SocketAddr>,
 }
 
 impl Rig {
@@ -118,7 +123,20 @@ impl Rig {
             daemon: None,
             grpc: None,
             http: None,
+            heartbeat_ms: 1000,
+            dialled: None,
         }
+    }
+
+    /// As [`with_node`](Self::with_node), over a link that can fail, with heartbeats so rare that nobody notices it soon
+    pub fn with_link() -> (Self, Link) {
+        let mut rig = Self::new();
+        rig.heartbeat_ms = 30_000;
+        rig.start_controller();
+        let link = Link::to(rig.grpc());
+        rig.dialled = Some(link.address);
+        rig.join_node();
+        (rig, link)
     }
 
     /// With a controller
@@ -131,11 +149,15 @@ impl Rig {
     /// With a controller and an enrolled daemon that is connected
     pub fn with_node() -> Self {
         let mut rig = Self::with_controller();
-        let token = rig.token(&["--node", "node-1"]);
-        rig.configure_daemon(&token);
-        assert_eq!(rig.start_daemon(), 0);
-        rig.await_node("ONLINE");
+        rig.join_node();
         rig
+    }
+
+    fn join_node(&mut self) {
+        let token = self.token(&["--node", "node-1"]);
+        self.configure_daemon(&token);
+        assert_eq!(self.start_daemon(), 0);
+        self.await_node("ONLINE");
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -174,8 +196,8 @@ impl Rig {
             "data_dir": self.path("controller"),
             "grpc": { "listen": self.grpc.unwrap_or_else(any) },
             "http": { "listen": self.http.unwrap_or_else(any) },
-            "heartbeat": { "interval_ms": 1000 },
-            "instances": { "port_range_start": ports, "port_range_end": ports + 19 },
+            "heartbeat": { "interval_ms": self.heartbeat_ms },
+            "instances": { "console_lines": 5000, "port_range_start": ports, "port_range_end": ports + 19 },
         });
         let config = self.write("controller.toml", &toml::to_string(&settings).unwrap());
         let mut child = self.spawn("controller", &config);
@@ -203,7 +225,7 @@ impl Rig {
             "node_id": node,
             "data_dir": self.path(name),
             "advertise_address": "127.0.0.1",
-            "controller": { "endpoints": [self.grpc()] },
+            "controller": { "endpoints": [self.dialled.unwrap_or_else(|| self.grpc())] },
             "enrolment": { "join_token": token },
             "health": { "listen": "127.0.0.1:0" },
             "runtime": { "allow_standin": true },

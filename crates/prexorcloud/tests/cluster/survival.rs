@@ -104,7 +104,7 @@ fn a_node_that_is_shut_down_stops_its_servers_and_its_daemon() {
 }
 
 /// Kills the only server, not its shim
-fn kill_server(rig: &Rig) {
+pub fn kill_server(rig: &Rig) {
     let servers = servers(rig);
     assert_eq!(servers.len(), 1);
     for (pid, _) in servers {

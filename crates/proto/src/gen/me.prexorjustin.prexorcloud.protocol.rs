@@ -1367,7 +1367,7 @@ pub struct ControllerMessage {
     /// The message itself. Unset, or a variant that the receiver does not know, is ignored.
     #[prost(
         oneof = "controller_message::Payload",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 100"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 100, 101"
     )]
     pub payload: ::core::option::Option<controller_message::Payload>,
 }
@@ -1428,6 +1428,9 @@ pub mod controller_message {
         /// sent.
         #[prost(message, tag = "100")]
         CrashReportAck(super::CrashReportAck),
+        /// Console lines have arrived. Sent to daemons that announced `console-ack/1`.
+        #[prost(message, tag = "101")]
+        ConsoleOutputAck(super::ConsoleOutputAck),
     }
 }
 /// Who the daemon is and what runs on it. The first message of a stream.
@@ -2367,6 +2370,21 @@ pub struct CrashReportAck {
     /// The id from the CrashReport. Required.
     #[prost(string, tag = "1")]
     pub report_id: ::prost::alloc::string::String,
+}
+/// Console lines have arrived: all of this start of the instance up to a number, as far as they were sent. At most one
+/// a second for each start. An addition: a Java controller never sends it. What is not acknowledged when a stream
+/// ends is sent again on the next one, under the same numbers.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ConsoleOutputAck {
+    /// The instance. Required.
+    #[prost(string, tag = "1")]
+    pub instance_id: ::prost::alloc::string::String,
+    /// The highest `sequence` of a ConsoleOutput that has arrived.
+    #[prost(uint64, tag = "2")]
+    pub sequence: u64,
+    /// The incarnation that printed the lines.
+    #[prost(uint64, tag = "100")]
+    pub incarnation: u64,
 }
 /// An artifact that can be fetched from ArtifactService. An addition, between peers with `artifacts/1`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

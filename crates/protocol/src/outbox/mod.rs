@@ -310,6 +310,14 @@ impl<M: Outgoing> Outbox<M> {
         self.shed
     }
 
+    /// Drops best effort that is not wanted any more, and the gap records for it; what goes does not count as shed.
+    pub fn discard(&mut self, mut is_unwanted: impl FnMut(&M) -> bool) {
+        let queue = self.queue(Class::BestEffort);
+        queue.waiting.retain(|(message, _)| !is_unwanted(message));
+        queue.bytes = queue.waiting.iter().map(|(_, len)| len).sum();
+        self.gaps.retain(|gap| !is_unwanted(&gap.marker));
+    }
+
     /// Drops what belongs to the stream that ended (control, reports, bulk) and keeps best effort for the next one.
     pub fn clear_stream(&mut self) {
         for class in [Class::Control, Class::Report, Class::Bulk] {

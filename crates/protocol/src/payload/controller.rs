@@ -138,3 +138,7 @@ fields! { ReadInstanceFile as "read_instance_file" {
 fields! { CrashReportAck as "crash_report_ack" {
     report_id: Text::refused(limits::REPORT_ID);
 } }
+
+fields! { ConsoleOutputAck as "console_output_ack" {
+    instance_id: Instance;
+} }

@@ -222,6 +222,8 @@ table! {
     ReadInstanceFile(ReadInstanceFile) read_instance_file = 16, Control, Untagged, Needs::Nothing, 64 * KIB;
     CrashReportAck(CrashReportAck) crash_report_ack = 100, Control, Untagged,
         Needs::Whole(Capabilities::CRASH_ACK), KIB;
+    ConsoleOutputAck(ConsoleOutputAck) console_output_ack = 101, Report, Tagged,
+        Needs::Whole(Capabilities::CONSOLE_ACK), KIB;
 }
 
 /// Checks a handshake that has left its envelope.

@@ -11,29 +11,6 @@ use crate::world::*;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn an_end_is_settled_two_seconds_after_it_was_told_however_busy_the_node_is() {
-    let mut world = World::new();
-    world
-        .node
-        .handle_connected(world.now(), ControllerPeer::default());
-    world.running("a", 1, 30_000);
-    world.running("b", 1, 30_001);
-    world.exits("a", 1, 0, None);
-    assert_eq!(world.words(), "STOPPED");
-    let due = world.node.poll_timeout().unwrap().at;
-    for _ in 0..19 {
-        world.pass(SECOND / 10);
-        world.node.handle_ready(world.now(), id("b"), Incarnation::new(1));
-        world.node.handle_start(world.now(), order("c", 1, 30_001));
-        assert_eq!(world.words(), "PORT_IN_USE");
-        assert_eq!(world.node.poll_timeout().unwrap().at, due);
-    }
-    world.pass(SECOND / 10);
-    assert_eq!(world.words(), "settle");
-    assert_eq!(world.node.poll_timeout(), None);
-}
-
-#[test]
 fn an_end_without_a_session_is_settled_only_after_the_next_one_is_up() {
     let mut world = World::new();
     world.running("a", 1, 30_000);
@@ -54,7 +31,9 @@ fn an_end_without_a_session_is_settled_only_after_the_next_one_is_up() {
     world
         .node
         .handle_connected(world.now(), ControllerPeer::default());
-    world.pass(SECOND * 2);
+    world.pass(SECOND * 3600);
+    assert_eq!(world.words(), "");
+    world.node.handle_end_heard(id("a"), Incarnation::new(1));
     assert_eq!(world.words(), "settle");
 }
 
@@ -69,11 +48,11 @@ fn an_end_that_is_settled_already_is_let_go_of() {
     world
         .node
         .handle_settled(world.now(), id("a"), Incarnation::new(2));
-    assert!(world.node.poll_timeout().is_some());
     world
         .node
         .handle_settled(world.now(), id("a"), Incarnation::new(1));
-    assert_eq!(world.node.poll_timeout(), None);
+    world.node.handle_end_heard(id("a"), Incarnation::new(1));
+    assert_eq!(world.words(), "STOPPED");
 }
 
 #[test]
@@ -116,18 +95,20 @@ fn ours() -> ControllerPeer {
 }
 
 #[test]
-fn an_end_that_the_controller_confirms_is_settled_then_and_not_sooner() {
-    let mut world = World::new();
-    world.node.handle_connected(world.now(), ours());
-    world.running("a", 1, 30_000);
-    world.exits("a", 1, 0, None);
-    world.pass(SECOND * 3600);
-    assert_eq!(world.words(), "STOPPED", "time proves nothing");
-    world.node.handle_end_heard(id("a"), Incarnation::new(2));
-    assert_eq!(world.words(), "");
-    world.node.handle_end_heard(id("a"), Incarnation::new(1));
-    world.node.handle_end_heard(id("a"), Incarnation::new(1));
-    assert_eq!(world.words(), "settle");
+fn an_end_is_settled_when_it_was_heard_and_never_by_time() {
+    for peer in [ours(), ControllerPeer::default()] {
+        let mut world = World::new();
+        world.node.handle_connected(world.now(), peer);
+        world.running("a", 1, 30_000);
+        world.exits("a", 1, 0, None);
+        world.pass(SECOND * 3600);
+        assert_eq!(world.words(), "STOPPED", "time proves nothing");
+        world.node.handle_end_heard(id("a"), Incarnation::new(2));
+        assert_eq!(world.words(), "");
+        world.node.handle_end_heard(id("a"), Incarnation::new(1));
+        world.node.handle_end_heard(id("a"), Incarnation::new(1));
+        assert_eq!(world.words(), "settle");
+    }
 }
 
 #[test]

@@ -111,6 +111,7 @@ fn it_is_told_a_java_controller_once() {
     host.receive(acknowledgement(Capabilities::NONE), 0);
     host.pass(Duration::from_secs(5));
     assert!(ends_told(&host).is_empty(), "it left on the stream before");
+    host.receive(FromController::Ping(Ping::default()), 0);
     host.finish_everything();
     host.check_at_rest();
 }

@@ -31,7 +31,7 @@ use super::memory::{Memory, Written};
 use super::{Finished, requests};
 use crate::control::ExitCause;
 use crate::preparation::{Prepared, Preparer};
-use crate::supervisor::{Adopted, CommandError, ConsoleStart, Event, Exit, Found, StopReason, Supervisor};
+use crate::supervisor::{Adopted, CommandError, Event, Exit, Found, Receiver, StopReason, Supervisor};
 
 use tasks::{Done, Running};
 
@@ -165,6 +165,11 @@ impl Orders {
                 let status = self.host.measure(self.node.status());
                 self.send(daemon_message::Payload::NodeStatus(status));
             }
+            Some(DaemonEvent::ConsoleArrived {
+                instance,
+                incarnation,
+                sequence,
+            }) => self.supervisor.console_arrived(instance, incarnation, sequence),
             Some(DaemonEvent::FenceRaised(epoch)) => self.memory.raise_epoch(epoch),
             Some(DaemonEvent::Ignored(anomaly)) => tracing::warn!("ignored: {anomaly}"),
             Some(DaemonEvent::Disconnected(outcome)) => {
@@ -195,12 +200,13 @@ impl Orders {
         tracing::info!(session = connected.session_id, "connected to the controller");
         self.api_port = connected.controller_api_port;
         tell_contract(connected);
-        let start = if connected.peer.numbers_console {
-            ConsoleStart::Settled
-        } else {
-            ConsoleStart::Unaccepted
+        let receiver = match connected.peer.numbers_console {
+            true => Receiver::Numbered,
+            false => Receiver::Unnumbered,
         };
-        self.supervisor.open_consoles(start);
+        // A later stream, if there is one by now, has its own news on the way: what is opened twice is only told twice.
+        let stream = self.session.with(|session, _| session.stream_ordinal());
+        self.supervisor.open_consoles(stream, receiver);
         for (instance, damage) in &self.damaged {
             self.send(daemon_message::Payload::ErrorReport(ErrorReport {
                 error_code: error_code::RECORDS_DAMAGED.to_owned(),

@@ -15,8 +15,8 @@
 //!   application busy does not push it away.
 //!
 //! A start waits in `Queued` while a former start of its id is being let go of. An end is let go of when a controller has
-//! surely heard of it: it confirmed the crash report, or the session says [`EndHeard`](crate::DaemonEvent::EndHeard). A
-//! controller that does not confirm receipt counts as having heard after [`DaemonNodeConfig::settle`].
+//! heard of it: it confirmed the crash report, or the session says [`EndHeard`](crate::DaemonEvent::EndHeard). Time alone
+//! never says so.
 
 mod ending;
 mod facts;
@@ -39,7 +39,7 @@ use crate::instance::State;
 use crate::instance::lifecycle::{MARGIN, PREPARATION};
 use crate::peer::{self, ControllerPeer};
 use crate::session::daemon::StatusReport;
-use crate::time::{Deadline, after};
+use crate::time::Deadline;
 
 pub use ending::{UNOBSERVED, is_crash};
 pub use facts::{Adopted, Attempt, Exit, LaunchFailure, Prepared, StopReason};
@@ -57,8 +57,6 @@ pub const INSTANCES_REMEMBERED: usize = 2 * crate::limits::INSTANCES_PER_NODE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DaemonNodeConfig {
-    /// After this long on an established session, an end counts as heard by a controller that does not confirm receipt. 2 s.
-    pub settle: Duration,
     /// How long a preparation may take, or as long as the startup if that may take longer. Sooner than the controller
     /// gives up, so that the reason arrives. 590 s.
     pub preparation: Duration,
@@ -69,10 +67,9 @@ pub struct DaemonNodeConfig {
 }
 
 impl Default for DaemonNodeConfig {
-    /// 2 s to settle, 590 s to prepare, 2 s until an id is free, 10 s until an instance is killed.
+    /// 590 s to prepare, 2 s until an id is free, 10 s until an instance is killed.
     fn default() -> Self {
         Self {
-            settle: Duration::from_secs(2),
             preparation: PREPARATION.saturating_sub(MARGIN.saturating_mul(2)),
             release: Duration::from_secs(2),
             kill_timeout: peer::KILL_TIMEOUT,
@@ -178,7 +175,7 @@ impl<L> DaemonNode<L> {
         deadlines.min_by_key(|deadline| deadline.at)
     }
 
-    /// Lets go of what is due, and gives up what is too late. Early and repeated calls are harmless.
+    /// Gives up what is too late. Early and repeated calls are harmless.
     pub fn handle_timeout(&mut self, now: Instant) {
         let is_due = |entry: &Entry| entry.deadline().filter(|deadline| deadline.at <= now);
         let due: Vec<_> = self
@@ -188,7 +185,6 @@ impl<L> DaemonNode<L> {
             .collect();
         for (instance, timer) in due {
             match timer {
-                DaemonNodeTimer::Settle => self.settle(instance),
                 DaemonNodeTimer::Preparation => self.preparation_overdue(instance),
                 DaemonNodeTimer::Release => self.release_overdue(instance),
             }
@@ -196,14 +192,13 @@ impl<L> DaemonNode<L> {
     }
 
     /// A controller admitted the node: the handshake told of every end, or what follows it does.
-    pub fn handle_connected(&mut self, now: Instant, peer: ControllerPeer) {
+    pub fn handle_connected(&mut self, _now: Instant, peer: ControllerPeer) {
         self.peer = Some(peer);
-        let settle_at = self.settle_at(now);
         for entry in self.entries.values_mut() {
             if let Phase::Ended { told, .. } = &mut entry.phase
-                && matches!(told, Told::Not | Told::On { .. })
+                && *told == Told::Not
             {
-                *told = Told::On { settle_at };
+                *told = Told::OnStream;
             }
         }
     }
@@ -213,17 +208,11 @@ impl<L> DaemonNode<L> {
         self.peer = None;
         for entry in self.entries.values_mut() {
             if let Phase::Ended { told, .. } = &mut entry.phase
-                && matches!(told, Told::On { .. })
+                && *told == Told::OnStream
             {
                 *told = Told::Not;
             }
         }
-    }
-
-    /// When an end that is told now counts as heard; `None` if the controller will say so.
-    fn settle_at(&self, now: Instant) -> Option<Instant> {
-        let confirms = self.peer.unwrap_or_default().confirms_receipt;
-        (!confirms).then(|| after(now, self.config.settle))
     }
 
     /// A controller has surely heard of this end, or none ever waits for it.

@@ -43,6 +43,7 @@ impl<L> DaemonNode<L> {
             event @ (DaemonEvent::Command { .. }
             | DaemonEvent::Request(_)
             | DaemonEvent::NodeStatusDue
+            | DaemonEvent::ConsoleArrived { .. }
             | DaemonEvent::FenceRaised(_)
             | DaemonEvent::Ignored(_)) => return Some(event),
         }

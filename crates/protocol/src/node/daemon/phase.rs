@@ -87,8 +87,8 @@ pub(super) struct Early {
 pub(super) enum Told {
     /// No session is established.
     Not,
-    /// It was told on the current stream, and counts as heard from a moment on; without one, the controller says so.
-    On { settle_at: Option<Instant> },
+    /// It was told on the current stream; whether it was heard, the session says.
+    OnStream,
     /// Only a confirmation of its crash report says so: nothing else would survive this process.
     Unwritten,
     /// It was heard, and the supervisor is letting go.
@@ -124,10 +124,6 @@ impl Entry {
         let (at, timer) = match &self.phase {
             Phase::Queued { until, .. } => (*until, DaemonNodeTimer::Release),
             Phase::Preparing { until, .. } => (*until, DaemonNodeTimer::Preparation),
-            Phase::Ended {
-                told: Told::On { settle_at },
-                ..
-            } => ((*settle_at)?, DaemonNodeTimer::Settle),
             Phase::Launching { .. } | Phase::Live(_) | Phase::Spooling { .. } | Phase::Ended { .. } => {
                 return None;
             }

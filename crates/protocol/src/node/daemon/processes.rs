@@ -80,7 +80,7 @@ impl<L> DaemonNode<L> {
     }
 
     /// An instance has ended.
-    pub fn handle_exited(&mut self, now: Instant, exit: Exit) {
+    pub fn handle_exited(&mut self, _now: Instant, exit: Exit) {
         let (instance, incarnation, uptime) = (exit.instance, exit.incarnation, exit.uptime);
         let Some(entry) = self.entry(instance, incarnation) else {
             return;
@@ -111,21 +111,21 @@ impl<L> DaemonNode<L> {
             });
         } else {
             self.report(instance, incarnation, State::Stopped, uptime);
-            self.ended(now, instance, None, Kept::OnDisk);
+            self.ended(instance, None, Kept::OnDisk);
         }
     }
 
     /// The crash report of this end is on disk.
-    pub fn handle_spooled(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+    pub fn handle_spooled(&mut self, _now: Instant, instance: InstanceId, incarnation: Incarnation) {
         if let Some((report, uptime)) = self.spooling(instance, incarnation) {
-            self.crashed(now, (instance, incarnation), report, uptime, Kept::OnDisk);
+            self.crashed((instance, incarnation), report, uptime, Kept::OnDisk);
         }
     }
 
     /// The crash report of this end cannot be written: it is told all the same, and said to be in memory only.
-    pub fn handle_spool_failed(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+    pub fn handle_spool_failed(&mut self, _now: Instant, instance: InstanceId, incarnation: Incarnation) {
         if let Some((report, uptime)) = self.spooling(instance, incarnation) {
-            self.crashed(now, (instance, incarnation), report, uptime, Kept::InMemory);
+            self.crashed((instance, incarnation), report, uptime, Kept::InMemory);
         }
     }
 
@@ -142,7 +142,6 @@ impl<L> DaemonNode<L> {
 
     fn crashed(
         &mut self,
-        now: Instant,
         (instance, incarnation): (InstanceId, Incarnation),
         report: Arc<CrashReport>,
         uptime: Duration,
@@ -151,16 +150,14 @@ impl<L> DaemonNode<L> {
         let report_id = Some(report.report_id.clone());
         self.report(instance, incarnation, State::Crashed, uptime);
         self.outputs.push_back(DaemonWork::TellCrash { report, kept });
-        self.ended(now, instance, report_id, kept);
+        self.ended(instance, report_id, kept);
     }
 
     /// The end was reported to the session.
-    fn ended(&mut self, now: Instant, instance: InstanceId, report_id: Option<String>, kept: Kept) {
+    fn ended(&mut self, instance: InstanceId, report_id: Option<String>, kept: Kept) {
         let told = match kept {
             Kept::InMemory => Told::Unwritten,
-            Kept::OnDisk if self.peer.is_some() => Told::On {
-                settle_at: self.settle_at(now),
-            },
+            Kept::OnDisk if self.peer.is_some() => Told::OnStream,
             Kept::OnDisk => Told::Not,
         };
         if let Some(entry) = self.entries.get_mut(&instance) {

@@ -137,8 +137,6 @@ pub enum Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DaemonNodeTimer {
-    /// An end was told long enough ago to be let go of.
-    Settle,
     /// A preparation has taken too long.
     Preparation,
     /// A start has waited too long for its id.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use prexorcloud_compat as compat;
 use prexorcloud_proto::{HandshakeAck, controller_message};
 
+use super::arrivals::Arrivals;
 use super::{Admission, ControllerEvent, ControllerOutcome, ControllerSession, Link, Live};
 use crate::handshake::controller::Hello;
 use crate::heartbeat::Prober;
@@ -65,6 +66,7 @@ impl ControllerSession {
             epoch: admission.epoch,
             capabilities: hello.capabilities,
             prober: Prober::new(now, self.config.heartbeat),
+            arrivals: Arrivals::default(),
         }));
         self.push(controller_message::Payload::HandshakeAck(Box::new(ack)));
         self.tell(ControllerEvent::Established);

@@ -19,6 +19,7 @@
 //! kept by the application, and nothing here changes it.
 
 mod admission;
+mod arrivals;
 mod config;
 mod news;
 mod orders;
@@ -44,6 +45,8 @@ use crate::outbox::{Class, Outbox, Overflow};
 use crate::session::Code;
 use crate::time::Deadline;
 
+use arrivals::Arrivals;
+
 pub use admission::AcceptError;
 pub use config::ControllerConfig;
 pub use news::{
@@ -58,6 +61,8 @@ pub enum ControllerTimer {
     Handshake(HandshakeTimer),
     /// A ping is due, or one went unanswered for too long.
     Heartbeat,
+    /// Console lines that have arrived are to be acknowledged.
+    ConsoleAck,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +70,7 @@ struct Live {
     epoch: Epoch,
     capabilities: Capabilities,
     prober: Prober,
+    arrivals: Arrivals,
 }
 
 #[derive(Clone, Debug)]
@@ -351,6 +357,7 @@ impl Session for ControllerSession {
             Link::Established(live) => {
                 live.prober.handle_timeout(now);
                 self.pump();
+                self.acknowledge_console(now);
             }
             Link::Idle | Link::Closing(_) | Link::Ended => {}
         }
@@ -382,7 +389,9 @@ impl Session for ControllerSession {
     }
 
     fn poll_event(&mut self) -> Option<ControllerEvent> {
-        self.events.pop_front()
+        let event = self.events.pop_front()?;
+        self.console_taken(&event);
+        Some(event)
     }
 
     fn poll_timeout(&self) -> Option<Deadline<ControllerTimer>> {
@@ -390,10 +399,15 @@ impl Session for ControllerSession {
             Link::Handshaking(handshake) => handshake
                 .poll_timeout()
                 .map(|deadline| deadline.map(ControllerTimer::Handshake)),
-            Link::Established(live) => live
-                .prober
-                .poll_timeout()
-                .map(|deadline| deadline.map(|_| ControllerTimer::Heartbeat)),
+            Link::Established(live) => Deadline::earlier(
+                live.prober
+                    .poll_timeout()
+                    .map(|deadline| deadline.map(|_| ControllerTimer::Heartbeat)),
+                live.arrivals.due().map(|at| Deadline {
+                    at,
+                    timer: ControllerTimer::ConsoleAck,
+                }),
+            ),
             Link::Idle | Link::Closing(_) | Link::Ended => None,
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use prexorcloud_proto::{DaemonMessage, daemon_message};
 
 use super::{ControllerEvent, ControllerSession, DaemonRequest, Link};
+use crate::capability::Capabilities;
 use crate::handshake::controller::Refusal;
 use crate::heartbeat::PongError;
 use crate::session::{error_code, kind};
@@ -31,7 +32,14 @@ impl ControllerSession {
             Payload::StartInstanceAck(ack) => ControllerEvent::StartAck(ack),
             Payload::StopInstanceAck(ack) => ControllerEvent::StopAck(ack),
             Payload::CrashReport(report) => ControllerEvent::Crash(report),
-            Payload::ConsoleOutput(output) => ControllerEvent::Console(output),
+            Payload::ConsoleOutput(output) => {
+                if let Link::Established(live) = &mut self.link
+                    && live.capabilities.contains(Capabilities::CONSOLE_ACK)
+                {
+                    live.arrivals.told(now);
+                }
+                ControllerEvent::Console(output)
+            }
             Payload::NodeStatus(status) => ControllerEvent::NodeStatus(status),
             Payload::TemplateRequest(request) => DaemonRequest::Template(request).into(),
             Payload::CacheStatus(status) => DaemonRequest::Cache(status).into(),

@@ -93,11 +93,21 @@ impl DaemonSession {
                 });
             }
             Payload::CrashReportAck(ack) => self.crash_acknowledged(ack.report_id),
+            Payload::ConsoleOutputAck(ack) => {
+                if let Ok(instance) = InstanceId::new(&ack.instance_id) {
+                    self.events.push_back(DaemonEvent::ConsoleArrived {
+                        instance,
+                        incarnation: Incarnation::new(ack.incarnation),
+                        sequence: ack.sequence,
+                    });
+                }
+            }
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
     }
 
     fn handle_ping(&mut self, ping: &Ping) {
+        self.departures_arrived();
         if self.peer.unwrap_or_default().confirms_receipt {
             let heard = self.receipts.answered(ping.answered);
             self.events

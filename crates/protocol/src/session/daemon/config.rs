@@ -39,6 +39,10 @@ pub struct DaemonConfig {
     pub ack_timeout: Duration,
     /// How much may wait for a controller that reads slowly.
     pub bounds: Bounds,
+    /// The application tells console lines that have not [arrived](super::DaemonEvent::ConsoleArrived) again on the next
+    /// stream, so those that wait when a stream ends are dropped: they would come before the lines that they follow.
+    /// Otherwise the newest are kept. False.
+    pub refills_console: bool,
 }
 
 impl DaemonConfig {
@@ -57,6 +61,7 @@ impl DaemonConfig {
             capabilities: Capabilities::SESSION,
             ack_timeout: Duration::from_secs(10),
             bounds: Bounds::default(),
+            refills_console: false,
         }
     }
 }

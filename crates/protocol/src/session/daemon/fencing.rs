@@ -127,7 +127,11 @@ impl DaemonSession {
 pub(super) const fn is_command(payload: &Payload) -> bool {
     !matches!(
         payload,
-        Payload::HandshakeAck(_) | Payload::Ping(_) | Payload::CrashReportAck(_) | Payload::ErrorReport(_)
+        Payload::HandshakeAck(_)
+            | Payload::Ping(_)
+            | Payload::CrashReportAck(_)
+            | Payload::ConsoleOutputAck(_)
+            | Payload::ErrorReport(_)
     )
 }
 

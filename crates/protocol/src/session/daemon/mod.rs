@@ -21,9 +21,12 @@
 //! That a controller has heard of an end is known by evidence where it [confirms receipt](ControllerPeer::confirms_receipt),
 //! and told as [`DaemonEvent::EndHeard`]: its ping names a pong that left behind the report of it, or behind a handshake
 //! that listed it. That a controller acknowledged a handshake proves nothing: it may be deposed, and store nothing any more.
+//! A controller that confirms nothing, as the Java one, is believed to have what had left before its ping
+//! ([`departures`]).
 
 mod commands;
 mod config;
+mod departures;
 mod fencing;
 mod news;
 mod receipts;
@@ -52,6 +55,7 @@ use crate::time::{Deadline, after};
 use crate::verdict::DeniedReason;
 
 pub use config::DaemonConfig;
+use departures::Departures;
 use fencing::{Unwritten, code_of};
 use receipts::Receipts;
 
@@ -131,6 +135,8 @@ pub struct DaemonSession {
     to_tell: VecDeque<InstanceId>,
     /// The ends that were told on this stream.
     receipts: Receipts,
+    /// What has left on this stream and the controller does not acknowledge.
+    departures: Departures,
     /// Starts that the handshake listed and that have come to nothing before its acknowledgement.
     rejected: Vec<StartInstanceAck>,
 }
@@ -158,6 +164,7 @@ impl DaemonSession {
             peer: None,
             to_tell: VecDeque::new(),
             receipts: Receipts::default(),
+            departures: Departures::default(),
             rejected: Vec::new(),
         }
     }
@@ -193,6 +200,14 @@ impl DaemonSession {
     #[must_use]
     pub const fn is_established(&self) -> bool {
         matches!(self.link, Link::Established(_))
+    }
+
+    /// How many streams this session has had, the present one included.
+    ///
+    /// What was made for one stream is told apart by it from what belongs on the next.
+    #[must_use]
+    pub const fn stream_ordinal(&self) -> u64 {
+        self.streams
     }
 
     /// How many messages of unknown kinds have arrived since creation.
@@ -361,7 +376,10 @@ impl DaemonSession {
         let (to_tell, heard) = self.hosted.acknowledged(peer.understands_ended);
         self.to_tell = to_tell.into();
         for (instance, incarnation) in heard {
-            self.receipts.end_queued(instance, incarnation);
+            match peer.confirms_receipt {
+                true => self.receipts.end_queued(instance, incarnation),
+                false => self.departures.end(instance, incarnation),
+            }
         }
         for rejected in std::mem::take(&mut self.rejected) {
             self.queue(daemon_message::Payload::StartInstanceAck(Box::new(rejected)));
@@ -383,8 +401,16 @@ impl DaemonSession {
             Some(Payload::CrashReport(report)) if !peer.acknowledges_crashes => {
                 self.crash_acknowledged(report.report_id.clone());
             }
-            Some(Payload::InstanceStatus(update)) if !peer.understands_ended => {
-                self.hosted.status_left(update);
+            Some(Payload::InstanceStatus(update)) => {
+                if !peer.understands_ended {
+                    self.hosted.status_left(update);
+                }
+                if !peer.confirms_receipt {
+                    self.departures.status(update);
+                }
+            }
+            Some(Payload::ConsoleOutput(output)) if !peer.acknowledges_console => {
+                self.departures.console(output);
             }
             _ => {}
         }
@@ -496,7 +522,14 @@ impl Session for DaemonSession {
         };
         self.outbox.clear_stream();
         self.to_tell.clear();
+        if self.config.refills_console {
+            let is_console = |message: &DaemonMessage| {
+                matches!(message.payload, Some(daemon_message::Payload::ConsoleOutput(_)))
+            };
+            self.outbox.discard(is_console);
+        }
         self.receipts = Receipts::default();
+        self.departures = Departures::default();
         self.rejected.clear();
         self.unwritten.forget_commands();
         self.crashes.iter_mut().for_each(|pending| pending.queued = false);

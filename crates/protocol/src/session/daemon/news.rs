@@ -74,13 +74,23 @@ pub enum DaemonEvent {
         /// The report.
         report_id: String,
     },
-    /// A controller has surely stored that an instance ended; once per telling, and only from a controller that
-    /// [confirms receipt](crate::peer::ControllerPeer::confirms_receipt).
+    /// A controller has stored that an instance ended; once per telling. One that does not
+    /// [confirm receipt](crate::peer::ControllerPeer::confirms_receipt) is believed to at the ping after the telling.
     EndHeard {
         /// The instance.
         instance: InstanceId,
         /// Which start of the id it was.
         incarnation: Incarnation,
+    },
+    /// Every console line of this start that was sent with a number up to this one has arrived. What has not when a
+    /// stream ends is to be told again by an application that has it still.
+    ConsoleArrived {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// The number.
+        sequence: u64,
     },
     /// Any other request of the controller, valid by the contract's rules.
     Request(controller_message::Payload),
