@@ -183,6 +183,41 @@ fn a_daemon_with_forty_descriptors_drops_and_forces_nobody() {
     }
 }
 
+#[test]
+fn a_torn_record_is_shown_and_its_server_stays_stoppable() {
+    let mut rig = Rig::with_node();
+    rig.start_standin("lobby-1");
+    rig.start_standin("lobby-2");
+    rig.kill_daemon();
+    for entry in std::fs::read_dir(rig.path("daemon/run")).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.to_str().unwrap().contains("lobby-1@") {
+            std::fs::write(folder.join("state.json"), "{\"shim\":").unwrap();
+            std::fs::write(folder.join("settled"), "").unwrap();
+        }
+    }
+    assert_eq!(rig.start_daemon(), 2);
+    rig.await_node("ONLINE");
+    let noted = eventually("the damage being noted", || {
+        rig.instance("lobby-1")["lastError"].as_str().map(str::to_owned)
+    });
+    assert!(
+        noted.contains("state.json") && noted.contains("settled"),
+        "{noted}"
+    );
+    assert_eq!(rig.instance("lobby-1")["state"], "RUNNING");
+    assert!(rig.instance("lobby-2")["lastError"].is_null());
+    for id in ["lobby-1", "lobby-2"] {
+        rig.command(id, "say still here", "[Server] still here");
+        let stopped = rig.ctl(&["instance", "stop", id, "--wait", "-o", "json"]).json();
+        assert_eq!(stopped["state"], "STOPPED", "{stopped}");
+    }
+    assert_eq!(
+        rig.ctl(&["crash", "list", "-o", "json"]).json(),
+        Value::Array(vec![])
+    );
+}
+
 fn processes_with(rig: &Rig, word: &str) -> Vec<Pid> {
     let of_word = |pid: &Pid| {
         let arguments = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
