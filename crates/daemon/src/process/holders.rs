@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(holders(&stdin, &log).unwrap(), std::slice::from_ref(&expected));
         assert_eq!(shim_of(folder.path()).unwrap(), Some(expected));
         let elsewhere = folder.path().join("elsewhere");
-        std::fs::create_dir(&elsewhere).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
         let mut second = Command::new("sleep")
             .arg("3600")
             .stdin(Stdio::null())
