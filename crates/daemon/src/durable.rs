@@ -138,14 +138,16 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let temporary = Path::new(&temporary);
+    // A leftover, or what somebody else put there, links included: it goes, and nothing is written through it.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(PRIVATE_FILE)
         .open(temporary)?;
-    // An older file of that name keeps its mode: say it again.
-    file.set_permissions(fs::Permissions::from_mode(PRIVATE_FILE))?;
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);
@@ -250,6 +252,26 @@ mod tests {
         assert_eq!(read_bounded(&path("absent"), 100).unwrap(), None);
         fill(&path("link"), b"record").unwrap();
         assert_eq!(fs::read(&outside).unwrap(), b"untouched");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_temporary_file_is_not_written_through() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, outside) = (
+            folder.path().join("server.properties"),
+            folder.path().join("outside"),
+        );
+        fs::write(&outside, "untouched").unwrap();
+        let temporary = folder.path().join("server.properties.new");
+        for plant in [
+            std::os::unix::fs::symlink::<&Path, &Path>,
+            fs::hard_link::<&Path, &Path>,
+        ] {
+            plant(&outside, &temporary).unwrap();
+            replace(&path, b"new").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), b"new");
+            assert_eq!(fs::read(&outside).unwrap(), b"untouched");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod supervision {
     pub mod daemon_role;
     pub mod damage;
     pub mod endings;
+    pub mod hostile;
     pub mod node;
     pub mod restarts;
     pub mod scarcity;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         supervision::restarts::trials(),
         supervision::damage::trials(),
         supervision::scarcity::trials(),
+        supervision::hostile::trials(),
         supervision::node::trials(),
         supervision::busy::trials(),
     ];

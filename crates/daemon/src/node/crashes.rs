@@ -57,12 +57,13 @@ impl CrashSpool {
         }
     }
 
-    /// All reports, oldest first; files that are no report are deleted with a warning
+    /// All reports, oldest first; files that were read and are no report are deleted with a warning
     pub(super) fn pending(&self) -> io::Result<Vec<CrashReport>> {
         let mut reports = Vec::new();
         for path in self.paths()? {
             match read(&path) {
                 Ok(report) => reports.push(report),
+                Err(error) if !durable::is_damage(&error) => return Err(error),
                 Err(error) => {
                     tracing::warn!(file = %path.display(), %error, "not a crash report, deleting it");
                     durable::remove(&path)?;
@@ -93,11 +94,8 @@ impl CrashSpool {
 
 fn read(path: &Path) -> io::Result<CrashReport> {
     let invalid = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, problem.to_owned());
-    if fs::metadata(path)?.len() > MAX_REPORT_BYTES {
-        return Err(invalid("it is too large"));
-    }
-    let report =
-        CrashReport::decode(fs::read(path)?.as_slice()).map_err(|error| invalid(&error.to_string()))?;
+    let bytes = durable::read_bounded(path, MAX_REPORT_BYTES)?.unwrap_or_default();
+    let report = CrashReport::decode(bytes.as_slice()).map_err(|error| invalid(&error.to_string()))?;
     if is_report_id(&report.report_id) {
         Ok(report)
     } else {

@@ -45,6 +45,12 @@ impl Workspaces {
     }
 
     /// Deletes what an earlier daemon left half-prepared or half-deleted; call it before anything is prepared
+    ///
+    /// What explains a crash is kept, as it would have been. What is not ours to look at, such as `lost+found`, is left
+    /// alone with a warning.
+    ///
+    /// # Errors
+    /// If the folder of all instances cannot be listed.
     pub(super) fn sweep(&self) -> io::Result<()> {
         let remove = |path: PathBuf| {
             if let Err(error) = foreign::remove(&path) {
@@ -61,25 +67,33 @@ impl Workspaces {
         };
         for group in groups {
             let group = group?;
-            if !group.file_type()?.is_dir() {
-                continue;
-            }
-            let instances = match fs::read_dir(group.path()) {
+            let path = group.path();
+            let instances = match group.file_type() {
+                Ok(kind) if kind.is_dir() => fs::read_dir(&path),
+                Ok(_) => continue,
+                Err(error) => Err(error),
+            };
+            let instances = match instances {
                 Ok(instances) => instances,
-                // Not ours: a file system has its `lost+found` in the folder that it is mounted on.
                 Err(error) => {
-                    tracing::warn!(folder = %group.path().display(), %error, "passed over, it cannot be listed");
+                    tracing::warn!(folder = %path.display(), %error, "cannot look for leftovers here, passing it over");
                     continue;
                 }
             };
-            for instance in instances {
-                let instance = instance?;
+            for instance in instances.flatten() {
                 let name = instance.file_name();
-                let is_ours = name.to_str().is_some_and(|name| {
-                    name.starts_with(HIDDEN) && (name.contains("-ended-") || name.contains("-replaced-"))
-                });
-                if is_ours && instance.file_type()?.is_dir() {
-                    remove(instance.path());
+                let is_folder = instance.file_type().is_ok_and(|kind| kind.is_dir());
+                let Some(instance_name) = name.to_str().and_then(leftover_of).filter(|_| is_folder) else {
+                    continue;
+                };
+                match dumps::witness(&instance.path()) {
+                    Some(witness) => {
+                        let kept = dumps::keep(&instance.path(), &path.join(instance_name), &witness);
+                        if let Err(error) = kept {
+                            tracing::warn!(folder = %instance.path().display(), %error, "cannot keep the folder of a crashed instance");
+                        }
+                    }
+                    None => remove(instance.path()),
                 }
             }
         }
@@ -193,6 +207,14 @@ impl Drop for Workspace {
             tracing::warn!(folder = %staging.display(), %error, "cannot delete a half-prepared folder");
         }
     }
+}
+
+/// Whose folder it was, if the name is one that folders have on their way out
+fn leftover_of(name: &str) -> Option<&str> {
+    let name = name.strip_prefix(HIDDEN)?;
+    ["-ended-", "-replaced-"]
+        .iter()
+        .find_map(|mark| Some(name.split_once(mark)?.0))
 }
 
 fn create(path: &Path) -> Result<(), PreparationError> {

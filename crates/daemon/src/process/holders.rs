@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -41,17 +42,28 @@ pub fn holders(stdin: &Path, output: &Path) -> io::Result<Vec<Identity>> {
     Ok(found)
 }
 
-/// The process that works in this folder, such as a shim in its control folder; the oldest if there are several
+/// The shim of this control folder: the process that works in it and was given it as an argument; the oldest of several
+///
+/// Either alone may be true of an operator who looks around.
 ///
 /// # Errors
 /// If `/proc` cannot be listed.
-pub fn working_in(folder: &Path) -> io::Result<Option<Identity>> {
-    let Some(folder) = place(folder)? else {
+pub fn shim_of(folder: &Path) -> io::Result<Option<Identity>> {
+    let Some(here) = place(folder)? else {
         return Ok(None);
     };
     let mut found = Vec::new();
     for pid in pids()? {
-        if place(Path::new(&format!("/proc/{}/cwd", pid.as_raw_pid())))? == Some(folder) {
+        let pid_folder = format!("/proc/{}", pid.as_raw_pid());
+        if place(Path::new(&format!("{pid_folder}/cwd")))? != Some(here) {
+            continue;
+        }
+        let arguments = fs::read(format!("{pid_folder}/cmdline"));
+        let Some(arguments) = gone_is_none(arguments)? else {
+            continue;
+        };
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        if arguments.any(|argument| argument == folder.as_os_str().as_bytes()) {
             found.extend(gone_is_none(Identity::of(pid))?);
         }
     }
@@ -88,7 +100,12 @@ fn place(path: &Path) -> io::Result<Option<(u64, u64)>> {
 fn gone_is_none<T>(found: io::Result<T>) -> io::Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
@@ -116,21 +133,27 @@ mod tests {
         // Open here under other numbers: that is no sign of an instance.
         let pipe = File::options().read(true).write(true).open(&stdin).unwrap();
         assert!(holders(&stdin, &log).unwrap().is_empty());
-        let with = |stdin: Stdio, stdout: Stdio| {
-            let mut sleep = Command::new("sleep");
-            sleep
-                .arg("3600")
-                .stdin(stdin)
-                .stdout(stdout)
-                .current_dir(folder.path());
-            sleep.spawn().unwrap()
-        };
-        let mut first = with(pipe.try_clone().unwrap().into(), Stdio::null());
+        let mut first = Command::new("sh")
+            .args(["-c", "read word", "sh"])
+            .arg(folder.path())
+            .stdin(pipe.try_clone().unwrap())
+            .current_dir(folder.path())
+            .spawn()
+            .unwrap();
         let identity = |child: &std::process::Child| Identity::of(Pid::from_child(child)).unwrap();
         let expected = identity(&first);
         assert_eq!(holders(&stdin, &log).unwrap(), std::slice::from_ref(&expected));
-        assert_eq!(working_in(folder.path()).unwrap(), Some(expected));
-        let mut second = with(Stdio::null(), output.into());
+        assert_eq!(shim_of(folder.path()).unwrap(), Some(expected));
+        let elsewhere = folder.path().join("elsewhere");
+        fs::create_dir(&elsewhere).unwrap();
+        let mut second = Command::new("sleep")
+            .arg("3600")
+            .stdin(Stdio::null())
+            .stdout(output)
+            .current_dir(&elsewhere)
+            .spawn()
+            .unwrap();
+        assert_eq!(shim_of(&elsewhere).unwrap(), None, "it was not given the folder");
         assert_eq!(
             holders(&stdin, &log).unwrap(),
             [identity(&first), identity(&second)]
@@ -143,6 +166,6 @@ mod tests {
         ended(&mut first);
         ended(&mut second);
         assert!(holders(&stdin, &log).unwrap().is_empty());
-        assert_eq!(working_in(folder.path()).unwrap(), None);
+        assert_eq!(shim_of(folder.path()).unwrap(), None);
     }
 }

@@ -9,6 +9,6 @@ mod holders;
 mod identity;
 mod tree;
 
-pub use holders::{holders, working_in};
+pub use holders::{holders, shim_of};
 pub use identity::Identity;
 pub use tree::{children, kill_tree};

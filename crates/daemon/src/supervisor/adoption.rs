@@ -19,7 +19,7 @@ use super::record::{FolderName, InstanceFacts, Mark, StopRecord};
 use super::{Supervisor, feed, remove_folder};
 use crate::control::{ControlDir, RunningRecord};
 use crate::durable::is_damage;
-use crate::process::{Identity, holders, kill_tree, working_in};
+use crate::process::{Identity, holders, kill_tree, shim_of};
 
 /// How long a shim that was found while it was starting may take
 const STARTING_SHIM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -306,7 +306,7 @@ async fn started(control: &ControlDir, damage: &mut Damage) -> io::Result<Option
                 ));
             }
             // It has started nothing, and whoever ordered the start was told of no success.
-            if let Some(shim) = working_in(control.path())? {
+            if let Some(shim) = shim_of(control.path())? {
                 tracing::warn!(folder = %control.path().display(), pid = shim.pid, "a shim that starts nothing is killed");
                 kill_tree(&shim, true)?;
             }
@@ -325,7 +325,7 @@ fn found_by_its_files(control: &ControlDir) -> io::Result<Option<RunningRecord>>
         return Ok(None);
     };
     Ok(Some(RunningRecord {
-        shim: working_in(control.path())?.unwrap_or_else(|| main.clone()),
+        shim: shim_of(control.path())?.unwrap_or_else(|| main.clone()),
         main,
         started_at_ms: begun_ms(control),
     }))

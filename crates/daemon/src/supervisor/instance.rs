@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prexorcloud_protocol::node::daemon::is_crash;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -138,6 +139,8 @@ impl Instance {
         if exit.cause == ExitCause::Unobserved {
             self.end_orphans().await;
         }
+        let code = exit.cause.code();
+        let has_crashed = code != 0 || is_crash(stopped_for.map(Into::into), code);
         ended.send_replace(true);
         let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, console).await;
         if !self.is_settled {
@@ -168,7 +171,7 @@ impl Instance {
         if !feed.is_finished() {
             let _ = feed.await;
         }
-        self.inner.clean_up(&self.facts, &self.control).await;
+        self.inner.clean_up(&self.facts, &self.control, has_crashed).await;
     }
 
     /// Waits until the process is gone, carrying out orders and deadlines; returns why it was stopped, if it was
@@ -418,11 +421,13 @@ impl Instance {
         }
     }
 
-    /// Kills what an instance without a shim left behind; a shim does this by itself
+    /// Kills what an instance left behind whose shim is gone or does nothing; a shim does this by itself
     async fn end_orphans(&self) {
         let (control, instance) = (self.control.clone(), self.facts.instance);
+        let shim = self.running.shim.clone();
         // Looks at every process of the machine: not where sessions are served.
         let work = tokio::task::spawn_blocking(move || -> io::Result<usize> {
+            kill_tree(&shim, true)?;
             let orphans = holders(&control.stdin(), &control.console_log())?;
             for orphan in &orphans {
                 kill_tree(orphan, true)?;

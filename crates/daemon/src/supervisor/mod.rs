@@ -494,8 +494,7 @@ impl Inner {
     }
 
     /// Deletes what an ended instance leaves behind
-    async fn clean_up(&self, facts: &InstanceFacts, control: &ControlDir) {
-        let has_crashed = matches!(control.read_exit(), Ok(Some(exit)) if exit.cause.code() != 0);
+    async fn clean_up(&self, facts: &InstanceFacts, control: &ControlDir, has_crashed: bool) {
         if has_crashed && facts.ephemeral_folder.is_some() {
             tokio::time::sleep(self.settings.keep_crashed).await;
         }

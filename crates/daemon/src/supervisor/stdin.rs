@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 
 use rustix::fs::OFlags;
 
@@ -49,12 +49,16 @@ pub(super) fn write_command(control: &ControlDir, command: &str) -> Result<(), C
         return Err(CommandError::TooLong { units });
     }
     // Opened each time: a pipe that nobody reads any more is noticed here, as ENXIO.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
     let opened = File::options()
         .write(true)
-        .custom_flags(i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0))
-        .open(control.stdin());
+        .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
+        .open(control.stdin())
+        .and_then(|file| Ok((file.metadata()?.file_type().is_fifo(), file)));
     let mut pipe = match opened {
-        Ok(pipe) => pipe,
+        Ok((true, pipe)) => pipe,
+        // Something else is in its place: nobody would read what is written there.
+        Ok((false, _)) => return Err(CommandError::NotRunning),
         Err(error) if is_gone(&error) => return Err(CommandError::NotRunning),
         Err(error) => return Err(CommandError::Io(error)),
     };
@@ -71,8 +75,11 @@ pub(super) fn write_command(control: &ControlDir, command: &str) -> Result<(), C
 }
 
 fn is_gone(error: &io::Error) -> bool {
+    use rustix::io::Errno;
     error.kind() == io::ErrorKind::NotFound
-        || error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error())
+        || [Errno::NXIO, Errno::LOOP, Errno::ISDIR]
+            .iter()
+            .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 #[cfg(test)]
@@ -132,11 +139,26 @@ mod tests {
 
     #[test]
     fn a_pipe_without_a_reader_is_an_ended_instance() {
-        let (_folder, control) = pipe();
+        let (folder, control) = pipe();
         assert!(matches!(
             write_command(&control, "list"),
             Err(CommandError::NotRunning)
         ));
+        for plant in ["file", "link", "folder"] {
+            std::fs::remove_file(control.stdin()).unwrap();
+            let outside = folder.path().join("outside");
+            std::fs::write(&outside, "untouched").unwrap();
+            match plant {
+                "file" => std::fs::write(control.stdin(), "").unwrap(),
+                "link" => std::os::unix::fs::symlink(&outside, control.stdin()).unwrap(),
+                _ => std::fs::create_dir(control.stdin()).unwrap(),
+            }
+            assert!(matches!(
+                write_command(&control, "stop"),
+                Err(CommandError::NotRunning)
+            ));
+            assert_eq!(std::fs::read(&outside).unwrap(), b"untouched");
+        }
         let nothing = ControlDir::new("/does/not/exist");
         assert!(matches!(
             write_command(&nothing, "list"),

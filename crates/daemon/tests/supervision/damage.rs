@@ -194,8 +194,9 @@ async fn a_shim_that_starts_nothing_is_not_waited_for() {
     let (mut other, _) = left_behind(OBEDIENT).await;
     fs::write(run.join("instance.json"), facts_of(&other)).unwrap();
     // As a shim that hangs before it has started anything: it works in the folder and holds its lock.
-    let mut shim = std::process::Command::new("flock")
-        .args(["shim.lock", "sleep", "3600"])
+    let mut shim = std::process::Command::new("sh")
+        .args(["-c", "exec 9>>shim.lock; flock 9; sleep 3600; exit", "sh"])
+        .arg(&run)
         .current_dir(&run)
         .spawn()
         .unwrap();

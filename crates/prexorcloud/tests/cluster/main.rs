@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod delivery;
+mod endings;
 mod enrolment;
 mod examples;
 mod link;

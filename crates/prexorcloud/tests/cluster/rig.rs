@@ -236,7 +236,29 @@ impl Rig {
 
     /// Starts the daemon as configured and gives the number of instances that it adopted
     pub fn start_daemon(&mut self) -> u64 {
-        let mut child = self.spawn("daemon", &self.path("daemon.toml"));
+        let child = self.spawn("daemon", &self.path("daemon.toml"));
+        self.announced(child)
+    }
+
+    /// As [`start_daemon`](Self::start_daemon), with a hard limit of open files
+    pub fn start_daemon_with_open_files(&mut self, limit: u32) -> u64 {
+        let config = self.path("daemon.toml");
+        let daemon = program(&["daemon", "--config", config.to_str().unwrap(), "--announce"]);
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh"])
+            .arg(daemon.get_program())
+            .args(daemon.get_args());
+        let child = shell
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(self.log("daemon"))
+            .spawn()
+            .unwrap();
+        self.announced(child)
+    }
+
+    fn announced(&mut self, mut child: Child) -> u64 {
         let ready = announcement(&mut child, || self.log_text("daemon"));
         self.daemon = Some(child);
         ready["adopted"].as_u64().unwrap()
