@@ -4,6 +4,7 @@
 mod delivery;
 mod enrolment;
 mod examples;
+mod handwritten;
 mod link;
 mod operator;
 mod refusals;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -207,6 +207,11 @@ impl Rig {
         self.controller = Some(child);
     }
 
+    /// Where the controller takes nodes, from its first start on
+    pub fn listen_on(&mut self, address: IpAddr) {
+        self.grpc = Some(SocketAddr::new(address, 0));
+    }
+
     pub fn grpc(&self) -> SocketAddr {
         self.grpc.unwrap()
     }
@@ -242,12 +247,28 @@ impl Rig {
         ready["adopted"].as_u64().unwrap()
     }
 
-    fn spawn(&self, role: &str, config: &Path) -> Child {
-        program(&[role, "--config", config.to_str().unwrap(), "--announce"])
-            .stdout(Stdio::piped())
-            .stderr(self.log(role))
+    /// Starts the daemon with another file and with variables
+    pub fn start_daemon_with(&mut self, config: &Path, environment: &[(&str, &str)]) {
+        let mut child = self
+            .prepared("daemon", config)
+            .envs(environment.iter().copied())
             .spawn()
-            .unwrap()
+            .unwrap();
+        announcement(&mut child, || self.log_text("daemon"));
+        self.daemon = Some(child);
+    }
+
+    fn spawn(&self, role: &str, config: &Path) -> Child {
+        self.prepared(role, config).spawn().unwrap()
+    }
+
+    fn prepared(&self, role: &str, config: &Path) -> Command {
+        let mut command = program(&[role, "--config", config.to_str().unwrap(), "--announce"]);
+        command
+            .current_dir(self.folder())
+            .stdout(Stdio::piped())
+            .stderr(self.log(role));
+        command
     }
 
     /// kill -9
