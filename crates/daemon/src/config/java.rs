@@ -578,6 +578,11 @@ mod tests {
         assert_refused("nodeId: a\ncontroller: [\n", 2, &["bracket"]);
         assert_refused("- a\n", 1, &["a section"]);
         assert_refused("? [a]\n: b\n", 1, &["a key must be a name"]);
+        assert_refused(
+            "security:\n  joinToken: pxr_cut\n",
+            2,
+            &["security.joinToken", "was it cut off?"],
+        );
         let secret = read("security:\n  joinToken: [pxr_hunter2]\n")
             .unwrap_err()
             .to_string();
