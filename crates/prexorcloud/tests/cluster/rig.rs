@@ -258,6 +258,31 @@ impl Rig {
         self.daemon = Some(child);
     }
 
+    /// Starts the daemon as configured, inside a control group
+    pub fn start_daemon_within(&mut self, group: &Path) {
+        let plain = self.prepared("daemon", &self.path("daemon.toml"));
+        let mut command = Command::new("/bin/sh");
+        let enter = format!(
+            "echo $$ > '{}/cgroup.procs' && exec \"$0\" \"$@\"",
+            group.display()
+        );
+        command
+            .args(["-c", &enter])
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(self.log("daemon"))
+            .spawn()
+            .unwrap();
+        announcement(&mut child, || self.log_text("daemon"));
+        self.daemon = Some(child);
+    }
+
     fn spawn(&self, role: &str, config: &Path) -> Child {
         self.prepared(role, config).spawn().unwrap()
     }
