@@ -338,6 +338,43 @@ mod tests {
     use super::*;
 
     #[test]
+    fn certificates_are_read_as_editors_leave_them() {
+        const PEM: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBdTCCARugAwIBAgIUQV5pUpOiTywhzDDwa7+XBWcRwyowCgYIKoZIzj0EAwIw\n\
+        DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjkxMDAzNDRaGA8yMTI2MTEwNTEwMDM0\n\
+        NFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABMhY\n\
+        1xkeDQjlvpbugFE4b16nora6OEu/pQ2pr8vjnRvfFb+U6Bl/0ToHD7m9FK4n2NRV\n\
+        Mm+7CIbywQE0YPJSGeyjUzBRMB0GA1UdDgQWBBRmVaPHT8dnDUXDXQOa/8Z4p7Ia\n\
+        RTAfBgNVHSMEGDAWgBRmVaPHT8dnDUXDXQOa/8Z4p7IaRTAPBgNVHRMBAf8EBTAD\n\
+        AQH/MAoGCCqGSM49BAMCA0gAMEUCIQDOqwJQ2BQcKg64PbomZbkglW3COipnK/dc\n\
+        BoYcJ6WIqwIgPj4amzp9vlFqUuru9woycte3E3VsxV3NkU7zpJaMLXY=\n\
+        -----END CERTIFICATE-----\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let client = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Client::new(Target {
+                controller: Url::parse("https://controller.example").unwrap(),
+                token: None,
+                ca_file: Some(file.clone()),
+            })
+        };
+        for text in [
+            PEM.to_owned(),
+            format!("\u{feff}{}", PEM.replace('\n', " \r\n")),
+            format!("\r\n  {}", PEM.replace('\n', "\n  ")),
+        ] {
+            assert!(client(&text).is_ok(), "{text:?}");
+        }
+        for text in ["", "nothing", PEM.get(..200).unwrap()] {
+            let Err(Failure::Usage { message }) = client(text) else {
+                panic!("{text:?} was taken")
+            };
+            assert!(message.contains("ca.pem cannot be used"), "{message}");
+        }
+    }
+
+    #[test]
     fn the_words_of_a_refusal_are_found_in_every_shape() {
         let status = StatusCode::CONFLICT;
         let nested = br#"{"error":{"code":"NODE_NOT_CONNECTED","message":"node-1 is away","status":409}}"#;

@@ -74,10 +74,12 @@ pub enum ConfigError {
         found: String,
     },
     /// The join token is not one; its text is a secret and is not repeated
-    #[error("`{key}`: {detail}")]
+    #[error("{origin}: `{key}`: {detail}")]
     InvalidToken {
-        /// The key that holds it, or names the file
-        key: &'static str,
+        /// Where
+        origin: Origin,
+        /// The key that holds it or names the file, as written
+        key: String,
         /// What is wrong
         detail: String,
     },

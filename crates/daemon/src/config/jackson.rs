@@ -105,7 +105,7 @@ fn scalar(node: &Node) -> Option<(Token, &str)> {
     Some((token, text))
 }
 
-/// The implicit types of YAML 1.1, as SnakeYAML knows them
+/// The implicit types of YAML 1.1, as Jackson takes them from SnakeYAML: without `1:30`, which stays a text
 fn resolve(text: &str) -> Token {
     if matches!(text, "" | "~" | "null" | "Null" | "NULL") {
         Token::Null
@@ -153,7 +153,7 @@ fn whole(text: &str) -> Option<Option<i64>> {
     } else if let Some(octal) = digits.strip_prefix('0') {
         of(octal, 8)?
     } else if digits.starts_with(|digit: char| digit.is_ascii_digit()) {
-        sexagesimal(digits, of)?
+        of(digits, 10)?
     } else {
         return None;
     };
@@ -164,18 +164,6 @@ fn whole(text: &str) -> Option<Option<i64>> {
             Some(magnitude)
         }
     }))
-}
-
-/// `1:30` is 90 to YAML 1.1; a number without colons is one with one part
-fn sexagesimal(digits: &str, of: impl Fn(&str, u32) -> Option<Option<i64>>) -> Option<Option<i64>> {
-    let mut parts = digits.split(':');
-    let mut sum = of(parts.next()?, 10)?;
-    for part in parts {
-        let is_part = matches!(part.as_bytes(), [b'0'..=b'9'] | [b'0'..=b'5', b'0'..=b'9']);
-        let number: i64 = part.parse().ok().filter(|_| is_part)?;
-        sum = sum.and_then(|sum| sum.checked_mul(60)?.checked_add(number));
-    }
-    Some(sum)
 }
 
 fn is_fraction(text: &str) -> bool {
@@ -239,6 +227,8 @@ mod tests {
             ("!!str", Some("")),
             ("''", Some("")),
             ("2026-01-01", Some("2026-01-01")),
+            ("1:30", Some("1:30")),
+            ("!mine 5", Some("5")),
         ] {
             assert_eq!(text(&value(written)).unwrap().as_deref(), taken, "{written}");
         }
@@ -259,7 +249,6 @@ mod tests {
             ("0755", Some(493)),
             ("\"0755\"", Some(755)),
             ("0910", Some(910)),
-            ("1:30", Some(90)),
             ("9190.9", Some(9190)),
             ("9.19e3", Some(9190)),
             ("!!int \"7\"", Some(7)),
@@ -279,7 +268,7 @@ mod tests {
             ".nan",
             "[1]",
             "99999999999999999999",
-            "1:99",
+            "1:30",
             "0x",
             "_",
         ] {

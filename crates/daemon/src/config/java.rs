@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
             let name = if section.is_empty() { "the file" } else { section };
             return Err(self.invalid(name, "a section", node));
         };
-        let mut seen: BTreeMap<&str, &Node> = BTreeMap::new();
+        let mut seen: BTreeMap<&str, (&Node, &Node)> = BTreeMap::new();
         for (key, value) in entries {
             let Some(name) = key.text() else {
                 return Err(ConfigError::Syntax {
@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
                     detail: format!("a key must be a name, not {}", key.kind()),
                 });
             };
-            if let Some(former) = seen.insert(name, value) {
+            if let Some((former, _)) = seen.insert(name, (key, value)) {
                 self.warnings.push(format!(
                     "{}:{}: `{}` is there twice; the value from line {} is ignored",
                     self.file,
@@ -126,7 +126,7 @@ impl<'a> Reader<'a> {
                 ));
             }
         }
-        for (name, value) in seen {
+        for (name, (key, value)) in seen {
             let path = join(section, name);
             if is_leaf(&path) {
                 if value.content == Content::Alias {
@@ -142,15 +142,18 @@ impl<'a> Reader<'a> {
                     self.walk(&path, value)?;
                 }
             } else {
-                self.ignored(&path, value);
+                self.ignored(&path, key, value);
             }
         }
         Ok(())
     }
 
-    fn ignored(&mut self, path: &str, value: &Node) {
-        let place = format!("{}:{}", self.file, value.line);
+    fn ignored(&mut self, path: &str, key: &Node, value: &Node) {
+        let place = format!("{}:{}", self.file, key.line);
         if MEANINGLESS.contains(&path) {
+            if jackson::is_null(value) {
+                return;
+            }
             self.warnings.push(format!(
                 "{place}: `{path}` has no meaning for this daemon and is ignored"
             ));
@@ -575,6 +578,11 @@ mod tests {
         assert_refused("nodeId: a\ncontroller: [\n", 2, &["bracket"]);
         assert_refused("- a\n", 1, &["a section"]);
         assert_refused("? [a]\n: b\n", 1, &["a key must be a name"]);
+        assert_refused(
+            "security:\n  joinToken: pxr_cut\n",
+            2,
+            &["security.joinToken", "was it cut off?"],
+        );
         let secret = read("security:\n  joinToken: [pxr_hunter2]\n")
             .unwrap_err()
             .to_string();
@@ -604,5 +612,12 @@ mod tests {
         assert_eq!(config(text).node_id, "eu-1");
         assert_eq!(endpoints(text), ["[::1]:9190"]);
         assert_refused("\u{feff}a: 1\r\nnodeId: [a]\r\n", 2, &["nodeId"]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(nodeId|controller|host|health|port|labels|[ \n:{}\\[\\]\"'&*!|>-]|x|1|~){0,40}") {
+            let _ = super::settings(&text, "daemon.yml");
+        }
     }
 }

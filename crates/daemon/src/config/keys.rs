@@ -200,7 +200,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::Integer,
         "0",
         "resources.maxMemoryMb",
-        "Memory that instances of this node may be given; 0 = 80 % of the machine's.",
+        "Memory that instances of this node may be given; 0 = 80 % of what control groups leave of the machine's.",
     ),
     key(
         "reconnect.initial_delay_ms",

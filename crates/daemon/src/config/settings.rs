@@ -136,14 +136,25 @@ impl Settings {
         )
     }
 
+    /// Where the value of `key` came from, and how the key was written there
+    pub(super) fn place(&self, key: &'static str) -> (Origin, String) {
+        match self.0.get(key) {
+            Some(setting) => (setting.origin.clone(), setting.written.clone()),
+            None => (Origin::Default, key.to_owned()),
+        }
+    }
+
     /// The error that says what `key` must be, beside what it is
     pub(super) fn invalid(&self, key: &'static str, expected: &str) -> ConfigError {
-        let setting = self.0.get(key);
+        let (origin, written) = self.place(key);
         ConfigError::InvalidValue {
-            origin: setting.map_or(Origin::Default, |setting| setting.origin.clone()),
-            key: setting.map_or(key, |setting| setting.written.as_str()).to_owned(),
+            origin,
+            key: written,
             expected: expected.to_owned(),
-            found: setting.map_or_else(|| "the default".to_owned(), |setting| setting.value.describe()),
+            found: self
+                .0
+                .get(key)
+                .map_or_else(|| "the default".to_owned(), |setting| setting.value.describe()),
         }
     }
 

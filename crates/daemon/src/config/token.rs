@@ -34,7 +34,7 @@ pub(super) fn read(
     let inline = settings.text("enrolment.join_token", String::new())?;
     let token_file = settings.optional_path("enrolment.join_token_file")?;
     if !inline.trim().is_empty() {
-        let token = parse("enrolment.join_token", &inline)?;
+        let token = parse(settings, "enrolment.join_token", &inline)?;
         let source = match file {
             Some(file) if settings.is_from_file("enrolment.join_token") => {
                 TokenSource::ConfigFile(file.to_path_buf())
@@ -62,14 +62,15 @@ pub(super) fn read(
     let bytes = fs::read(&path).map_err(|error| unreadable(error.to_string()))?;
     let text =
         String::from_utf8(bytes).map_err(|_| unreadable("it is not a file with a token".to_owned()))?;
-    let token = parse("enrolment.join_token_file", &text)?;
+    let token = parse(settings, "enrolment.join_token_file", &text)?;
     Ok(Some((token, TokenSource::TokenFile(path))))
 }
 
-fn parse(key: &'static str, text: &str) -> Result<JoinToken, ConfigError> {
-    JoinToken::parse(text).map_err(|error| ConfigError::InvalidToken {
-        key,
-        detail: error.to_string(),
+fn parse(settings: &Settings, key: &'static str, text: &str) -> Result<JoinToken, ConfigError> {
+    JoinToken::parse(text).map_err(|error| {
+        let (origin, key) = settings.place(key);
+        let detail = error.to_string();
+        ConfigError::InvalidToken { origin, key, detail }
     })
 }
 
@@ -256,7 +257,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(
-            error.contains("enrolment.join_token") && !error.contains("hunter2"),
+            error.starts_with("daemon.toml:2: `enrolment.join_token`: ") && !error.contains("hunter2"),
             "{error}"
         );
     }

@@ -402,8 +402,23 @@ mod tests {
         }
     }
 
+    /// Root may read everything, so the work is done as somebody else
+    fn as_nobody(work: impl FnOnce() + Send) {
+        let done = std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    if rustix::process::geteuid().is_root() {
+                        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).unwrap();
+                    }
+                    work();
+                })
+                .join()
+        });
+        done.unwrap();
+    }
+
     #[test]
-    fn what_is_hostile_or_foreign_is_passed_over() {
+    fn what_may_not_be_read_is_passed_over() {
         let folder = Folder::new();
         folder.write("a.txt", "%PORT%");
         folder.write("lost+found/b.txt", "%PORT%");
@@ -411,8 +426,21 @@ mod tests {
         let mode = |name: &str, mode: u32| {
             fs::set_permissions(folder.0.path().join(name), fs::Permissions::from_mode(mode)).unwrap();
         };
-        mode("lost+found", 0);
-        mode("locked.txt", 0);
+        for (name, bits) in [("", 0o777), ("lost+found", 0), ("locked.txt", 0)] {
+            mode(name, bits);
+        }
+        as_nobody(|| folder.start("1", Lifetime::ManyStarts));
+        mode("lost+found", 0o700);
+        mode("locked.txt", 0o600);
+        assert_eq!(folder.text("a.txt"), "1");
+        assert_eq!(folder.text("lost+found/b.txt"), "%PORT%");
+        assert_eq!(folder.text("locked.txt"), "%PORT%");
+    }
+
+    #[test]
+    fn what_is_hostile_is_passed_over() {
+        let folder = Folder::new();
+        folder.write("a.txt", "%PORT%");
         let pipe = |name: &str| {
             let path = folder.0.path().join(name);
             rustix::fs::mknodat(
@@ -435,7 +463,6 @@ mod tests {
         assert_eq!(folder.text("a.txt"), "1");
         folder.start("2", Lifetime::ManyStarts);
         assert_eq!(folder.text("a.txt"), "2");
-        mode("lost+found", 0o700);
         folder.write(MEMORY, "{ torn");
         folder.start("3", Lifetime::ManyStarts);
         assert_eq!(

@@ -1,10 +1,12 @@
 //! Real processes: a controller, a daemon and servers, killed and misused in every way that an operator may meet
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod capacity;
 mod delivery;
 mod endings;
 mod enrolment;
 mod examples;
+mod handwritten;
 mod link;
 mod operator;
 mod refusals;

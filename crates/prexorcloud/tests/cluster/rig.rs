@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -207,6 +207,11 @@ impl Rig {
         self.controller = Some(child);
     }
 
+    /// Where the controller takes nodes, from its first start on
+    pub fn listen_on(&mut self, address: IpAddr) {
+        self.grpc = Some(SocketAddr::new(address, 0));
+    }
+
     pub fn grpc(&self) -> SocketAddr {
         self.grpc.unwrap()
     }
@@ -264,12 +269,53 @@ impl Rig {
         ready["adopted"].as_u64().unwrap()
     }
 
-    fn spawn(&self, role: &str, config: &Path) -> Child {
-        program(&[role, "--config", config.to_str().unwrap(), "--announce"])
-            .stdout(Stdio::piped())
-            .stderr(self.log(role))
+    /// Starts the daemon with another file and with variables
+    pub fn start_daemon_with(&mut self, config: &Path, environment: &[(&str, &str)]) {
+        let mut child = self
+            .prepared("daemon", config)
+            .envs(environment.iter().copied())
             .spawn()
-            .unwrap()
+            .unwrap();
+        announcement(&mut child, || self.log_text("daemon"));
+        self.daemon = Some(child);
+    }
+
+    /// Starts the daemon as configured, inside a control group
+    pub fn start_daemon_within(&mut self, group: &Path) {
+        let plain = self.prepared("daemon", &self.path("daemon.toml"));
+        let mut command = Command::new("/bin/sh");
+        let enter = format!(
+            "echo $$ > '{}/cgroup.procs' && exec \"$0\" \"$@\"",
+            group.display()
+        );
+        command
+            .args(["-c", &enter])
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command
+            .env_clear()
+            .envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(self.log("daemon"))
+            .spawn()
+            .unwrap();
+        announcement(&mut child, || self.log_text("daemon"));
+        self.daemon = Some(child);
+    }
+
+    fn spawn(&self, role: &str, config: &Path) -> Child {
+        self.prepared(role, config).spawn().unwrap()
+    }
+
+    fn prepared(&self, role: &str, config: &Path) -> Command {
+        let mut command = program(&[role, "--config", config.to_str().unwrap(), "--announce"]);
+        command
+            .current_dir(self.folder())
+            .stdout(Stdio::piped())
+            .stderr(self.log(role));
+        command
     }
 
     /// kill -9

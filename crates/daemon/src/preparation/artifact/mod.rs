@@ -6,8 +6,9 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
@@ -279,13 +280,29 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
         },
         _ => io_error(from)(error),
     };
-    // Looked at before it is opened: opening a pipe would wait for its writer.
-    if !std::fs::metadata(from).map_err(missing)?.is_file() {
-        return Err(ArtifactError::NotAFile {
-            path: from.to_path_buf(),
+    // Without NONBLOCK, opening a pipe would wait for its writer; what was opened is what is looked at.
+    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let opened = OpenOptions::new().read(true).custom_flags(nonblocking).open(from);
+    let not_a_file = || ArtifactError::NotAFile {
+        path: from.to_path_buf(),
+    };
+    let mut file = match opened {
+        // A socket cannot be opened at all.
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::NXIO.raw_os_error()) => {
+            return Err(not_a_file());
+        }
+        opened => opened.map_err(missing)?,
+    };
+    let metadata = file.metadata().map_err(missing)?;
+    if !metadata.is_file() {
+        return Err(not_a_file());
+    }
+    if metadata.len() > limit {
+        return Err(ArtifactError::TooLarge {
+            origin: from.display().to_string(),
+            limit,
         });
     }
-    let mut file = File::open(from).map_err(missing)?;
     let mut partial = Partial::create(target).map_err(io_error(target))?;
     let mut buffer = vec![0; 256 * 1024];
     loop {

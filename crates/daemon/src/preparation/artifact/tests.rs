@@ -309,3 +309,38 @@ async fn a_folder_in_the_place_of_the_file_is_named() {
         .unwrap_err();
     assert!(matches!(error, ArtifactError::NotAFile { .. }) && !error.is_transient());
 }
+
+#[tokio::test]
+async fn what_is_no_file_is_named_and_nobody_waits_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let artifacts = artifacts(folder.path());
+    let path = |name: &str| folder.path().join(name);
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("pipe.jar"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(path("socket.jar")).unwrap();
+    std::os::unix::fs::symlink("loop.jar", path("loop.jar")).unwrap();
+    let sparse = std::fs::File::create(path("sparse.jar")).unwrap();
+    sparse.set_len(1 << 40).unwrap();
+    let target = path("target");
+    for (name, said) in [
+        ("pipe.jar", "pipe.jar is not a regular file"),
+        ("socket.jar", "socket.jar is not a regular file"),
+        ("sparse.jar", "sparse.jar is larger than 1000 bytes"),
+        ("loop.jar", "loop.jar: Too many levels of symbolic links"),
+    ] {
+        let error = artifacts
+            .provide(path(name).to_str().unwrap(), "", &target)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains(said), "{error}");
+        assert!(!target.exists());
+    }
+    let error = artifacts.provide("/dev/zero", "", &target).await.unwrap_err();
+    assert!(matches!(error, ArtifactError::NotAFile { .. }));
+}

@@ -201,7 +201,7 @@ impl Format {
 
     fn rendered(self, value: &str) -> String {
         match self {
-            Self::Properties => value.to_owned(),
+            Self::Properties => properties::rendered(value),
             Self::Toml => toml::rendered(value),
             Self::Yaml => yaml::rendered(value),
         }
@@ -313,10 +313,10 @@ impl Format {
         };
         let mut target = after.iter().filter(|entry| entry.path == path);
         let is_there = match (target.next(), target.next()) {
-            (Some(entry), None) => {
-                // What a value of a .properties file means is the patch's business: it may have escapes.
-                self == Self::Properties || entry.value.eq_ignore_ascii_case(value)
-            }
+            (Some(entry), None) => match self {
+                Self::Properties => properties::meaning(value).as_ref() == Some(&entry.value),
+                Self::Toml | Self::Yaml => entry.value.eq_ignore_ascii_case(value),
+            },
             _ => false,
         };
         // Sections that a dotted key brings with it.

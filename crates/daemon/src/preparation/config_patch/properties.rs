@@ -21,6 +21,24 @@ pub(super) fn entries(text: &str) -> Result<Vec<Entry>, String> {
     Ok(entries)
 }
 
+/// The value as it is written: as the patch has it, with its escapes, but for blanks before it, which would be lost
+pub(super) fn rendered(value: &str) -> String {
+    if value.starts_with([' ', '\t', '\u{c}']) {
+        format!("\\{value}")
+    } else {
+        value.to_owned()
+    }
+}
+
+/// What a value means once it is written; `None` if it would not end with its line
+pub(super) fn meaning(value: &str) -> Option<String> {
+    let read = entries(&format!("a={}\nb=\n", rendered(value))).ok()?;
+    match read.as_slice() {
+        [entry, _] => Some(entry.value.clone()),
+        _ => None,
+    }
+}
+
 /// A line that adds a property
 pub(super) fn line(key: &str, value: &str) -> String {
     let mut line = String::with_capacity(key.len() + value.len() + 1);
@@ -33,7 +51,7 @@ pub(super) fn line(key: &str, value: &str) -> String {
         line.push(character);
     }
     line.push('=');
-    line.push_str(value);
+    line.push_str(&rendered(value));
     line
 }
 

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn set(format: Format, text: &str, key: &str, value: &str) -> String {
@@ -46,6 +48,7 @@ fn only_the_value_of_a_property_changes() {
         "#a=1\naa=2\n!a=3\na=9\n"
     );
     assert_eq!(properties("a=1", "c", "3"), "a=1\nc=3\n");
+    assert_eq!(properties("a=1\n", "a", " x "), "a=\\ x \n");
     assert_eq!(properties("a=1\r\n", "c", "3"), "a=1\r\nc=3\r\n");
     assert_eq!(properties("", "c d", "3"), "c\\ d=3\n");
     let replaced = Format::Properties.edit("a=1\n", "c", "3", false);
@@ -270,4 +273,60 @@ fn the_secret_is_read_as_its_writer_meant_it() {
         fs::read_to_string(folder.0.path().join("x.yml")).unwrap(),
         "a: \"s3cret\"\n"
     );
+}
+
+/// Lines that resemble each kind of file, good and bad
+fn files() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        "[ab]{1,2}[ ]?[=:][ ]?[ab1\"'\\\\#&*!|>{}\\[\\]-]{0,4}",
+        "[ ]{0,3}[ab]:[ ]?[ab1\"]{0,3}[ ]{0,2}(#[ ]x)?",
+        "\\[{1,2}[ab]\\.?[ab]?\\]{1,2}",
+        "(#|!|---|\\.\\.\\.|- a: 1|\u{feff}|ä=ö|\\\\)",
+        "[ab] = (1|\"x\"|'y'|\\[1, 2\\]|\\{ a = 1 \\}|\"\"\"|true)",
+    ];
+    let end = prop_oneof![Just("\n"), Just("\r\n"), Just("\n\n"), Just("")];
+    proptest::collection::vec((piece, end), 0..8).prop_map(|lines| {
+        lines
+            .into_iter()
+            .flat_map(|(line, end)| [line, end.to_owned()])
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn a_patch_is_exact_or_refused(
+        text in files(),
+        key in "[ab](\\.[ab])?",
+        value in "[a1\"'#:\\\\ ]{0,4}",
+        is_set in any::<bool>(),
+    ) {
+        for format in [Format::Properties, Format::Toml, Format::Yaml] {
+            let Ok(Some(patched)) = format.edit(&text, &key, &value, is_set) else {
+                continue;
+            };
+            // One splice, in the place of a value or of nothing.
+            let body = without_mark(&text);
+            let mark = text.len() - body.len();
+            let values = format.entries(body).unwrap().into_iter().map(|entry| entry.bytes);
+            let nothings = (0..=body.len()).map(|at| at..at);
+            let is_spliced = |bytes: std::ops::Range<usize>| {
+                let (before, behind) = (text.get(..bytes.start + mark), text.get(bytes.end + mark..));
+                before.zip(behind).is_some_and(|(before, behind)| {
+                    patched.len() >= before.len() + behind.len()
+                        && patched.starts_with(before)
+                        && patched.ends_with(behind)
+                })
+            };
+            prop_assert!(
+                values.chain(nothings).any(is_spliced),
+                "{format:?} {text:?} -> {patched:?}"
+            );
+            // Again, it changes nothing.
+            let again = format.edit(&patched, &key, &value, is_set);
+            prop_assert_eq!(again, Ok(Some(patched)));
+        }
+    }
 }
