@@ -221,7 +221,7 @@ fn the_order_tells_the_platform() {
     }
     let platform = StartInstance {
         platform: "VELOCITY".into(),
-        ..named("proxy.jar")
+        ..named("paper.jar")
     };
     assert_eq!(Rule::of(&platform), Rule::Platform(Platform::Velocity));
     let format = StartInstance {
@@ -362,6 +362,21 @@ fn a_server_that_says_what_it_is_waits_for_its_own_line() {
     let mut by_order = self::judge(Rule::Port);
     let _ = by_order.handle_line("Starting minecraft server version 1.21.4");
     assert!(by_order.asks_port(), "the order knows better");
+}
+
+#[test]
+fn an_announcement_is_the_first_one() {
+    let mut judge = judge(Rule::Unknown);
+    let _ = judge.handle_line("[12:00:00 INFO]: Booting up Velocity 3.4.0...");
+    // A plugin that prints what another platform would.
+    let _ = judge.handle_line("[12:00:01 INFO]: Starting minecraft server version 1.21.4");
+    assert_eq!(judge.handle_line("[12:00:02 INFO]: Done (1.2s)!"), READY);
+}
+
+#[test]
+fn a_header_has_one_level() {
+    assert_eq!(message("INFO WARN: hello"), "WARN: hello");
+    assert_eq!(message("12:00:00 INFO INFO: hello"), "INFO: hello");
 }
 
 #[test]

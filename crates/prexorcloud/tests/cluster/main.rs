@@ -6,6 +6,7 @@ mod enrolment;
 mod examples;
 mod link;
 mod operator;
+mod readiness;
 mod refusals;
 mod rig;
 mod survival;

@@ -1,6 +1,7 @@
 //! When a server is ready, with a daemon that judges it and with one that does not
 
 use prexorcloud_protocol::instance::{Cause, Judgement, State};
+use prexorcloud_protocol::node::controller::{ControllerWork, StreamId};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
@@ -132,9 +133,52 @@ fn a_stop_is_not_taken_back_by_a_line() {
     world.receive(1, line(DONE));
     assert_eq!(world.state(), State::Stopped);
     // The next start of the id, before it has left.
-    world.disconnect(1);
+    world.commits_at_once = false;
     world.start(2);
-    world.connect(2, java());
+    world.commits.remove(0);
+    assert_eq!(world.state(), State::Stopped);
+    world.receive(1, line(DONE));
+    assert_eq!(world.state(), State::Stopped);
+}
+
+#[test]
+fn a_start_that_has_not_left_prints_nothing() {
+    let mut world = World::new();
+    world.connect(1, java());
+    world.sent(1);
+    // Its record is there, and nothing has left yet.
+    let order = world.order();
+    world.node.start(world.now, order, Box::new(paper()));
+    while let Some(work) = world.node.poll_work() {
+        if let ControllerWork::Commit(commit) = work {
+            world.node.handle_committed(world.now, commit.id);
+        }
+    }
+    assert_eq!(world.state(), State::Scheduled);
+    let now = world.now;
+    let output = match line(DONE) {
+        FromDaemon::ConsoleOutput(output) => output,
+        other => panic!("{other:?}"),
+    };
+    let event = ControllerEvent::Console(output);
+    let _ = world.node.handle_event(now, StreamId::new(1), event);
+    assert_eq!(
+        world.state(),
+        State::Scheduled,
+        "what is printed is of an earlier life"
+    );
+}
+
+#[test]
+fn the_lines_of_an_instance_that_nobody_wants_are_its_own() {
+    let mut world = starting(paper());
+    world.receive(1, crash(0, "r1"));
+    assert_eq!(world.state(), State::Crashed);
+    // It was not the end: it still runs, and is stopped before the id is started anew.
+    world.report(1, 0, State::Starting);
+    assert_eq!(world.node.roster().orphans().count(), 1);
+    world.start(2);
+    world.receive(1, line(DONE));
     assert_eq!(world.state(), State::Scheduled);
 }
 
