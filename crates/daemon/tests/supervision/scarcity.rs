@@ -38,7 +38,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A script that obeys its stop word, and says so
-const OBEDIENT: &str = "echo 'Done ('; read word; echo \"got $word\"; exit 0";
+const OBEDIENT: &str = "echo 'Done (1s)!'; read word; echo \"got $word\"; exit 0";
 
 /// A daemon under a limit of open files: adopts, stops what it adopted in order, and prints what it sees
 ///
@@ -278,7 +278,7 @@ pub fn full(folder: PathBuf) -> ExitCode {
         let mut stage = Stage::with(|settings| settings.run_folder = folder.join("run"));
         let codes = [0, 3];
         for code in codes {
-            let script = format!("echo 'Done ('; read word; exit {code}");
+            let script = format!("echo 'Done (1s)!'; read word; exit {code}");
             stage
                 .start_script(facts(&format!("lobby-{code}"), free_port()), &script)
                 .await;
