@@ -68,7 +68,7 @@ async fn stops_in_order(stage: &mut Stage) {
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Exited(0), "{exit:?}");
     assert_eq!(exit.stopped_for, Some(StopReason::Requested));
-    assert_eq!(exit.log_tail, ["Done (", "got stop"]);
+    assert_eq!(exit.log_tail, ["Done (1s)!", "got stop"]);
 }
 
 async fn a_torn_record_drops_no_living_instance() {

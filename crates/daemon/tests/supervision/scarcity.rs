@@ -150,7 +150,10 @@ async fn few_descriptors_cost_no_instance_and_force_nobody() {
     assert_eq!(lines[0], "adopted 30", "{lines:?}");
     assert_eq!(lines.len(), 31);
     for line in &lines[1..] {
-        assert_eq!(line, "exited Exited(0) [\"Done (\", \"got stop\"]", "{lines:?}");
+        assert_eq!(
+            line, "exited Exited(0) [\"Done (1s)!\", \"got stop\"]",
+            "{lines:?}"
+        );
     }
     let names = fs::read_dir(stage.folder.path().join("run")).unwrap();
     for name in names {
