@@ -109,6 +109,7 @@ fn from_daemon() -> Vec<(&'static str, DaemonMessage)> {
                 player_count: 7,
                 uptime_ms: 60_000,
                 incarnation: 1,
+                waiting_for: String::new(),
             }),
         ),
         (

@@ -271,6 +271,7 @@ fn controller_of(
             player_count: 7,
             uptime_ms: 60_000,
             incarnation: 1,
+            waiting_for: String::new(),
         })
         .collect();
     for (order, report) in (0..).zip(&reports) {
@@ -311,6 +312,7 @@ fn roster_of(now: Instant, count: usize) -> (Roster, Vec<InstanceStatusUpdate>) 
             player_count: 7,
             uptime_ms: 60_000,
             incarnation: 1,
+            waiting_for: String::new(),
         });
         let _ = roster.start(now, Box::new(start));
     }

@@ -260,6 +260,12 @@ pub enum InstanceCommand {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Says that a server is ready, where neither its console nor a plugin can
+    Ready {
+        /// The instance
+        #[arg(value_parser = id)]
+        id: String,
+    },
     /// Forgets an instance that has ended
     Delete {
         /// The instance
@@ -310,12 +316,36 @@ pub struct StartArguments {
     /// Stop it after so many seconds
     #[arg(long, value_name = "SECONDS")]
     pub max_lifetime: Option<u32>,
+    /// What makes it RUNNING: port, plugin, or line:TEXT, which its console message begins with (line:*TEXT: has anywhere)
+    /// [default: the ready line of its platform, else the port]
+    #[arg(long, value_name = "RULE", value_parser = ready_rule)]
+    pub ready: Option<ReadyRule>,
     /// Return when it is RUNNING
     #[arg(long)]
     pub wait: bool,
     /// For how long --wait waits
     #[arg(long, value_name = "SECONDS", default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub timeout: u64,
+}
+
+/// What makes a server ready, if not what its platform prints
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadyRule {
+    /// Its port
+    Port,
+    /// Its plugin
+    Plugin,
+    /// A line on its console
+    Line(String),
+}
+
+fn ready_rule(text: &str) -> Result<ReadyRule, String> {
+    match text.split_once(':') {
+        None if text == "port" => Ok(ReadyRule::Port),
+        None if text == "plugin" => Ok(ReadyRule::Plugin),
+        Some(("line", line)) if !line.trim().is_empty() => Ok(ReadyRule::Line(line.to_owned())),
+        _ => Err("port, plugin or line:TEXT is expected".to_owned()),
+    }
 }
 
 /// `prexorctl instance console` and `attach`

@@ -108,6 +108,9 @@ pub struct Instance {
     pub node: Option<String>,
     /// One of the eight states of the contract
     pub state: String,
+    /// What is missing until the next state
+    #[serde(default)]
+    pub detail: Option<String>,
     /// What was asked of it: `RUN`, `STOP` or `FORCE_STOP`
     #[serde(default)]
     pub desired: Option<String>,

@@ -42,6 +42,7 @@ use crate::{
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError, Txn},
     wall_clock::now_millis,
+    workloads::Workloads,
 };
 
 /// Name of the store's file in the data folder
@@ -197,6 +198,7 @@ impl Foundation {
         } = self;
         let stopping = CancellationToken::new();
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
+        let workloads = Arc::new(Workloads::default());
         let context = NodeContext {
             store: Arc::clone(&store),
             consoles: Arc::clone(&consoles),
@@ -211,6 +213,7 @@ impl Foundation {
             stopping: stopping.clone(),
             crashes_since_pruning: Default::default(),
             notes: Arc::new(Semaphore::new(nodes::NOTES)),
+            workloads: Arc::clone(&workloads),
         };
         let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());
@@ -252,6 +255,7 @@ impl Foundation {
             nodes: Arc::clone(&nodes),
             certificates,
             consoles,
+            workloads,
             stopping: stopping.clone(),
         };
         let http_address = http.local_addr();

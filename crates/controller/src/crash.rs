@@ -9,8 +9,8 @@ use sha2::{Digest as _, Sha256};
 /// The cause of a crash as far as its output and exit code tell
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// One word: `OOM`, `STACK_OVERFLOW`, `CLASS_NOT_FOUND`, `PORT_BIND_FAILURE`, `JVM_START`, `CLEAN`, `GENERAL_ERROR`,
-    /// `SIGINT`, `SIGABRT`, `SIGKILL`, `SIGSEGV`, `SIGTERM`, `UNOBSERVED` or `UNKNOWN`
+    /// One word: `OOM`, `STACK_OVERFLOW`, `CLASS_NOT_FOUND`, `PORT_BIND_FAILURE`, `JVM_START`, `STARTUP_TIMEOUT`, `CLEAN`,
+    /// `GENERAL_ERROR`, `SIGINT`, `SIGABRT`, `SIGKILL`, `SIGSEGV`, `SIGTERM`, `UNOBSERVED` or `UNKNOWN`
     pub classification: &'static str,
     /// One sentence
     pub cause: String,
@@ -82,6 +82,13 @@ const MAX_CAUSE_CHARS: usize = 200;
 /// ```
 #[must_use]
 pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
+    if let Some(cause) = late_start(log_tail) {
+        return Diagnosis {
+            classification: "STARTUP_TIMEOUT",
+            signature: signature("STARTUP_TIMEOUT", &cause, ""),
+            cause,
+        };
+    }
     let pattern = PATTERNS
         .iter()
         .find(|(text, _, _)| log_tail.iter().any(|line| line.contains(text)));
@@ -112,6 +119,28 @@ pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
         cause,
         signature,
     }
+}
+
+/// What the daemon adds to the tail of a server that it stopped because it was not ready in time, unless something worse is
+/// in it
+fn late_start(log_tail: &[String]) -> Option<String> {
+    const MARK: &str = "[prexorcloud] ";
+    let [.., before, last] = log_tail else { return None };
+    let limit = last
+        .strip_prefix(MARK)
+        .filter(|text| text.starts_with("not ready within "))?;
+    let is_worse = |(text, ..): &(&str, &str, &str)| log_tail.iter().any(|line| line.contains(text));
+    if PATTERNS.iter().any(is_worse) {
+        return None;
+    }
+    let missing = before
+        .strip_prefix(MARK)
+        .filter(|text| text.starts_with("waiting for "));
+    let cause = match missing {
+        Some(missing) => format!("{limit}: {missing}"),
+        None => limit.to_owned(),
+    };
+    Some(cause.chars().take(MAX_CAUSE_CHARS).collect())
 }
 
 fn by_exit_code(exit_code: i32) -> &'static str {
@@ -195,6 +224,29 @@ fn without_numbers(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_start_that_was_late_is_told_with_what_was_missing() {
+        let tail = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        let late = [
+            "Loading",
+            "[prexorcloud] waiting for port 30000",
+            "[prexorcloud] not ready within 60 s",
+        ];
+        let diagnosis = diagnose(&tail(&late), 0);
+        assert_eq!(diagnosis.classification, "STARTUP_TIMEOUT");
+        assert_eq!(diagnosis.cause, "not ready within 60 s: waiting for port 30000");
+        let bare = diagnose(&tail(&["Loading", "[prexorcloud] not ready within 60 s"]), 143);
+        assert_eq!(bare.cause, "not ready within 60 s");
+        let worse = [
+            "java.lang.OutOfMemoryError: x",
+            "[prexorcloud] not ready within 60 s",
+        ];
+        assert_eq!(diagnose(&tail(&worse), 0).classification, "OOM");
+        // What a server prints last is not the daemon's word.
+        let own = diagnose(&tail(&["a", "[prexorcloud] not ready within 60 s", "b"]), 0);
+        assert_eq!(own.classification, "CLEAN");
+    }
 
     fn judge(lines: &[&str], exit_code: i32) -> Diagnosis {
         diagnose(

@@ -1,11 +1,11 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use prexorcloud_protocol::{GroupName, InstanceId, NodeId};
+use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, NodeId, instance::State};
 
 use crate::{
     nodes::{NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals, is_live},
@@ -25,6 +25,30 @@ const REMEMBERED_FOR_MS: i64 = 7 * 24 * 3600 * 1000;
 pub(crate) struct Seen {
     pub(crate) record: InstanceRecord,
     pub(crate) vitals: Option<Vitals>,
+    /// What it waits for, for people
+    pub(crate) detail: Option<String>,
+}
+
+impl Seen {
+    fn of(record: InstanceRecord, view: Option<&NodeView>) -> Self {
+        let id = record.instance_id.as_str();
+        let vitals = view.and_then(|view| view.vitals.get(id).copied());
+        let waiting = view.and_then(|view| view.waiting.get(id).cloned());
+        let state = State::try_from(record.state);
+        let is_away = view.is_none_or(|view| view.session.is_none());
+        let detail = match waiting {
+            None if is_away && state.is_ok_and(State::is_coming_up) => {
+                Some("waiting for the node, which is not connected".to_owned())
+            }
+            // The record may be a moment behind.
+            waiting => waiting.filter(|_| state == Ok(State::Starting)),
+        };
+        Self {
+            record,
+            vitals,
+            detail,
+        }
+    }
 }
 
 /// A start that still needs a place
@@ -86,7 +110,13 @@ impl Fleet {
             let mut contended = false;
             for node in candidates {
                 match self.nodes.launch(node, order.clone()).await {
-                    Ok(record) => return Ok(Seen { record, vitals: None }),
+                    Ok(record) => {
+                        return Ok(Seen {
+                            record,
+                            vitals: None,
+                            detail: None,
+                        });
+                    }
                     Err(error @ OrderError::Invalid(_)) => return Err(error),
                     // It may have been started, and two would be one too many.
                     Err(error @ (OrderError::Unanswered | OrderError::Store(StoreError::Timeout))) => {
@@ -111,15 +141,15 @@ impl Fleet {
     pub(crate) async fn list(&self) -> Result<Vec<Seen>, StoreError> {
         let (stored, _) = store::load_all::<InstanceRecord>(&*self.store).await?;
         let views = self.nodes.views();
-        let vitals_of = |record: &InstanceRecord| {
-            let view = views.iter().find(|view| view.record.node_id == record.node_id)?;
-            view.vitals.get(record.instance_id.as_str()).copied()
-        };
+        let views: HashMap<&str, &NodeView> = views
+            .iter()
+            .map(|view| (view.record.node_id.as_str(), view))
+            .collect();
         Ok(stored
             .into_iter()
-            .map(|stored| Seen {
-                vitals: vitals_of(&stored.record),
-                record: stored.record,
+            .map(|stored| {
+                let view = views.get(stored.record.node_id.as_str()).copied();
+                Seen::of(stored.record, view)
             })
             .collect())
     }
@@ -129,8 +159,7 @@ impl Fleet {
         let record = found.ok_or(OrderError::UnknownInstance)?.record;
         let node: Option<NodeId> = record.node_id.parse().ok();
         let view = node.and_then(|node| self.nodes.view(node));
-        let vitals = view.and_then(|view| view.vitals.get(&instance).copied());
-        Ok(Seen { record, vitals })
+        Ok(Seen::of(record, view.as_ref()))
     }
 
     pub(crate) async fn stop(&self, instance: InstanceId, force: bool) -> Result<StopAnswer, OrderError> {
@@ -142,6 +171,17 @@ impl Fleet {
     pub(crate) async fn command(&self, instance: InstanceId, line: String) -> Result<(), OrderError> {
         self.nodes
             .command(self.node_of(instance).await?, instance, line)
+            .await
+    }
+
+    /// Somebody who knows says that the instance is ready
+    pub(crate) async fn ready(&self, instance: InstanceId) -> Result<(), OrderError> {
+        let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
+        let record = found.ok_or(OrderError::UnknownInstance)?.record;
+        let node = record.node_id.parse().map_err(|_| OrderError::UnknownNode)?;
+        let incarnation = record.start.unwrap_or_default().incarnation;
+        self.nodes
+            .ready(node, instance, Incarnation::new(incarnation))
             .await
     }
 

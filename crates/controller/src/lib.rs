@@ -56,6 +56,7 @@ pub mod records;
 mod services;
 pub mod store;
 mod wall_clock;
+mod workloads;
 
 pub use self::{
     certificates::ServerCertificateError,

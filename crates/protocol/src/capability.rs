@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -22,6 +22,7 @@ const NAMES: [&str; 10] = [
     "ended-listed/1",
     "receipts/1",
     "console-ack/1",
+    "plugin-ready/1",
 ];
 
 impl Capabilities {
@@ -47,6 +48,8 @@ impl Capabilities {
     pub const RECEIPTS: Self = Self(1 << 8);
     /// `console-ack/1`: a controller acknowledges console lines by their number.
     pub const CONSOLE_ACK: Self = Self(1 << 9);
+    /// `plugin-ready/1`: the daemon takes it from the controller that a server's plugin says that the server is ready.
+    pub const PLUGIN_READY: Self = Self(1 << 10);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
@@ -60,7 +63,8 @@ impl Capabilities {
             | Self::STARTUP_DEADLINE.0
             | Self::ENDED_LISTED.0
             | Self::RECEIPTS.0
-            | Self::CONSOLE_ACK.0,
+            | Self::CONSOLE_ACK.0
+            | Self::PLUGIN_READY.0,
     );
 
     /// The set that a handshake's list stands for.

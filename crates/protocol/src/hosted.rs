@@ -327,6 +327,17 @@ impl Hosted {
         })
     }
 
+    /// The current state of what lives is to be told once more; says whether there is anything to tell.
+    pub(crate) fn tell_again(&mut self, instance: InstanceId) -> bool {
+        match self.entries.get_mut(&instance) {
+            Some(entry) if entry.is_live() && entry.news == News::Told => {
+                entry.news = News::Untold;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The current state was put on an established stream.
     pub(crate) fn told(&mut self, instance: InstanceId) {
         if let Some(entry) = self.entries.get_mut(&instance) {

@@ -102,6 +102,7 @@
 //! | [`handshake`] | whether a stream may carry anything at all |
 //! | [`heartbeat`] | when a peer is asked, and when it is given up |
 //! | [`instance`] | what an observation means for an instance |
+//! | [`readiness`] | when a server is ready for players |
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
 //! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
@@ -123,6 +124,7 @@ pub mod node;
 mod outbox;
 pub mod payload;
 pub mod peer;
+pub mod readiness;
 mod reconcile;
 pub mod roster;
 pub mod session;

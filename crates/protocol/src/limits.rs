@@ -23,6 +23,10 @@ pub const CRASH_REPORT_BYTES: usize = 1024 * 1024;
 pub const CRASH_REPORT_BYTES_ACCEPTED: usize = 4 * 1024 * 1024;
 /// The longest console command.
 pub const COMMAND: usize = 1_000;
+/// What [`ReadinessRule.line`](prexorcloud_proto::ReadinessRule) may have.
+pub const READY_LINE: usize = 128;
+/// What [`InstanceStatusUpdate.waiting_for`](prexorcloud_proto::InstanceStatusUpdate) may have.
+pub const WAITING_FOR: usize = 256;
 /// The longest error message in a start or stop acknowledgement.
 pub const ACK_MESSAGE: usize = 512;
 /// The longest error code or plan hash in a start acknowledgement.

@@ -8,13 +8,14 @@
 //! |---|---|---|
 //! | incarnations | tells the uses of an id apart | judged by state; an id is free again when its listing is gone |
 //! | preparation | unlisted `PREPARING` never ran | unlisted `PREPARING` or `STARTING` may run |
-//! | readiness | the daemon says `RUNNING` | the server's plugin does, over HTTP |
+//! | readiness | the daemon says `RUNNING` | the controller judges by the console, or the plugin says so over HTTP |
 //! | time to end | as long as the daemon says | [`KILL_TIMEOUT`] |
 //! | startup deadline | the daemon ends a server that is late | nobody does, but the operator |
 //! | crash reports | kept until acknowledged | counted as delivered when written |
 //! | console lines | kept until acknowledged | counted as received at the ping after they were written |
 //! | ended instances | listed until surely known | only what lives is listed |
 //! | receipt of news | the next pings say it | counted as received at the ping after it was written |
+//! | a plugin's call | is told to the daemon, which judges | makes the server ready |
 //!
 //! ```
 //! use prexorcloud_protocol::{Capabilities, peer::DaemonPeer};
@@ -44,6 +45,8 @@ pub struct DaemonPeer {
     pub lists_preparing: bool,
     /// It reports `RUNNING` and player counts itself.
     pub judges_readiness: bool,
+    /// It takes it from the controller that a server's plugin says that the server is ready.
+    pub takes_plugin_calls: bool,
     /// It ends a server that is not ready in time itself, and says so in a crash report.
     pub keeps_startup_deadline: bool,
     /// It keeps a crash report until `CrashReportAck`.
@@ -80,6 +83,7 @@ impl DaemonPeer {
             names_incarnations: shared.contains(Capabilities::INCARNATIONS),
             lists_preparing: shared.contains(Capabilities::PREPARING_REPORTED),
             judges_readiness: shared.contains(Capabilities::READINESS),
+            takes_plugin_calls: shared.contains(Capabilities::PLUGIN_READY),
             keeps_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             keeps_crashes: shared.contains(Capabilities::CRASH_ACK),
             kill_timeout: KILL_TIMEOUT,

@@ -113,6 +113,7 @@ fn a_report_costs_no_allocation() {
         player_count: 7,
         uptime_ms: 60_000,
         incarnation,
+        ..Default::default()
     };
     let running: Vec<_> = ids.iter().map(|id| status(id, 2, State::Running)).collect();
     let stale: Vec<_> = ids.iter().map(|id| status(id, 1, State::Stopped)).collect();

@@ -1696,3 +1696,91 @@ fn a_stop_that_the_supervisor_is_late_with_is_acknowledged_without_a_report_that
         matches!(bench.sent(), Some(FromDaemon::InstanceStatus(update)) if update.state == State::Stopping.to_wire())
     );
 }
+
+#[test]
+fn what_a_start_waits_for_is_told_with_it_and_after_a_reconnect() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    let waits = |bench: &mut Bench, text: &str| bench.session.waiting_for(lobby(), Incarnation::new(1), text);
+    // The supervisor may be faster than the machine that tells the state.
+    waits(&mut bench, "waiting for port 30000");
+    bench.report(1, State::Preparing);
+    assert_eq!(status(bench.sent()).waiting_for, "");
+    bench.report(1, State::Starting);
+    assert_eq!(status(bench.sent()).waiting_for, "waiting for port 30000");
+    waits(&mut bench, "waiting for port 30000");
+    bench.quiet();
+    waits(&mut bench, "waiting for the ready line");
+    assert_eq!(status(bench.sent()).waiting_for, "waiting for the ready line");
+    bench
+        .session
+        .waiting_for(lobby(), Incarnation::new(2), "of another start");
+    bench.quiet();
+    waits(&mut bench, &"x".repeat(1000));
+    assert_eq!(status(bench.sent()).waiting_for.len(), limits::WAITING_FOR);
+    waits(&mut bench, "waiting for the ready line");
+    bench.sent();
+
+    bench.session.handle_disconnected(bench.now);
+    bench.connect();
+    bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
+    let told = status(bench.sent());
+    assert_eq!(
+        (told.state, told.waiting_for.as_str()),
+        (3, "waiting for the ready line")
+    );
+    assert_eq!(bench.sent(), None, "once");
+
+    bench.report(1, State::Running);
+    assert_eq!(status(bench.sent()).waiting_for, "");
+    waits(&mut bench, "late");
+    assert_eq!(bench.sent(), None);
+}
+
+#[test]
+fn a_plugin_s_call_is_handed_on_while_the_server_starts() {
+    let mut bench = Bench::connected();
+    let ready = |instance_id: &str, incarnation| {
+        FromController::InstanceReady(InstanceReady {
+            instance_id: instance_id.into(),
+            incarnation,
+        })
+    };
+    bench.receive(ready("lobby-1", 1));
+    let unknown = bench.event();
+    assert!(
+        matches!(
+            unknown,
+            DaemonEvent::Ignored(Anomaly::Denied {
+                what: "InstanceReady",
+                ..
+            })
+        ),
+        "{unknown:?}"
+    );
+    bench.sent();
+    bench.start(2);
+    bench.receive(ready("lobby-1", 2));
+    bench.quiet();
+    bench.report(2, State::Preparing);
+    bench.report(2, State::Starting);
+    while bench.sent().is_some() {}
+    bench.receive(ready("lobby-1", 1));
+    assert!(matches!(
+        bench.event(),
+        DaemonEvent::Ignored(Anomaly::Denied { .. })
+    ));
+    bench.sent();
+    bench.receive(ready("lobby-1", 2));
+    let call = DaemonEvent::PluginReady {
+        instance: lobby(),
+        incarnation: Incarnation::new(2),
+    };
+    assert_eq!(bench.event(), call);
+    bench.report(2, State::Running);
+    bench.sent();
+    bench.receive(ready("lobby-1", 2));
+    bench.quiet();
+    bench.receive(ready("../x", 2));
+    assert!(matches!(bench.event(), DaemonEvent::Ignored(_)));
+}

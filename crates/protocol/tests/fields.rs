@@ -521,6 +521,7 @@ fn what_need_not_be_measured_has_its_size_from_its_fields() {
             player_count: i32::MAX,
             uptime_ms: i64::MAX,
             incarnation: u64::MAX,
+            waiting_for: widest(limits::WAITING_FOR),
         }),
         Payload::ConsoleOutput(ConsoleOutput {
             instance_id: name(),

@@ -187,12 +187,14 @@ fn each_assumption_about_a_peer_follows_from_its_own_capability() {
         C::ENDED_LISTED,
         C::CONSOLE_SEQUENCE,
         C::ARTIFACTS,
+        C::PLUGIN_READY,
     ] {
         let daemon = DaemonPeer::of(announced);
         for (assumed, capability) in [
             (daemon.names_incarnations, C::INCARNATIONS),
             (daemon.lists_preparing, C::PREPARING_REPORTED),
             (daemon.judges_readiness, C::READINESS),
+            (daemon.takes_plugin_calls, C::PLUGIN_READY),
             (daemon.keeps_startup_deadline, C::STARTUP_DEADLINE),
             (daemon.keeps_crashes, C::CRASH_ACK),
         ] {

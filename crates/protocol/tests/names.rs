@@ -155,6 +155,7 @@ fn each_capability_has_the_name_of_the_contract() {
         (Capabilities::ENDED_LISTED, "ended-listed/1"),
         (Capabilities::RECEIPTS, "receipts/1"),
         (Capabilities::CONSOLE_ACK, "console-ack/1"),
+        (Capabilities::PLUGIN_READY, "plugin-ready/1"),
     ] {
         assert_eq!(capability.to_wire(), [name]);
     }

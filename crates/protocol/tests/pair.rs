@@ -946,3 +946,20 @@ fn the_same_seed_gives_the_same_log() {
     }
     assert_ne!(log(1).unwrap(), log(2).unwrap());
 }
+
+#[test]
+fn a_server_on_a_java_node_is_ready_by_its_console_alone() {
+    let scenario = Scenario {
+        peers: Peers::JavaDaemon,
+        ..Scenario::new(7)
+    };
+    let mut pair = Pair::of(&scenario);
+    pair.run_until(30 * SECOND, Pair::is_established).unwrap();
+    let bare = Behaviour {
+        bare: true,
+        ..Behaviour::default()
+    };
+    pair.start(LOBBY, bare).unwrap();
+    pair.run_until(MINUTE, |pair| pair.believed(LOBBY) == Some(State::Running))
+        .unwrap();
+}

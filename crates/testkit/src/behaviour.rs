@@ -29,6 +29,8 @@ pub struct Behaviour {
     pub refuse: bool,
     /// How long the server takes until it is ready; `None` for ever.
     pub startup: Option<Duration>,
+    /// The server has no plugin that tells the controller that it is ready: on a Java node only its console does.
+    pub bare: bool,
     /// How long the server takes to stop when asked to; `None` if it has to be killed.
     pub stop: Option<Duration>,
     /// When the process crashes by itself, counted from its launch; `None` for never.
@@ -55,6 +57,7 @@ impl Default for Behaviour {
             transient_failures: 0,
             refuse: false,
             startup: Some(Duration::from_secs(2)),
+            bare: false,
             stop: Some(Duration::from_millis(500)),
             crash: None,
             exit: None,
@@ -82,6 +85,7 @@ impl Behaviour {
         if rng.chance(10) {
             behaviour.startup = None;
         }
+        behaviour.bare = rng.chance(30);
         if rng.chance(20) {
             behaviour.stop = if rng.chance(50) {
                 None
@@ -127,6 +131,9 @@ impl fmt::Display for Behaviour {
             or_never(self.startup),
             or_never(self.stop)
         )?;
+        if self.bare {
+            write!(f, " bare")?;
+        }
         if self.transient_failures > 0 {
             write!(f, " failures={}", self.transient_failures)?;
         }
@@ -170,6 +177,7 @@ impl FromStr for Behaviour {
         for word in Words::of(line).rest() {
             match word.split_once('=') {
                 None if word == "refuse" => behaviour.refuse = true,
+                None if word == "bare" => behaviour.bare = true,
                 Some(("prepare", value)) => behaviour.prepare = text::duration(value)?,
                 Some(("startup", value)) => behaviour.startup = or_never(value)?,
                 Some(("stop", value)) => behaviour.stop = or_never(value)?,

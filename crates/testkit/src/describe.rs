@@ -111,6 +111,7 @@ pub(crate) fn down(message: &ControllerMessage) -> String {
                 command.instance_id, command.incarnation, command.command
             )
         }
+        Payload::InstanceReady(ready) => format!("{kind} {}#{}", ready.instance_id, ready.incarnation),
         Payload::Ping(ping) => format!("{kind} {}", ping.sequence),
         Payload::CrashReportAck(ack) => format!("{kind} {}", ack.report_id),
         Payload::ConsoleOutputAck(ack) => {

@@ -30,7 +30,10 @@ pub(crate) fn up(peers: Peers, message: &mut DaemonMessage) {
                     .retain(|instance| !in_preparation.contains(&instance.state));
             }
         }
-        Some(Payload::InstanceStatus(update)) => update.incarnation = 0,
+        Some(Payload::InstanceStatus(update)) => {
+            update.incarnation = 0;
+            update.waiting_for.clear();
+        }
         Some(Payload::ConsoleOutput(output)) => (output.incarnation, output.sequence) = (0, 0),
         Some(Payload::CrashReport(report)) => {
             report.incarnation = 0;

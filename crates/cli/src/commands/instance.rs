@@ -1,13 +1,13 @@
 //! `prexorctl instance`
 
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::arguments::{InstanceCommand, StartArguments};
+use crate::arguments::{InstanceCommand, ReadyRule, StartArguments};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{Output, or_dash, span};
@@ -56,6 +56,15 @@ pub(super) async fn run(command: InstanceCommand, client: &Client, output: &Outp
         }
         InstanceCommand::Attach(arguments) => console::run(&arguments, true, client, output).await,
         InstanceCommand::Exec { id, words } => exec(&id, &words.join(" "), client, output).await,
+        InstanceCommand::Ready { id } => {
+            let answer = client
+                .post::<Outcome>(&["instances", &id, "ready"], &[], None)
+                .await?;
+            if output.is_json() {
+                return output.json(&answer.json);
+            }
+            output.text(&format!("Said that {id} is ready: prexorctl instance show {id}"))
+        }
         InstanceCommand::Delete { id } => {
             client.delete(&["instances", &id]).await?;
             if output.is_json() {
@@ -74,6 +83,7 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
         let id = answer.value.id.clone();
         let incarnation = answer.value.incarnation;
         let mut ended_at = None;
+        let mut progress = Progress::default();
         answer = wait_for(
             format!("{} becoming RUNNING", printable::line(&id)),
             timeout,
@@ -96,7 +106,8 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
                         reason: Some(printable::short(&reason, 400)),
                     });
                 }
-                Ok(Sight::NotYet(printable::short(&state, 64)))
+                progress.show(&now.value);
+                Ok(Sight::NotYet(standing(&now.value)))
             },
         )
         .await?;
@@ -134,6 +145,34 @@ async fn reason(instance: &Instance, is_final: bool, client: &Client) -> Option<
         }
         None if is_final => Some("no crash report says why".to_owned()),
         None => None,
+    }
+}
+
+/// The state, and what is missing until the next one
+fn standing(instance: &Instance) -> String {
+    let state = printable::short(&instance.state, 64);
+    match &instance.detail {
+        Some(detail) => format!("{state}: {}", printable::short(detail, 400)),
+        None => state,
+    }
+}
+
+/// What was said while somebody waited
+#[derive(Default)]
+struct Progress {
+    said: Option<String>,
+}
+
+impl Progress {
+    /// Says on standard error what is missing, once for each thing that is
+    fn show(&mut self, instance: &Instance) {
+        if instance.detail.is_none() || self.said == instance.detail {
+            return;
+        }
+        self.said.clone_from(&instance.detail);
+        let id = printable::short(&instance.id, 64);
+        // Whoever cannot hear it still gets the outcome.
+        let _ = writeln!(io::stderr(), "{id} is {}", standing(instance));
     }
 }
 
@@ -175,6 +214,14 @@ fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
         (!environment.is_empty()).then_some(Value::Object(environment)),
     );
     set("port", arguments.port.map(Value::from));
+    set(
+        "ready",
+        arguments.ready.map(|rule| match rule {
+            ReadyRule::Port => "port".into(),
+            ReadyRule::Plugin => "plugin".into(),
+            ReadyRule::Line(line) => json!({ "line": line }),
+        }),
+    );
     set(
         "startupTimeoutSeconds",
         arguments.startup_timeout.map(Value::from),
@@ -292,6 +339,7 @@ fn show(instance: &Instance, output: &Output) -> Result<(), Failure> {
         ("group", Some(instance.group.clone())),
         ("node", instance.node.clone()),
         ("state", Some(instance.state.clone())),
+        ("detail", instance.detail.clone()),
         ("desired", instance.desired.clone()),
         ("port", instance.port.map(|port| port.to_string())),
         (

@@ -294,3 +294,68 @@ fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
         assert_eq!(ran.stderr, error(reason));
     }
 }
+
+#[test]
+fn what_a_start_waits_for_is_said_while_it_lasts_and_when_it_fails() {
+    let starting = |detail: &str| {
+        let body = INSTANCE.replace("\"SCHEDULED\"", &format!("\"STARTING\",\"detail\":\"{detail}\""));
+        crate::server::json(200, &body)
+    };
+    let replies = || {
+        let mut replies = vec![
+            crate::server::json(201, INSTANCE),
+            starting("waiting for port 30000"),
+        ];
+        replies.push(starting("waiting for port 30000"));
+        // The last answer is given again and again.
+        replies.push(starting("waiting for \\u001b[2Jthe ready line"));
+        replies
+    };
+    let server = Server::replying(replies());
+    let ran = run(
+        &server,
+        &[
+            "instance",
+            "start",
+            "lobby",
+            "--jar",
+            "/a.jar",
+            "--ready",
+            "line:Lobby is open",
+            "--wait",
+            "--timeout",
+            "2",
+        ],
+    );
+    assert_eq!(ran.code, 124, "{ran:?}");
+    let lines: Vec<_> = ran.stderr.lines().collect();
+    assert_eq!(lines[0], "lobby-1 is STARTING: waiting for port 30000");
+    assert!(
+        lines[1].starts_with("lobby-1 is STARTING: waiting for ") && lines[1].ends_with("the ready line"),
+        "{ran:?}"
+    );
+    assert!(!lines[1].contains('\u{1b}'));
+    assert!(
+        lines[2].contains("the last thing seen was STARTING: waiting for "),
+        "{ran:?}"
+    );
+    let order: Value = serde_json::from_str(&server.requests()[0].body).unwrap();
+    assert_eq!(order["ready"]["line"], "Lobby is open");
+
+    let shown = run(
+        &Server::replying(vec![starting("waiting for port 30000")]),
+        &["instance", "info", "lobby-1"],
+    );
+    assert!(shown.stdout.contains("waiting for port 30000"), "{shown:?}");
+    let wrong = run(
+        &Server::replying(Vec::new()),
+        &[
+            "instance", "start", "lobby", "--jar", "/a.jar", "--ready", "console",
+        ],
+    );
+    assert_eq!(wrong.code, 64, "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("port, plugin or line:TEXT is expected"),
+        "{wrong:?}"
+    );
+}

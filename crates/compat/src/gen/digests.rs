@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "260af5a25f860e0d7094a7734c6ae04d6e7a0c801e534b5a5b505de62d44398f";
+pub const WIRE_DIGEST: &str = "769ac8e516e96d7286dde8d972177a4417a51603ee518fb057b91fd06071c0e3";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "1b4be6d373a38609a3f6da1aab09d90eabc94249d9c6ed5ef92dcf7d4f2c1feb",
+        "f65753886cb004d4a345b5dcbf8a1623f797c65cd35ab178fd4404999b432983",
     ),
 ];

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State, http::StatusCode};
-use prexorcloud_protocol::{GroupName, InstanceId};
+use prexorcloud_proto::{ReadinessRule, ReadinessSignal};
+use prexorcloud_protocol::{GroupName, InstanceId, readiness::LineText};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -45,6 +46,36 @@ pub(super) struct Start {
     startup_timeout_seconds: Option<u32>,
     shutdown_grace_seconds: Option<u32>,
     max_lifetime_seconds: Option<u32>,
+    ready: Option<Ready>,
+}
+
+/// What makes the server ready, if not what its platform prints
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum Ready {
+    /// Its port
+    Port,
+    /// Its plugin
+    Plugin,
+    /// A line: the beginning of its message, or any part after a `*`
+    Line(String),
+}
+
+impl Ready {
+    fn rule(self) -> Result<ReadinessRule, ApiError> {
+        let (signal, line) = match self {
+            Self::Port => (ReadinessSignal::OpenPort, String::new()),
+            Self::Plugin => (ReadinessSignal::PluginCall, String::new()),
+            Self::Line(line) => {
+                LineText::new(&line).map_err(|error| ApiError::invalid(format!("ready.line: {error}")))?;
+                (ReadinessSignal::ReadyLine, line)
+            }
+        };
+        Ok(ReadinessRule {
+            signal: signal.into(),
+            line,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -54,6 +85,8 @@ pub(super) struct Instance {
     group: String,
     node: String,
     state: &'static str,
+    /// What is missing until the next state
+    detail: Option<String>,
     desired: &'static str,
     port: i32,
     incarnation: u64,
@@ -67,7 +100,12 @@ pub(super) struct Instance {
 }
 
 impl From<Seen> for Instance {
-    fn from(Seen { record, vitals }: Seen) -> Self {
+    fn from(seen: Seen) -> Self {
+        let Seen {
+            record,
+            vitals,
+            detail,
+        } = seen;
         let state = record.state().as_str_name();
         let desired = match record.wanted() {
             Wanted::Run => "RUN",
@@ -86,6 +124,7 @@ impl From<Seen> for Instance {
             group: start.group,
             node: record.node_id,
             state,
+            detail,
             desired,
             port: start.port,
             incarnation: start.incarnation,
@@ -185,6 +224,7 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
         startup_timeout: duration(start.startup_timeout_seconds),
         shutdown_grace: duration(start.shutdown_grace_seconds),
         max_lifetime: duration(start.max_lifetime_seconds),
+        readiness: start.ready.map(Ready::rule).transpose()?,
     };
     Ok(Request {
         node,
@@ -289,6 +329,18 @@ pub(super) async fn declare_lost(
     api.fleet.declare_lost(id.parse("instance")?).await?;
     note(&api, &actor, "instance.lost", &id.0, "").await;
     Ok(Json(json!({ "status": "lost" })))
+}
+
+/// An operator says that the server is ready, where nothing else can
+pub(super) async fn ready(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<Json<Value>, ApiError> {
+    let actor = caller.require(Permission::InstancesManage)?;
+    api.fleet.ready(id.parse("instance")?).await?;
+    note(&api, &actor, "instance.ready", &id.0, "").await;
+    Ok(Json(json!({ "status": "ready" })))
 }
 
 #[derive(Deserialize)]

@@ -11,6 +11,7 @@ mod instances;
 mod json;
 mod metrics;
 mod nodes;
+mod plugin;
 mod server;
 mod system;
 mod tokens;
@@ -29,7 +30,7 @@ pub(crate) use self::server::HttpServer;
 pub use self::server::HttpServerError;
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles, fleet::Fleet,
-    join_tokens::JoinTokens, nodes::Nodes, store::Store,
+    join_tokens::JoinTokens, nodes::Nodes, store::Store, workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -41,6 +42,7 @@ pub(crate) struct Api {
     pub(crate) fleet: Fleet,
     pub(crate) certificates: Certificates,
     pub(crate) consoles: Arc<Consoles>,
+    pub(crate) workloads: Arc<Workloads>,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -62,6 +64,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/instances/{id}", get(instances::show).delete(instances::forget))
         .route("/instances/{id}/stop", post(instances::stop))
         .route("/instances/{id}/lost", post(instances::declare_lost))
+        .route("/instances/{id}/ready", post(instances::ready))
         .route("/instances/{id}/command", post(instances::command))
         .route("/instances/{id}/console", get(console::stream))
         .route("/crashes", get(crashes::list))
@@ -69,8 +72,13 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/system/health", get(system::health))
         .route("/system/ready", get(system::ready))
         .route("/system/version", get(system::version));
+    let plugins = Router::new()
+        .route("/ready", post(plugin::ready))
+        .route("/auth/refresh", post(plugin::refresh));
     Router::new()
         .nest("/api/v1", routes)
+        .nest("/api/plugin", plugins.clone())
+        .nest("/api/proxy", plugins)
         .route("/metrics", get(metrics::scrape))
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::method_not_allowed)

@@ -235,6 +235,9 @@ impl Node {
                     uptime_ms: i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX),
                     at_ms: now_millis(),
                 };
+                if to.is_terminal() {
+                    self.context.workloads.forget(instance, incarnation);
+                }
                 self.with_view(|view| match to.is_terminal() {
                     true => view.vitals.remove(&instance),
                     false => view.vitals.insert(instance, vitals),

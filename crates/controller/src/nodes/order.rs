@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prexorcloud_proto::ShutdownNodeAck;
+use prexorcloud_proto::{ReadinessRule, ShutdownNodeAck, StartInstance};
 use prexorcloud_protocol::{
-    Close, ControllerSession, DeniedReason, GroupName, InstanceId, StopMode,
+    Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
     handshake::controller::Hello,
     node::controller::{CommitFailure, OrderId, OrderOutcome, OrderRefusal},
     session::controller::CommandError,
@@ -44,6 +44,12 @@ pub(super) enum NodeRequest {
     Command {
         instance: InstanceId,
         line: String,
+        reply: Reply<()>,
+    },
+    /// A start of an instance is ready, as its plugin or somebody else says
+    Ready {
+        instance: InstanceId,
+        incarnation: Incarnation,
         reply: Reply<()>,
     },
     /// Give up an instance whose node stays away
@@ -92,6 +98,7 @@ impl NodeRequest {
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
             | Self::Command { reply, .. }
+            | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
             | Self::Close { reply, .. } => reply.is_closed(),
@@ -102,6 +109,8 @@ impl NodeRequest {
 /// Who waits for the machine's answer to an order
 pub(super) enum Waiting {
     Done(Reply<()>),
+    /// The start that the plugin may call from, once it is recorded
+    Start(Box<StartInstance>, Reply<()>),
     Stop(Reply<StopAnswer>),
     Forget(InstanceId, Reply<()>),
 }
@@ -109,7 +118,7 @@ pub(super) enum Waiting {
 impl Waiting {
     fn is_abandoned(&self) -> bool {
         match self {
-            Self::Done(reply) | Self::Forget(_, reply) => reply.is_closed(),
+            Self::Done(reply) | Self::Start(_, reply) | Self::Forget(_, reply) => reply.is_closed(),
             Self::Stop(reply) => reply.is_closed(),
         }
     }
@@ -130,7 +139,7 @@ impl Node {
             NodeRequest::LoadRecord { reply } => answer(reply, self.load_record().await),
             NodeRequest::Start { order, reply } => match self.prepare_start(&order).await {
                 Ok(start) => {
-                    let id = self.wait(Waiting::Done(reply));
+                    let id = self.wait(Waiting::Start(start.clone(), reply));
                     self.machine.start(Instant::now(), id, start);
                 }
                 Err(error) => answer(reply, Err(error)),
@@ -156,6 +165,11 @@ impl Node {
                 let result = self.machine.command(instance, &line, None);
                 answer(reply, result.map_err(OrderError::from));
             }
+            NodeRequest::Ready {
+                instance,
+                incarnation,
+                reply,
+            } => answer(reply, self.note_ready(now, instance, incarnation)),
             NodeRequest::DeclareLost { instance, reply } => {
                 let id = self.wait(Waiting::Done(reply));
                 self.machine.declare_lost(now, id, instance);
@@ -182,6 +196,22 @@ impl Node {
         }
     }
 
+    /// What is said about a start that is over, or about one that is ready already, changes nothing
+    fn note_ready(
+        &mut self,
+        now: Instant,
+        instance: InstanceId,
+        incarnation: Incarnation,
+    ) -> Result<(), OrderError> {
+        let known = self.machine.roster().get(instance);
+        let known = known.ok_or(OrderError::UnknownInstance)?;
+        if known.incarnation() == incarnation && known.state().is_coming_up() {
+            let judgement = self.machine.ready(now, instance);
+            tracing::debug!(node = %self.id, %instance, ?judgement, "said to be ready");
+        }
+        Ok(())
+    }
+
     /// Gives up the orders that have not been begun and that nobody waits for any more
     pub(super) fn give_up_abandoned(&mut self) {
         let machine = &mut self.machine;
@@ -206,6 +236,12 @@ impl Node {
         let result = result.map_err(OrderError::from);
         match self.waiting.remove(&order) {
             Some(Waiting::Done(reply)) => answer(reply, result.map(drop)),
+            Some(Waiting::Start(start, reply)) => {
+                if result.is_ok() {
+                    self.admit_plugin(&start);
+                }
+                answer(reply, result.map(drop));
+            }
             Some(Waiting::Forget(instance, reply)) => {
                 if result.is_ok() {
                     self.forget_rest(instance);
@@ -247,6 +283,8 @@ pub(crate) struct StartOrder {
     pub(crate) startup_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
+    /// `None` = by the platform
+    pub(crate) readiness: Option<ReadinessRule>,
 }
 
 /// What a stop did

@@ -7,7 +7,7 @@ use std::{
 };
 
 use prexorcloud_proto::ShutdownNodeAck;
-use prexorcloud_protocol::{Close, Epoch, InstanceId, NodeId};
+use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, NodeId};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -21,6 +21,7 @@ use crate::{
     console::Consoles,
     records::{InstanceRecord, NodeRecord},
     store::{self, Store, StoreError, Stored},
+    workloads::Workloads,
 };
 
 /// Orders that wait for one node's task
@@ -44,6 +45,8 @@ pub(crate) struct NodeContext {
     pub(crate) crashes_since_pruning: AtomicUsize,
     /// Bounds the notes that are being written
     pub(crate) notes: Arc<Semaphore>,
+    /// The plugins inside the servers
+    pub(crate) workloads: Arc<Workloads>,
 }
 
 /// Notes about instances that may be on their way to the storage; what is beyond is left out
@@ -62,6 +65,7 @@ impl NodeContext {
             stopping: CancellationToken::new(),
             crashes_since_pruning: AtomicUsize::default(),
             notes: Arc::new(Semaphore::new(NOTES)),
+            workloads: Arc::default(),
         }
     }
 }
@@ -183,6 +187,21 @@ impl Nodes {
         self.ask(node, |reply| NodeRequest::Command {
             instance,
             line,
+            reply,
+        })
+        .await
+    }
+
+    /// A start of an instance says that it is ready
+    pub(crate) async fn ready(
+        &self,
+        node: NodeId,
+        instance: InstanceId,
+        incarnation: Incarnation,
+    ) -> Result<(), OrderError> {
+        self.ask(node, |reply| NodeRequest::Ready {
+            instance,
+            incarnation,
             reply,
         })
         .await

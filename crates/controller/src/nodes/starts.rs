@@ -7,7 +7,7 @@ use prexorcloud_protocol::{instance::State, validate};
 use sha2::{Digest as _, Sha256};
 
 use super::{OrderError, StartOrder, commits, task::Node};
-use crate::records::InstanceRecord;
+use crate::{records::InstanceRecord, workloads::Workloads};
 
 impl Node {
     /// The start of an instance under the next incarnation of its id
@@ -18,7 +18,8 @@ impl Node {
         self.require_schedulable()?;
         let port = self.choose_port(order.port)?;
         let (last, _) = commits::last_incarnation(&*self.context.store, order.instance).await?;
-        let start = self.start_instance(order, port, last + 1);
+        let mut start = self.start_instance(order, port, last + 1);
+        start.plugin_token = Workloads::mint().map_err(|error| OrderError::Invalid(error.to_string()))?;
         validate::start_instance(&start).map_err(|error| OrderError::Invalid(error.to_string()))?;
         Ok(Box::new(start))
     }
@@ -99,6 +100,7 @@ impl Node {
             max_lifetime_seconds: order.max_lifetime.map_or(0, seconds),
             category: InstanceCategory::Server.into(),
             incarnation,
+            readiness: order.readiness.clone(),
             ..StartInstance::default()
         };
         let plan_hash = plan_hash(&start, &order.sha256);

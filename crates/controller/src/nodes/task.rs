@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
-use prexorcloud_proto::ShutdownNodeAck;
+use prexorcloud_proto::{ShutdownNodeAck, StartInstance};
 use prexorcloud_protocol::{
-    Close, Code, InstanceId, NodeId,
+    Close, Code, Incarnation, InstanceId, NodeId,
     node::{
         ControllerNode,
         controller::{CommitFailure, CommitId, OrderId},
@@ -19,12 +19,14 @@ use super::{
     drain::drain_of,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
+    starts::is_live,
     view::StreamNotes,
 };
 use crate::{
     records::{InstanceRecord, NodeRecord},
     store::Stored,
     wall_clock::now_millis,
+    workloads::Workload,
 };
 
 /// How long the last changes may take to be recorded when the controller stops
@@ -46,6 +48,8 @@ pub(super) struct Node {
     pub(super) waiting: HashMap<OrderId, Waiting>,
     pub(super) orders: u64,
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
+    /// As of which change others see what instances wait for
+    shown_waiting: Option<u64>,
 }
 
 impl Node {
@@ -61,11 +65,17 @@ impl Node {
             waiting: HashMap::new(),
             orders: 0,
             awaiting_shutdown: Vec::new(),
+            shown_waiting: None,
         }
     }
 
     /// Puts back what was recorded before this controller started
     pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, instances: Vec<InstanceRecord>) {
+        for record in instances.iter().filter(|record| is_live(record)) {
+            if let Some(start) = &record.start {
+                self.admit_plugin(start);
+            }
+        }
         let entries = instances.into_iter().filter_map(InstanceRecord::into_entry);
         for (entry, reason) in self.machine.restore(Instant::now(), entries) {
             let instance = entry.start.instance_id;
@@ -146,10 +156,32 @@ impl Node {
         }
     }
 
-    fn refresh_view(&self) {
-        let entries = self.machine.roster().entries();
-        let live = entries.filter(|entry| !entry.is_terminal()).count();
-        look(&self.view).live_instances = live;
+    fn refresh_view(&mut self) {
+        let roster = self.machine.roster();
+        let live = roster.entries().filter(|entry| !entry.is_terminal()).count();
+        let mut view = look(&self.view);
+        view.live_instances = live;
+        let changes = Some(roster.waiting_changes());
+        if self.shown_waiting != changes {
+            self.shown_waiting = changes;
+            let waiting = |instance| Some((instance, roster.waiting_for(instance)?));
+            view.waiting = roster
+                .entries()
+                .filter_map(|entry| waiting(entry.instance()))
+                .collect();
+        }
+    }
+
+    /// The plugin inside of what is started with this may call from now on
+    pub(super) fn admit_plugin(&self, start: &StartInstance) {
+        if let Ok(instance) = start.instance_id.parse() {
+            let workload = Workload {
+                node: self.id,
+                instance,
+                incarnation: Incarnation::new(start.incarnation),
+            };
+            self.context.workloads.admit(&start.plugin_token, workload);
+        }
     }
 
     /// Publishes what is recorded

@@ -23,6 +23,8 @@ pub(crate) struct NodeView {
     pub(crate) live_instances: usize,
     /// What changes too often to be recorded
     pub(crate) vitals: HashMap<InstanceId, Vitals>,
+    /// What those that start wait for
+    pub(crate) waiting: HashMap<InstanceId, String>,
 }
 
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ mod instances;
 mod kill;
 mod operations;
 mod puppet;
+mod readiness;
 mod sessions;
 mod start;
 mod support;

@@ -194,6 +194,24 @@ impl Cluster {
         (status, body)
     }
 
+    /// What a plugin is answered at a path that is not an operator's
+    pub async fn plugin(&self, path: &str, token: Option<&str>, sequence: Option<&str>) -> (u16, Value) {
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
+        let sequence = sequence.map(|sequence| format!("X-Prexor-Sequence: {sequence}\r\n"));
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{}{}Content-Length: 0\r\n\r\n",
+            token.unwrap_or_default(),
+            sequence.unwrap_or_default()
+        );
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        within(stream.read_to_string(&mut text)).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).expect(body))
+    }
+
     /// What `/metrics` answers, without a token
     pub async fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(self.http).await.unwrap();

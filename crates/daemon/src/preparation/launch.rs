@@ -129,15 +129,6 @@ pub(super) fn stop_command(order: &Assignment) -> &'static str {
     }
 }
 
-/// Pieces of console lines that say that the server is ready
-pub(super) fn ready_markers(order: &Assignment) -> Vec<String> {
-    let mut markers = vec!["Done (".to_owned()];
-    if order.is_proxy {
-        markers.push("Listening on /".to_owned());
-    }
-    markers
-}
-
 /// The whole environment: what is inherited, then what the order sets, then what the daemon knows better
 pub(super) fn environment(
     order: &Assignment,

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use prexorcloud_proto::StartInstance;
+use prexorcloud_protocol::readiness::Rule;
 
 use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
@@ -137,7 +138,7 @@ impl Preparer {
                 incarnation: order.incarnation,
                 port: order.port,
                 stop_command: launch::stop_command(&order).to_owned(),
-                ready_markers: launch::ready_markers(&order),
+                readiness: Rule::of(start),
                 startup_timeout: order.startup_timeout,
                 grace: order.grace.unwrap_or(self.settings.default_grace),
                 max_lifetime: order.max_lifetime,

@@ -15,16 +15,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prexorcloud_protocol::node::daemon::is_crash;
+use prexorcloud_protocol::readiness::Evidence;
 use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::feed::{Feed, now_ms};
 use super::notices::Notices;
+use super::readiness::{Readiness, Seen};
 use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
 use super::stdin::{CommandError, write_command};
 use super::watched::Watched;
-use super::{Event, Exit, Inner, readiness};
+use super::{Event, Exit, Inner};
 use crate::console::{MAX_TAIL_LINES, tail};
 use crate::control::{ControlDir, ExitCause, ExitRecord, RunningRecord};
 use crate::durable::is_damage;
@@ -51,6 +53,8 @@ pub(super) enum Instruction {
     Stop {
         force: bool,
     },
+    /// The plugin inside of the instance says that it is ready
+    PluginReady,
     /// The end was taken over by the application
     Settled,
 }
@@ -102,6 +106,8 @@ pub(super) struct Instance {
     pub(super) orders: mpsc::UnboundedReceiver<Instruction>,
     /// Its end was taken over already: only its console may still be wanted
     pub(super) is_settled: bool,
+    /// What it was last waiting for on its way to ready
+    pub(super) awaited: Option<String>,
 }
 
 impl Instance {
@@ -148,7 +154,7 @@ impl Instance {
             loop {
                 match self.orders.recv().await {
                     Some(Instruction::Settled) => break,
-                    Some(Instruction::Stop { .. }) => {}
+                    Some(Instruction::Stop { .. } | Instruction::PluginReady) => {}
                     None => {
                         feed.abort();
                         return;
@@ -178,6 +184,7 @@ impl Instance {
     async fn until_exit(&mut self) -> Ended {
         let mut process = Watched::new(self.running.main.clone());
         let mut phase = self.resume(&process);
+        let mut readiness = Readiness::of(&self.facts, &self.control);
         loop {
             let deadline = self.deadline(phase);
             let starting = matches!(phase, Phase::Starting { .. });
@@ -188,16 +195,20 @@ impl Instance {
                 order = self.orders.recv() => {
                     if let Some(Instruction::Stop { force }) = order {
                         phase = self.stop(phase, StopReason::Requested, force, &process).await;
+                    } else if order == Some(Instruction::PluginReady) && starting {
+                        phase = self.ready(Evidence::Plugin).await;
                     } else if order.is_none() {
                         return Ended::Detached;
                     }
                 }
-                () = readiness::ready(&self.facts, &self.control, self.inner.watcher.as_ref()), if starting => {
-                    phase = self.ready().await;
-                }
-                () = sleep_until(deadline) => phase = self.overdue(phase, &process).await,
+                seen = readiness.next(self.inner.watcher.as_ref()), if starting => match seen {
+                    Seen::Ready(evidence) => phase = self.ready(evidence).await,
+                    Seen::Waiting(waiting) => self.tell_waiting(waiting).await,
+                },
+                () = sleep_until(deadline) => phase = self.overdue(phase, &mut readiness, &process).await,
             }
         }
+        self.awaited = readiness.waiting().map(str::to_owned);
         Ended::Gone(match phase {
             Phase::Stopping { reason, .. } => Some(reason),
             Phase::Starting { .. } | Phase::Running => None,
@@ -251,9 +262,20 @@ impl Instance {
         }
     }
 
-    async fn ready(&self) -> Phase {
+    async fn tell_waiting(&self, waiting: String) {
+        self.inner
+            .tell(Event::Waiting {
+                instance: self.facts.instance,
+                incarnation: self.facts.incarnation,
+                waiting,
+            })
+            .await;
+    }
+
+    async fn ready(&self, evidence: Evidence) -> Phase {
+        let instance = self.facts.instance;
+        tracing::info!(%instance, "ready, as {evidence} shows");
         if let Err(error) = Mark::Ready.set(&self.control) {
-            let instance = self.facts.instance;
             tracing::warn!(%instance, %error, "cannot note that the instance was ready");
         }
         self.inner
@@ -265,12 +287,12 @@ impl Instance {
         Phase::Running
     }
 
-    async fn overdue(&self, phase: Phase, process: &Watched) -> Phase {
+    async fn overdue(&self, phase: Phase, readiness: &mut Readiness, process: &Watched) -> Phase {
         match phase {
             Phase::Starting { until } if until <= Instant::now() => {
                 // The deadline is about the instance, and not about how soon somebody looked at it.
-                if readiness::is_ready_by_now(&self.facts, &self.control).await {
-                    return self.ready().await;
+                if let Some(evidence) = readiness.by_now().await {
+                    return self.ready(evidence).await;
                 }
                 self.stop(phase, StopReason::StartupTimeout, false, process).await
             }
@@ -446,10 +468,16 @@ impl Instance {
     }
 
     async fn report(&self, exit: ExitRecord, stopped_for: Option<StopReason>) {
-        let lines = match tail(&self.control.console_log(), MAX_TAIL_LINES) {
+        let mut lines = match tail(&self.control.console_log(), MAX_TAIL_LINES) {
             Ok(lines) => lines,
             Err(error) => vec![format!("[prexorcloud] the console log cannot be read: {error}")],
         };
+        // The protocol's own last line says how long it was given.
+        if let Some(awaited) = &self.awaited
+            && stopped_for == Some(StopReason::StartupTimeout)
+        {
+            lines.push(format!("[prexorcloud] {awaited}"));
+        }
         let uptime_ms = exit.exited_at_ms.saturating_sub(self.running.started_at_ms);
         self.inner
             .tell(Event::Exited(Box::new(Exit {

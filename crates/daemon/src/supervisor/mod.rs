@@ -94,6 +94,15 @@ pub enum Event {
         /// Which start of it
         incarnation: Incarnation,
     },
+    /// An instance that starts waits for something, or for something else than before
+    Waiting {
+        /// The instance
+        instance: InstanceId,
+        /// Which start of it
+        incarnation: Incarnation,
+        /// What is missing until it is ready, for people
+        waiting: String,
+    },
     /// An instance is being stopped; at most once per start
     Stopping {
         /// The instance
@@ -122,6 +131,11 @@ impl Event {
             Self::Ready {
                 instance,
                 incarnation,
+            }
+            | Self::Waiting {
+                instance,
+                incarnation,
+                ..
             }
             | Self::Stopping {
                 instance,
@@ -308,6 +322,22 @@ impl Supervisor {
         orders.send(Instruction::Stop { force }).is_ok()
     }
 
+    /// The plugin inside of an instance says that it is ready, which counts whatever its rule is
+    ///
+    /// Without effect on one that is ready already, is being stopped, or is another start of the id.
+    pub fn plugin_ready(&self, instance: InstanceId, incarnation: Incarnation) {
+        if let Some(Handle {
+            orders: Some(orders),
+            incarnation: current,
+            ..
+        }) = self.inner.lock().get(&instance)
+            && *current == incarnation
+        {
+            // A task that is gone needs to know nothing any more.
+            let _ = orders.send(Instruction::PluginReady);
+        }
+    }
+
     /// The application has taken over the end that [`Event::Exited`] told: it will not be told again
     ///
     /// [`Event::Settled`] says when the id is free; folders are cleaned up once the console was taken. Returns whether
@@ -434,6 +464,7 @@ impl Supervisor {
             running,
             orders,
             is_settled: told == Told::Settled,
+            awaited: None,
         };
         tokio::spawn(instance.run());
     }

@@ -1,10 +1,12 @@
-//! When an instance is ready: its port takes connections, or its console says so
+//! When an instance is ready: what its console and its port show, told to the judge of its rule
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use prexorcloud_protocol::readiness::{Evidence, Eyes, Judge, Rule, Verdict};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::record::InstanceFacts;
 use crate::console::{Cursor, Follower, Watcher};
@@ -19,25 +21,143 @@ const PORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the console is read when the system has no watches left
 const WITHOUT_WATCH: Duration = Duration::from_millis(100);
 
-/// Whether the instance is ready by now: its console is read to its end and its port is tried, whatever time that takes
+/// How often the console is read in any case: a watch can be lost
+const WITH_WATCH: Duration = Duration::from_secs(1);
+
+/// Watches one start until it is ready
 ///
-/// To be asked before a deadline counts. A daemon that comes back late, or is busy, may have read only a part until then.
-pub(super) async fn is_ready_by_now(facts: &InstanceFacts, control: &ControlDir) -> bool {
-    let mut cursor = Cursor::START;
-    has_marker(&facts.ready_markers, control, &mut cursor).await || is_port_open(facts.port).await
+/// What was read stays read, whether or not somebody waited for it to the end.
+pub(super) struct Readiness {
+    judge: Judge,
+    port: u16,
+    /// How often in a row the port has to be found open
+    ///
+    /// A server says what it is before it opens its port, but its log may be written a moment later.
+    tries: u32,
+    found_open: u32,
+    try_port_at: Instant,
+    console: PathBuf,
+    cursor: Cursor,
+    waiting: Option<String>,
 }
 
-/// Returns once the instance is ready, and waits for ever if it never is
-pub(super) async fn ready(facts: &InstanceFacts, control: &ControlDir, watcher: Option<&Watcher>) {
-    tokio::select! {
-        () = port_open(facts.port) => {}
-        () = marker_seen(&facts.ready_markers, control, watcher) => {}
+/// What is seen of an instance that is not known to be ready
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// It is ready
+    Ready(Evidence),
+    /// It is not, and something else is missing than before
+    Waiting(String),
+}
+
+impl Readiness {
+    pub(super) fn of(facts: &InstanceFacts, control: &ControlDir) -> Self {
+        Self {
+            judge: Judge::new(facts.readiness.clone(), facts.port, Eyes::OnTheNode),
+            port: facts.port,
+            tries: if facts.readiness == Rule::Port { 1 } else { 2 },
+            found_open: 0,
+            try_port_at: Instant::now(),
+            console: control.console_log(),
+            cursor: Cursor::START,
+            waiting: None,
+        }
     }
-}
 
-async fn port_open(port: u16) {
-    while !is_port_open(port).await {
-        sleep(PORT_INTERVAL).await;
+    /// What was last said to be missing
+    pub(super) fn waiting(&self) -> Option<&str> {
+        self.waiting.as_deref()
+    }
+
+    /// Returns when there is something new to see, and waits for ever if there never is
+    ///
+    /// May be given up and called again at any time.
+    pub(super) async fn next(&mut self, watcher: Option<&Watcher>) -> Seen {
+        loop {
+            let changed = watcher.and_then(|watcher| watcher.arm(&self.console).ok());
+            if let Some(evidence) = self.look().await {
+                return Seen::Ready(evidence);
+            }
+            let waiting = self.judge.waiting().to_string();
+            if self.waiting.as_ref() != Some(&waiting) {
+                self.waiting = Some(waiting.clone());
+                return Seen::Waiting(waiting);
+            }
+            let look_again = Instant::now()
+                + if changed.is_some() {
+                    WITH_WATCH
+                } else {
+                    WITHOUT_WATCH
+                };
+            let at = match self.judge.asks_port() {
+                true => look_again.min(self.try_port_at),
+                false => look_again,
+            };
+            match changed {
+                Some(changed) => tokio::select! {
+                    watched = changed => if watched.is_err() {
+                        sleep_until(Instant::now() + WITHOUT_WATCH).await;
+                    },
+                    () = sleep_until(at) => {}
+                },
+                None => sleep_until(at).await,
+            }
+        }
+    }
+
+    /// What shows that the instance is ready by now, if it is: its console is read to its end and its port is tried, whatever time that takes
+    ///
+    /// To be asked before a deadline counts. A daemon that comes back late, or is busy, may have read only a part until then.
+    pub(super) async fn by_now(&mut self) -> Option<Evidence> {
+        self.try_port_at = Instant::now();
+        // What may count at once counts at its last chance.
+        self.tries = self.tries.min(self.found_open + 1);
+        self.look().await
+    }
+
+    /// Reads what is new on the console, and tries the port if that counts and is due
+    async fn look(&mut self) -> Option<Evidence> {
+        if let Some(evidence) = self.read().await {
+            return Some(evidence);
+        }
+        if !self.judge.asks_port() || self.try_port_at > Instant::now() {
+            return None;
+        }
+        let is_open = is_port_open(self.port).await;
+        self.try_port_at = Instant::now() + PORT_INTERVAL;
+        self.found_open = if is_open { self.found_open + 1 } else { 0 };
+        // What it printed before it opened its port tells whether the port counts.
+        if let Some(evidence) = self.read().await {
+            return Some(evidence);
+        }
+        if self.found_open < self.tries {
+            return None;
+        }
+        match self.judge.handle_port_open() {
+            Verdict::Ready(evidence) => Some(evidence),
+            Verdict::Waiting(_) => None,
+        }
+    }
+
+    /// Shows the judge what stands between the cursor and the end of the console
+    async fn read(&mut self) -> Option<Evidence> {
+        // A log that is shorter than what was read of it was cut, or is another one: all of it is new.
+        if std::fs::metadata(&self.console).is_ok_and(|log| log.len() < self.cursor.offset) {
+            self.cursor = Cursor::START;
+        }
+        let mut follower = Follower::open(&self.console, self.cursor).ok()?;
+        let mut lines = Vec::new();
+        while follower.read(0, &mut lines).unwrap_or(false) {
+            for line in lines.drain(..) {
+                if let Verdict::Ready(evidence) = self.judge.handle_line(&line.text) {
+                    return Some(evidence);
+                }
+            }
+            self.cursor = follower.cursor();
+            tokio::task::yield_now().await;
+        }
+        self.cursor = follower.cursor();
+        None
     }
 }
 
@@ -48,48 +168,5 @@ async fn is_port_open(port: u16) -> bool {
             return true;
         }
     }
-    false
-}
-
-async fn marker_seen(markers: &[String], control: &ControlDir, watcher: Option<&Watcher>) {
-    if markers.is_empty() {
-        return std::future::pending().await;
-    }
-    let path = control.console_log();
-    let mut cursor = Cursor::START;
-    loop {
-        let changed = watcher.and_then(|watcher| watcher.arm(&path).ok());
-        if has_marker(markers, control, &mut cursor).await {
-            return;
-        }
-        let woken = async {
-            let watched = match changed {
-                Some(changed) => changed.await.is_ok(),
-                None => false,
-            };
-            if !watched {
-                sleep(WITHOUT_WATCH).await;
-            }
-        };
-        // Watches can be lost; look again before long in any case.
-        let _ = timeout(Duration::from_secs(1), woken).await;
-    }
-}
-
-/// Whether a marker stands between `cursor` and the end of the console; moves the cursor there
-async fn has_marker(markers: &[String], control: &ControlDir, cursor: &mut Cursor) -> bool {
-    let Ok(mut follower) = Follower::open(&control.console_log(), *cursor) else {
-        return false;
-    };
-    let mut lines = Vec::new();
-    while follower.read(0, &mut lines).unwrap_or(false) {
-        let seen = |marker: &String| lines.iter().any(|line| line.text.contains(marker));
-        if markers.iter().any(seen) {
-            return true;
-        }
-        lines.clear();
-        tokio::task::yield_now().await;
-    }
-    *cursor = follower.cursor();
     false
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prexorcloud_protocol::readiness::Rule;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, InvalidName};
 use serde::{Deserialize, Serialize};
 
@@ -32,8 +33,8 @@ pub struct InstanceFacts {
     pub port: u16,
     /// What to write to its console so that it stops by itself
     pub stop_command: String,
-    /// Pieces of console lines that mean that it is ready
-    pub ready_markers: Vec<String>,
+    /// What shows that it is ready
+    pub readiness: Rule,
     /// How long it may take from its start until it is ready
     pub startup_timeout: Duration,
     /// How long it may take to stop by itself
@@ -51,7 +52,9 @@ struct StoredFacts {
     incarnation: u64,
     port: u16,
     stop_command: String,
-    ready_markers: Vec<String>,
+    /// Records of earlier versions have none
+    #[serde(default)]
+    readiness: String,
     startup_timeout_ms: u64,
     grace_ms: u64,
     max_lifetime_ms: Option<u64>,
@@ -68,7 +71,7 @@ impl InstanceFacts {
                 incarnation: self.incarnation.get(),
                 port: self.port,
                 stop_command: self.stop_command.clone(),
-                ready_markers: self.ready_markers.clone(),
+                readiness: self.readiness.to_string(),
                 startup_timeout_ms: millis(self.startup_timeout),
                 grace_ms: millis(self.grace),
                 max_lifetime_ms: self.max_lifetime.map(millis),
@@ -88,7 +91,7 @@ impl InstanceFacts {
             incarnation: Incarnation::new(stored.incarnation),
             port: stored.port,
             stop_command: stored.stop_command,
-            ready_markers: stored.ready_markers,
+            readiness: stored.readiness.parse().unwrap_or_default(),
             startup_timeout: Duration::from_millis(stored.startup_timeout_ms),
             grace: Duration::from_millis(stored.grace_ms),
             max_lifetime: stored.max_lifetime_ms.map(Duration::from_millis),
@@ -153,7 +156,7 @@ impl FolderName {
             incarnation,
             port,
             stop_command: "stop".to_owned(),
-            ready_markers: Vec::new(),
+            readiness: Rule::Unknown,
             startup_timeout: UNLIMITED,
             grace: Duration::from_secs(30),
             max_lifetime: None,
@@ -275,7 +278,7 @@ mod tests {
             incarnation: Incarnation::new(4),
             port: 30_000,
             stop_command: "end".into(),
-            ready_markers: vec!["Done".into()],
+            readiness: Rule::Plugin,
             startup_timeout: Duration::from_secs(5),
             grace: Duration::from_secs(5),
             max_lifetime: Some(Duration::from_secs(5)),

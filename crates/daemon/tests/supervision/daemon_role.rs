@@ -53,6 +53,7 @@ async fn serve(folder: PathBuf, port: u16) {
         tokio::select! {
             event = reports.events.recv() => match event.unwrap() {
                 Event::Ready { .. } => println!("ready"),
+                Event::Waiting { .. } => {}
                 Event::Stopping { .. } => println!("stopping"),
                 Event::Exited(exit) => {
                     println!("exited {}", exit.cause.code());

@@ -43,7 +43,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-const OBEDIENT: &str = "echo 'Done ('; read word; echo \"got $word\"; exit 0";
+const OBEDIENT: &str = "echo 'Done (1s)!'; read word; echo \"got $word\"; exit 0";
 
 /// An instance that is ready, and whose daemon is gone
 async fn left_behind(script: &str) -> (Stage, ControlDir) {
@@ -68,7 +68,7 @@ async fn stops_in_order(stage: &mut Stage) {
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Exited(0), "{exit:?}");
     assert_eq!(exit.stopped_for, Some(StopReason::Requested));
-    assert_eq!(exit.log_tail, ["Done (", "got stop"]);
+    assert_eq!(exit.log_tail, ["Done (1s)!", "got stop"]);
 }
 
 async fn a_torn_record_drops_no_living_instance() {
@@ -125,7 +125,7 @@ async fn a_stray_settled_mark_drops_no_living_instance() {
 }
 
 async fn an_instance_without_shim_and_records_is_found_by_its_files() {
-    let (mut stage, control) = left_behind("echo $$ > pid; echo 'Done ('; exec sleep 3600").await;
+    let (mut stage, control) = left_behind("echo $$ > pid; echo 'Done (1s)!'; exec sleep 3600").await;
     let main = written_process(&stage.workspace("lobby-1").join("pid")).await;
     let running = control.read_state().unwrap().unwrap();
     kill_process(Pid::from_raw(running.shim.pid).unwrap(), Signal::KILL).unwrap();
@@ -155,7 +155,7 @@ async fn a_folder_that_was_set_aside_is_taken_back_if_something_lives() {
 }
 
 async fn an_end_is_told_although_nothing_says_whose_it_was() {
-    let (mut stage, control) = left_behind("echo 'Done ('; read word; exit 3").await;
+    let (mut stage, control) = left_behind("echo 'Done (1s)!'; read word; exit 3").await;
     let running = control.read_state().unwrap().unwrap();
     fs::write(control.path().join("state.json"), "{").unwrap();
     fs::write(control.path().join("instance.json"), "{").unwrap();
@@ -170,7 +170,7 @@ async fn an_end_is_told_although_nothing_says_whose_it_was() {
 }
 
 async fn an_earlier_start_whose_end_was_not_noted_hides_no_later_one() {
-    let (mut stage, control) = left_behind("echo 'Done ('; read word; exit 3").await;
+    let (mut stage, control) = left_behind("echo 'Done (1s)!'; read word; exit 3").await;
     let running = control.read_state().unwrap().unwrap();
     fs::write(control.stdin(), "go\n").unwrap();
     until_gone(&running.shim).await;

@@ -88,7 +88,10 @@ async fn an_unfinished_last_line_is_in_the_tail() {
 async fn a_killed_instance_has_code_137() {
     let mut stage = Stage::new();
     stage
-        .start_script(facts("lobby-1", free_port()), "echo 'Done ('; exec sleep 3600")
+        .start_script(
+            facts("lobby-1", free_port()),
+            "echo 'Done (1s)!'; exec sleep 3600",
+        )
         .await;
     stage.ready().await;
     let running = stage.control().read_state().unwrap().unwrap();
@@ -103,7 +106,7 @@ async fn a_killed_instance_has_code_137() {
 const WITH_DESCENDANTS: &str = "sleep 3600 & echo $! > child
     setsid sh -c 'echo $$ > daemon; exec sleep 3600' &
     while [ ! -s daemon ]; do sleep 0.01; done
-    echo 'Done ('";
+    echo 'Done (1s)!'";
 
 async fn a_forced_stop_kills_descendants() {
     let mut stage = Stage::new();
@@ -152,7 +155,7 @@ async fn a_stubborn_instance_is_killed_after_its_grace() {
     let mut stage = Stage::new();
     let mut facts = facts("lobby-1", free_port());
     facts.grace = Duration::from_millis(300);
-    let script = "trap 'echo not yet' TERM; echo 'Done ('; while true; do sleep 0.05; done";
+    let script = "trap 'echo not yet' TERM; echo 'Done (1s)!'; while true; do sleep 0.05; done";
     stage.start_script(facts, script).await;
     stage.ready().await;
     stage.supervisor.stop("lobby-1".parse().unwrap(), false);
@@ -168,7 +171,10 @@ async fn a_stubborn_instance_is_killed_after_its_grace() {
 async fn force_overtakes_grace() {
     let mut stage = Stage::new();
     stage
-        .start_script(facts("lobby-1", free_port()), "echo 'Done ('; exec sleep 3600")
+        .start_script(
+            facts("lobby-1", free_port()),
+            "echo 'Done (1s)!'; exec sleep 3600",
+        )
         .await;
     stage.ready().await;
     let id = "lobby-1".parse().unwrap();
@@ -190,7 +196,8 @@ async fn force_overtakes_grace() {
 
 async fn an_instance_that_is_not_ready_in_time_crashed() {
     let mut stage = Stage::new();
-    let mut facts = facts("lobby-1", free_port());
+    let port = free_port();
+    let mut facts = facts("lobby-1", port);
     facts.startup_timeout = Duration::from_millis(200);
     stage
         .start_script(facts, "echo still loading; read word; exit 0")
@@ -209,7 +216,8 @@ async fn an_instance_that_is_not_ready_in_time_crashed() {
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Exited(0));
     assert!(exit.is_crash());
-    assert_eq!(exit.log_tail, ["still loading"]);
+    let missing = format!("[prexorcloud] waiting for port {port} or a ready line");
+    assert_eq!(exit.log_tail, ["still loading", &missing]);
 }
 
 async fn an_instance_past_its_lifetime_is_stopped() {
@@ -217,7 +225,7 @@ async fn an_instance_past_its_lifetime_is_stopped() {
     let mut facts = facts("lobby-1", free_port());
     facts.max_lifetime = Some(Duration::from_millis(500));
     stage
-        .start_script(facts, "echo 'Done ('; read word; exit 9")
+        .start_script(facts, "echo 'Done (1s)!'; read word; exit 9")
         .await;
     let exit = stage.exit().await;
     assert_eq!(exit.stopped_for, Some(StopReason::LifetimeOver));
@@ -227,7 +235,10 @@ async fn an_instance_past_its_lifetime_is_stopped() {
 async fn a_lost_shim_leaves_an_end_nobody_saw() {
     let mut stage = Stage::new();
     stage
-        .start_script(facts("lobby-1", free_port()), "echo 'Done ('; exec sleep 3600")
+        .start_script(
+            facts("lobby-1", free_port()),
+            "echo 'Done (1s)!'; exec sleep 3600",
+        )
         .await;
     stage.ready().await;
     let running = stage.control().read_state().unwrap().unwrap();

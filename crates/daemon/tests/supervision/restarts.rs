@@ -186,7 +186,7 @@ async fn a_stop_goes_on_after_a_restart() {
     stage
         .start_script(
             slow,
-            "trap '' TERM; echo 'Done ('; while true; do sleep 0.05; done",
+            "trap '' TERM; echo 'Done (1s)!'; while true; do sleep 0.05; done",
         )
         .await;
     stage.ready().await;
@@ -209,7 +209,7 @@ async fn a_late_daemon_reads_the_console_before_it_judges() {
     let mut slow = facts("lobby-1", free_port());
     slow.startup_timeout = Duration::from_secs(1);
     let boot = "echo $$ > pid; read go; i=0; while [ $i -lt 4000 ]; do i=$((i+1)); \
-        echo \"Loading region $i of 4000 with all that belongs to it\"; done; echo 'Done ('; exec sleep 3600";
+        echo \"Loading region $i of 4000 with all that belongs to it\"; done; echo 'Done (1s)!'; exec sleep 3600";
     stage.start_script(slow, boot).await;
     stage.supervisor.detach();
     let control = stage.control();

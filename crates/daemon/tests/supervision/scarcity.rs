@@ -38,7 +38,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A script that obeys its stop word, and says so
-const OBEDIENT: &str = "echo 'Done ('; read word; echo \"got $word\"; exit 0";
+const OBEDIENT: &str = "echo 'Done (1s)!'; read word; echo \"got $word\"; exit 0";
 
 /// A daemon under a limit of open files: adopts, stops what it adopted in order, and prints what it sees
 ///
@@ -150,7 +150,10 @@ async fn few_descriptors_cost_no_instance_and_force_nobody() {
     assert_eq!(lines[0], "adopted 30", "{lines:?}");
     assert_eq!(lines.len(), 31);
     for line in &lines[1..] {
-        assert_eq!(line, "exited Exited(0) [\"Done (\", \"got stop\"]", "{lines:?}");
+        assert_eq!(
+            line, "exited Exited(0) [\"Done (1s)!\", \"got stop\"]",
+            "{lines:?}"
+        );
     }
     let names = fs::read_dir(stage.folder.path().join("run")).unwrap();
     for name in names {
@@ -278,7 +281,7 @@ pub fn full(folder: PathBuf) -> ExitCode {
         let mut stage = Stage::with(|settings| settings.run_folder = folder.join("run"));
         let codes = [0, 3];
         for code in codes {
-            let script = format!("echo 'Done ('; read word; exit {code}");
+            let script = format!("echo 'Done (1s)!'; read word; exit {code}");
             stage
                 .start_script(facts(&format!("lobby-{code}"), free_port()), &script)
                 .await;

@@ -11,6 +11,7 @@ use prexorcloud_daemon::supervisor::{
     ConsoleBatch, Event, Exit, InstanceFacts, Receiver, Reports, Settings, ShimCommand, Supervisor,
 };
 use prexorcloud_protocol::Incarnation;
+use prexorcloud_protocol::readiness::Rule;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,6 +23,8 @@ pub struct Stage {
     pub supervisor: Supervisor,
     pub reports: Reports,
     pub console: Vec<(u64, String)>,
+    /// What instances were waiting for, on their way to ready
+    pub waiting: Vec<String>,
 }
 
 impl Stage {
@@ -39,6 +42,7 @@ impl Stage {
             supervisor,
             reports,
             console: Vec::new(),
+            waiting: Vec::new(),
         }
     }
 
@@ -61,12 +65,15 @@ impl Stage {
         self.supervisor.start(facts, spec).await.unwrap();
     }
 
-    /// The next event, while console lines are collected
+    /// The next event that is more than waiting, while console lines are collected
     pub async fn event(&mut self) -> Event {
         let wait = async {
             loop {
                 tokio::select! {
-                    event = self.reports.events.recv() => return event.unwrap(),
+                    event = self.reports.events.recv() => match event.unwrap() {
+                        Event::Waiting { waiting, .. } => self.waiting.push(waiting),
+                        event => return event,
+                    },
                     batch = self.reports.consoles.recv() => {
                         let batch = batch.unwrap();
                         self.keep(batch);
@@ -80,6 +87,21 @@ impl Stage {
     pub async fn ready(&mut self) {
         let event = self.event().await;
         assert!(matches!(event, Event::Ready { .. }), "{event:?}");
+    }
+
+    /// Waits until the instance says that it waits for this
+    pub async fn waits_for(&mut self, text: &str) {
+        let wait = async {
+            while !self.waiting.iter().any(|waiting| waiting == text) {
+                match self.reports.events.recv().await.unwrap() {
+                    Event::Waiting { waiting, .. } => self.waiting.push(waiting),
+                    event => panic!("{event:?}"),
+                }
+            }
+        };
+        timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| panic!("{text:?} is not among {:?}", self.waiting));
     }
 
     /// The end of the instance, whatever is told before; it is settled
@@ -177,7 +199,7 @@ pub fn facts(id: &str, port: u16) -> InstanceFacts {
         incarnation: Incarnation::new(7),
         port,
         stop_command: "stop".into(),
-        ready_markers: vec!["Done (".into()],
+        readiness: Rule::Unknown,
         startup_timeout: PATIENCE,
         grace: PATIENCE,
         max_lifetime: None,

@@ -1,9 +1,14 @@
 //! Starting, the console, commands
 
+use std::net::TcpListener;
+use std::time::Duration;
+
 use libtest_mimic::Trial;
 use prexorcloud_daemon::console::tail;
 use prexorcloud_daemon::control::ExitCause;
-use prexorcloud_daemon::supervisor::{CommandError, StartError};
+use prexorcloud_daemon::supervisor::{CommandError, StartError, StopReason};
+use prexorcloud_protocol::Incarnation;
+use prexorcloud_protocol::readiness::{LineText, Platform, Rule};
 
 use super::stage::{Stage, demo_jar, facts, free_port, only_control, spec, until, until_gone};
 use crate::trial;
@@ -37,7 +42,19 @@ pub fn trials() -> Vec<Trial> {
             "a_console_that_nobody_takes_is_bounded",
             a_console_that_nobody_takes_is_bounded,
         ),
-        trial("an_open_port_alone_means_ready", an_open_port_alone_means_ready),
+        trial(
+            "an_open_port_means_ready_where_the_order_says_so",
+            an_open_port_means_ready_where_the_order_says_so,
+        ),
+        trial(
+            "a_server_with_an_open_port_is_ready_when_it_says_so",
+            a_server_with_an_open_port_is_ready_when_it_says_so,
+        ),
+        trial("a_plugin_makes_its_server_ready", a_plugin_makes_its_server_ready),
+        trial(
+            "a_start_that_takes_too_long_says_what_was_missing",
+            a_start_that_takes_too_long_says_what_was_missing,
+        ),
     ]
 }
 
@@ -144,7 +161,7 @@ async fn one_id_runs_once() {
 async fn secrets_are_in_the_environment_only() {
     let mut stage = Stage::new();
     let workspace = stage.workspace("lobby-1");
-    let mut spec = spec("/bin/sh", &["-c", "echo \"Done (1s)\"; read line"], &workspace);
+    let mut spec = spec("/bin/sh", &["-c", "echo \"Done (1s)!\"; read line"], &workspace);
     spec.environment
         .insert("CLOUD_PLUGIN_TOKEN".into(), "s3cret-token".into());
     stage
@@ -182,8 +199,10 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
 async fn a_stuck_console_does_not_block() {
     let mut stage = Stage::new();
     let mut facts = facts("lobby-1", free_port());
-    facts.grace = std::time::Duration::from_secs(3600);
-    stage.start_script(facts, "echo 'Done ('; exec sleep 3600").await;
+    facts.grace = Duration::from_secs(3600);
+    stage
+        .start_script(facts, "echo 'Done (1s)!'; exec sleep 3600")
+        .await;
     stage.ready().await;
     let id = "lobby-1".parse().unwrap();
     let long = format!("say {}", "x".repeat(900));
@@ -218,11 +237,80 @@ async fn an_ended_instance_takes_no_commands() {
     assert!(!stage.supervisor.stop("unknown".parse().unwrap(), false));
 }
 
-async fn an_open_port_alone_means_ready() {
+/// The order of a real server: first its port, then its worlds
+async fn a_server_with_an_open_port_is_ready_when_it_says_so() {
+    const LINE: &str = "waiting for the ready line (Done (1.2s)! For help) or the plugin's call";
+    let script = "echo '[12:00:00] [ServerMain/INFO]: Starting minecraft server version 1.21.4'
+        read join; echo '[12:00:01] [Async Chat Thread - #0/INFO]: <Steve> Done (1s)! For help'
+        read world; echo '[12:00:06] [Server thread/INFO]: Done (6.217s)! For help, type \"help\"'
+        exec sleep 3600";
+    for rule in [Rule::Unknown, Rule::Platform(Platform::Minecraft)] {
+        let mut stage = Stage::new();
+        stage.open_consoles();
+        // Whoever it belongs to: the instance has its port from the beginning.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut facts = facts("lobby-1", listener.local_addr().unwrap().port());
+        facts.readiness = rule;
+        stage.start_script(facts, script).await;
+        stage.waits_for(LINE).await;
+        let id = "lobby-1".parse().unwrap();
+        stage.supervisor.command(id, "join").unwrap();
+        stage.line("<Steve>").await;
+        stage.supervisor.command(id, "world").unwrap();
+        stage.ready().await;
+        assert_eq!(stage.waiting.last().unwrap(), LINE);
+        stage.supervisor.stop(id, true);
+        stage.exit().await;
+    }
+}
+
+async fn a_plugin_makes_its_server_ready() {
     let mut stage = Stage::new();
     let mut facts = facts("lobby-1", free_port());
-    facts.ready_markers.clear();
-    stage.start_standin(facts).await;
+    facts.readiness = Rule::Plugin;
+    let (id, incarnation) = (facts.instance, facts.incarnation);
+    stage
+        .start_script(facts, "echo 'Done (1s)! For help'; exec sleep 3600")
+        .await;
+    stage.waits_for("waiting for the plugin's call").await;
+    stage.supervisor.plugin_ready(id, Incarnation::new(99));
+    stage.supervisor.plugin_ready(id, incarnation);
+    stage.ready().await;
+    // It repeats itself.
+    stage.supervisor.plugin_ready(id, incarnation);
+    stage.supervisor.stop(id, true);
+    let exit = stage.exit().await;
+    assert_eq!(exit.stopped_for, Some(StopReason::Requested));
+}
+
+async fn a_start_that_takes_too_long_says_what_was_missing() {
+    let mut stage = Stage::new();
+    let mut facts = facts("lobby-1", free_port());
+    facts.readiness = Rule::Line(LineText::new("Lobby is open").unwrap());
+    facts.startup_timeout = Duration::from_millis(300);
+    stage
+        .start_script(facts, "echo '<Steve> Lobby is open'; read word; exit 0")
+        .await;
+    let exit = stage.exit().await;
+    assert_eq!(exit.stopped_for, Some(StopReason::StartupTimeout));
+    let last = exit.log_tail.last().unwrap();
+    assert_eq!(
+        last,
+        "[prexorcloud] waiting for the ready line (Lobby is open) or the plugin's call"
+    );
+}
+
+async fn an_open_port_means_ready_where_the_order_says_so() {
+    let mut stage = Stage::new();
+    let port = free_port();
+    let mut facts = facts("lobby-1", port);
+    facts.readiness = Rule::Port;
+    // What it prints does not count.
+    stage
+        .start_script(facts, "echo 'Done (1s)! For help'; exec sleep 3600")
+        .await;
+    stage.waits_for(&format!("waiting for port {port}")).await;
+    let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     stage.ready().await;
     assert!(only_control(stage.folder.path()).path().join("ready").exists());
     stage.supervisor.stop("lobby-1".parse().unwrap(), true);

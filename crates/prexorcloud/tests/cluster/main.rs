@@ -9,6 +9,7 @@ mod examples;
 mod handwritten;
 mod link;
 mod operator;
+mod readiness;
 mod refusals;
 mod rig;
 mod survival;

@@ -1367,7 +1367,7 @@ pub struct ControllerMessage {
     /// The message itself. Unset, or a variant that the receiver does not know, is ignored.
     #[prost(
         oneof = "controller_message::Payload",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 100, 101"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 100, 101, 102"
     )]
     pub payload: ::core::option::Option<controller_message::Payload>,
 }
@@ -1431,6 +1431,10 @@ pub mod controller_message {
         /// Console lines have arrived. Sent to daemons that announced `console-ack/1`.
         #[prost(message, tag = "101")]
         ConsoleOutputAck(super::ConsoleOutputAck),
+        /// The plugin inside a server says that the server is ready. Sent to daemons that announced `plugin-ready/1`;
+        /// others judge without it.
+        #[prost(message, tag = "102")]
+        InstanceReady(super::InstanceReady),
     }
 }
 /// Who the daemon is and what runs on it. The first message of a stream.
@@ -1594,6 +1598,10 @@ pub struct InstanceStatusUpdate {
     /// daemon: it counts for the current one.
     #[prost(uint64, tag = "100")]
     pub incarnation: u64,
+    /// What is missing until the server is ready, for people, at most 256 characters. Empty = not said, as from a Java
+    /// daemon, and in every state but STARTING.
+    #[prost(string, tag = "101")]
+    pub waiting_for: ::prost::alloc::string::String,
 }
 /// One line of the console of an instance. Best effort: lines are dropped when a peer cannot keep up.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1982,6 +1990,31 @@ pub struct StartInstance {
     >,
     /// Unique for each start of an instance id, and higher for a later one. Everything about this run carries it. 0 =
     /// a Java controller: the daemon reports 0 as well.
+    #[prost(uint64, tag = "100")]
+    pub incarnation: u64,
+    /// What makes the server ready. Absent = by its platform, as from a Java controller. Java daemons do not judge.
+    #[prost(message, optional, tag = "101")]
+    pub readiness: ::core::option::Option<ReadinessRule>,
+}
+/// What makes a server ready for players.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadinessRule {
+    /// What has to be seen of it.
+    #[prost(enumeration = "ReadinessSignal", tag = "1")]
+    pub signal: i32,
+    /// With READY_LINE: what the message of the line begins with, without time, level and colours; after a `*`, what is
+    /// anywhere in the line. At most 128 characters; blank counts as a signal that was not said.
+    #[prost(string, tag = "2")]
+    pub line: ::prost::alloc::string::String,
+}
+/// The plugin inside a server told the controller that the server is ready. Not answered: the daemon reports RUNNING,
+/// if that is news. Sent to daemons that announced `plugin-ready/1`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InstanceReady {
+    /// The instance. Required.
+    #[prost(string, tag = "1")]
+    pub instance_id: ::prost::alloc::string::String,
+    /// The incarnation that is ready; another one is left alone.
     #[prost(uint64, tag = "100")]
     pub incarnation: u64,
 }
@@ -2561,6 +2594,43 @@ impl ConfigFormat {
             "VELOCITY" => Some(Self::Velocity),
             "BUNGEECORD" => Some(Self::Bungeecord),
             "GEYSER" => Some(Self::Geyser),
+            _ => None,
+        }
+    }
+}
+/// What shows that a server is ready for players, beside the plugin inside of it, whose call always does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ReadinessSignal {
+    /// Not said: the ready line of the platform where one is known, else the port.
+    Unspecified = 0,
+    /// A line on its console.
+    ReadyLine = 1,
+    /// Its port takes connections.
+    OpenPort = 2,
+    /// Nothing else.
+    PluginCall = 3,
+}
+impl ReadinessSignal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "READINESS_SIGNAL_UNSPECIFIED",
+            Self::ReadyLine => "READY_LINE",
+            Self::OpenPort => "OPEN_PORT",
+            Self::PluginCall => "PLUGIN_CALL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "READINESS_SIGNAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "READY_LINE" => Some(Self::ReadyLine),
+            "OPEN_PORT" => Some(Self::OpenPort),
+            "PLUGIN_CALL" => Some(Self::PluginCall),
             _ => None,
         }
     }

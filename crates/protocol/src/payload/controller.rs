@@ -4,7 +4,8 @@
 //! one of these may contain a NUL, where the operating system would end it.
 
 use prexorcloud_proto::{
-    CompositionPlan, ConfigPatch, ExtensionArtifact, PreWarmEntry, RuntimeArtifact, TemplateRef,
+    CompositionPlan, ConfigPatch, ExtensionArtifact, PreWarmEntry, ReadinessRule, RuntimeArtifact,
+    TemplateRef,
 };
 
 use super::entries::{Each, Inside, Keys, Values};
@@ -37,6 +38,12 @@ fields! { StartInstance as "start_instance" {
     platform_version: NoNul;
     composition_plan: Inside::<CompositionPlan>::new();
     incarnation: Started;
+    readiness: Inside::<ReadinessRule>::new();
+} }
+
+fields! { ReadinessRule as "start_instance.readiness" {
+    signal: Number::within(0, 3);
+    line: Text::refused(limits::READY_LINE), Line;
 } }
 
 fields! { TemplateRef as "start_instance.templates" {
@@ -74,6 +81,10 @@ fields! { StopInstance as "stop_instance" {
 fields! { SendCommand as "send_command" {
     instance_id: Instance;
     command: COMMAND, Line;
+} }
+
+fields! { InstanceReady as "instance_ready" {
+    instance_id: Instance;
 } }
 
 const COMMAND: Text = Text::refused(limits::COMMAND).required();

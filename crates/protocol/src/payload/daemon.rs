@@ -89,6 +89,7 @@ fields! { InstanceStatusUpdate as "instance_status" {
     port: Number::within(0, 65_535);
     player_count: NATURAL;
     uptime_ms: NATURAL;
+    waiting_for: Text::shortened(limits::WAITING_FOR);
 } }
 
 fields! { ConsoleOutput as "console_output" {

@@ -224,6 +224,8 @@ table! {
         Needs::Whole(Capabilities::CRASH_ACK), KIB;
     ConsoleOutputAck(ConsoleOutputAck) console_output_ack = 101, Report, Tagged,
         Needs::Whole(Capabilities::CONSOLE_ACK), KIB;
+    InstanceReady(InstanceReady) instance_ready = 102, Control, Tagged,
+        Needs::Whole(Capabilities::PLUGIN_READY), KIB;
 }
 
 /// Checks a handshake that has left its envelope.

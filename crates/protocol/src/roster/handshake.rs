@@ -23,6 +23,7 @@ impl Roster {
         self.handle_disconnected(now);
         let peer = policy.peer;
         self.link = Link::Up { peer };
+        self.touch();
         let entries = self.slots.entry_indices();
         for &index in &entries {
             if let Some(slot) = self.slots.get_mut(index) {
@@ -189,6 +190,7 @@ impl Roster {
         if slot.lifecycle.state().is_coming_up() {
             // Whoever ordered it: the daemon may still refuse it.
             slot.ledger.assume(Order::Start);
+            slot.awaited.found();
         }
     }
 
@@ -216,6 +218,7 @@ impl Roster {
             slot.lifecycle.handle_start_accepted(now);
             if state.is_coming_up() {
                 slot.ledger.assume(Order::Start);
+                slot.awaited.found();
             }
         }
         self.tell(InstanceEvent::Adopted {

@@ -43,7 +43,12 @@ impl Roster {
         };
         let judgement = slot.lifecycle.handle_report(now, report);
         match judgement {
-            Judgement::Applied { .. } | Judgement::Duplicate => Self::note_evidence(slot, state),
+            Judgement::Applied { .. } | Judgement::Duplicate => {
+                Self::note_evidence(slot, state);
+                if state == State::Starting {
+                    self.note_waiting(index, &update.waiting_for);
+                }
+            }
             Judgement::Illegal { .. } | Judgement::Stale { .. } if is_alive(state) => {
                 self.handle_unwanted(now, index, report);
             }

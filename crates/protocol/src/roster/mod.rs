@@ -45,6 +45,7 @@ mod dispatch;
 mod event;
 mod handshake;
 mod messages;
+mod readiness;
 mod slots;
 mod stream_order;
 
@@ -54,6 +55,7 @@ use std::time::Instant;
 use prexorcloud_proto::StartInstance;
 
 pub use event::{Dispatch, Due, InstanceEvent, RosterEntry, RosterTimer};
+use readiness::Awaited;
 pub(crate) use slots::Role;
 use slots::{Place, Slot, Slots};
 pub use stream_order::StreamOrder;
@@ -134,6 +136,7 @@ pub struct Roster {
     dropped: u64,
     /// The newest stream that was ever admitted.
     newest: Option<StreamOrder>,
+    waiting_changes: u64,
 }
 
 impl Roster {
@@ -147,6 +150,7 @@ impl Roster {
             events: VecDeque::new(),
             dropped: 0,
             newest: None,
+            waiting_changes: 0,
         }
     }
 
@@ -418,6 +422,7 @@ impl Roster {
             return;
         }
         self.link = Link::Down;
+        self.touch();
         for Place { entry, orphan } in self.slots.places().collect::<Vec<_>>() {
             if let Some(slot) = orphan.and_then(|index| self.slots.get(index)) {
                 // The next handshake tells whether it is still there.
@@ -613,6 +618,10 @@ impl Roster {
                         // It carries secrets, and cannot be needed any more.
                         slot.start = None;
                     }
+                    if !to.is_coming_up() || to == State::Scheduled {
+                        slot.awaited = Awaited::default();
+                    }
+                    self.waiting_changes = self.waiting_changes.wrapping_add(1);
                     InstanceEvent::Changed {
                         instance,
                         group: lifecycle.group(),

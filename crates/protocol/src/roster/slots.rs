@@ -10,6 +10,7 @@ use prexorcloud_proto::StartInstance;
 
 use super::deadlines::Deadlines;
 use super::event::Due;
+use super::readiness::Awaited;
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Age, Lifecycle};
 use crate::ledger::Ledger;
@@ -30,6 +31,8 @@ pub(super) struct Slot {
     pub(super) ledger: Ledger,
     /// The start, as long as it may have to go out (again).
     pub(super) start: Option<Box<StartInstance>>,
+    /// What it takes until the server is ready.
+    pub(super) awaited: Awaited,
     /// How many orphans have been found in the way of this entry, on the present stream.
     pub(super) orphans: u32,
     /// In the queue of slots that have something to send.
@@ -44,6 +47,7 @@ impl Slot {
             lifecycle,
             ledger,
             start,
+            awaited: Awaited::default(),
             orphans: 0,
             queued: false,
         }

@@ -64,9 +64,13 @@ pub fn both_sides_agree<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> 
             (Some(process), Some(known)) => {
                 let drained = known.state() == State::Draining && process.state == State::Running;
                 let same_state = known.state() == process.state || drained;
-                // The Java daemon never says more than STARTING; what is running was running before a restart.
-                let java = pair.peers() == Peers::JavaDaemon && known.state() == State::Running;
-                ensure(same_state || (java && process.state == State::Starting), || {
+                // On a Java node, a server without a plugin says that it is ready on its console and nowhere else, and lines
+                // may be lost.
+                let unheard = pair.peers() == Peers::JavaDaemon
+                    && process.behaviour.bare
+                    && process.state == State::Running
+                    && known.state() == State::Starting;
+                ensure(same_state || unheard, || {
                     format!("{instance} is {} and counts as {}", process.state, known.state())
                 })?;
                 let same = pair.peers() != Peers::Rust || process.incarnation == known.incarnation();
@@ -112,8 +116,8 @@ pub fn what_was_asked_for_is_so<D: DaemonSide, C: ControllerSide>(pair: &Pair<D,
             format!("{instance} was to stop and is {}", known.state())
         })?;
         let comes_up = known.state().is_coming_up();
-        // A Java daemon says nothing of a server that starts for ever.
-        let hopeless = pair.peers() != Peers::Rust && known.state() == State::Starting;
+        // A Java daemon ends no server that starts for ever.
+        let hopeless = pair.peers() == Peers::JavaDaemon && known.state() == State::Starting;
         ensure(!comes_up || hopeless, || {
             format!("{instance} has been {} all the time", known.state())
         })?;

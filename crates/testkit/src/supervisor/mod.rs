@@ -138,8 +138,16 @@ impl Supervisor {
             Due::Ready => {
                 process.become_ready(moment);
                 turn.note(|| format!("{instance}#{incarnation} is ready"));
+                let has_plugin = !process.behaviour.bare;
                 match (&mut self.plugins, daemon) {
-                    (Some(plugins), _) => plugins.ready(instance),
+                    (Some(plugins), daemon) => {
+                        if has_plugin {
+                            plugins.ready(instance);
+                        }
+                        if let Some((session, _)) = daemon {
+                            session.console(process.ready_line());
+                        }
+                    }
                     (None, Some((_, node))) => node.handle_ready(now, instance, incarnation),
                     (None, None) => {}
                 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prexorcloud_protocol::instance::{Limits, State};
 use prexorcloud_protocol::node::daemon::{self as machine, Attempt, StopReason, is_crash};
 use prexorcloud_protocol::peer::KILL_TIMEOUT;
-use prexorcloud_protocol::proto::StartInstance;
+use prexorcloud_protocol::proto::{ConsoleOutput, StartInstance};
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, StopMode};
 
 use crate::behaviour::Behaviour;
@@ -192,6 +192,15 @@ impl Process {
         self.since = now;
         self.phase_ends = None;
         self.startup_ends = None;
+    }
+
+    /// What it prints then. Its platform is not named, so that any will do.
+    pub(super) fn ready_line(&self) -> ConsoleOutput {
+        ConsoleOutput {
+            instance_id: self.instance.into(),
+            line: "[12:00:00] [Server thread/INFO]: Done (2.000s)! For help, type \"help\"".to_owned(),
+            ..Default::default()
+        }
     }
 
     /// Asks it to stop; what it does about that is in its script. Says whether nobody had asked before.

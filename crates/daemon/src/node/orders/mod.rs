@@ -155,6 +155,10 @@ impl Orders {
         match self.node.handle_event(Instant::now(), event) {
             Some(DaemonEvent::Connected(connected)) => self.handle_connected(&connected),
             Some(DaemonEvent::Command { instance, line, .. }) => self.command(instance, &line),
+            Some(DaemonEvent::PluginReady {
+                instance,
+                incarnation,
+            }) => self.supervisor.plugin_ready(instance, incarnation),
             Some(DaemonEvent::Request(request)) => {
                 let cached = self.preparer.cached_bytes();
                 if let Some(answer) = requests::answer(request, cached) {
@@ -245,6 +249,13 @@ impl Orders {
                 instance,
                 incarnation,
             } => self.node.handle_ready(now, instance, incarnation),
+            Event::Waiting {
+                instance,
+                incarnation,
+                waiting,
+            } => self
+                .session
+                .with(|session, _| session.waiting_for(instance, incarnation, waiting)),
             Event::Stopping {
                 instance,
                 incarnation,

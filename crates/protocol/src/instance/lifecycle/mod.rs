@@ -20,9 +20,9 @@
 //! # Whose deadline it is
 //! A daemon that [keeps the startup deadline](DaemonPeer::keeps_startup_deadline) ends a late server itself, politely
 //! first, and says why; the controller's own deadline is later by the time that takes. A daemon that does not
-//! [judge readiness](DaemonPeer::judges_readiness) (the Java daemon: there the server's plugin does) is given no
-//! deadline in `STARTING`, or every server on it would be killed. Its readiness comes in through
-//! [`handle_ready`](Lifecycle::handle_ready).
+//! [judge readiness](DaemonPeer::judges_readiness) (the Java daemon) is given no deadline in `STARTING`: what is known of its
+//! servers comes by [console lines](crate::readiness) that may be lost and by plugins that may be missing, and a server
+//! that plays would be killed. Their readiness comes in through [`handle_ready`](Lifecycle::handle_ready).
 //!
 //! # A refusal ends nothing
 //! A daemon may [refuse](Lifecycle::handle_stop_refused) a stop, because it cannot write down who its controller is, say. So
@@ -205,6 +205,11 @@ impl Lifecycle {
     #[must_use]
     pub const fn desired(&self) -> Desired {
         self.desired
+    }
+
+    /// What the daemon does at the other end of the present stream, or of the last one.
+    pub(crate) const fn peer(&self) -> DaemonPeer {
+        self.peer
     }
 
     pub(crate) const fn spec(&self) -> Spec {

@@ -63,7 +63,7 @@ impl ControllerNode {
                 self.judge(stream, "StopInstanceAck", judgement, ack.instance_id);
             }
             ControllerEvent::Crash(report) => self.handle_crash(now, stream, report),
-            ControllerEvent::Console(output) => return self.handle_console(stream, output),
+            ControllerEvent::Console(output) => return self.handle_console(now, stream, output),
             ControllerEvent::Unreachable { .. } => {
                 self.roster.handle_silence();
                 return Some(event);
@@ -78,7 +78,12 @@ impl ControllerNode {
         None
     }
 
-    fn handle_console(&mut self, stream: StreamId, output: ConsoleOutput) -> Option<ControllerEvent> {
+    fn handle_console(
+        &mut self,
+        now: Instant,
+        stream: StreamId,
+        output: ConsoleOutput,
+    ) -> Option<ControllerEvent> {
         const WHAT: &str = "ConsoleOutput";
         let current = InstanceId::new(&output.instance_id)
             .ok()
@@ -94,7 +99,11 @@ impl ControllerNode {
             return None;
         };
         match Age::of(Incarnation::new(output.incarnation), current.incarnation()) {
-            Age::Current | Age::Unknown => Some(ControllerEvent::Console(output)),
+            Age::Current | Age::Unknown => {
+                let instance = current.instance();
+                let _ = self.roster.handle_line(now, instance, &output.line);
+                Some(ControllerEvent::Console(output))
+            }
             // Lines of an instance that has just been replaced are normal, and their loss costs nobody anything.
             Age::Older | Age::Newer => {
                 self.object(

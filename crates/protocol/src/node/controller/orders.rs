@@ -2,12 +2,14 @@
 
 use std::time::Instant;
 
-use prexorcloud_proto::{SendCommand, ShutdownNode, StartInstance, controller_message};
+use prexorcloud_proto::{InstanceReady, SendCommand, ShutdownNode, StartInstance, controller_message};
 
 use super::pending::Pending;
 use super::{ControllerNode, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId};
 use crate::id::InstanceId;
 use crate::instance::{Judgement, State};
+#[cfg(doc)]
+use crate::peer::DaemonPeer;
 use crate::session::SendError;
 use crate::session::controller::CommandError;
 use crate::trace::TraceParent;
@@ -101,11 +103,32 @@ impl ControllerNode {
         verdict
     }
 
-    /// A server says itself that it is ready, past a daemon that does not (the Java daemon).
+    /// A server says itself that it is ready, by its plugin.
+    ///
+    /// That makes it `RUNNING` where the daemon does not [judge](DaemonPeer::judges_readiness) readiness (the Java daemon). One
+    /// that does is told, and reports it: it has a deadline of its own to end. Plugins repeat themselves, so what is lost with a
+    /// stream is said again.
     pub fn ready(&mut self, now: Instant, instance: InstanceId) -> Judgement {
-        let judgement = self.roster.ready(now, instance);
-        self.settle(now);
-        judgement
+        let Some(lifecycle) = self.roster.get(instance) else {
+            return Judgement::UnknownInstance;
+        };
+        let peer = self.peer().unwrap_or_else(|| lifecycle.peer());
+        if !peer.judges_readiness {
+            let judgement = self.roster.ready(now, instance);
+            self.settle(now);
+            return judgement;
+        }
+        if peer.takes_plugin_calls
+            && lifecycle.state() == State::Starting
+            && let Some(stream) = self.current_stream()
+        {
+            let ready = InstanceReady {
+                instance_id: instance.into(),
+                incarnation: lifecycle.incarnation().get(),
+            };
+            self.send(stream, controller_message::Payload::InstanceReady(ready), None);
+        }
+        Judgement::Duplicate
     }
 
     /// Writes a line to an instance's console.

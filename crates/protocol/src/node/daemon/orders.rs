@@ -41,6 +41,7 @@ impl<L> DaemonNode<L> {
                 return Some(event);
             }
             event @ (DaemonEvent::Command { .. }
+            | DaemonEvent::PluginReady { .. }
             | DaemonEvent::Request(_)
             | DaemonEvent::NodeStatusDue
             | DaemonEvent::ConsoleArrived { .. }

@@ -92,6 +92,7 @@ impl DaemonSession {
                     reason: shutdown.reason,
                 });
             }
+            Payload::InstanceReady(ready) => self.handle_ready(&ready),
             Payload::CrashReportAck(ack) => self.crash_acknowledged(ack.report_id),
             Payload::ConsoleOutputAck(ack) => {
                 if let Ok(instance) = InstanceId::new(&ack.instance_id) {

@@ -131,6 +131,7 @@ pub(super) const fn is_command(payload: &Payload) -> bool {
             | Payload::Ping(_)
             | Payload::CrashReportAck(_)
             | Payload::ConsoleOutputAck(_)
+            | Payload::InstanceReady(_)
             | Payload::ErrorReport(_)
     )
 }

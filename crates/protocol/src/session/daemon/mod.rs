@@ -29,10 +29,11 @@ mod config;
 mod departures;
 mod fencing;
 mod news;
+mod readiness;
 mod receipts;
 mod reports;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use prexorcloud_compat as compat;
@@ -57,6 +58,7 @@ use crate::verdict::DeniedReason;
 pub use config::DaemonConfig;
 use departures::Departures;
 use fencing::{Unwritten, code_of};
+use readiness::Awaited;
 use receipts::Receipts;
 
 pub use news::{DaemonEvent, DaemonOutcome, StartOrder, StartRejection, StatusReport};
@@ -133,6 +135,8 @@ pub struct DaemonSession {
     peer: Option<ControllerPeer>,
     /// What the controller must hear since its acknowledgement and has not been queued yet.
     to_tell: VecDeque<InstanceId>,
+    /// What servers that start wait for; of hosted instances only.
+    awaited: HashMap<InstanceId, Awaited>,
     /// The ends that were told on this stream.
     receipts: Receipts,
     /// What has left on this stream and the controller does not acknowledge.
@@ -163,6 +167,7 @@ impl DaemonSession {
             streams: 0,
             peer: None,
             to_tell: VecDeque::new(),
+            awaited: HashMap::new(),
             receipts: Receipts::default(),
             departures: Departures::default(),
             rejected: Vec::new(),
@@ -375,6 +380,7 @@ impl DaemonSession {
         }));
         let (to_tell, heard) = self.hosted.acknowledged(peer.understands_ended);
         self.to_tell = to_tell.into();
+        self.tell_awaited();
         for (instance, incarnation) in heard {
             match peer.confirms_receipt {
                 true => self.receipts.end_queued(instance, incarnation),

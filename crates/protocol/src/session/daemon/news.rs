@@ -64,6 +64,14 @@ pub enum DaemonEvent {
         /// The trace that the command belongs to.
         trace: Option<TraceParent>,
     },
+    /// The plugin inside of a server that starts says that it is ready. What follows from it is
+    /// [reported](DaemonSession::report) as if it had been seen.
+    PluginReady {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+    },
     /// Stop everything and exit. Answer with [`acknowledge_shutdown`](DaemonSession::acknowledge_shutdown).
     Shutdown {
         /// The operator's reason.

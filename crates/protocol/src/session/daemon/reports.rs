@@ -11,6 +11,7 @@ use super::{
 };
 use crate::hosted::Observed;
 use crate::id::{Incarnation, InstanceId};
+use crate::instance::State;
 use crate::limits;
 use crate::outbox::{Class, Overflow};
 use crate::session::{SendError, kind, wire_millis};
@@ -28,6 +29,7 @@ impl DaemonSession {
             .hosted
             .observe(report.instance, report.incarnation, report.state);
         if matches!(observed, Observed::Changed { .. } | Observed::Unchanged) {
+            self.forget_awaited(report.instance, report.state);
             self.hosted
                 .measured(report.instance, report.player_count, report.uptime);
             if self.is_established() {
@@ -41,6 +43,10 @@ impl DaemonSession {
         let Some(facts) = self.hosted.get(report.instance) else {
             return;
         };
+        let waiting_for = match report.state {
+            State::Starting => self.awaited_text(report.instance, report.incarnation).to_owned(),
+            _ => String::new(),
+        };
         self.queue(daemon_message::Payload::InstanceStatus(InstanceStatusUpdate {
             instance_id: report.instance.into(),
             state: report.state.to_wire(),
@@ -48,6 +54,7 @@ impl DaemonSession {
             player_count: i32::try_from(report.player_count).unwrap_or(i32::MAX),
             uptime_ms: wire_millis(report.uptime),
             incarnation: report.incarnation.get(),
+            waiting_for,
         }));
         self.hosted.told(report.instance);
         if report.state.is_terminal() {
@@ -104,6 +111,7 @@ impl DaemonSession {
         rejection: StartRejection,
     ) {
         self.hosted.withdraw(instance, incarnation);
+        self.awaited.remove(&instance);
         let ack = rejection.into_ack(instance.as_str(), incarnation.get());
         if self.is_established() {
             if self.may_answer("StartInstance") {
