@@ -7,5 +7,6 @@ mod examples;
 mod link;
 mod operator;
 mod refusals;
+#[allow(dead_code, reason = "what only the worst week needs")]
 mod rig;
 mod survival;
