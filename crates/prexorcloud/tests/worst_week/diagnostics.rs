@@ -43,7 +43,7 @@ fn goes_on_with(script: &str) {
     rig.kill_controller();
     rig.start_controller();
     rig.await_node("ONLINE");
-    let ready = http::get(rig.http(), "/system/ready").map(|(status, _)| status);
+    let ready = http::get(rig.http(), "/api/v1/system/ready").map(|(status, _)| status);
     assert_eq!(ready, Some(200));
     rig.command("lobby-1", "say still here", "[Server] still here");
     let stopped = rig

@@ -21,7 +21,7 @@ fn wrap(rig: &mut Rig, role: &'static str, disk: &SmallDisk) {
 }
 
 fn ready(rig: &Rig) -> u16 {
-    http::get(rig.http(), "/system/ready").map_or(0, |(status, _)| status)
+    http::get(rig.http(), "/api/v1/system/ready").map_or(0, |(status, _)| status)
 }
 
 /// What the controller cannot write down it refuses with a sentence, says so to whoever watches it, and recovers from
@@ -88,7 +88,8 @@ fn daemon() {
 
     rig.kill_daemon();
     disk.free();
-    assert_eq!(rig.start_daemon(), 1, "the one that lives");
+    // Besides the one that lives there may be those whose end could not be noted as told.
+    assert!(rig.start_daemon() >= 1);
     rig.await_node("ONLINE");
     rig.command("lobby-3", "say through it all", "[Server] through it all");
     assert_eq!(rig.instance("lobby-1")["state"], "STOPPED");

@@ -40,7 +40,7 @@ fn descriptors(script: &str) {
         rig.await_node("ONLINE");
         let stopped = rig.ctl(&["instance", "stop", "lobby-1", "--wait", "-o", "json"]);
         assert_eq!(stopped.json()["state"], "STOPPED");
-        assert!(rig.console("lobby-1").contains("All dimensions are saved"));
+        rig.await_line("lobby-1", "All dimensions are saved");
         rig.start_standin("lobby-1");
         rig.kill_daemon();
     }
@@ -52,10 +52,7 @@ fn descriptors(script: &str) {
         rig.await_instance(&id, "RUNNING");
         let stopped = rig.ctl(&["instance", "stop", &id, "--wait", "-o", "json"]);
         assert_eq!(stopped.json()["state"], "STOPPED");
-        assert!(
-            rig.console(&id).contains("All dimensions are saved"),
-            "{id} was killed"
-        );
+        rig.await_line(&id, "All dimensions are saved");
     }
     let crashes = rig.ctl(&["crash", "list", "-o", "json"]).json();
     assert_eq!(crashes.as_array().unwrap().len(), 0, "{crashes}");
