@@ -7,6 +7,7 @@ pub mod contract;
 pub mod demo_jar;
 pub mod mutants;
 pub mod tidy;
+pub mod worst_week;
 
 use std::path::Path;
 use std::process::Command;

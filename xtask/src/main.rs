@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{bench, ci, codegen, contract, demo_jar, mutants, tidy};
+use xtask::{bench, ci, codegen, contract, demo_jar, mutants, tidy, worst_week};
 
 #[derive(Parser)]
 #[command(about)]
@@ -49,6 +49,12 @@ enum Task {
     /// Measure in release mode, beside bare tonic; print one table and write target/bench.json
     Bench {
         /// Handed on to the benchmark, for instance `--only console`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Set real programs on full disks, behind stalled links, stopped and bare; print a line for each case
+    WorstWeek {
+        /// Handed on to the cases, for instance `stalled_link` or `--list`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -150,6 +156,7 @@ fn run(task: Task) -> Result<ExitCode> {
             }
             println!("tidy: in order");
         }
+        Task::WorstWeek { arguments } => worst_week::run(&here, &arguments)?,
         Task::Bench { arguments } => bench::run(&here, &arguments)?,
         Task::Mutants {
             options,

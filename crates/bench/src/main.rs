@@ -10,6 +10,7 @@ mod envelope;
 mod idle;
 mod pki;
 mod processor;
+mod programs;
 mod report;
 mod rig;
 mod step;
@@ -25,12 +26,14 @@ const HELP: &str = "\
 Measures PrexorCloud beside bare tonic
 
   --json FILE       write the figures to this file, too
-  --only GROUP      only this group: step, envelope, console, template, idle; may be repeated
+  --program FILE    the release binary, for the group `programs`; without it, that group is left out
+  --only GROUP      only this group: step, envelope, console, template, idle, programs; may be repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
   --daemons N       daemons that idle at once (500)";
 
 struct Arguments {
     json: Option<PathBuf>,
+    program: Option<PathBuf>,
     only: Vec<String>,
     repetitions: usize,
     daemons: usize,
@@ -40,6 +43,7 @@ impl Arguments {
     fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Self>> {
         let mut arguments = Self {
             json: None,
+            program: None,
             only: Vec::new(),
             repetitions: 7,
             daemons: 500,
@@ -48,6 +52,7 @@ impl Arguments {
             let mut value = || given.next().with_context(|| format!("{name} needs a value"));
             match name.as_str() {
                 "--json" => arguments.json = Some(value()?.into()),
+                "--program" => arguments.program = Some(value()?.into()),
                 "--only" => arguments.only.push(value()?),
                 "--repetitions" => arguments.repetitions = value()?.parse().context("--repetitions")?,
                 "--daemons" => arguments.daemons = value()?.parse().context("--daemons")?,
@@ -56,7 +61,7 @@ impl Arguments {
             }
         }
         for group in &arguments.only {
-            if !["step", "envelope", "console", "template", "idle"].contains(&group.as_str()) {
+            if !["step", "envelope", "console", "template", "idle", "programs"].contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
             }
         }
@@ -94,6 +99,9 @@ fn main() -> Result<()> {
     }
     if wanted("idle") {
         idle::run(&mut report, arguments.daemons).context("idle")?;
+    }
+    if let Some(program) = arguments.program.as_deref().filter(|_| wanted("programs")) {
+        programs::run(&mut report, program).context("programs")?;
     }
     report.print();
     if let Some(path) = &arguments.json {

@@ -11,5 +11,6 @@ mod link;
 mod operator;
 mod readiness;
 mod refusals;
+#[allow(dead_code, reason = "what only the worst week needs")]
 mod rig;
 mod survival;

@@ -1,5 +1,6 @@
 //! A cluster of real processes in a folder of its own
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -76,6 +77,23 @@ pub fn program(arguments: &[&str]) -> Command {
     command
 }
 
+/// `command`, started by another one
+fn wrapped(first: &str, rest: &[String], command: &Command) -> Command {
+    let mut wrapped = Command::new(first);
+    wrapped
+        .args(rest)
+        .arg(command.get_program())
+        .args(command.get_args())
+        .env_clear()
+        .envs(
+            command
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .stdin(Stdio::null());
+    wrapped
+}
+
 /// Runs the program to its end
 pub fn run(arguments: &[&str]) -> Ran {
     finish(&mut program(arguments))
@@ -109,6 +127,8 @@ pub struct Rig {
     heartbeat_ms: u64,
     /// Where daemons dial, if not to the controller itself
     dialled: Option<SocketAddr>,
+    /// What stands in front of the program's command line, by role
+    wraps: BTreeMap<&'static str, Vec<String>>,
 }
 
 impl Rig {
@@ -125,6 +145,7 @@ impl Rig {
             http: None,
             heartbeat_ms: 1000,
             dialled: None,
+            wraps: BTreeMap::new(),
         }
     }
 
@@ -137,6 +158,26 @@ impl Rig {
         rig.dialled = Some(link.address);
         rig.join_node();
         (rig, link)
+    }
+
+    /// From now on a program is started by this command, which gets the program's command line as arguments
+    pub fn wrap(&mut self, role: &'static str, command: &[&str]) {
+        let command = command.iter().map(|&word| word.to_owned()).collect();
+        self.wraps.insert(role, command);
+    }
+
+    /// From now on the daemon is told that the controller is here
+    pub fn route(&mut self, address: SocketAddr) {
+        self.dialled = Some(address);
+    }
+
+    /// The process of a program, or of what it was wrapped in
+    pub fn pid(&self, role: &str) -> Pid {
+        let child = match role {
+            "controller" => &self.controller,
+            _ => &self.daemon,
+        };
+        Pid::from_child(child.as_ref().unwrap())
     }
 
     /// With a controller
@@ -201,7 +242,7 @@ impl Rig {
         });
         let config = self.write("controller.toml", &toml::to_string(&settings).unwrap());
         let mut child = self.spawn("controller", &config);
-        let ready = announcement(&mut child, || self.log_text("controller"));
+        let ready = announcement(&mut child).unwrap_or_else(|| panic!("{}", self.log_text("controller")));
         self.grpc = Some(ready["grpc"].as_str().unwrap().parse().unwrap());
         self.http = Some(ready["http"].as_str().unwrap().parse().unwrap());
         self.controller = Some(child);
@@ -241,32 +282,31 @@ impl Rig {
 
     /// Starts the daemon as configured and gives the number of instances that it adopted
     pub fn start_daemon(&mut self) -> u64 {
-        let child = self.spawn("daemon", &self.path("daemon.toml"));
-        self.announced(child)
+        let started = self.try_start_daemon();
+        started.unwrap_or_else(|status| panic!("{status}: {}", self.log_text("daemon")))
+    }
+
+    /// As [`start_daemon`](Self::start_daemon), by a shell that gets the command line as arguments
+    fn start_daemon_by(&mut self, script: &str) -> u64 {
+        self.wrap("daemon", &["sh", "-c", script]);
+        let adopted = self.start_daemon();
+        self.wrap("daemon", &[]);
+        adopted
     }
 
     /// As [`start_daemon`](Self::start_daemon), with a hard limit of open files
     pub fn start_daemon_with_open_files(&mut self, limit: u32) -> u64 {
-        let config = self.path("daemon.toml");
-        let daemon = program(&["daemon", "--config", config.to_str().unwrap(), "--announce"]);
-        let mut shell = Command::new("sh");
-        shell
-            .args(["-c", &format!("ulimit -n {limit} && exec \"$@\""), "sh"])
-            .arg(daemon.get_program())
-            .args(daemon.get_args());
-        let child = shell
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(self.log("daemon"))
-            .spawn()
-            .unwrap();
-        self.announced(child)
+        self.start_daemon_by(&format!("ulimit -n {limit} && exec \"$0\" \"$@\""))
     }
 
-    fn announced(&mut self, mut child: Child) -> u64 {
-        let ready = announcement(&mut child, || self.log_text("daemon"));
+    /// As [`start_daemon`](Self::start_daemon); how it ended if it would not serve
+    pub fn try_start_daemon(&mut self) -> Result<u64, ExitStatus> {
+        let mut child = self.spawn("daemon", &self.path("daemon.toml"));
+        let Some(ready) = announcement(&mut child) else {
+            return Err(eventually("the end of the daemon", || child.try_wait().unwrap()));
+        };
         self.daemon = Some(child);
-        ready["adopted"].as_u64().unwrap()
+        Ok(ready["adopted"].as_u64().unwrap())
     }
 
     /// Starts the daemon with another file and with variables
@@ -276,33 +316,14 @@ impl Rig {
             .envs(environment.iter().copied())
             .spawn()
             .unwrap();
-        announcement(&mut child, || self.log_text("daemon"));
+        assert!(announcement(&mut child).is_some(), "{}", self.log_text("daemon"));
         self.daemon = Some(child);
     }
 
     /// Starts the daemon as configured, inside a control group
     pub fn start_daemon_within(&mut self, group: &Path) {
-        let plain = self.prepared("daemon", &self.path("daemon.toml"));
-        let mut command = Command::new("/bin/sh");
-        let enter = format!(
-            "echo $$ > '{}/cgroup.procs' && exec \"$0\" \"$@\"",
-            group.display()
-        );
-        command
-            .args(["-c", &enter])
-            .arg(plain.get_program())
-            .args(plain.get_args());
-        command
-            .env_clear()
-            .envs(plain.get_envs().filter_map(|(key, value)| Some((key, value?))));
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(self.log("daemon"))
-            .spawn()
-            .unwrap();
-        announcement(&mut child, || self.log_text("daemon"));
-        self.daemon = Some(child);
+        let group = group.display();
+        self.start_daemon_by(&format!("echo $$ > '{group}/cgroup.procs' && exec \"$0\" \"$@\""));
     }
 
     fn spawn(&self, role: &str, config: &Path) -> Child {
@@ -310,7 +331,11 @@ impl Rig {
     }
 
     fn prepared(&self, role: &str, config: &Path) -> Command {
-        let mut command = program(&[role, "--config", config.to_str().unwrap(), "--announce"]);
+        let own = program(&[role, "--config", config.to_str().unwrap(), "--announce"]);
+        let mut command = match self.wraps.get(role).map(Vec::as_slice) {
+            Some([first, rest @ ..]) => wrapped(first, rest, &own),
+            _ => own,
+        };
         command
             .current_dir(self.folder())
             .stdout(Stdio::piped())
@@ -350,7 +375,12 @@ impl Rig {
 
     /// Runs `prexorctl` as the administrator
     pub fn ctl(&self, arguments: &[&str]) -> Ran {
-        let token = self.path("controller/admin.token");
+        let copied = self.path("admin.token");
+        let token = if copied.exists() {
+            copied
+        } else {
+            self.path("controller/admin.token")
+        };
         finish(
             &mut self
                 .ctl_command(arguments)
@@ -406,22 +436,26 @@ impl Rig {
 
     /// Starts the built-in server and waits until it is RUNNING
     pub fn start_standin(&self, id: &str) -> Value {
+        self.start_standin_with(id, &[])
+    }
+
+    /// As [`start_standin`](Self::start_standin), with more options
+    pub fn start_standin_with(&self, id: &str, options: &[&str]) -> Value {
         let jar = self.path("demo-server.standin");
-        self.ctl(&[
-            "instance",
-            "start",
-            "lobby",
-            "--id",
-            id,
-            "--jar",
-            jar.to_str().unwrap(),
-            "--memory-mb",
-            "64",
-            "--wait",
-            "-o",
-            "json",
-        ])
-        .json()
+        let jar = jar.to_str().unwrap();
+        let start = ["instance", "start", "lobby", "--id", id, "--jar", jar];
+        let usual = ["--memory-mb", "64", "--wait", "-o", "json"];
+        self.ctl(&[&start[..], &usual, options].concat()).json()
+    }
+
+    /// The servers themselves, not their shims
+    pub fn servers(&self) -> Vec<(Pid, String)> {
+        let arguments = |pid: Pid| fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok();
+        self.processes()
+            .into_iter()
+            .filter_map(|pid| Some((pid, String::from_utf8_lossy(&arguments(pid)?).into_owned())))
+            .filter(|(_, arguments)| arguments.contains("standin-server"))
+            .collect()
     }
 
     /// Types a line and waits until the console shows `answer`
@@ -514,12 +548,14 @@ pub fn processes_of(folder: &Path) -> Vec<Pid> {
     found
 }
 
-fn announcement(child: &mut Child, log: impl Fn() -> String) -> Value {
+/// What a program says when it serves; `None` if it ends instead
+fn announcement(child: &mut Child) -> Option<Value> {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap())
         .read_line(&mut line)
         .unwrap();
-    serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}; log: {}", log()))
+    (!line.is_empty())
+        .then(|| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}")))
 }
 
 fn stop(mut child: Child) -> ExitStatus {

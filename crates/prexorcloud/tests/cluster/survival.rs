@@ -105,7 +105,7 @@ fn a_node_that_is_shut_down_stops_its_servers_and_its_daemon() {
 
 /// Kills the only server, not its shim
 pub fn kill_server(rig: &Rig) {
-    let servers = servers(rig);
+    let servers = rig.servers();
     assert_eq!(servers.len(), 1);
     for (pid, _) in servers {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -114,7 +114,8 @@ pub fn kill_server(rig: &Rig) {
 
 /// Kills the server that was given this port
 fn kill_servers(rig: &Rig, port: u16) {
-    let chosen: Vec<_> = servers(rig)
+    let chosen: Vec<_> = rig
+        .servers()
         .into_iter()
         .filter(|(_, arguments)| arguments.contains(&format!("--port\0{port}\0")))
         .collect();
@@ -122,17 +123,6 @@ fn kill_servers(rig: &Rig, port: u16) {
     for (pid, _) in chosen {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
-}
-
-fn servers(rig: &Rig) -> Vec<(rustix::process::Pid, String)> {
-    rig.processes()
-        .into_iter()
-        .filter_map(|pid| {
-            let file = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
-            let arguments = String::from_utf8_lossy(&std::fs::read(file).ok()?).into_owned();
-            arguments.contains("standin-server").then_some((pid, arguments))
-        })
-        .collect()
 }
 
 fn one_crash(rig: &Rig) -> serde_json::Value {
