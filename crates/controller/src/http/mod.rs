@@ -28,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::server::HttpServer;
 pub use self::server::HttpServerError;
 use crate::{
-    access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles, fleet::Fleet,
-    join_tokens::JoinTokens, nodes::Nodes, store::Store,
+    access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
+    controller::Surroundings, fleet::Fleet, join_tokens::JoinTokens, nodes::Nodes, readiness::Readiness,
+    store::Store,
 };
 
 /// What the handlers work with
@@ -42,6 +43,8 @@ pub(crate) struct Api {
     pub(crate) certificates: Certificates,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) readiness: Readiness,
+    pub(crate) surroundings: Surroundings,
 }
 
 /// All routes
