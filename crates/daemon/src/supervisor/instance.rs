@@ -106,20 +106,24 @@ impl Instance {
     /// Runs from the start, or from where a former daemon left off, until everything about the instance is done
     pub(super) async fn run(mut self) {
         let (ended, is_ended) = watch::channel(false);
+        let name = format!("the console of {}", self.facts.instance);
         let mut feed = tokio::spawn(
-            Feed {
-                control: self.control.clone(),
-                instance: self.facts.instance,
-                incarnation: self.facts.incarnation,
-                watcher: self.inner.watcher.clone(),
-                flow: self.inner.flow.subscribe(),
-                ended: is_ended,
-                batches: self.inner.batches.clone(),
-                retention: self.inner.settings.retention,
-                settle: self.inner.settings.settle,
-                missed: 0,
-            }
-            .run(),
+            self.inner.vital.guard(
+                name,
+                Feed {
+                    control: self.control.clone(),
+                    instance: self.facts.instance,
+                    incarnation: self.facts.incarnation,
+                    watcher: self.inner.watcher.clone(),
+                    flow: self.inner.flow.subscribe(),
+                    ended: is_ended,
+                    batches: self.inner.batches.clone(),
+                    retention: self.inner.settings.retention,
+                    settle: self.inner.settings.settle,
+                    missed: 0,
+                }
+                .run(),
+            ),
         );
         let stopped_for = match self.until_exit().await {
             Ended::Gone(stopped_for) => stopped_for,

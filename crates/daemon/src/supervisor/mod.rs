@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, peer::KILL_TIMEOUT};
+use prexorcloud_transport::{Deaths, Vital};
 use tokio::sync::{mpsc, watch};
 
 use crate::console::{Retention, Watcher};
@@ -184,6 +185,8 @@ pub struct Reports {
     pub events: mpsc::Receiver<Event>,
     /// Console lines, while consoles are open
     pub consoles: mpsc::Receiver<ConsoleBatch>,
+    /// Which task died that watched an instance, which is a bug: the next supervisor watches it again
+    pub deaths: Deaths,
 }
 
 #[derive(Debug)]
@@ -194,6 +197,7 @@ struct Inner {
     batches: mpsc::Sender<ConsoleBatch>,
     flow: watch::Sender<Flow>,
     live: Mutex<HashMap<InstanceId, Handle>>,
+    vital: Vital,
 }
 
 /// An instance that runs, or whose end is not settled
@@ -226,6 +230,7 @@ impl Supervisor {
             open: None,
             generation: 0,
         });
+        let (vital, deaths) = Vital::new();
         let inner = Inner {
             settings,
             watcher,
@@ -233,10 +238,12 @@ impl Supervisor {
             batches,
             flow,
             live: Mutex::default(),
+            vital,
         };
         let reports = Reports {
             events: event_receiver,
             consoles,
+            deaths,
         };
         Ok((
             Self {
@@ -416,6 +423,7 @@ impl Supervisor {
         orders: mpsc::UnboundedReceiver<Instruction>,
         told: Told,
     ) {
+        let name = format!("the watch over {}", facts.instance);
         let instance = Instance {
             inner: Arc::clone(&self.inner),
             facts,
@@ -424,7 +432,7 @@ impl Supervisor {
             orders,
             is_settled: told == Told::Settled,
         };
-        tokio::spawn(instance.run());
+        tokio::spawn(self.inner.vital.guard(name, instance.run()));
     }
 }
 
