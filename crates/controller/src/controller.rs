@@ -183,15 +183,23 @@ impl Foundation {
         let on_disk = tokio::task::spawn_blocking(move || {
             let lock = DataDirLock::acquire(&data_dir, "controller")?;
             let store = SqliteStore::open(data_dir.join(STORE_FILE), &SqliteOptions::default())?;
-            let folder = data_dir.join(AUTHORITY_FOLDER);
-            let (authority, origin) =
-                Authority::load_or_create(&folder, &AuthorityPolicy::default(), SystemTime::now())?;
-            tracing::debug!(?origin, folder = %folder.display(), "the certificate authority is ready");
-            Ok::<_, StartError>((lock, store, authority))
+            Ok::<_, StartError>((lock, store))
         });
-        let (lock, store, authority) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let (lock, store) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let store: Arc<dyn Store> = Arc::new(store);
-        let authority = Arc::new(authority);
+        let started_before = store::load::<ControllerRecord>(&*store, ControllerRecord::ONLY)
+            .await?
+            .is_some();
+        let folder = config.data_dir.join(AUTHORITY_FOLDER);
+        let on_disk = tokio::task::spawn_blocking(move || {
+            let policy = AuthorityPolicy::default();
+            // The record comes after the authority: where it is, a new one would cut off every node.
+            if started_before {
+                return Authority::load(&folder, &policy);
+            }
+            Authority::load_or_create(&folder, &policy, SystemTime::now()).map(|(authority, _)| authority)
+        });
+        let authority = Arc::new(on_disk.await.map_err(|_| StartError::Interrupted)??);
         let epoch = next_epoch(&*store).await?;
         let access = AccessTokens::new(Arc::clone(&store));
         let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use prexorcloud_security::certificate_directory::{CertificateDirectory, CertificateDirectoryError};
+use prexorcloud_protocol::NodeId;
+use prexorcloud_security::certificate_directory::CertificateDirectory;
 use prexorcloud_security::enrolment::Enrolled;
 use prexorcloud_security::tls::{ClientMaterial, ClientTls, TlsError};
 use prexorcloud_transport::Dialer;
 use prexorcloud_transport::client::DialOptions;
+
+use crate::enrolment::{self, EnrolmentFailure};
 
 /// Why a certificate was not taken; the one before is still in use
 #[derive(Debug, thiserror::Error)]
@@ -16,26 +19,25 @@ pub enum ReloadError {
     /// There is none
     #[error("there is no certificate in {}", .0.display())]
     Missing(PathBuf),
-    /// A file cannot be read or does not fit
+    /// It cannot be read, or is not this node's
     #[error(transparent)]
-    Directory(#[from] CertificateDirectoryError),
+    Unusable(#[from] EnrolmentFailure),
     /// TLS cannot be set up with it
     #[error("the node's certificate: {0}")]
     Tls(#[from] TlsError),
-    /// File work was cut short
-    #[error("the daemon is ending")]
-    Interrupted,
 }
 
 #[derive(Debug)]
 pub(super) struct Certificates {
+    node: NodeId,
     directory: CertificateDirectory,
     material: Arc<ClientMaterial>,
 }
 
 impl Certificates {
-    pub(super) fn of(directory: PathBuf, enrolled: &Enrolled) -> Result<Self, TlsError> {
+    pub(super) fn of(node: NodeId, directory: PathBuf, enrolled: &Enrolled) -> Result<Self, TlsError> {
         Ok(Self {
+            node,
             directory: CertificateDirectory::new(directory),
             material: Arc::new(ClientMaterial::new(tls(enrolled)?)),
         })
@@ -48,11 +50,8 @@ impl Certificates {
     }
 
     pub(super) async fn reload(&self) -> Result<(), ReloadError> {
-        let directory = self.directory.clone();
-        let read = tokio::task::spawn_blocking(move || directory.load());
-        let enrolled = read
-            .await
-            .map_err(|_| ReloadError::Interrupted)??
+        let enrolled = enrolment::load(&self.directory, self.node)
+            .await?
             .ok_or_else(|| ReloadError::Missing(self.directory.path().to_path_buf()))?;
         self.material.replace(tls(&enrolled)?);
         Ok(())

@@ -170,7 +170,7 @@ impl Daemon {
         let file = |path: PathBuf| move |error| StartError::File { path, error };
         let memory = Memory::open(&data_dir).map_err(file(data_dir.join("controllers.json")))?;
         let credentials = enrolment::credentials(&config, node_id, &targets).await?;
-        let certificates = Certificates::of(config.certificate_dir(), &credentials)?;
+        let certificates = Certificates::of(node_id, config.certificate_dir(), &credentials)?;
         let dialer = certificates.dialer();
 
         let instances_dir = absolute(&config.instances_dir())?;

@@ -9,3 +9,4 @@ mod refusals;
 mod rig;
 mod signals;
 mod survival;
+mod wrong_files;

@@ -231,8 +231,8 @@ impl Rig {
         self.write(&format!("{name}.toml"), &toml::to_string(&settings).unwrap())
     }
 
-    /// Puts another certificate of the node into the daemon's folder, which another daemon enrolled for
-    pub fn renew_certificate(&self, node: &str) {
+    /// Puts another certificate, of this node, into the daemon's folder, which another daemon enrolled for
+    pub fn exchange_certificate(&self, node: &str) {
         let token = self.token(&["--node", node]);
         let config = self.configure("renewal", node, &token);
         let mut child = program(&[

@@ -105,7 +105,7 @@ fn a_hangup_reloads_the_log_filter_and_the_certificates() {
         (rig.node("node-1")["connected"] == false).then_some(())
     });
     let daemon = rig.daemon_pid();
-    rig.renew_certificate("node-1");
+    rig.exchange_certificate("node-1");
     let file = fs::read_to_string(rig.path("daemon.toml")).unwrap();
     rig.write("daemon.toml", &format!("{file}\n[log]\nfilter = \"debug\"\n"));
     kill_process(pid(daemon), Signal::HUP).unwrap();
