@@ -31,6 +31,7 @@
 //! [`commands`], [`output`] and [`program`].
 
 #![warn(missing_docs)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod arguments;
 pub mod client;

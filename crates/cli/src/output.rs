@@ -3,6 +3,7 @@
 //! Results go to standard output, everything said about them to standard error.
 
 use std::env;
+use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -287,6 +288,11 @@ fn relative(at: Timestamp, now: Timestamp) -> String {
     } else {
         format!("{} ago", span(milliseconds))
     }
+}
+
+/// Says something about the results on standard error; where nobody takes it, it is lost
+pub fn remark(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Columns of the terminal; without a terminal, nothing is wrapped

@@ -8,7 +8,7 @@ use clap::Parser as _;
 
 use crate::arguments::Arguments;
 use crate::failure::{EXIT_USAGE, Failure};
-use crate::output::{Colour, Paint};
+use crate::output::{Colour, Paint, remark};
 use crate::{commands, printable};
 
 const LONGEST_MESSAGE: usize = 2_000;
@@ -45,13 +45,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn complain(failure: &Failure, paint: Paint) -> ExitCode {
     let message = printable::short(&failure.to_string(), LONGEST_MESSAGE);
-    eprintln!("{} {message}", paint.paint(Colour::Bad, "error:"));
+    remark(format_args!("{} {message}", paint.paint(Colour::Bad, "error:")));
     if let Some(hint) = failure.hint() {
-        eprintln!(
-            "{}  {}",
-            paint.paint(Colour::Dim, "hint:"),
-            printable::line(&hint)
-        );
+        let hint = printable::line(&hint);
+        remark(format_args!("{}  {hint}", paint.paint(Colour::Dim, "hint:")));
     }
     failure.exit_code()
 }

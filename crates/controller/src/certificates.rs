@@ -63,7 +63,7 @@ pub enum ServerCertificateError {
 pub(crate) struct ServerCertificate {
     authority: Arc<Authority>,
     /// Names beyond those of this machine
-    configured: Vec<String>,
+    configured: RwLock<Vec<String>>,
     revocations: SharedRevocations,
     credential: RwLock<Credential>,
     config: Reloadable<ServerConfig>,
@@ -82,7 +82,7 @@ impl ServerCertificate {
         let (credential, config) = (RwLock::new(credential), Reloadable::new(config));
         Ok(Self {
             authority,
-            configured,
+            configured: RwLock::new(configured),
             revocations,
             credential,
             config,
@@ -96,7 +96,7 @@ impl ServerCertificate {
     /// Replaces the certificate when a third of its time is left, or when the machine has an address that it does not
     /// name; says whether it did
     pub(crate) fn renew_if_due(&self, now: SystemTime) -> Result<bool, ServerCertificateError> {
-        let names = names(&self.configured)?;
+        let names = names(&self.configured.read().unwrap_or_else(PoisonError::into_inner))?;
         let serves_on = {
             let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
             !credential.leaf().renewal_due(now) && names.are_covered_by(credential.leaf())
@@ -104,10 +104,22 @@ impl ServerCertificate {
         if serves_on {
             return Ok(false);
         }
-        let (credential, config) = issue(&self.authority, &names, &self.revocations)?;
+        self.replace(&names)?;
+        Ok(true)
+    }
+
+    /// Issues another certificate, for this machine's names and the `configured` ones from now on
+    pub(crate) fn reissue(&self, configured: Vec<String>) -> Result<(), ServerCertificateError> {
+        self.replace(&names(&configured)?)?;
+        *self.configured.write().unwrap_or_else(PoisonError::into_inner) = configured;
+        Ok(())
+    }
+
+    fn replace(&self, names: &ServerNames) -> Result<(), ServerCertificateError> {
+        let (credential, config) = issue(&self.authority, names, &self.revocations)?;
         self.config.replace(config);
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
-        Ok(true)
+        Ok(())
     }
 }
 

@@ -4,7 +4,10 @@ use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -18,7 +21,7 @@ use prexorcloud_security::{
     revocation::SharedRevocations,
     token::CaPin,
 };
-use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions, Target};
+use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions, Target, Vital};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -38,6 +41,7 @@ use crate::{
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     maintenance::Maintenance,
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
+    readiness::Readiness,
     records::ControllerRecord,
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError, Txn},
@@ -100,6 +104,28 @@ pub enum ControllerFailure {
     /// The HTTP listener ended
     #[error("the HTTP listener ended")]
     Http,
+    /// Nobody accepts connections of daemons any more
+    #[error("the gRPC listener ended")]
+    Grpc,
+    /// A task that the controller cannot be without has died, which is a bug
+    #[error("{task} has died; the log says why")]
+    Task {
+        /// Which one
+        task: String,
+    },
+}
+
+/// What only the program around a controller can count, for `/metrics`
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// Log lines that could not be written
+    pub lost_log_lines: Arc<AtomicU64>,
+}
+
+impl Surroundings {
+    pub(crate) fn lost_log_lines(&self) -> u64 {
+        self.lost_log_lines.load(Ordering::Relaxed)
+    }
 }
 
 /// What a first start left for the operator
@@ -122,10 +148,21 @@ impl Controller {
     /// # Errors
     /// [`StartError`] is one sentence that says what the operator has to do. Nothing is left running then.
     pub async fn start(config: ControllerConfig) -> Result<RunningController, StartError> {
+        Self::start_within(Surroundings::default(), config).await
+    }
+
+    /// The same, for a program that counts something
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub async fn start_within(
+        surroundings: Surroundings,
+        config: ControllerConfig,
+    ) -> Result<RunningController, StartError> {
         let foundation = Foundation::lay(&config).await?;
         let grpc = Server::bind(config.grpc.listen, ServerOptions::default()).await?;
         let http = HttpServer::bind(config.http.listen).await?;
-        foundation.serve(config, grpc, http).await
+        foundation.serve(surroundings, config, grpc, http).await
     }
 }
 
@@ -147,15 +184,23 @@ impl Foundation {
         let on_disk = tokio::task::spawn_blocking(move || {
             let lock = DataDirLock::acquire(&data_dir, "controller")?;
             let store = SqliteStore::open(data_dir.join(STORE_FILE), &SqliteOptions::default())?;
-            let folder = data_dir.join(AUTHORITY_FOLDER);
-            let (authority, origin) =
-                Authority::load_or_create(&folder, &AuthorityPolicy::default(), SystemTime::now())?;
-            tracing::debug!(?origin, folder = %folder.display(), "the certificate authority is ready");
-            Ok::<_, StartError>((lock, store, authority))
+            Ok::<_, StartError>((lock, store))
         });
-        let (lock, store, authority) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let (lock, store) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let store: Arc<dyn Store> = Arc::new(store);
-        let authority = Arc::new(authority);
+        let started_before = store::load::<ControllerRecord>(&*store, ControllerRecord::ONLY)
+            .await?
+            .is_some();
+        let folder = config.data_dir.join(AUTHORITY_FOLDER);
+        let on_disk = tokio::task::spawn_blocking(move || {
+            let policy = AuthorityPolicy::default();
+            // The record comes after the authority: where it is, a new one would cut off every node.
+            if started_before {
+                return Authority::load(&folder, &policy);
+            }
+            Authority::load_or_create(&folder, &policy, SystemTime::now()).map(|(authority, _)| authority)
+        });
+        let authority = Arc::new(on_disk.await.map_err(|_| StartError::Interrupted)??);
         let epoch = next_epoch(&*store).await?;
         let access = AccessTokens::new(Arc::clone(&store));
         let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {
@@ -182,6 +227,7 @@ impl Foundation {
 
     async fn serve(
         self,
+        surroundings: Surroundings,
         config: ControllerConfig,
         grpc: Server,
         http: HttpServer,
@@ -197,6 +243,8 @@ impl Foundation {
             revocations,
         } = self;
         let stopping = CancellationToken::new();
+        let (vital, deaths) = Vital::new();
+        let (failed, failure) = watch::channel(None);
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
         let workloads = Arc::new(Workloads::default());
         let context = NodeContext {
@@ -211,6 +259,7 @@ impl Foundation {
             ),
             config: config.clone(),
             stopping: stopping.clone(),
+            vital: vital.clone(),
             crashes_since_pruning: Default::default(),
             notes: Arc::new(Semaphore::new(nodes::NOTES)),
             workloads: Arc::clone(&workloads),
@@ -257,6 +306,8 @@ impl Foundation {
             consoles,
             workloads,
             stopping: stopping.clone(),
+            readiness: Readiness::new(Arc::clone(&store)),
+            surroundings,
         };
         let http_address = http.local_addr();
         let http = http.serve(http::router(Arc::new(api), &config.http), stopping.clone());
@@ -264,13 +315,18 @@ impl Foundation {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
             nodes: Arc::clone(&nodes),
-            certificate,
+            certificate: Arc::clone(&certificate),
             keep_crashes: config.crashes.keep,
         };
-        tokio::spawn(maintenance.run(stopping.clone()));
-        let (failed, failure) = watch::channel(None);
+        tokio::spawn(vital.guard("the maintenance", maintenance.run(stopping.clone())));
         let http = tokio::spawn(watch_http(http, stopping.clone(), failed.clone()));
-        tokio::spawn(watch_store(Arc::clone(&store), stopping.clone(), failed));
+        tokio::spawn(watch_grpc(grpc.clone(), stopping.clone(), failed.clone()));
+        let watched = watch_store(Arc::clone(&store), stopping.clone(), failed.clone());
+        tokio::spawn(vital.guard("the watch over the store", watched));
+        tokio::spawn(async move {
+            let task = deaths.first().await;
+            failed.send_replace(Some(ControllerFailure::Task { task }));
+        });
         if !http_address.ip().is_loopback() {
             tracing::warn!(http = %http_address, "http.listen is not loopback: tokens and consoles travel unencrypted there, put a TLS proxy in front");
         }
@@ -289,6 +345,7 @@ impl Foundation {
             first_run,
             pin,
             tokens,
+            certificate,
             grpc_address,
             http_address,
             failure,
@@ -339,6 +396,7 @@ pub struct RunningController {
     first_run: Option<FirstRun>,
     pin: CaPin,
     tokens: JoinTokens,
+    certificate: Arc<ServerCertificate>,
     grpc_address: SocketAddr,
     http_address: SocketAddr,
     failure: watch::Receiver<Option<ControllerFailure>>,
@@ -387,6 +445,16 @@ impl RunningController {
         ttl: Option<Duration>,
     ) -> Result<MintedToken, MintTokenError> {
         self.tokens.mint("controller", node, ttl).await
+    }
+
+    /// Issues another server certificate, for `names` beside those of this machine; open connections stay
+    ///
+    /// Nodes notice nothing: they believe the authority, which stays the same.
+    ///
+    /// # Errors
+    /// [`ServerCertificateError`]; the controller goes on with the certificate that it has.
+    pub fn reissue_certificate(&self, names: Vec<String>) -> Result<(), ServerCertificateError> {
+        self.certificate.reissue(names)
     }
 
     /// Resolves when the controller cannot go on; the process should end with an error
@@ -466,32 +534,30 @@ fn announced(names: &[String], listen: IpAddr, port: u16) -> Vec<String> {
     addresses
 }
 
-async fn watch_http(
-    http: JoinHandle<()>,
-    stopping: CancellationToken,
-    failed: watch::Sender<Option<ControllerFailure>>,
-) {
+type Failed = watch::Sender<Option<ControllerFailure>>;
+
+async fn watch_http(http: JoinHandle<()>, stopping: CancellationToken, failed: Failed) {
     let ended = http.await;
     if ended.is_err() || !stopping.is_cancelled() {
         failed.send_replace(Some(ControllerFailure::Http));
     }
 }
 
-async fn watch_store(
-    store: Arc<dyn Store>,
-    stopping: CancellationToken,
-    failed: watch::Sender<Option<ControllerFailure>>,
-) {
+async fn watch_grpc(grpc: ServerHandle, stopping: CancellationToken, failed: Failed) {
+    grpc.accepts_no_more().await;
+    if !stopping.is_cancelled() {
+        failed.send_replace(Some(ControllerFailure::Grpc));
+    }
+}
+
+async fn watch_store(store: Arc<dyn Store>, stopping: CancellationToken, failed: Failed) {
     loop {
         tokio::select! {
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(PROBE) => {}
         }
         match store::load::<ControllerRecord>(&*store, ControllerRecord::ONLY).await {
-            // Damage does not heal; anything else may.
-            Err(
-                error @ (StoreError::Corrupt { .. } | StoreError::Closed | StoreError::Undecodable { .. }),
-            ) if !stopping.is_cancelled() => {
+            Err(error) if error.is_final() && !stopping.is_cancelled() => {
                 failed.send_replace(Some(ControllerFailure::Store(error)));
                 return;
             }

@@ -32,11 +32,13 @@
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
 //! | [`console`], [`crash`] | what instances print, and why they end |
+//! | `readiness` | whether a write can be committed |
 //! | `services`, `http` | the gRPC services and the HTTP interface |
 //!
 //! Two rules hold everywhere. An effect on a daemon leaves only after the record of it is durable, so that a controller
 //! that is killed goes on where it was. And nothing that a peer sends is trusted, unbounded, or lost without a word.
 #![warn(missing_docs)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod access;
 pub mod audit;
@@ -52,6 +54,7 @@ pub mod join_tokens;
 mod maintenance;
 mod nodes;
 pub mod rate_limit;
+mod readiness;
 pub mod records;
 mod services;
 pub mod store;
@@ -60,6 +63,6 @@ mod workloads;
 
 pub use self::{
     certificates::ServerCertificateError,
-    controller::{Controller, ControllerFailure, FirstRun, RunningController, StartError},
+    controller::{Controller, ControllerFailure, FirstRun, RunningController, StartError, Surroundings},
     http::HttpServerError,
 };

@@ -3,9 +3,12 @@
 //! Happens once in the life of a node. [`prexorcloud_transport::enrolment`] makes the exchange and writes its result down;
 //! then the token is removed from where it was.
 
+use std::path::Path;
+
 use prexorcloud_protocol::NodeId;
 use prexorcloud_security::certificate_directory::{CertificateDirectory, CertificateDirectoryError};
 use prexorcloud_security::enrolment::Enrolled;
+use prexorcloud_security::identity::PeerIdentity;
 use prexorcloud_transport::{EnrolError, Enrolment, Target};
 
 use crate::config::DaemonConfig;
@@ -28,6 +31,20 @@ pub enum EnrolmentFailure {
     /// The token was not exchanged
     #[error("{0}{advice}", advice = advice(.0))]
     Exchange(EnrolError),
+    /// The certificate is that of somebody else
+    #[error(
+        "{directory} has the certificate of {found}, not of node {expected}: put the right files there, set node_id, or \
+         remove the directory and enrol again with a new join token",
+        directory = directory.display()
+    )]
+    WrongCertificate {
+        /// Where it is
+        directory: Box<Path>,
+        /// Whose it is
+        found: Box<str>,
+        /// This node
+        expected: NodeId,
+    },
     /// The certificate directory cannot be used
     #[error("the certificate directory: {0}")]
     Directory(#[from] CertificateDirectoryError),
@@ -68,7 +85,7 @@ pub async fn credentials(
     targets: &[Target],
 ) -> Result<Enrolled, EnrolmentFailure> {
     let directory = CertificateDirectory::new(config.certificate_dir());
-    if let Some(enrolled) = load(&directory).await? {
+    if let Some(enrolled) = load(&directory, node).await? {
         if let Some((_, source)) = &config.enrolment.token
             && let Err(error) = source.remove()
         {
@@ -99,10 +116,25 @@ pub async fn credentials(
     Ok(enrolled)
 }
 
-async fn load(directory: &CertificateDirectory) -> Result<Option<Enrolled>, EnrolmentFailure> {
-    let directory = directory.clone();
-    match tokio::task::spawn_blocking(move || directory.load()).await {
-        Ok(loaded) => Ok(loaded?),
-        Err(_) => Err(EnrolmentFailure::Interrupted),
+/// What is in the directory, if it is this node's
+pub(crate) async fn load(
+    directory: &CertificateDirectory,
+    node: NodeId,
+) -> Result<Option<Enrolled>, EnrolmentFailure> {
+    let reading = directory.clone();
+    let Some(enrolled) = tokio::task::spawn_blocking(move || reading.load())
+        .await
+        .map_err(|_| EnrolmentFailure::Interrupted)??
+    else {
+        return Ok(None);
+    };
+    match PeerIdentity::from_certificate(enrolled.credential.leaf()) {
+        Ok(peer) if peer.node_id() != Some(node.as_str()) => Err(EnrolmentFailure::WrongCertificate {
+            directory: directory.path().into(),
+            found: peer.identity.to_string().into(),
+            expected: node,
+        }),
+        // One that says nothing of itself is for the controller to judge.
+        Ok(_) | Err(_) => Ok(Some(enrolled)),
     }
 }

@@ -18,7 +18,7 @@
 //!     let loaded = config::load(Some("daemon.toml".as_ref()), std::env::vars())?;
 //!     let runtime = tokio::runtime::Runtime::new()?;
 //!     let finished = runtime.block_on(async {
-//!         let mut daemon = Daemon::start(loaded.config, OwnProgram::current()?).await?;
+//!         let mut daemon = Daemon::start(loaded.config, OwnProgram::current()).await?;
 //!         println!("{} runs, with {} instances of before", daemon.node_id(), daemon.adopted());
 //!         Ok::<_, Box<dyn std::error::Error>>(daemon.wait().await)
 //!     })?;
@@ -44,6 +44,7 @@
 //! `KillMode=process`.
 
 #![warn(missing_docs)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod config;
 pub mod console;
@@ -62,4 +63,4 @@ pub mod supervisor;
 mod yaml;
 
 pub use config::DaemonConfig;
-pub use node::{Daemon, Finished, OwnProgram, RunningDaemon};
+pub use node::{Daemon, Finished, OwnProgram, ReloadError, RunningDaemon};

@@ -27,6 +27,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchOrder, RunningRecord};
 use crate::durable;
+use crate::process::signals::{self, Signals};
 use crate::process::{Identity, children, descriptors};
 
 /// What the shim writes to its standard output once the instance runs
@@ -60,7 +61,16 @@ fn complain(message: &str) {
     let _ = writeln!(io::stderr(), "prexorcloud shim: {message}");
 }
 
+/// How the shim is called in lists of processes: not like the daemon, so that a signal to all of that name is for it alone
+const NAME: &str = "prexor-shim";
+
 fn supervise(control: &ControlDir) -> io::Result<()> {
+    // Only for people to read.
+    let _ = std::fs::write("/proc/self/comm", NAME);
+    // The shim stays for as long as its instance does, or nobody would know how that ended; and what the daemon was
+    // started to ignore, a server is not to inherit.
+    signals::unblock_all()?;
+    signals::shrug_off(Signals::now()?.ignored().chain(signals::OF_OPERATORS))?;
     // Fails only for a process group leader, which is in nobody's way.
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;

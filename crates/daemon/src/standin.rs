@@ -23,9 +23,24 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         let _ = writeln!(io::stderr(), "usage: demo-server --port <1..65535> [--nogui]");
         return ExitCode::from(2);
     };
-    match serve(begin, port, &mut io::stdout().lock()) {
+    match serve(begin, port, &mut Heedless(io::stdout().lock())) {
         Ok(code) => code,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Output that may get lost, as that of a game server: its players do not see it
+struct Heedless<W>(W);
+
+impl<W: Write> Write for Heedless<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use crate::arguments::{ConfigCommand, EXIT_USAGE, Role};
-use crate::{complain, environment};
+use crate::{complain, environment, logging};
 
 pub fn run(command: ConfigCommand) -> ExitCode {
     match command {
@@ -20,9 +20,9 @@ pub fn run(command: ConfigCommand) -> ExitCode {
             match checked {
                 Ok(warnings) => {
                     for warning in warnings {
-                        eprintln!("warning: {warning}");
+                        logging::say(format_args!("warning: {warning}"));
                     }
-                    eprintln!("{} is fine", file.display());
+                    logging::say(format_args!("{} is fine", file.display()));
                     ExitCode::SUCCESS
                 }
                 Err(sentence) => complain(&sentence, EXIT_USAGE),

@@ -1,18 +1,20 @@
 //! `prexorcloud controller`
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use prexorcloud_controller::config::{self, LogFormat};
-use prexorcloud_controller::{Controller, RunningController};
+use prexorcloud_controller::config::{self, ControllerConfig, LogFormat};
+use prexorcloud_controller::{Controller, RunningController, Surroundings};
 
 use crate::arguments::{EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::ControllerReady;
-use crate::ending::Ending;
-use crate::logging::{self, Shape};
+use crate::ending::{Ending, Hangup};
+use crate::logging::{self, Log, Shape};
 use crate::{complain, environment, sentence, tether};
 
 /// How long a shutdown may take before the process ends anyway
@@ -31,37 +33,53 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
         LogFormat::Text => Shape::Text,
         LogFormat::Json => Shape::Json,
     };
-    if let Err(error) = logging::start(&config.log.filter, shape) {
-        return complain(&sentence(&error), EXIT_USAGE);
-    }
+    let log = match logging::start(&config.log.filter, shape) {
+        Ok(log) => log,
+        Err(error) => return complain(&sentence(&error), EXIT_USAGE),
+    };
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match serve(config, &arguments, shape).await {
+    match serve(config, &arguments, &log, shape).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&sentence(&error), EXIT_FAILED),
     }
 }
 
 async fn serve(
-    config: config::ControllerConfig,
+    config: ControllerConfig,
     arguments: &ServeArguments,
+    log: &Log,
     shape: Shape,
 ) -> anyhow::Result<()> {
-    let mut ending = Ending::listen().context("cannot listen for signals")?;
+    let mut ending = Ending::of_a_server().context("cannot listen for signals")?;
+    let mut hangup = Hangup::listen().context("cannot listen for signals")?;
+    let started_with = config.clone();
+    let surroundings = Surroundings {
+        lost_log_lines: logging::lost_lines(),
+    };
     let controller = tokio::select! {
-        started = Controller::start(config) => started?,
+        started = Controller::start_within(surroundings, config) => started?,
         () = ending.asked_for() => return Ok(()),
         () = tether::cut(arguments.tether) => return Ok(()),
     };
     greet(&controller, shape);
-    if arguments.announce {
-        announce(&controller)?;
+    if arguments.announce
+        && let Err(error) = announce(&controller)
+    {
+        tracing::warn!(%error, "nobody takes the announcement");
     }
-    let failure = tokio::select! {
-        failure = controller.wait_failed() => Some(failure),
-        () = ending.asked_for() => None,
-        () = tether::cut(arguments.tether) => None,
+    let (mut failed, mut cut) = (
+        pin!(controller.wait_failed()),
+        pin!(tether::cut(arguments.tether)),
+    );
+    let failure = loop {
+        tokio::select! {
+            failure = &mut failed => break Some(failure),
+            () = ending.asked_for() => break None,
+            () = &mut cut => break None,
+            () = hangup.heard() => reload(&controller, &started_with, arguments, log),
+        }
     };
     tracing::info!("stopping; instances run on");
     tokio::select! {
@@ -73,14 +91,46 @@ async fn serve(
     failure.map_or(Ok(()), |failure| Err(failure.into()))
 }
 
-fn announce(controller: &RunningController) -> anyhow::Result<()> {
+/// Takes what can change while a controller runs: the log's filter and the names in its certificate
+///
+/// Whatever is wrong is said, and what was good before stays.
+fn reload(controller: &RunningController, before: &ControllerConfig, arguments: &ServeArguments, log: &Log) {
+    let now = match config::load(arguments.config.as_deref(), environment()) {
+        Ok(loaded) => loaded.config,
+        Err(error) => {
+            tracing::error!("SIGHUP: everything stays as it is: {error}");
+            return;
+        }
+    };
+    match log.refilter(&now.log.filter) {
+        Ok(()) => tracing::info!(
+            filter = now.log.filter,
+            "SIGHUP: the log follows the configuration"
+        ),
+        Err(error) => tracing::error!("SIGHUP: the log stays as it is: {}", sentence(&error)),
+    }
+    match controller.reissue_certificate(now.grpc.names.clone()) {
+        Ok(()) => tracing::info!("SIGHUP: the next connection sees a new server certificate"),
+        Err(error) => tracing::error!("SIGHUP: the server certificate stays: {error}"),
+    }
+    let mut as_before = now;
+    as_before.grpc.names.clone_from(&before.grpc.names);
+    as_before.log.clone_from(&before.log);
+    if let Some(folder) = &arguments.data_dir {
+        as_before.data_dir.clone_from(folder);
+    }
+    if as_before != *before {
+        tracing::warn!("SIGHUP: other changes of the configuration take effect at the next start");
+    }
+}
+
+fn announce(controller: &RunningController) -> io::Result<()> {
     ControllerReady {
         grpc: controller.grpc_addr(),
         http: controller.http_addr(),
         pin: controller.token_pin(),
     }
     .print()
-    .context("cannot write to standard output")
 }
 
 /// Says where everything is, and after a first start what to do next
@@ -95,7 +145,7 @@ fn greet(controller: &RunningController, shape: Shape) {
         tracing::info!(admin_token_file = %token.display(), "first start: made a certificate authority and an administrator");
         return;
     }
-    eprintln!("{}", first_steps(data, token, controller.http_addr()));
+    logging::say(first_steps(data, token, controller.http_addr()));
 }
 
 fn first_steps(data: &Path, token: &Path, http: SocketAddr) -> String {

@@ -1,17 +1,18 @@
 //! `prexorcloud daemon`
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use prexorcloud_daemon::config::{self, LogFormat};
-use prexorcloud_daemon::{Daemon, Finished, OwnProgram};
+use prexorcloud_daemon::config::{self, DaemonConfig, LogFormat};
+use prexorcloud_daemon::{Daemon, Finished, OwnProgram, RunningDaemon};
 
 use crate::arguments::{EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::DaemonReady;
 use crate::cluster::{SHIM, STANDIN};
-use crate::ending::Ending;
-use crate::logging::{self, Shape};
+use crate::ending::{Ending, Hangup};
+use crate::logging::{self, Log, Shape};
 use crate::{complain, environment, sentence, tether};
 
 /// How long a shutdown may take before the process ends anyway
@@ -30,13 +31,14 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
         LogFormat::Text => Shape::Text,
         LogFormat::Json => Shape::Json,
     };
-    if let Err(error) = logging::start(&config.log.filter, shape) {
-        return complain(&sentence(&error), EXIT_USAGE);
-    }
+    let log = match logging::start(&config.log.filter, shape) {
+        Ok(log) => log,
+        Err(error) => return complain(&sentence(&error), EXIT_USAGE),
+    };
     for warning in loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let outcome = serve(config, &arguments).await;
+    let outcome = serve(config, &arguments, &log).await;
     if arguments.tether
         && let Err(error) = tether::end_descendants()
     {
@@ -48,42 +50,48 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
     }
 }
 
-async fn serve(config: config::DaemonConfig, arguments: &ServeArguments) -> anyhow::Result<()> {
-    let mut ending = Ending::listen().context("cannot listen for signals")?;
+async fn serve(config: DaemonConfig, arguments: &ServeArguments, log: &Log) -> anyhow::Result<()> {
+    let mut ending = Ending::of_a_server().context("cannot listen for signals")?;
+    let mut hangup = Hangup::listen().context("cannot listen for signals")?;
     if arguments.tether {
         tether::adopt_orphans().context("cannot adopt orphans")?;
     }
     let own = OwnProgram {
-        program: std::env::current_exe().context("cannot find this program's own file")?,
         shim: vec![SHIM.to_owned()],
         standin: vec![STANDIN.to_owned()],
+        ..OwnProgram::current()
     };
-    let data = config.data_dir.clone();
+    let started_with = config.clone();
     let mut daemon = tokio::select! {
         started = Daemon::start(config, own) => started?,
         () = ending.asked_for() => return Ok(()),
         () = tether::cut(arguments.tether) => return Ok(()),
     };
-    tracing::info!(folder = %data.display(), "everything is kept here");
-    if arguments.announce {
-        DaemonReady {
+    tracing::info!(folder = %started_with.data_dir.display(), "everything is kept here");
+    if arguments.announce
+        && let Err(error) = (DaemonReady {
             node: daemon.node_id().to_string(),
             adopted: daemon.adopted(),
-        }
+        })
         .print()
-        .context("cannot write to standard output")?;
+    {
+        tracing::warn!(%error, "nobody takes the announcement");
     }
-    tokio::select! {
-        finished = daemon.wait() => return match finished {
-            Finished::ShutDownByController { reason } => {
-                tracing::info!(reason, "shut down by the controller");
-                Ok(())
-            }
-            Finished::Stopped => Ok(()),
-            Finished::Failed => bail!("the daemon cannot go on; the log says more"),
-        },
-        () = ending.asked_for() => {}
-        () = tether::cut(arguments.tether) => {}
+    let mut cut = pin!(tether::cut(arguments.tether));
+    loop {
+        tokio::select! {
+            finished = daemon.wait() => return match finished {
+                Finished::ShutDownByController { reason } => {
+                    tracing::info!(reason, "shut down by the controller");
+                    Ok(())
+                }
+                Finished::Stopped => Ok(()),
+                Finished::Failed => bail!("the daemon cannot go on; the log says more"),
+            },
+            () = ending.asked_for() => break,
+            () = &mut cut => break,
+            () = hangup.heard() => reload(&daemon, &started_with, arguments, log).await,
+        }
     }
     tracing::info!("stopping; instances run on");
     tokio::select! {
@@ -93,4 +101,42 @@ async fn serve(config: config::DaemonConfig, arguments: &ServeArguments) -> anyh
         () = ending.asked_for() => tracing::warn!("the shutdown is cut short by a second signal"),
     }
     Ok(())
+}
+
+/// Takes what can change while a daemon runs: the log's filter and the node's certificate
+///
+/// Whatever is wrong is said, and what was good before stays.
+async fn reload(daemon: &RunningDaemon, before: &DaemonConfig, arguments: &ServeArguments, log: &Log) {
+    match config::load(arguments.config.as_deref(), environment()) {
+        Ok(loaded) => {
+            let now = loaded.config;
+            match log.refilter(&now.log.filter) {
+                Ok(()) => tracing::info!(
+                    filter = now.log.filter,
+                    "SIGHUP: the log follows the configuration"
+                ),
+                Err(error) => tracing::error!("SIGHUP: the log stays as it is: {}", sentence(&error)),
+            }
+            if takes_a_restart(&now, before, arguments) {
+                tracing::warn!("SIGHUP: other changes of the configuration take effect at the next start");
+            }
+        }
+        Err(error) => tracing::error!("SIGHUP: the configuration stays as it is: {error}"),
+    }
+    match daemon.reload_certificate().await {
+        Ok(()) => tracing::info!("SIGHUP: the certificate was read again; the next connection has it"),
+        Err(error) => tracing::error!("SIGHUP: the certificate in use stays: {error}"),
+    }
+}
+
+/// Whether anything else is not as it was; a join token is gone once it was used
+fn takes_a_restart(now: &DaemonConfig, before: &DaemonConfig, arguments: &ServeArguments) -> bool {
+    let as_before = DaemonConfig {
+        data_dir: arguments.data_dir.as_ref().unwrap_or(&now.data_dir).clone(),
+        enrolment: before.enrolment.clone(),
+        log: before.log.clone(),
+        ..now.clone()
+    };
+    as_before.certificate_dir() != before.certificate_dir()
+        || format!("{as_before:?}") != format!("{before:?}")
 }

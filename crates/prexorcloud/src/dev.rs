@@ -1,5 +1,6 @@
 //! `prexorcloud dev`: the same cluster as in the demo, left up to be tried by hand
 
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::cluster::announcement::ControllerReady;
 use crate::cluster::{self, Cluster, Folder, NODE, Runtime};
 use crate::demo::java;
 use crate::ending::Ending;
-use crate::{complain, sentence};
+use crate::{complain, logging, sentence};
 
 /// How long servers get to stop by themselves after Ctrl-C
 const STOP_LIMIT: Duration = Duration::from_secs(40);
@@ -26,7 +27,7 @@ pub async fn run(arguments: DevArguments) -> ExitCode {
 }
 
 async fn serve(arguments: &DevArguments) -> anyhow::Result<()> {
-    let mut ending = Ending::listen().context("cannot listen for signals")?;
+    let mut ending = Ending::of_a_command().context("cannot listen for signals")?;
     let folder = match &arguments.data_dir {
         Some(path) => Folder::at(path)?,
         None => Folder::temporary("dev")?,
@@ -36,10 +37,10 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<()> {
     let runtime = match java::find().await {
         Some(_) => Runtime::Java,
         None => {
-            eprintln!(
+            logging::say(format_args!(
                 "No Java found, so servers are a built-in stand-in; for real ones: {}",
                 java::how_to_install()
-            );
+            ));
             Runtime::Standin
         }
     };
@@ -54,12 +55,12 @@ async fn serve(arguments: &DevArguments) -> anyhow::Result<()> {
         failure = failure(&mut cluster) => failure,
     };
     if outcome.is_ok() {
-        eprintln!(
-            "\nStopping the servers, the daemon and the controller. A second Ctrl-C ends them at once."
+        logging::say(
+            "\nStopping the servers, the daemon and the controller. A second Ctrl-C ends them at once.",
         );
         tokio::select! {
             stopped = stop(&mut cluster, &controller) => if let Err(error) = stopped {
-                eprintln!("warning: {}", sentence(&error));
+                logging::say(format_args!("warning: {}", sentence(&error)));
             },
             () = ending.asked_for() => {}
         }
@@ -105,7 +106,7 @@ async fn failure(cluster: &mut Cluster) -> anyhow::Result<()> {
             .collect::<Vec<_>>()
             .join("\n")
     );
-    eprintln!("The daemon was shut down by the controller.");
+    logging::say("The daemon was shut down by the controller.");
     Ok(())
 }
 
@@ -158,7 +159,8 @@ fn greet(cluster: &Cluster, controller: &ControllerReady, arguments: &DevArgumen
         String::new(),
         "Ctrl-C stops all of it.".to_owned(),
     ];
-    println!("{}", lines.join("\n"));
+    // Somebody who closed standard output knows already, or does not want to.
+    let _ = writeln!(io::stdout(), "{}", lines.join("\n"));
     Ok(())
 }
 

@@ -1,8 +1,22 @@
-//! SIGTERM, SIGINT, and SIGHUP unless it is ignored (`nohup`)
+//! What signals ask of a program: to end, or to read its configuration again
+//!
+//! | Signal | A controller or daemon | `dev` and `demo` |
+//! |---|---|---|
+//! | SIGTERM, SIGINT | ends | end |
+//! | SIGHUP | reads its configuration again | end, unless it is ignored (`nohup`) |
+//! | SIGUSR1, SIGUSR2 | nothing | nothing |
 
 use std::io;
 
+use prexorcloud_daemon::process::signals::{self, Signals};
+use rustix::process::Signal as Number;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Makes signals arrive as they are meant, whatever this process inherited; before the first thread starts
+pub fn hear_signals() -> io::Result<()> {
+    signals::unblock_all()?;
+    signals::shrug_off([Number::USR1, Number::USR2])
+}
 
 /// The wish of somebody outside that this process ends
 ///
@@ -15,14 +29,26 @@ pub struct Ending {
 }
 
 impl Ending {
-    pub fn listen() -> io::Result<Self> {
+    /// Of a program that works for the terminal that it was started from
+    pub fn of_a_command() -> io::Result<Self> {
+        // Whoever started this process may want it to survive its terminal; listening would undo that.
+        let survives = Signals::now().is_ok_and(|signals| signals.ignores(Number::HUP));
+        let hangup = match survives {
+            true => None,
+            false => Some(signal(SignalKind::hangup())?),
+        };
+        Ok(Self {
+            hangup,
+            ..Self::of_a_server()?
+        })
+    }
+
+    /// Of a program that works for others
+    pub fn of_a_server() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: match is_hangup_ignored() {
-                true => None,
-                false => Some(signal(SignalKind::hangup())?),
-            },
+            hangup: None,
         })
     }
 
@@ -45,29 +71,17 @@ async fn next(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether whoever started this process wants it to survive its terminal; listening would undo that
-fn is_hangup_ignored() -> bool {
-    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores_hangup(&status))
-}
+/// The wish that a server reads its configuration again
+#[derive(Debug)]
+pub struct Hangup(Signal);
 
-fn ignores_hangup(status: &str) -> bool {
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .is_some_and(|mask| mask & 1 == 1)
-}
+impl Hangup {
+    pub fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::ignores_hangup;
-
-    #[test]
-    fn the_first_bit_of_the_mask_is_the_hangup() {
-        assert!(ignores_hangup(
-            "Name:\tx\nSigBlk:\t0\nSigIgn:\t0000000000001001\n"
-        ));
-        assert!(!ignores_hangup("SigBlk:\t1\nSigIgn:\t0000000000001000\n"));
-        assert!(!ignores_hangup(""));
+    /// Resolves at the next signal
+    pub async fn heard(&mut self) {
+        self.0.recv().await;
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Two hidden subcommands come first, before any runtime or TLS library starts: `shim` stands between a daemon and each of
 //! its instances, `standin-server` is what the demo runs on a machine without Java.
+// They panic where nothing can be written.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
 mod cluster;
@@ -45,6 +47,9 @@ fn main() -> ExitCode {
             };
         }
     };
+    if let Err(error) = ending::hear_signals() {
+        return complain(&format!("cannot prepare for signals: {error}"), EXIT_FAILED);
+    }
     // One provider for everything, chosen before anything could choose another one.
     let _already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -69,7 +74,10 @@ fn main() -> ExitCode {
 
 /// Says on standard error, in one sentence, what is wrong
 fn complain(sentence: &str, code: u8) -> ExitCode {
-    eprintln!("error: {}", prexorctl::printable::short(sentence, 2_000));
+    logging::say(format_args!(
+        "error: {}",
+        prexorctl::printable::short(sentence, 2_000)
+    ));
     ExitCode::from(code)
 }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use prexorcloud_daemon::process::signals::{Signals, shrug_off};
 use rustix::process::{Pid, Signal};
 
 /// Generous: a busy machine is no failure
@@ -31,6 +32,8 @@ impl Place {
     }
 
     fn demo(&self, arguments: &[&str]) -> Command {
+        // Under `nohup` these tests are, and must not hand on, what it ignores.
+        shrug_off(Signals::now().unwrap().ignored()).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_prexorcloud"));
         command
             .arg("demo")

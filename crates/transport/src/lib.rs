@@ -100,7 +100,9 @@
 //! | [`enrolment`] | a join token becomes the node's certificate |
 //! | [`runner`] | a session with a handler |
 //! | [`counters`] | what passed through |
+//! | [`vital`] | tasks whose death must not pass in silence |
 #![warn(missing_docs)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod client;
 pub mod codec;
@@ -114,6 +116,7 @@ pub mod reconnect;
 pub mod runner;
 pub mod server;
 mod stream;
+pub mod vital;
 mod waiters;
 
 pub use client::{CallError, Connection, DialError, DialOptions, Dialer, Target, exchange_join_token};
@@ -125,6 +128,7 @@ pub use node_streams::{NodeStream, NodeStreams};
 pub use reconnect::{Backoff, Reconnect};
 pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, serve};
 pub use server::{BindError, Peer, Server, ServerHandle, ServerOptions};
+pub use vital::{Deaths, Vital};
 
 // What the signatures above are made of, so that a program that depends on this crate needs none of these by name.
 pub use prexorcloud_proto as proto;

@@ -10,7 +10,7 @@ use crate::arguments::ConsoleArguments;
 use crate::client::Client;
 use crate::console::{Console, Extent, Happening};
 use crate::failure::Failure;
-use crate::output::{Colour, Output, Paint};
+use crate::output::{Colour, Output, Paint, remark};
 use crate::printable;
 use crate::resource::Outcome;
 
@@ -97,7 +97,7 @@ impl View<'_> {
 
     /// Says something that is not a console line
     fn note(&self, text: &str) {
-        eprintln!("{}", self.notes.paint(Colour::Moving, &format!("-- {text} --")));
+        remark(self.notes.paint(Colour::Moving, &format!("-- {text} --")));
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use crate::arguments::TokenCommand;
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::{Output, or_dash};
+use crate::output::{Output, or_dash, remark};
 use crate::resource::{CreatedToken, JoinToken};
 
 pub(super) async fn run(command: TokenCommand, client: &Client, output: &Output) -> Result<(), Failure> {
@@ -32,8 +32,8 @@ pub(super) async fn run(command: TokenCommand, client: &Client, output: &Output)
                 ("node", Some(created.node_id.unwrap_or_else(|| "any".to_owned()))),
                 ("expires", output.moment(created.expires_at.as_deref())),
             ])?;
-            eprintln!(
-                "It can be used once and is not shown again. On the node: put it into daemon.toml as enrolment.join_token."
+            remark(
+                "It can be used once and is not shown again. On the node: put it into daemon.toml as enrolment.join_token.",
             );
             Ok(())
         }

@@ -9,7 +9,7 @@ use axum::{
     extract::State,
     http::{HeaderName, header},
 };
-use metrics::{Unit, describe_gauge, gauge, with_local_recorder};
+use metrics::{Unit, counter, describe_counter, describe_gauge, gauge, with_local_recorder};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use prexorcloud_protocol::compat;
 
@@ -22,16 +22,17 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'static str); 1], String) {
     (
         [(header::CONTENT_TYPE, TEXT_FORMAT)],
-        exposition(&api.nodes.views()),
+        exposition(&api.nodes.views(), api.surroundings.lost_log_lines()),
     )
 }
 
-fn exposition(nodes: &[NodeView]) -> String {
+fn exposition(nodes: &[NodeView], lost_log_lines: u64) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder, || {
         describe();
         record(nodes);
+        counter!("prexorcloud_log_lines_lost_total").absolute(lost_log_lines);
     });
     handle.render()
 }
@@ -61,6 +62,11 @@ fn describe() {
     for (name, meaning) in about {
         describe_gauge!(name, Unit::Count, meaning);
     }
+    describe_counter!(
+        "prexorcloud_log_lines_lost_total",
+        Unit::Count,
+        "Log lines that standard error did not take"
+    );
 }
 
 /// Every label value is always there: a series that comes and goes hides the difference between none and unknown.

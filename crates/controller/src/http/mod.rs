@@ -29,8 +29,9 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::server::HttpServer;
 pub use self::server::HttpServerError;
 use crate::{
-    access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles, fleet::Fleet,
-    join_tokens::JoinTokens, nodes::Nodes, store::Store, workloads::Workloads,
+    access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
+    controller::Surroundings, fleet::Fleet, join_tokens::JoinTokens, nodes::Nodes, readiness::Readiness,
+    store::Store, workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -44,6 +45,8 @@ pub(crate) struct Api {
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) workloads: Arc<Workloads>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) readiness: Readiness,
+    pub(crate) surroundings: Surroundings,
 }
 
 /// All routes

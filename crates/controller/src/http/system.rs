@@ -7,26 +7,22 @@ use prexorcloud_protocol::compat;
 use serde_json::{Value, json};
 
 use super::Api;
-use crate::{records::ControllerRecord, store};
 
 /// The process answers
 pub(super) async fn health() -> Json<Value> {
     Json(json!({ "status": "UP" }))
 }
 
-/// The process can do its work: it is not stopping, and its storage answers
+/// The process can do its work: it is not stopping, and what it decides can be recorded
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> (StatusCode, Json<Value>) {
-    let status = if api.stopping.is_cancelled() {
-        "STOPPING"
-    } else if store::load::<ControllerRecord>(&*api.store, ControllerRecord::ONLY)
-        .await
-        .is_err()
-    {
-        "STORE_FAILED"
+    let why = if api.stopping.is_cancelled() {
+        json!({ "status": "STOPPING" })
+    } else if let Err(error) = api.readiness.check().await {
+        json!({ "status": "STORE_FAILED", "reason": error.to_string() })
     } else {
         return (StatusCode::OK, Json(json!({ "status": "READY" })));
     };
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status })))
+    (StatusCode::SERVICE_UNAVAILABLE, Json(why))
 }
 
 pub(super) async fn version() -> Json<Value> {

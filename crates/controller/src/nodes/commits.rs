@@ -63,7 +63,7 @@ pub(super) async fn write(
                 tracing::error!(%node, %error, "the storage answers again, and refuses");
             }
             Err(Failed::Refused(error)) => return Err(CommitFailure::Storage(error.to_string())),
-            Err(Failed::Storage(error)) if is_open && !matches!(error, StoreError::Closed) => {
+            Err(Failed::Storage(error)) if is_open && !error.is_final() => {
                 tracing::error!(%node, %error, "it is still open what was recorded");
                 tokio::time::sleep(ASKED_AGAIN_AFTER).await;
             }
@@ -458,6 +458,10 @@ mod tests {
                     outcome
                 }
             })
+        }
+
+        fn probe(&self) -> StoreFuture<'_, ()> {
+            self.store.probe()
         }
 
         fn watch(&self, prefix: &str, from: Revision) -> Watch {

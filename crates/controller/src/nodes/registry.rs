@@ -8,6 +8,7 @@ use std::{
 
 use prexorcloud_proto::ShutdownNodeAck;
 use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, NodeId};
+use prexorcloud_transport::Vital;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,6 +42,7 @@ pub(crate) struct NodeContext {
     /// Told to daemons, for later reconnects
     pub(crate) grpc_addresses: Vec<String>,
     pub(crate) stopping: CancellationToken,
+    pub(crate) vital: Vital,
     /// A daemon that sends crash after crash must not fill the disk until the next maintenance
     pub(crate) crashes_since_pruning: AtomicUsize,
     /// Bounds the notes that are being written
@@ -63,6 +65,7 @@ impl NodeContext {
             http_port: 0,
             grpc_addresses: Vec::new(),
             stopping: CancellationToken::new(),
+            vital: Vital::new().0,
             crashes_since_pruning: AtomicUsize::default(),
             notes: Arc::new(Semaphore::new(NOTES)),
             workloads: Arc::default(),
@@ -291,7 +294,9 @@ impl Nodes {
         let view = SharedView::default();
         let mut task = Node::new(node, Arc::clone(&self.context), Arc::clone(&view));
         prepare(&mut task);
-        self.tasks.spawn(task.run(mailbox));
+        let vital = &self.context.vital;
+        self.tasks
+            .spawn(vital.guard(format!("the task of {node}"), task.run(mailbox)));
         entries.insert(
             node,
             Entry {

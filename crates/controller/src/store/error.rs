@@ -81,12 +81,26 @@ pub enum StoreError {
     /// The store was closed
     #[error("the store is closed")]
     Closed,
+    /// What writes has ended, which is a bug; nothing can be written until the next start
+    #[error("the thread that writes the controller's state has died; the log says why")]
+    WriterDied,
     /// Reading or writing the file failed
     #[error("the storage failed: {detail}")]
     Io {
         /// What the storage engine said
         detail: String,
     },
+}
+
+impl StoreError {
+    /// Whether no later attempt on this store can succeed: damage does not heal, and nobody opens it again
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Corrupt { .. } | Self::Undecodable { .. } | Self::Closed | Self::WriterDied
+        )
+    }
 }
 
 /// Why a watch ended

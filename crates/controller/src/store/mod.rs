@@ -158,6 +158,12 @@ pub trait Store: Send + Sync + 'static {
     /// whether the change happened, and the other variants when the storage failed and nothing was changed.
     fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome>;
 
+    /// Proves that a transaction can be committed now, by a commit that changes no entry and no revision
+    ///
+    /// # Errors
+    /// What a transaction would have failed with.
+    fn probe(&self) -> StoreFuture<'_, ()>;
+
     /// Every change under `prefix` after revision `from`, then live changes as they are committed
     ///
     /// The store keeps a bounded log of recent changes. A watcher that starts before the log, or that reads too slowly,

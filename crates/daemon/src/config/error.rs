@@ -36,7 +36,7 @@ impl fmt::Display for Origin {
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read
-    #[error("the configuration {file} cannot be read: {detail}")]
+    #[error("{file} cannot be read: {detail}")]
     Unreadable {
         /// Its name
         file: String,

@@ -10,6 +10,7 @@
 //! keeps a session with a controller from then on. One task decides; it never waits for the network, a download or a
 //! disk that hangs. Instances live on when the daemon ends, unless a controller shut the node down.
 
+mod certificates;
 mod cgroup;
 mod console;
 mod crashes;
@@ -29,7 +30,7 @@ use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{DaemonSession, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
 use prexorcloud_security::tls::TlsError;
-use prexorcloud_transport::{Backoff, DaemonRunner, Dialer, LinkEvent, RunEnd, SessionHandle, Target};
+use prexorcloud_transport::{Backoff, DaemonRunner, LinkEvent, RunEnd, SessionHandle, Target, Vital};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -41,16 +42,22 @@ use crate::preparation::{self, DownloadLimits, Preparer, Runtime, find_java};
 use crate::process::descriptors::{self, Raised};
 use crate::supervisor::{self, Found, ShimCommand, Supervisor};
 
+use certificates::Certificates;
 use crashes::CrashSpool;
 use host::Host;
 use memory::Memory;
 use orders::Orders;
+
+pub use certificates::ReloadError;
 
 /// The version that controllers are told
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Gives another random UUID (version 4) each time that it is read
 const FRESH_UUID: &str = "/proc/sys/kernel/random/uuid";
+
+/// What a process executes to run the file that it runs itself, whatever became of the name of that
+pub(crate) const OWN_EXECUTABLE: &str = "/proc/self/exe";
 
 /// How the daemon starts its own executable for its helpers
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,14 +73,15 @@ pub struct OwnProgram {
 impl OwnProgram {
     /// This very executable, with the subcommands `shim` and `standin-server`
     ///
-    /// # Errors
-    /// If the system does not tell which file this process runs.
-    pub fn current() -> io::Result<Self> {
-        Ok(Self {
-            program: std::env::current_exe()?,
+    /// By way of what runs and not by name: an upgrade replaces the file, or removes its folder, while the daemon of
+    /// before still starts instances.
+    #[must_use]
+    pub fn current() -> Self {
+        Self {
+            program: PathBuf::from(OWN_EXECUTABLE),
             shim: vec!["shim".to_owned()],
             standin: vec!["standin-server".to_owned()],
-        })
+        }
     }
 }
 
@@ -125,7 +133,7 @@ pub enum Finished {
     },
     /// [`RunningDaemon::shutdown`] was called; instances run on
     Stopped,
-    /// Its main task or its link has ended, which is a bug
+    /// A task that it cannot be without has died, which is a bug; the log says which
     Failed,
 }
 
@@ -138,6 +146,7 @@ pub struct Daemon;
 pub struct RunningDaemon {
     node_id: NodeId,
     adopted: usize,
+    certificates: Certificates,
     health: Option<HealthServer>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Finished>,
@@ -161,7 +170,8 @@ impl Daemon {
         let file = |path: PathBuf| move |error| StartError::File { path, error };
         let memory = Memory::open(&data_dir).map_err(file(data_dir.join("controllers.json")))?;
         let credentials = enrolment::credentials(&config, node_id, &targets).await?;
-        let dialer = Dialer::of(&credentials)?;
+        let certificates = Certificates::of(node_id, config.certificate_dir(), &credentials)?;
+        let dialer = certificates.dialer();
 
         let instances_dir = absolute(&config.instances_dir())?;
         let run_folder = data_dir.join("run");
@@ -231,7 +241,10 @@ impl Daemon {
             true => Some(start_health(&config, node_id, &session, &supervisor, &dialled).await?),
             false => None,
         };
-        let consoles = tokio::spawn(console::forward(session.clone(), reports.consoles));
+        let (vital, own_deaths) = Vital::new();
+        let forwarding = console::forward(session.clone(), reports.consoles);
+        let consoles = tokio::spawn(vital.guard("the forwarding of consoles", forwarding));
+        let deaths = reports.deaths;
         let mut orders = Orders::new(
             session,
             supervisor.clone(),
@@ -250,15 +263,26 @@ impl Daemon {
         }
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
-            // A dropped sender means the same: there is nobody left to serve.
-            let end = runner.run(&mut orders, async { drop(stopped.await) }).await;
+            let end = tokio::select! {
+                // A dropped sender means the same: there is nobody left to serve.
+                end = runner.run(&mut orders, async { drop(stopped.await) }) => Ok(end),
+                // What it was to see will never come, so nothing that waits for it may go on waiting.
+                task = deaths.first() => Err(task),
+                task = own_deaths.first() => Err(task),
+            };
             consoles.abort();
             supervisor.detach();
             drop(lock);
             match end {
-                RunEnd::ByHandler(finished) => finished,
-                RunEnd::ByShutdown => Finished::Stopped,
-                RunEnd::HandlerTooSlow => {
+                Ok(RunEnd::ByHandler(finished)) => finished,
+                Ok(RunEnd::ByShutdown) => Finished::Stopped,
+                Err(task) => {
+                    tracing::error!(
+                        "{task} has died; instances run on, and the next start watches over them"
+                    );
+                    Finished::Failed
+                }
+                Ok(RunEnd::HandlerTooSlow) => {
                     tracing::warn!("what was left to do did not end in time");
                     Finished::Stopped
                 }
@@ -268,6 +292,7 @@ impl Daemon {
         Ok(RunningDaemon {
             node_id,
             adopted: adopted.len(),
+            certificates,
             health,
             stop: Some(stop),
             task,
@@ -293,6 +318,14 @@ impl RunningDaemon {
     #[must_use]
     pub fn health_addr(&self) -> Option<SocketAddr> {
         self.health.as_ref().map(HealthServer::address)
+    }
+
+    /// Reads the node's certificate again, for connections from now on; the one that is open stays
+    ///
+    /// # Errors
+    /// [`ReloadError`]; the daemon goes on with what it has.
+    pub async fn reload_certificate(&self) -> Result<(), ReloadError> {
+        self.certificates.reload().await
     }
 
     /// Waits until the daemon has finished; cancel safe, and answers the same when asked again

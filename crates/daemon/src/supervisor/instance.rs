@@ -116,23 +116,25 @@ impl Instance {
         let (ended, is_ended) = watch::channel(false);
         let (handed_over, console) = oneshot::channel();
         let (instance, incarnation) = (self.facts.instance, self.facts.incarnation);
+        let feed = Feed {
+            control: self.control.clone(),
+            instance,
+            incarnation,
+            watcher: self.inner.watcher.clone(),
+            flow: self.inner.flow.subscribe(),
+            ended: is_ended,
+            batches: self.inner.batches.clone(),
+            retention: self.inner.settings.retention,
+            arrivals: self.inner.arrivals.listen(instance, incarnation),
+            handed_over: Some(handed_over),
+            notices: Notices::default(),
+            arrived: 0,
+            waits_since: None,
+        };
         let feed = tokio::spawn(
-            Feed {
-                control: self.control.clone(),
-                instance,
-                incarnation,
-                watcher: self.inner.watcher.clone(),
-                flow: self.inner.flow.subscribe(),
-                ended: is_ended,
-                batches: self.inner.batches.clone(),
-                retention: self.inner.settings.retention,
-                arrivals: self.inner.arrivals.listen(instance, incarnation),
-                handed_over: Some(handed_over),
-                notices: Notices::default(),
-                arrived: 0,
-                waits_since: None,
-            }
-            .run(),
+            self.inner
+                .vital
+                .guard(format!("the console of {instance}"), feed.run()),
         );
         let stopped_for = match self.until_exit().await {
             Ended::Gone(stopped_for) => stopped_for,

@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, peer::KILL_TIMEOUT};
+use prexorcloud_transport::{Deaths, Vital};
 use tokio::sync::{mpsc, watch};
 
 use crate::console::{Retention, Watcher};
@@ -199,6 +200,8 @@ pub struct Reports {
     pub events: mpsc::Receiver<Event>,
     /// Console lines, while consoles are open
     pub consoles: mpsc::Receiver<ConsoleBatch>,
+    /// Which task died that watched an instance, which is a bug: the next supervisor watches it again
+    pub deaths: Deaths,
 }
 
 #[derive(Debug)]
@@ -210,6 +213,7 @@ struct Inner {
     flow: watch::Sender<Flow>,
     arrivals: Arrivals,
     live: Mutex<HashMap<InstanceId, Handle>>,
+    vital: Vital,
 }
 
 /// An instance that runs, or whose end is not settled
@@ -242,6 +246,7 @@ impl Supervisor {
             open: None,
             generation: 0,
         });
+        let (vital, deaths) = Vital::new();
         let inner = Inner {
             settings,
             watcher,
@@ -250,10 +255,12 @@ impl Supervisor {
             flow,
             arrivals: Arrivals::default(),
             live: Mutex::default(),
+            vital,
         };
         let reports = Reports {
             events: event_receiver,
             consoles,
+            deaths,
         };
         Ok((
             Self {
@@ -457,6 +464,7 @@ impl Supervisor {
         orders: mpsc::UnboundedReceiver<Instruction>,
         told: Told,
     ) {
+        let name = format!("the watch over {}", facts.instance);
         let instance = Instance {
             inner: Arc::clone(&self.inner),
             facts,
@@ -466,7 +474,7 @@ impl Supervisor {
             is_settled: told == Told::Settled,
             awaited: None,
         };
-        tokio::spawn(instance.run());
+        tokio::spawn(self.inner.vital.guard(name, instance.run()));
     }
 }
 

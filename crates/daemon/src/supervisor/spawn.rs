@@ -1,7 +1,7 @@
 //! Starting a shim, and hearing whether its instance runs
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::control::{ControlDir, ExitCause, LaunchOrder, LaunchSpec, RunningRecord};
 use crate::durable::is_damage;
+use crate::node::OWN_EXECUTABLE;
 use crate::process::{descriptors, holders, kill_tree};
 use crate::shim;
 
@@ -87,7 +88,13 @@ pub(super) async fn launch(
     };
     control.write_launch(&order).map_err(prepare)?;
     drop(order);
-    let mut child = Command::new(&shim.program)
+    let mut command = Command::new(&shim.program);
+    if shim.program == Path::new(OWN_EXECUTABLE)
+        && let Some(name) = std::env::args_os().next()
+    {
+        command.arg0(name);
+    }
+    let mut child = command
         .args(&shim.arguments)
         .arg(control.path())
         .current_dir(control.path())

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use sha2::Digest as _;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use crate::tether;
+use crate::{logging, tether};
 use announcement::{ControllerReady, DaemonReady};
 use process::Process;
 
@@ -256,7 +256,7 @@ impl Drop for Cluster {
         self.daemon = None;
         self.controller = None;
         if let Err(error) = tether::end_descendants() {
-            eprintln!("warning: processes may be left behind: {error}");
+            logging::say(format_args!("warning: processes may be left behind: {error}"));
         }
         // The folder goes after this, when nothing writes to it any more.
     }

@@ -14,14 +14,14 @@ use prexorctl::printable;
 use crate::arguments::{DemoArguments, EXIT_FAILED, EXIT_INTERRUPTED};
 use crate::cluster::{Cluster, Folder, Runtime};
 use crate::ending::Ending;
-use crate::{complain, sentence};
+use crate::{complain, logging, sentence};
 use stage::Stage;
 
 /// Lines of each log that are shown after a failure
 const TAIL_LINES: usize = 15;
 
 pub async fn run(arguments: DemoArguments) -> ExitCode {
-    let mut ending = match Ending::listen() {
+    let mut ending = match Ending::of_a_command() {
         Ok(ending) => ending,
         Err(error) => return complain(&format!("cannot listen for signals: {error}"), EXIT_FAILED),
     };
@@ -70,7 +70,7 @@ pub async fn run(arguments: DemoArguments) -> ExitCode {
             ExitCode::from(EXIT_FAILED)
         }
         None => {
-            eprintln!("interrupted; ending what was started");
+            logging::say("interrupted; ending what was started");
             ExitCode::from(EXIT_INTERRUPTED)
         }
     };
@@ -93,11 +93,14 @@ fn report(error: &anyhow::Error, stage: &Stage, cluster: &Cluster) {
     let step = stage.failing().map_or_else(String::new, |(number, title)| {
         format!("step {number} ({title}) failed: ")
     });
-    eprintln!("error: {step}{}", printable::short(&sentence(error), 2_000));
+    logging::say(format_args!(
+        "error: {step}{}",
+        printable::short(&sentence(error), 2_000)
+    ));
     for process in cluster.processes() {
-        eprintln!("-- the end of the log of the {} --", process.name());
+        logging::say(format_args!("-- the end of the log of the {} --", process.name()));
         for line in process.tail(TAIL_LINES) {
-            eprintln!("{}", printable::line(&line));
+            logging::say(printable::line(&line));
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod capacity;
 mod delivery;
+mod diagnostics;
 mod endings;
 mod enrolment;
 mod examples;
@@ -13,4 +14,6 @@ mod readiness;
 mod refusals;
 #[allow(dead_code, reason = "what only the worst week needs")]
 mod rig;
+mod signals;
 mod survival;
+mod wrong_files;

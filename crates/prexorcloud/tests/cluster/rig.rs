@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use prexorcloud_daemon::process::signals::{Signals, shrug_off};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
@@ -67,8 +68,15 @@ impl From<Output> for Ran {
 
 /// This package's program, away from the environment of whoever runs the tests
 pub fn program(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_prexorcloud"));
-    command.args(arguments).env_clear().stdin(Stdio::null());
+    let mut command = away_from_home(Command::new(env!("CARGO_BIN_EXE_prexorcloud")));
+    command.args(arguments);
+    command
+}
+
+fn away_from_home(mut command: Command) -> Command {
+    // Under `nohup` these tests are, and must not hand on, what it ignores.
+    shrug_off(Signals::now().unwrap().ignored()).unwrap();
+    command.env_clear().stdin(Stdio::null());
     for kept in ["PATH", "JAVA_HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(kept) {
             command.env(kept, value);
@@ -79,7 +87,7 @@ pub fn program(arguments: &[&str]) -> Command {
 
 /// `command`, started by another one
 fn wrapped(first: &str, rest: &[String], command: &Command) -> Command {
-    let mut wrapped = Command::new(first);
+    let mut wrapped = away_from_home(Command::new(first));
     wrapped
         .args(rest)
         .arg(command.get_program())
@@ -120,6 +128,10 @@ pub fn finish(command: &mut Command) -> Ran {
 
 pub struct Rig {
     folder: tempfile::TempDir,
+    /// Variables for the programs that are started from now on
+    pub environment: Vec<(&'static str, &'static str)>,
+    /// A script of a shell that becomes the program and its arguments, which it has as `$0` and `$@`
+    pub shell: Option<String>,
     controller: Option<Child>,
     daemon: Option<Child>,
     grpc: Option<SocketAddr>,
@@ -139,6 +151,8 @@ impl Rig {
                 .prefix("prexorcloud-test-")
                 .tempdir()
                 .unwrap(),
+            environment: Vec::new(),
+            shell: None,
             controller: None,
             daemon: None,
             grpc: None,
@@ -217,7 +231,7 @@ impl Rig {
         file
     }
 
-    fn log(&self, name: &str) -> fs::File {
+    pub fn log(&self, name: &str) -> fs::File {
         fs::File::options()
             .append(true)
             .create(true)
@@ -231,6 +245,11 @@ impl Rig {
 
     /// Starts the controller; after the first time on the same ports and data
     pub fn start_controller(&mut self) {
+        self.start_controller_saying_to(self.log("controller"));
+    }
+
+    /// The same, with something else as its standard error
+    pub fn start_controller_saying_to(&mut self, errors: impl Into<Stdio>) {
         let any = || SocketAddr::from(([127, 0, 0, 1], 0));
         let ports = free_ports();
         let settings = json!({
@@ -241,7 +260,7 @@ impl Rig {
             "instances": { "console_lines": 5000, "port_range_start": ports, "port_range_end": ports + 19 },
         });
         let config = self.write("controller.toml", &toml::to_string(&settings).unwrap());
-        let mut child = self.spawn("controller", &config);
+        let mut child = self.spawn("controller", &config, errors);
         let ready = announcement(&mut child).unwrap_or_else(|| panic!("{}", self.log_text("controller")));
         self.grpc = Some(ready["grpc"].as_str().unwrap().parse().unwrap());
         self.http = Some(ready["http"].as_str().unwrap().parse().unwrap());
@@ -280,9 +299,39 @@ impl Rig {
         self.write(&format!("{name}.toml"), &toml::to_string(&settings).unwrap())
     }
 
+    /// Puts another certificate, of this node, into the daemon's folder, which another daemon enrolled for
+    pub fn exchange_certificate(&self, node: &str) {
+        let token = self.token(&["--node", node]);
+        let config = self.configure("renewal", node, &token);
+        let mut child = program(&[
+            "daemon",
+            "--config",
+            config.to_str().unwrap(),
+            "--announce",
+            "--tether",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(self.log("renewal"))
+        .spawn()
+        .unwrap();
+        assert!(announcement(&mut child).is_some(), "{}", self.log_text("renewal"));
+        // The end of its standard input ends it.
+        assert!(child.wait_with_output().unwrap().status.success());
+        for file in [".node-password", "ca.pem", "node.p12"] {
+            let from = self.path("renewal/security").join(file);
+            fs::copy(from, self.path("daemon/security").join(file)).unwrap();
+        }
+    }
+
     /// Starts the daemon as configured and gives the number of instances that it adopted
     pub fn start_daemon(&mut self) -> u64 {
-        let started = self.try_start_daemon();
+        self.start_daemon_saying_to(self.log("daemon"))
+    }
+
+    /// The same, with something else as its standard error
+    pub fn start_daemon_saying_to(&mut self, errors: impl Into<Stdio>) -> u64 {
+        let started = self.try_start_daemon_saying_to(errors);
         started.unwrap_or_else(|status| panic!("{status}: {}", self.log_text("daemon")))
     }
 
@@ -301,7 +350,11 @@ impl Rig {
 
     /// As [`start_daemon`](Self::start_daemon); how it ended if it would not serve
     pub fn try_start_daemon(&mut self) -> Result<u64, ExitStatus> {
-        let mut child = self.spawn("daemon", &self.path("daemon.toml"));
+        self.try_start_daemon_saying_to(self.log("daemon"))
+    }
+
+    fn try_start_daemon_saying_to(&mut self, errors: impl Into<Stdio>) -> Result<u64, ExitStatus> {
+        let mut child = self.spawn("daemon", &self.path("daemon.toml"), errors);
         let Some(ready) = announcement(&mut child) else {
             return Err(eventually("the end of the daemon", || child.try_wait().unwrap()));
         };
@@ -326,21 +379,31 @@ impl Rig {
         self.start_daemon_by(&format!("echo $$ > '{group}/cgroup.procs' && exec \"$0\" \"$@\""));
     }
 
-    fn spawn(&self, role: &str, config: &Path) -> Child {
-        self.prepared(role, config).spawn().unwrap()
+    fn spawn(&self, role: &str, config: &Path, errors: impl Into<Stdio>) -> Child {
+        self.prepared(role, config).stderr(errors).spawn().unwrap()
     }
 
     fn prepared(&self, role: &str, config: &Path) -> Command {
         let own = program(&[role, "--config", config.to_str().unwrap(), "--announce"]);
-        let mut command = match self.wraps.get(role).map(Vec::as_slice) {
-            Some([first, rest @ ..]) => wrapped(first, rest, &own),
+        let mut command = match (self.wraps.get(role).map(Vec::as_slice), &self.shell) {
+            (Some([first, rest @ ..]), _) => wrapped(first, rest, &own),
+            (_, Some(script)) => wrapped("/bin/sh", &["-c".to_owned(), script.clone()], &own),
             _ => own,
         };
         command
             .current_dir(self.folder())
+            .envs(self.environment.iter().copied())
             .stdout(Stdio::piped())
             .stderr(self.log(role));
         command
+    }
+
+    pub fn controller_pid(&self) -> u32 {
+        self.controller.as_ref().unwrap().id()
+    }
+
+    pub fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().unwrap().id()
     }
 
     /// kill -9
@@ -546,6 +609,17 @@ pub fn processes_of(folder: &Path) -> Vec<Pid> {
         }
     }
     found
+}
+
+/// The whole answer to a request without a token
+pub fn get(rig: &Rig, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut connection = std::net::TcpStream::connect(rig.http()).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// What a program says when it serves; `None` if it ends instead

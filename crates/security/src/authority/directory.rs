@@ -34,6 +34,12 @@ pub enum LoadError {
         /// What is wrong with them
         source: AuthorityError,
     },
+    /// The certificate is not there, although it was
+    #[error("{} is missing; restore it from a backup, since a new authority would cut off every node", .certificate.display())]
+    CertificateMissing {
+        /// The certificate that is not there
+        certificate: PathBuf,
+    },
     /// The certificate is there, its key is not
     #[error("{} exists but {} does not; restore the key from a backup, or remove both to start a new cluster", .certificate.display(), .key.display())]
     KeyMissing {
@@ -62,15 +68,30 @@ impl Authority {
         now: SystemTime,
     ) -> Result<(Self, Origin), LoadError> {
         files::ensure_private_dir(directory)?;
+        match Self::load(directory, policy) {
+            Err(LoadError::CertificateMissing { certificate }) => {
+                let authority = Self::create(policy, now)?;
+                files::write_secret(&directory.join(KEY_FILE), authority.key_pem().as_bytes())?;
+                files::write_public(&certificate, authority.certificate().to_pem().as_bytes())?;
+                Ok((authority, Origin::Created))
+            }
+            loaded => Ok((loaded?, Origin::Loaded)),
+        }
+    }
+
+    /// Loads the authority of `directory`, which has one; nothing is written
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file and what to do.
+    pub fn load(directory: &Path, policy: &AuthorityPolicy) -> Result<Self, LoadError> {
         let certificate_path = directory.join(CERTIFICATE_FILE);
         let key_path = directory.join(KEY_FILE);
         let certificate = match files::read_text(&certificate_path, MAX_FILE_LEN) {
             Ok(text) => text,
             Err(error) if error.is_not_found() => {
-                let authority = Self::create(policy, now)?;
-                files::write_secret(&key_path, authority.key_pem().as_bytes())?;
-                files::write_public(&certificate_path, authority.certificate().to_pem().as_bytes())?;
-                return Ok((authority, Origin::Created));
+                return Err(LoadError::CertificateMissing {
+                    certificate: certificate_path,
+                });
             }
             Err(error) => return Err(error.into()),
         };
@@ -84,11 +105,9 @@ impl Authority {
             }
             Err(error) => return Err(error.into()),
         };
-        let authority =
-            Self::from_pem(&certificate, &key, policy).map_err(|source| LoadError::Authority {
-                directory: directory.to_owned(),
-                source,
-            })?;
-        Ok((authority, Origin::Loaded))
+        Self::from_pem(&certificate, &key, policy).map_err(|source| LoadError::Authority {
+            directory: directory.to_owned(),
+            source,
+        })
     }
 }

@@ -180,6 +180,7 @@ impl Server {
         routes: Routes,
     ) -> ServerHandle {
         let (stopping, _) = watch::channel(false);
+        let (accepts, accepting) = watch::channel(());
         let shared = Arc::new(Shared {
             options: self.options,
             tls: Box::new(tls),
@@ -189,9 +190,15 @@ impl Server {
             counters: ConnectionCounters::default(),
             ids: AtomicU64::new(1),
             stopping,
+            accepting,
             address: self.address,
         });
-        tokio::spawn(accept(self.listener, Arc::clone(&shared)));
+        let acceptor = accept(self.listener, Arc::clone(&shared));
+        tokio::spawn(async move {
+            // Dropped however it ends.
+            let _accepts = accepts;
+            acceptor.await;
+        });
         ServerHandle(shared)
     }
 }
@@ -206,6 +213,8 @@ struct Shared {
     counters: ConnectionCounters,
     ids: AtomicU64,
     stopping: watch::Sender<bool>,
+    /// Closed as soon as nobody accepts
+    accepting: watch::Receiver<()>,
     address: SocketAddr,
 }
 
@@ -251,6 +260,12 @@ impl ServerHandle {
     #[must_use]
     pub fn counts(&self) -> ConnectionCounts {
         self.0.counters.snapshot()
+    }
+
+    /// Resolves when no more connections are accepted: after a shutdown, or because the acceptor has died.
+    pub async fn accepts_no_more(&self) {
+        let mut accepting = self.0.accepting.clone();
+        while accepting.changed().await.is_ok() {}
     }
 
     /// The peers of the connections that are open.

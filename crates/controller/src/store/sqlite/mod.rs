@@ -14,7 +14,10 @@ mod writer;
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -61,6 +64,7 @@ pub struct SqliteStore {
     // Taken by `close`, so that watches end.
     log: Mutex<Option<Arc<ChangeLog>>>,
     txn_timeout: Duration,
+    is_closing: AtomicBool,
 }
 
 impl SqliteStore {
@@ -98,6 +102,7 @@ impl SqliteStore {
             requests,
             log: Mutex::new(Some(log)),
             txn_timeout: options.txn_timeout,
+            is_closing: AtomicBool::new(false),
         })
     }
 
@@ -126,15 +131,29 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
-            self.requests
-                .send(make(reply))
-                .await
-                .map_err(|_| StoreError::Closed)?;
-            answer.await.map_err(|_| StoreError::Closed)?
+            self.requests.send(make(reply)).await.map_err(|_| self.ended())?;
+            answer.await.map_err(|_| self.ended())?
         };
         tokio::time::timeout(self.txn_timeout, exchange)
             .await
             .unwrap_or(Err(StoreError::Timeout))
+    }
+
+    /// Why nobody takes requests any more
+    fn ended(&self) -> StoreError {
+        if self.is_closing.load(Ordering::Acquire) {
+            StoreError::Closed
+        } else {
+            StoreError::WriterDied
+        }
+    }
+
+    /// What cannot be written is not to be read as if all were well
+    fn is_there(&self) -> Result<(), StoreError> {
+        if self.requests.is_closed() {
+            return Err(self.ended());
+        }
+        Ok(())
     }
 
     fn log(&self) -> Option<Arc<ChangeLog>> {
@@ -145,14 +164,21 @@ impl SqliteStore {
 impl Store for SqliteStore {
     fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Entry>> {
         let key = key.to_owned();
-        Box::pin(self.readers.read(move |connection| reader::get(connection, key)))
+        Box::pin(async move {
+            self.is_there()?;
+            self.readers
+                .read(move |connection| reader::get(connection, key))
+                .await
+        })
     }
 
     fn list(&self, query: Query) -> StoreFuture<'_, Listing> {
-        Box::pin(
+        Box::pin(async move {
+            self.is_there()?;
             self.readers
-                .read(move |connection| reader::list(connection, &query)),
-        )
+                .read(move |connection| reader::list(connection, &query))
+                .await
+        })
     }
 
     fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
@@ -160,6 +186,10 @@ impl Store for SqliteStore {
             txn.validate()?;
             self.request(|reply| Request::Apply { txn, reply }).await
         })
+    }
+
+    fn probe(&self) -> StoreFuture<'_, ()> {
+        Box::pin(self.request(|reply| Request::Probe { reply }))
     }
 
     fn watch(&self, prefix: &str, from: Revision) -> Watch {
@@ -173,6 +203,7 @@ impl Store for SqliteStore {
 
     fn close(&self) -> StoreFuture<'_, ()> {
         Box::pin(async {
+            self.is_closing.store(true, Ordering::Release);
             let closed = self.request(|reply| Request::Close { reply }).await;
             self.readers.close();
             self.log.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -182,5 +213,33 @@ impl Store for SqliteStore {
                 other => other,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_dead_writer_is_no_closed_store_and_nothing_is_read_as_if_all_were_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("controller.db");
+        let mut store = SqliteStore::open(file, &SqliteOptions::default()).unwrap();
+        assert_eq!(store.get("a").await, Ok(None));
+        // What remains of a thread that has died: nobody receives.
+        store.requests = mpsc::channel(1).0;
+        assert_eq!(store.probe().await, Err(StoreError::WriterDied));
+        assert_eq!(
+            store.txn(Txn::new().put("a", "1")).await,
+            Err(StoreError::WriterDied)
+        );
+        assert_eq!(store.get("a").await, Err(StoreError::WriterDied));
+        let listed = store.list(Query::prefix("")).await;
+        assert_eq!(listed, Err(StoreError::WriterDied));
+        assert!(StoreError::WriterDied.is_final());
+        assert_eq!(store.close().await, Ok(()));
+        assert_eq!(store.get("a").await, Err(StoreError::Closed));
     }
 }

@@ -16,6 +16,10 @@ pub(super) enum Request {
         txn: Txn,
         reply: oneshot::Sender<Result<TxnOutcome, StoreError>>,
     },
+    /// Commits something that is no entry
+    Probe {
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
     Close {
         reply: oneshot::Sender<Result<(), StoreError>>,
     },
@@ -47,15 +51,23 @@ impl Writer {
         let mut requests = Vec::with_capacity(BATCH);
         while waiting.blocking_recv_many(&mut requests, BATCH) > 0 {
             let mut batch = Vec::with_capacity(requests.len());
+            let mut probes = Vec::new();
             let mut closing = Vec::new();
             for request in requests.drain(..) {
                 match request {
                     Request::Apply { txn, reply } if closing.is_empty() => batch.push((txn, reply)),
                     Request::Apply { reply, .. } => drop(reply.send(Err(StoreError::Closed))),
+                    Request::Probe { reply } => probes.push(reply),
                     Request::Close { reply } => closing.push(reply),
                 }
             }
             self.commit(batch);
+            if !probes.is_empty() {
+                let proven = self.probe();
+                for reply in probes {
+                    let _ = reply.send(proven.clone());
+                }
+            }
             if !closing.is_empty() {
                 waiting.close();
                 let flushed = self.flush();
@@ -141,6 +153,22 @@ impl Writer {
             commit.commit().map_err(store_error)?;
         }
         Ok(outcomes)
+    }
+
+    /// Commits a count beside the revision; a value that did not change would not be written
+    fn probe(&mut self) -> Result<(), StoreError> {
+        let commit = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(store_error)?;
+        commit
+            .prepare_cached(
+                "INSERT INTO counters (name, value) VALUES ('probes', 1)
+                 ON CONFLICT (name) DO UPDATE SET value = value + 1",
+            )
+            .and_then(|mut statement| statement.execute([]))
+            .map_err(store_error)?;
+        commit.commit().map_err(store_error)
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {

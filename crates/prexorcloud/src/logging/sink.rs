@@ -1,0 +1,276 @@
+//! Where lines go, however little it takes of them
+//!
+//! A line is written at once, by whoever has it, so that nothing is lost when a process dies. What that may cost is
+//! bounded: a reader who does not keep up (a pipe whose other end sleeps, a terminal that was stopped) is waited for a
+//! tenth of the time at most, and then lines are dropped.
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
+
+use super::Shape;
+
+/// How long a line waits for room at most
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// After a wait, none for so many times as long
+const REST: u32 = 9;
+
+/// What fits into a pipe or socket that says that it has room (`PIPE_BUF`)
+const PIECE: usize = 4096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Warn,
+    Error,
+}
+
+/// A file descriptor that takes lines, or does not
+pub struct Sink {
+    lost: Arc<AtomicU64>,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// None if there was none to be had, which loses everything
+    file: Option<OwnedFd>,
+    shape: Shape,
+    /// Lines of which no line has told yet that they are missing, and why the last of them is
+    missing: Option<(u64, Errno)>,
+    /// A line was cut off in its middle
+    torn: bool,
+    no_wait_before: Option<Instant>,
+}
+
+impl Sink {
+    pub fn standard_error() -> Self {
+        Self::new(io::stderr().as_fd().try_clone_to_owned().ok())
+    }
+
+    fn new(file: Option<OwnedFd>) -> Self {
+        Self {
+            lost: Arc::default(),
+            state: Mutex::new(State {
+                file,
+                shape: Shape::Text,
+                missing: None,
+                torn: false,
+                no_wait_before: None,
+            }),
+        }
+    }
+
+    pub fn set_shape(&self, shape: Shape) {
+        self.state().shape = shape;
+    }
+
+    pub fn lost_lines(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.lost)
+    }
+
+    /// Writes a line of the log that does not come from `tracing`
+    pub fn line(&self, level: Level, target: &str, message: &str) {
+        let shape = self.state().shape;
+        self.say(&line(shape, level, target, message));
+    }
+
+    /// Writes a text that ends with a newline, whole or not at all; what is missing is said before it
+    pub fn say(&self, text: &str) {
+        let mut state = self.state();
+        let told = match state.missing {
+            Some((count, why)) => {
+                let message = format!("{count} log lines could not be written: {}", io::Error::from(why));
+                let notice = line(state.shape, Level::Warn, "prexorcloud::logging", &message);
+                state.write(&notice).inspect(|()| state.missing = None)
+            }
+            None => Ok(()),
+        };
+        if let Err(why) = told.and_then(|()| state.write(text)) {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            let before = state.missing.map_or(0, |(count, _)| count);
+            state.missing = Some((before.saturating_add(1), why));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes each event of `tracing` in one piece, and never fails
+impl Write for &Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.say(&String::from_utf8_lossy(bytes));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl State {
+    fn write(&mut self, text: &str) -> Result<(), Errno> {
+        // Whatever comes after half a line begins one of its own.
+        if self.torn {
+            self.write_all(b"\n")?;
+            self.torn = false;
+        }
+        self.write_all(text.as_bytes())
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            self.wait_for_room()?;
+            let file = self.file.as_ref().ok_or(Errno::BADF)?;
+            let piece = left.get(..PIECE).unwrap_or(left);
+            match rustix::io::write(file, piece) {
+                Ok(0) => return Err(Errno::IO),
+                Ok(written) => left = left.get(written..).unwrap_or_default(),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error),
+            }
+            self.torn = !left.is_empty();
+        }
+        Ok(())
+    }
+
+    fn wait_for_room(&mut self) -> Result<(), Errno> {
+        let file = self.file.as_ref().ok_or(Errno::BADF)?;
+        if has_room(file, Duration::ZERO)? {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if self.no_wait_before.is_some_and(|rested| began < rested) {
+            return Err(Errno::AGAIN);
+        }
+        let room = has_room(file, PATIENCE);
+        self.no_wait_before = Some(Instant::now() + began.elapsed() * REST);
+        if room? { Ok(()) } else { Err(Errno::AGAIN) }
+    }
+}
+
+/// Whether a piece can be written, or would fail, without waiting
+fn has_room(file: &OwnedFd, limit: Duration) -> Result<bool, Errno> {
+    let limit = Timespec {
+        tv_sec: 0,
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    match poll(&mut [PollFd::new(file, PollFlags::OUT)], Some(&limit)) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A line as `tracing` would shape it
+fn line(shape: Shape, level: Level, target: &str, message: &str) -> String {
+    let mut now = String::new();
+    // Without a clock there is no time to tell.
+    let _ = SystemTime.format_time(&mut Writer::new(&mut now));
+    let level = match level {
+        Level::Warn => "WARN",
+        Level::Error => "ERROR",
+    };
+    match shape {
+        Shape::Text => format!("{now} {level:>5} {target}: {message}\n"),
+        Shape::Json => {
+            let line = serde_json::json!({
+                "timestamp": now,
+                "level": level,
+                "fields": { "message": message },
+                "target": target,
+            });
+            format!("{line}\n")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io::{PipeReader, Read as _};
+
+    use super::*;
+
+    /// A sink into a pipe that holds four pages
+    fn small_pipe() -> (PipeReader, Sink) {
+        let (reader, writer) = io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4 * 4096).unwrap();
+        (reader, Sink::new(Some(writer.into())))
+    }
+
+    fn drain(reader: &mut PipeReader) -> String {
+        let mut bytes = vec![0; 65_536];
+        let read = reader.read(&mut bytes).unwrap();
+        String::from_utf8(bytes[..read].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn what_a_slow_reader_misses_is_counted_and_said_once() {
+        let (mut reader, sink) = small_pipe();
+        let long = format!("{}\n", "x".repeat(3000));
+        let began = Instant::now();
+        for _ in 0..1000 {
+            sink.say(&long);
+        }
+        assert!(began.elapsed() < PATIENCE * 20, "{:?}", began.elapsed());
+        let lost = sink.lost.load(Ordering::Relaxed);
+        assert!((990..1000).contains(&lost), "{lost}");
+        drain(&mut reader);
+        sink.say("next\n");
+        sink.say("another\n");
+        let said = drain(&mut reader);
+        let lines: Vec<_> = said.lines().filter(|line| !line.is_empty()).collect();
+        assert!(
+            lines[0].contains(&format!(
+                "  WARN prexorcloud::logging: {lost} log lines could not be written: "
+            )),
+            "{said}"
+        );
+        assert_eq!(lines[1..], ["next", "another"]);
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_does_not_swallow_the_next() {
+        let (mut reader, sink) = small_pipe();
+        sink.say(&format!("{}\n", "x".repeat(6 * 4096)));
+        assert_eq!(sink.lost.load(Ordering::Relaxed), 1);
+        let cut = drain(&mut reader);
+        assert!(!cut.is_empty() && !cut.contains('\n'), "{}", cut.len());
+        sink.set_shape(Shape::Json);
+        sink.say("{}\n");
+        let said = drain(&mut reader);
+        let mut lines = said.lines();
+        assert_eq!(lines.next(), Some(""));
+        let notice: serde_json::Value = serde_json::from_str(lines.next().unwrap()).unwrap();
+        assert_eq!(notice["level"], "WARN");
+        assert!(
+            notice["fields"]["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("1 log lines")
+        );
+        assert_eq!(lines.next(), Some("{}"));
+    }
+
+    #[test]
+    fn nothing_fails_without_a_reader_or_a_file() {
+        let (reader, sink) = small_pipe();
+        drop(reader);
+        for sink in [sink, Sink::new(None)] {
+            writeln!(&sink, "lost").unwrap();
+            sink.line(Level::Error, "panic", "lost, too");
+            assert_eq!(sink.lost.load(Ordering::Relaxed), 2);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Log lines that cannot be written: the work goes on, and the lines are counted
+
+use std::fs::File;
+use std::io::{self, PipeReader, Read as _};
+use std::process::{Command, Stdio};
+
+use crate::rig::{Rig, eventually, finish, get, program};
+
+/// What standard error may turn out to be
+#[derive(Clone, Copy, Debug)]
+enum Broken {
+    /// A pipe that nobody reads any more
+    Pipe,
+    /// A file on a disk without room
+    Disk,
+    /// Not open at all
+    Closed,
+}
+
+const BROKEN: [Broken; 3] = [Broken::Pipe, Broken::Disk, Broken::Closed];
+
+impl Broken {
+    fn stdio(self) -> Stdio {
+        match self {
+            Self::Pipe => io::pipe().unwrap().1.into(),
+            Self::Disk => File::options().write(true).open("/dev/full").unwrap().into(),
+            // The shell of the rig closes it.
+            Self::Closed => Stdio::null(),
+        }
+    }
+}
+
+/// A rig whose programs have a standard error like this
+fn rig(broken: Broken) -> Rig {
+    let mut rig = Rig::new();
+    if matches!(broken, Broken::Closed) {
+        rig.shell = Some("exec \"$0\" \"$@\" 2>&-".into());
+    }
+    rig
+}
+
+#[test]
+fn a_broken_standard_error_keeps_nobody_from_work() {
+    for broken in BROKEN {
+        let mut rig = rig(broken);
+        rig.start_controller_saying_to(broken.stdio());
+        let token = rig.token(&["--node", "node-1"]);
+        rig.configure_daemon(&token);
+        assert_eq!(rig.start_daemon_saying_to(broken.stdio()), 0, "{broken:?}");
+        rig.await_node("ONLINE");
+        rig.start_standin("lobby-1");
+        // Each of these is told in log lines.
+        rig.kill_daemon();
+        rig.await_node("OFFLINE");
+        assert_eq!(rig.start_daemon_saying_to(broken.stdio()), 1, "{broken:?}");
+        rig.await_node("ONLINE");
+        rig.command("lobby-1", "list", "players online");
+        rig.kill_controller();
+        rig.start_controller_saying_to(broken.stdio());
+        rig.await_node("ONLINE");
+        assert!(get(&rig, "/api/v1/system/ready").starts_with("HTTP/1.1 200"));
+        assert_eq!(rig.ctl(&["instance", "stop", "lobby-1", "--wait"]).code, 0);
+        assert_eq!(
+            lost_lines(&rig) > 0,
+            !matches!(broken, Broken::Closed),
+            "{broken:?}"
+        );
+        assert_eq!(rig.stop_daemon().code(), Some(0), "{broken:?}");
+        assert_eq!(rig.stop_controller().code(), Some(0), "{broken:?}");
+    }
+}
+
+#[test]
+fn nothing_is_opened_in_the_place_of_a_closed_standard_stream() {
+    let mut rig = Rig::new();
+    rig.shell = Some("exec \"$0\" \"$@\" 0<&- 2>&-".into());
+    rig.start_controller();
+    let token = rig.token(&["--node", "node-1"]);
+    rig.configure_daemon(&token);
+    rig.start_daemon();
+    for process in [rig.controller_pid(), rig.daemon_pid()] {
+        for stream in [0, 2] {
+            let open = std::fs::read_link(format!("/proc/{process}/fd/{stream}")).unwrap();
+            assert_eq!(open.to_str(), Some("/dev/null"), "{stream}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_stops_reading_holds_nobody_up_and_is_told_what_it_missed() {
+    let mut rig = Rig::new();
+    rig.environment = vec![("PREXORCLOUD_CONTROLLER_LOG_FILTER", "trace")];
+    let (mut reader, writer) = io::pipe().unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    rig.start_controller_saying_to(writer);
+    eventually("a line being lost", || (lost_lines(&rig) > 0).then_some(()));
+    let token = rig.token(&["--node", "node-1"]);
+    rig.configure_daemon(&token);
+    rig.start_daemon();
+    rig.await_node("ONLINE");
+    // Whoever reads again hears how many lines are missing, and then the log goes on.
+    let mut said = String::new();
+    eventually("the missing lines being told", || {
+        get(&rig, "/api/v1/system/ready");
+        said.push_str(&available(&mut reader));
+        said.contains("log lines could not be written").then_some(())
+    });
+    let told = said
+        .lines()
+        .find(|line| line.contains("log lines could not be written"));
+    assert!(told.unwrap().contains(" WARN "), "{told:?}");
+}
+
+/// What is in the pipe now
+fn available(pipe: &mut PipeReader) -> String {
+    let mut bytes = vec![0; 65_536];
+    let read = pipe.read(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes[..read]).into_owned()
+}
+
+#[test]
+fn ready_follows_what_the_disk_takes_and_comes_back_by_itself() {
+    let mut rig = Rig::new();
+    let Some(disk) = SmallDisk::mount(&rig) else {
+        eprintln!("not shown: this account may not mount a small disk");
+        return;
+    };
+    rig.start_controller();
+    let ready = |rig: &Rig| get(rig, "/api/v1/system/ready");
+    assert!(ready(&rig).starts_with("HTTP/1.1 200"), "{}", ready(&rig));
+    disk.fill();
+    eventually("not ready on a full disk", || {
+        // Commits that fit into what the store has on disk already still succeed.
+        let token = rig.ctl(&["token", "create"]);
+        let answer = ready(&rig);
+        (token.code != 0 && answer.starts_with("HTTP/1.1 503")).then_some(())
+    });
+    assert!(ready(&rig).contains("no space left"), "{}", ready(&rig));
+    disk.empty();
+    eventually("ready again", || {
+        ready(&rig).starts_with("HTTP/1.1 200").then_some(())
+    });
+    assert_eq!(rig.ctl(&["token", "create"]).code, 0);
+    assert!(rig.log_text("controller").contains("ready again"));
+    assert_eq!(rig.stop_controller().code(), Some(0));
+}
+
+/// A disk of a few hundred kilobytes where the controller keeps everything
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(rig: &Rig) -> Option<Self> {
+        let folder = rig.path("controller");
+        std::fs::create_dir(&folder).unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs"]);
+        let mounted = mount.arg(&folder).stderr(Stdio::null()).status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(folder))
+    }
+
+    fn fill(&self) {
+        let mut filler = File::create(self.0.join("filler")).unwrap();
+        let full = io::copy(&mut io::repeat(7), &mut filler).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+    }
+
+    fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // At once or as soon as the last process lets go of it.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn commands_say_what_they_can_to_closed_streams_and_end_as_always() {
+    let full = || -> Stdio { File::options().write(true).open("/dev/full").unwrap().into() };
+    let rig = Rig::new();
+    let config = rig.write("c.toml", "");
+    let config = config.to_str().unwrap();
+    for arguments in [
+        &["config", "check", "controller", config][..],
+        &["config", "check", "controller", "/nowhere"],
+        &["config", "example", "daemon"],
+        &["controller", "--config", "/nowhere"],
+        &["nonsense"],
+        &["shim"],
+        &["ctl", "-c", "http://127.0.0.1:1", "node", "list"],
+    ] {
+        let mut command = program(arguments);
+        command.env("HOME", rig.folder()).stdout(full()).stderr(full());
+        let ended = command.status().unwrap();
+        let as_always = finish(program(arguments).env("HOME", rig.folder())).code;
+        assert_eq!(ended.code(), Some(as_always), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_server_that_cannot_print_plays_on() {
+    let port = crate::rig::free_ports();
+    let mut server = program(&["standin-server", "--port", &port.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(File::options().write(true).open("/dev/full").unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the server listening", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+    });
+    use std::io::Write as _;
+    server
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"list\nspam 20\nstop\n")
+        .unwrap();
+    let ended = eventually("the end of the server", || server.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(0));
+}
+
+/// How many lines the controller could not write, by its own account
+fn lost_lines(rig: &Rig) -> u64 {
+    let metrics = get(rig, "/metrics");
+    metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("prexorcloud_log_lines_lost_total "))
+        .map_or(0, |count| count.parse().unwrap())
+}
