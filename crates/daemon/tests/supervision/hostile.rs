@@ -43,7 +43,7 @@ async fn a_server_that_kills_its_shim_and_forks_away_leaves_nothing() {
     let mut stage = Stage::new();
     let script = "setsid sh -c 'echo $$ > daemon; exec sleep 3600' &
         while [ ! -s daemon ]; do sleep 0.01; done
-        echo 'Done ('; read word; kill -9 $PPID; echo 'bye'; exit 5";
+        echo 'Done (1s)!'; read word; kill -9 $PPID; echo 'bye'; exit 5";
     stage.start_script(facts("lobby-1", free_port()), script).await;
     stage.ready().await;
     stage
@@ -54,7 +54,7 @@ async fn a_server_that_kills_its_shim_and_forks_away_leaves_nothing() {
     let exit = stage.exit().await;
     assert_eq!(exit.cause, ExitCause::Unobserved, "5 is what nobody saw");
     assert!(exit.is_crash());
-    assert_eq!(exit.log_tail, ["Done (", "bye"]);
+    assert_eq!(exit.log_tail, ["Done (1s)!", "bye"]);
     until_gone(&daemon).await;
 }
 
@@ -98,7 +98,7 @@ async fn a_replaced_standard_input_is_not_written_through() {
     let outside = stage.folder.path().join("outside");
     fs::write(&outside, "untouched").unwrap();
     let script = format!(
-        "in=$(readlink /proc/self/fd/0); rm \"$in\"; ln -s {} \"$in\"; echo 'Done ('; exec sleep 3600",
+        "in=$(readlink /proc/self/fd/0); rm \"$in\"; ln -s {} \"$in\"; echo 'Done (1s)!'; exec sleep 3600",
         outside.display()
     );
     stage.start_script(facts("lobby-1", free_port()), &script).await;
