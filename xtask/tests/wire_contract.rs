@@ -167,7 +167,15 @@ fn is_ours(line: &str) -> bool {
         panic!("{line}")
     };
     *file == "artifact_service.proto"
-        || ["CrashReportAck", "ConsoleOutputAck", "ArtifactRef"].contains(container)
+        || [
+            "ArtifactRef",
+            "ConsoleOutputAck",
+            "CrashReportAck",
+            "InstanceReady",
+            "ReadinessRule",
+            "ReadinessSignal",
+        ]
+        .contains(container)
         || number.parse::<i32>().unwrap() >= 100
 }
 

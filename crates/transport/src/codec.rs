@@ -45,7 +45,7 @@ impl Envelope for DaemonMessage {
 
 impl Envelope for ControllerMessage {
     fn knows(field: u32) -> bool {
-        matches!(field, 1..=18 | 100)
+        matches!(field, 1..=18 | 100..=102)
     }
 
     fn has_payload(&self) -> bool {

@@ -20,8 +20,8 @@ use crate::pki::Authority;
 use crate::plain::{Event, PlainDaemon, line, ping, template};
 use crate::raw::{self, RawController};
 
-/// Variant 101 with one string in it.
-const UNKNOWN: Bytes = Bytes::from_static(&[0xaa, 0x06, 0x05, 0x0a, 0x03, b'n', b'e', b'w']);
+/// Variant 199 with one string in it.
+const UNKNOWN: Bytes = Bytes::from_static(&[0xba, 0x0c, 0x05, 0x0a, 0x03, b'n', b'e', b'w']);
 
 /// A client of a controller that answers with bytes.
 async fn daemon_of(answer: RawController) -> (SessionHandle<PlainDaemon>, StreamEnd) {
@@ -51,7 +51,7 @@ async fn an_unknown_variant_from_the_daemon_is_named_and_keeps_the_stream() {
     let (_, node) = controller.next_session().await;
     assert_eq!(within(node.next_event()).await, Some(Event::Connected));
     for (variant, message) in [
-        (Some(101), Default::default()),
+        (Some(199), Default::default()),
         (None, Default::default()),
         (None, line("hello")),
     ] {
@@ -80,7 +80,7 @@ async fn an_unknown_variant_from_the_controller_is_named_and_its_epoch_honoured(
     };
     assert_eq!(
         (received.unknown_variant, received.message.epoch),
-        (Some(101), 42)
+        (Some(199), 42)
     );
     assert_eq!(within(daemon.next_event()).await.unwrap().message(), ping(1));
     assert_eq!(daemon.counts().unknown_variants, 1);
