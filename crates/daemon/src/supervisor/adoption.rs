@@ -215,7 +215,13 @@ async fn look_patiently(control: &ControlDir) -> io::Result<Option<Seen>> {
 async fn look(control: &ControlDir) -> io::Result<Option<Seen>> {
     let mut damage = Damage::default();
     let name = FolderName::of(control.path());
-    let facts = damage.or_note(InstanceFacts::read(control))?;
+    let facts = damage.or_note(InstanceFacts::read(control))?.filter(|facts| {
+        let fits = name.as_ref().is_none_or(|name| name.fits(facts));
+        if !fits {
+            damage.note("instance.json is about another start than its folder");
+        }
+        fits
+    });
     let Some(running) = started(control, &mut damage).await? else {
         match (&facts, damage.sentence()) {
             (_, Some(damage)) => set_aside(control.path(), &damage),
@@ -280,7 +286,12 @@ async fn started(control: &ControlDir, damage: &mut Damage) -> io::Result<Option
         // The lock arbitrates: a shim that comes later finds it taken, or its order gone.
         let lock = control.try_lock()?;
         if let Some(running) = damage.or_note(control.read_state())? {
-            return Ok(Some(running));
+            // The shim has the folder as an argument, which a record that came from elsewhere cannot change.
+            let is_ours = shim_of(control.path())?.is_none_or(|shim| shim == running.shim);
+            if is_ours {
+                return Ok(Some(running));
+            }
+            damage.note("state.json is about the process of another folder");
         }
         let is_damaged = !damage.0.is_empty();
         let is_late = Instant::now() > deadline;

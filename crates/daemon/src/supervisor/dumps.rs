@@ -45,7 +45,7 @@ pub(crate) fn keep(folder: &Path, live: &Path, witness: &Path) -> io::Result<Pat
 }
 
 impl Dumps {
-    /// Deletes the oldest kept folders until the rest is within the budget
+    /// Deletes the oldest kept folders until the rest is within the budget; the newest stays, however large it is
     pub(crate) fn enforce(&self) {
         let mut kept: Vec<_> = match self.kept() {
             Ok(kept) => kept
@@ -60,6 +60,7 @@ impl Dumps {
         let mut total: u64 = kept.iter().map(|(size, _)| *size).sum();
         // The newest last, to be deleted last.
         kept.sort_by_key(|(_, path)| when(path));
+        let newest = kept.pop();
         for (size, path) in kept {
             if total <= self.budget {
                 return;
@@ -70,6 +71,10 @@ impl Dumps {
                 tracing::warn!(folder = %path.display(), %error, "cannot delete the kept folder of a crashed instance");
             }
             total = total.saturating_sub(size);
+        }
+        if let Some((size, path)) = newest.filter(|_| total > self.budget) {
+            tracing::warn!(folder = %path.display(), size, budget = self.budget,
+                "the last crash alone takes more than instances.keep_dumps_mb; it stays until the next one");
         }
     }
 
@@ -154,6 +159,7 @@ mod tests {
         dumps(5 * MIB / 2).enforce();
         assert!(!old.exists() && middle.exists() && new.exists());
         dumps(0).enforce();
-        assert!(!middle.exists() && !new.exists() && live.exists() && other.exists());
+        assert!(!middle.exists() && live.exists() && other.exists());
+        assert!(new.exists(), "the only witness of the last crash");
     }
 }

@@ -541,10 +541,11 @@ impl Inner {
         let dumps = self.dumps();
         // A world can be large: not where sessions are served.
         let work = tokio::task::spawn_blocking(move || {
-            if let Some(workspace) = workspace
-                && workspace.remove(has_crashed)
-                && let Some(dumps) = dumps
-            {
+            if let Some(workspace) = workspace {
+                workspace.remove(has_crashed);
+            }
+            // Also where the next start has kept the folder meanwhile.
+            if let Some(dumps) = dumps.filter(|_| has_crashed) {
                 dumps.enforce();
             }
             remove_folder(control.path());

@@ -144,6 +144,13 @@ impl FolderName {
         })
     }
 
+    /// Whether these can be the facts of the start that the folder was made for
+    pub(super) fn fits(&self, facts: &InstanceFacts) -> bool {
+        let same_start =
+            |of: &(Incarnation, u16, GroupName)| *of == (facts.incarnation, facts.port, facts.group);
+        self.instance == facts.instance && self.of.as_ref().is_none_or(same_start)
+    }
+
     /// The facts as far as they are known: what they limit is not limited
     pub(super) fn facts(&self) -> Option<InstanceFacts> {
         let (incarnation, port, group) = match self.of {

@@ -37,6 +37,10 @@ pub fn trials() -> Vec<Trial> {
             an_earlier_start_whose_end_was_not_noted_hides_no_later_one,
         ),
         trial(
+            "a_record_of_another_start_is_not_believed",
+            a_record_of_another_start_is_not_believed,
+        ),
+        trial(
             "a_shim_that_starts_nothing_is_not_waited_for",
             a_shim_that_starts_nothing_is_not_waited_for,
         ),
@@ -69,6 +73,64 @@ async fn stops_in_order(stage: &mut Stage) {
     assert_eq!(exit.cause, ExitCause::Exited(0), "{exit:?}");
     assert_eq!(exit.stopped_for, Some(StopReason::Requested));
     assert_eq!(exit.log_tail, ["Done (1s)!", "got stop"]);
+}
+
+/// The control folder of one of several instances
+fn control_of(stage: &Stage, id: &str) -> std::path::PathBuf {
+    let named = |path: &std::path::PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(&format!("{id}@"))
+    };
+    fs::read_dir(stage.folder.path().join("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(named)
+        .unwrap()
+}
+
+async fn a_record_of_another_start_is_not_believed() {
+    for name in ["instance.json", "state.json"] {
+        let mut stage = Stage::new();
+        for id in ["lobby-1", "lobby-2"] {
+            stage.start_script(facts(id, free_port()), OBEDIENT).await;
+            stage.ready().await;
+        }
+        stage.supervisor.detach();
+        let (first, second) = (control_of(&stage, "lobby-1"), control_of(&stage, "lobby-2"));
+        fs::copy(first.join(name), second.join(name)).unwrap();
+
+        let mut adopted = adopt(&mut stage).await;
+        adopted.sort_by_key(|adopted| adopted.facts.instance);
+        let seen: Vec<_> = adopted
+            .iter()
+            .map(|adopted| {
+                (
+                    adopted.facts.instance.as_str(),
+                    adopted.is_running,
+                    adopted.damage.is_some(),
+                )
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [("lobby-1", true, false), ("lobby-2", true, true)],
+            "{name}"
+        );
+        assert_ne!(adopted[0].pid, adopted[1].pid, "{name}");
+        for id in ["lobby-1", "lobby-2"] {
+            assert!(stage.supervisor.stop(id.parse().unwrap(), false));
+            let exit = stage.exit().await;
+            assert_eq!(
+                (exit.instance.as_str(), &exit.cause),
+                (id, &ExitCause::Exited(0)),
+                "{name}: {exit:?}"
+            );
+            assert_eq!(exit.stopped_for, Some(StopReason::Requested));
+        }
+    }
 }
 
 async fn a_torn_record_drops_no_living_instance() {
