@@ -13,7 +13,7 @@ pub fn cases() -> Vec<Trial> {
 }
 
 /// The console of the only instance, as it stands on the daemon's disk
-fn console_log(rig: &Rig) -> PathBuf {
+pub fn console_log(rig: &Rig) -> PathBuf {
     let mut folders = vec![rig.path("daemon")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap().flatten() {

@@ -1,10 +1,13 @@
 //! Links that are held up, and links that swallow everything
 
+use std::fs::File;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
 
 use crate::case;
+use crate::console::console_log;
 use crate::link::Link;
 use crate::rig::{Rig, eventually};
 
@@ -28,9 +31,11 @@ fn behind_a_link() -> (Rig, Link) {
 fn stalled() {
     const LINES: usize = 2000;
     let (mut rig, link) = behind_a_link();
-    let burst = format!("spam {LINES}");
-    assert_eq!(rig.ctl(&["instance", "exec", "lobby-1", &burst]).code, 0);
     link.stall();
+    // Typed where the server reads, as no order gets through.
+    let stdin = console_log(&rig).with_file_name("stdin");
+    let mut stdin = File::options().write(true).open(stdin).unwrap();
+    writeln!(stdin, "spam {LINES}").unwrap();
     // Longer than anything that may count as delivered for having waited, and than the heartbeat bears: a second each.
     let until = Instant::now() + Duration::from_secs(20);
     eventually("twenty seconds of a stalled link", || {
