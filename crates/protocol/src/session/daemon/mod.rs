@@ -22,7 +22,7 @@
 //! and told as [`DaemonEvent::EndHeard`]: its ping names a pong that left behind the report of it, or behind a handshake
 //! that listed it. That a controller acknowledged a handshake proves nothing: it may be deposed, and store nothing any more.
 //! A controller that confirms nothing, as the Java one, is believed to have what had left before its ping
-//! ([`departures`]).
+//! (`departures`).
 
 mod commands;
 mod config;
