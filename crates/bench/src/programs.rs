@@ -176,7 +176,8 @@ impl Cluster {
         let processes = processes()?
             .into_iter()
             .filter(|(_, arguments)| arguments.contains(folder));
-        let shims = processes.filter(|(_, arguments)| arguments.split('\0').nth(1) == Some("shim"));
+        let shims =
+            processes.filter(|(_, arguments)| arguments.split('\0').any(|argument| argument == "shim"));
         Ok(shims.map(|(pid, _)| pid).collect())
     }
 }
@@ -201,8 +202,8 @@ impl Drop for Cluster {
 
 /// Starts a program and waits until it says that it serves
 fn spawn(program: &Path, folder: &Path, role: &str, settings: &Value) -> Result<(Child, Value)> {
-    let config = folder.join(format!("{role}.json"));
-    fs::write(&config, serde_json::to_vec(settings)?)?;
+    let config = folder.join(format!("{role}.toml"));
+    fs::write(&config, toml::to_string(settings)?)?;
     let mut child = Command::new(program)
         .args([role, "--announce", "--config"])
         .arg(&config)

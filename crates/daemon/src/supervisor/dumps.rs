@@ -45,7 +45,8 @@ pub(crate) fn keep(folder: &Path, live: &Path, witness: &Path) -> io::Result<Pat
 }
 
 impl Dumps {
-    /// Deletes the oldest kept folders until the rest is within the budget; the newest stays, however large it is
+    /// Deletes the oldest kept folders until the rest is within the budget; the newest stays, however large it is,
+    /// unless the budget is none at all
     pub(crate) fn enforce(&self) {
         let mut kept: Vec<_> = match self.kept() {
             Ok(kept) => kept
@@ -60,7 +61,7 @@ impl Dumps {
         let mut total: u64 = kept.iter().map(|(size, _)| *size).sum();
         // The newest last, to be deleted last.
         kept.sort_by_key(|(_, path)| when(path));
-        let newest = kept.pop();
+        let newest = if self.budget > 0 { kept.pop() } else { None };
         for (size, path) in kept {
             if total <= self.budget {
                 return;
@@ -158,8 +159,12 @@ mod tests {
         );
         dumps(5 * MIB / 2).enforce();
         assert!(!old.exists() && middle.exists() && new.exists());
+        dumps(1).enforce();
+        assert!(
+            !middle.exists() && new.exists(),
+            "the only witness of the last crash"
+        );
         dumps(0).enforce();
-        assert!(!middle.exists() && live.exists() && other.exists());
-        assert!(new.exists(), "the only witness of the last crash");
+        assert!(!new.exists() && live.exists() && other.exists());
     }
 }
