@@ -112,6 +112,10 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
             }
             Action::Partition => changed(!std::mem::replace(&mut self.partitioned, true)),
             Action::Heal => {
+                if self.is_disturbed() {
+                    // What was in the way was there until this moment, although nothing has happened for long.
+                    self.undisturbed_since = self.undisturbed_since.max(self.world.now);
+                }
                 self.heal();
                 Ok(())
             }
