@@ -34,7 +34,7 @@ impl Broken {
 fn rig(broken: Broken) -> Rig {
     let mut rig = Rig::new();
     if matches!(broken, Broken::Closed) {
-        rig.shell = Some("exec \"$0\" \"$@\" 2>&-".into());
+        rig.wrap_in_shell("exec \"$0\" \"$@\" 2>&-");
     }
     rig
 }
@@ -73,12 +73,12 @@ fn a_broken_standard_error_keeps_nobody_from_work() {
 #[test]
 fn nothing_is_opened_in_the_place_of_a_closed_standard_stream() {
     let mut rig = Rig::new();
-    rig.shell = Some("exec \"$0\" \"$@\" 0<&- 2>&-".into());
+    rig.wrap_in_shell("exec \"$0\" \"$@\" 0<&- 2>&-");
     rig.start_controller();
     let token = rig.token(&["--node", "node-1"]);
     rig.configure_daemon(&token);
     rig.start_daemon();
-    for process in [rig.controller_pid(), rig.daemon_pid()] {
+    for process in [rig.pid("controller"), rig.pid("daemon")] {
         for stream in [0, 2] {
             let open = std::fs::read_link(format!("/proc/{process}/fd/{stream}")).unwrap();
             assert_eq!(open.to_str(), Some("/dev/null"), "{stream}");

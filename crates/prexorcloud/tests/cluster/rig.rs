@@ -130,8 +130,6 @@ pub struct Rig {
     folder: tempfile::TempDir,
     /// Variables for the programs that are started from now on
     pub environment: Vec<(&'static str, &'static str)>,
-    /// A script of a shell that becomes the program and its arguments, which it has as `$0` and `$@`
-    pub shell: Option<String>,
     controller: Option<Child>,
     daemon: Option<Child>,
     grpc: Option<SocketAddr>,
@@ -152,7 +150,6 @@ impl Rig {
                 .tempdir()
                 .unwrap(),
             environment: Vec::new(),
-            shell: None,
             controller: None,
             daemon: None,
             grpc: None,
@@ -178,6 +175,13 @@ impl Rig {
     pub fn wrap(&mut self, role: &'static str, command: &[&str]) {
         let command = command.iter().map(|&word| word.to_owned()).collect();
         self.wraps.insert(role, command);
+    }
+
+    /// From now on both programs are started by a script of a shell, which has the program and its arguments as `$0` and `$@`
+    pub fn wrap_in_shell(&mut self, script: &str) {
+        for role in ["controller", "daemon"] {
+            self.wrap(role, &["/bin/sh", "-c", script]);
+        }
     }
 
     /// From now on the daemon is told that the controller is here
@@ -385,9 +389,8 @@ impl Rig {
 
     fn prepared(&self, role: &str, config: &Path) -> Command {
         let own = program(&[role, "--config", config.to_str().unwrap(), "--announce"]);
-        let mut command = match (self.wraps.get(role).map(Vec::as_slice), &self.shell) {
-            (Some([first, rest @ ..]), _) => wrapped(first, rest, &own),
-            (_, Some(script)) => wrapped("/bin/sh", &["-c".to_owned(), script.clone()], &own),
+        let mut command = match self.wraps.get(role).map(Vec::as_slice) {
+            Some([first, rest @ ..]) => wrapped(first, rest, &own),
             _ => own,
         };
         command
@@ -396,14 +399,6 @@ impl Rig {
             .stdout(Stdio::piped())
             .stderr(self.log(role));
         command
-    }
-
-    pub fn controller_pid(&self) -> u32 {
-        self.controller.as_ref().unwrap().id()
-    }
-
-    pub fn daemon_pid(&self) -> u32 {
-        self.daemon.as_ref().unwrap().id()
     }
 
     /// kill -9
@@ -615,6 +610,7 @@ pub fn processes_of(folder: &Path) -> Vec<Pid> {
 pub fn get(rig: &Rig, path: &str) -> String {
     use std::io::{Read as _, Write as _};
     let mut connection = std::net::TcpStream::connect(rig.http()).unwrap();
+    connection.set_read_timeout(Some(LIMIT)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();

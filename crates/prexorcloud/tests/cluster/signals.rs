@@ -8,10 +8,6 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{Rig, eventually, get};
 
-fn pid(id: u32) -> Pid {
-    Pid::from_raw(i32::try_from(id).unwrap()).unwrap()
-}
-
 fn status(process: Pid, line: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let found = status.lines().find_map(|other| other.strip_prefix(line));
@@ -52,9 +48,9 @@ fn signals_of_operators_end_no_shim_and_lose_no_exit_code() {
     ] {
         kill_process(shim, signal).unwrap();
     }
-    for process in [rig.controller_pid(), rig.daemon_pid()] {
+    for process in [rig.pid("controller"), rig.pid("daemon")] {
         for signal in [Signal::USR1, Signal::USR2] {
-            kill_process(pid(process), signal).unwrap();
+            kill_process(process, signal).unwrap();
         }
     }
     rig.command("lobby-1", "list", "players online");
@@ -80,7 +76,7 @@ fn a_hangup_reloads_the_log_filter_and_the_certificates() {
         "controller.toml",
         &format!("{with_name}\n[log]\nfilter = \"debug\"\n"),
     );
-    kill_process(pid(rig.controller_pid()), Signal::HUP).unwrap();
+    kill_process(rig.pid("controller"), Signal::HUP).unwrap();
     eventually("a certificate for the new name", || {
         names().contains("reloaded.example").then_some(())
     });
@@ -90,7 +86,7 @@ fn a_hangup_reloads_the_log_filter_and_the_certificates() {
 
     // What cannot be read changes nothing, and is said.
     rig.write("controller.toml", "[log]\nfilter = 7\n");
-    kill_process(pid(rig.controller_pid()), Signal::HUP).unwrap();
+    kill_process(rig.pid("controller"), Signal::HUP).unwrap();
     eventually("the complaint", || {
         rig.log_text("controller")
             .contains("SIGHUP: everything stays as it is: ")
@@ -104,14 +100,14 @@ fn a_hangup_reloads_the_log_filter_and_the_certificates() {
     eventually("the node being cut off", || {
         (rig.node("node-1")["connected"] == false).then_some(())
     });
-    let daemon = rig.daemon_pid();
+    let daemon = rig.pid("daemon");
     rig.exchange_certificate("node-1");
     let file = fs::read_to_string(rig.path("daemon.toml")).unwrap();
     rig.write("daemon.toml", &format!("{file}\n[log]\nfilter = \"debug\"\n"));
-    kill_process(pid(daemon), Signal::HUP).unwrap();
+    kill_process(daemon, Signal::HUP).unwrap();
     rig.await_node("ONLINE");
     eventually("the daemon's filter", || debugged(&rig, "daemon").then_some(()));
-    assert_eq!(rig.daemon_pid(), daemon);
+    assert_eq!(rig.pid("daemon"), daemon);
     rig.command("lobby-1", "list", "players online");
     assert_eq!(rig.stop_daemon().code(), Some(0));
     assert_eq!(rig.stop_controller().code(), Some(0));
@@ -187,10 +183,10 @@ fn what_the_daemon_was_started_to_ignore_or_block_is_not_handed_on() {
     } else {
         eprintln!("not shown for blocked signals: this env cannot block any");
     }
-    rig.shell = Some(script);
+    rig.wrap_in_shell(&script);
     rig.start_daemon();
     rig.await_node("ONLINE");
-    let daemon = pid(rig.daemon_pid());
+    let daemon = rig.pid("daemon");
     assert_eq!(mask(daemon, "SigBlk:"), 0);
     rig.start_standin("lobby-1");
     let servers = called(&rig, "standin-server");
@@ -217,7 +213,7 @@ fn a_daemon_starts_instances_after_its_release_was_replaced_or_removed() {
     if fs::hard_link(built, &program).is_err() {
         fs::copy(built, &program).unwrap();
     }
-    rig.shell = Some(format!("exec {} \"$@\"", program.display()));
+    rig.wrap_in_shell(&format!("exec {} \"$@\"", program.display()));
     rig.start_daemon();
     rig.await_node("ONLINE");
 
@@ -235,7 +231,7 @@ fn a_daemon_starts_instances_after_its_release_was_replaced_or_removed() {
 
     // The next release goes on with what is there.
     assert_eq!(rig.stop_daemon().code(), Some(0));
-    rig.shell = None;
+    rig.wrap("daemon", &[]);
     assert!(rig.start_daemon() >= 1);
     rig.await_node("ONLINE");
     rig.command("lobby-1", "say still here", "still here");

@@ -3,8 +3,7 @@
 use libtest_mimic::Trial;
 
 use crate::case;
-use crate::http;
-use crate::rig::Rig;
+use crate::rig::{Rig, get};
 
 pub fn cases() -> Vec<Trial> {
     vec![
@@ -21,9 +20,7 @@ pub fn cases() -> Vec<Trial> {
 /// Enrolment, a start, a crash, a restart of both programs and a stop, with the log gone
 fn goes_on_with(script: &str) {
     let mut rig = Rig::new();
-    for role in ["controller", "daemon"] {
-        rig.wrap(role, &["sh", "-c", script]);
-    }
+    rig.wrap_in_shell(script);
     rig.start_controller();
     let token = rig.token(&["--node", "node-1"]);
     rig.configure_daemon(&token);
@@ -43,8 +40,7 @@ fn goes_on_with(script: &str) {
     rig.kill_controller();
     rig.start_controller();
     rig.await_node("ONLINE");
-    let ready = http::get(rig.http(), "/api/v1/system/ready").map(|(status, _)| status);
-    assert_eq!(ready, Some(200));
+    assert!(get(&rig, "/api/v1/system/ready").starts_with("HTTP/1.1 200"));
     rig.command("lobby-1", "say still here", "[Server] still here");
     let stopped = rig
         .ctl(&["instance", "stop", "lobby-1", "--wait", "-o", "json"])

@@ -3,9 +3,8 @@
 use libtest_mimic::Trial;
 
 use crate::disk::SmallDisk;
-use crate::http;
 use crate::on_a_small_disk;
-use crate::rig::{Rig, eventually};
+use crate::rig::{Rig, eventually, get};
 
 pub fn cases() -> Vec<Trial> {
     vec![
@@ -21,7 +20,8 @@ fn wrap(rig: &mut Rig, role: &'static str, disk: &SmallDisk) {
 }
 
 fn ready(rig: &Rig) -> u16 {
-    http::get(rig.http(), "/api/v1/system/ready").map_or(0, |(status, _)| status)
+    let answer = get(rig, "/api/v1/system/ready");
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
 }
 
 /// What the controller cannot write down it refuses with a sentence, says so to whoever watches it, and recovers from

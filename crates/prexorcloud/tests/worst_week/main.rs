@@ -8,7 +8,6 @@ mod console;
 mod diagnostics;
 mod disk;
 mod disks;
-mod http;
 #[path = "../cluster/link.rs"]
 mod link;
 mod links;
