@@ -486,6 +486,32 @@ fn three_unanswered_pings_make_a_node_unreachable_and_one_answer_brings_it_back(
 }
 
 #[test]
+fn a_daemon_that_does_not_read_finds_one_ping_when_it_reads_again() {
+    let mut bench = Bench::established();
+    while bench.sent().is_some() {}
+    for _ in 0..500 {
+        bench.advance(Duration::from_secs(30));
+    }
+    let sent: Vec<_> = std::iter::from_fn(|| bench.sent()).collect();
+    let [FromController::Ping(ping)] = sent.as_slice() else {
+        panic!("one ping, and no other message: {sent:?}")
+    };
+    bench.events();
+    bench.receive(FromDaemon::Pong(Pong {
+        sequence: ping.sequence,
+    }));
+    assert!(
+        matches!(bench.event(), ControllerEvent::Recovered { .. }),
+        "it is the newest, so its answer is recognised"
+    );
+    bench.advance(Duration::from_secs(30));
+    assert!(
+        matches!(bench.sent(), Some(FromController::Ping(next)) if next.sequence == ping.sequence + 1),
+        "and they go on"
+    );
+}
+
+#[test]
 fn a_pong_to_no_ping_is_answered_with_an_error() {
     let mut bench = Bench::established();
     bench.receive(FromDaemon::Pong(Pong { sequence: 42 }));

@@ -115,6 +115,7 @@ impl Roster {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
+        let names_incarnations = self.peer().is_some_and(|peer| peer.names_incarnations);
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };
@@ -122,6 +123,10 @@ impl Roster {
         let from = slot.lifecycle.state();
         if !ack.accepted && !from.is_coming_up() && from != State::Stopping {
             // It runs, or has ended. A rejection of a repeated start says nothing about that.
+            return Self::past(given, current);
+        }
+        if !ack.accepted && names_incarnations && current.is_known() && !given.is_known() {
+            // Every start that was sent from here had one, and would be rejected by it.
             return Self::past(given, current);
         }
         let answer = match slot.ledger.handle_start_ack(now, ack) {

@@ -392,6 +392,26 @@ fn a_rejection_never_touches_what_is_up() {
 }
 
 #[test]
+fn a_rejection_without_an_incarnation_is_about_a_start_only_where_the_peer_names_none() {
+    let now = Instant::now();
+    let permanent = StartFailureDisposition::Permanent;
+    for (peer, expected) in [(rust_peer(), State::Preparing), (java_peer(), State::Crashed)] {
+        let mut roster = connected(now, &peer);
+        let _ = roster.start(now, start("a", 1));
+        assert_eq!(sent(&mut roster), ["start a 1"]);
+        assert!(
+            roster
+                .handle_status(now, &status("a", 0, State::Preparing))
+                .is_accepted()
+        );
+        let _ = roster.handle_start_ack(now, &start_failed("a", 0, permanent));
+        assert_eq!(state(&roster, "a"), expected);
+        let _ = roster.handle_start_ack(now, &start_failed("a", 1, permanent));
+        assert_eq!(state(&roster, "a"), State::Crashed);
+    }
+}
+
+#[test]
 fn a_report_that_overtakes_the_poll_of_its_start_counts_as_its_arrival() {
     let now = Instant::now();
     for seen in [State::Preparing, State::Starting, State::Running] {

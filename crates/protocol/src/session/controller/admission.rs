@@ -66,6 +66,7 @@ impl ControllerSession {
             epoch: admission.epoch,
             capabilities: hello.capabilities,
             prober: Prober::new(now, self.config.heartbeat),
+            waiting: None,
             arrivals: Arrivals::default(),
         }));
         self.push(controller_message::Payload::HandshakeAck(Box::new(ack)));

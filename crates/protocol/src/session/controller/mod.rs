@@ -70,6 +70,9 @@ struct Live {
     epoch: Epoch,
     capabilities: Capabilities,
     prober: Prober,
+    /// The ping whose place is held in the outbox. A later one takes the place, since a daemon that does not read would be
+    /// asked as often as it was silent.
+    waiting: Option<Ping>,
     arrivals: Arrivals,
 }
 
@@ -283,7 +286,10 @@ impl ControllerSession {
             if let Some(output) = live.prober.poll_output() {
                 match output {
                     heartbeat::ProbeOutput::SendPing { sequence, answered } => {
-                        self.push(controller_message::Payload::Ping(Ping { sequence, answered }));
+                        let ping = Ping { sequence, answered };
+                        if live.waiting.replace(ping).is_none() {
+                            self.push(controller_message::Payload::Ping(ping));
+                        }
                     }
                     heartbeat::ProbeOutput::News(heartbeat::News::Unreachable { missed, silent_for }) => {
                         self.tell(ControllerEvent::Unreachable { missed, silent_for });
@@ -377,8 +383,13 @@ impl Session for ControllerSession {
         match self.link {
             Link::Idle | Link::Ended => None,
             Link::Handshaking(_) | Link::Closing(_) => self.outbox.pop(),
-            Link::Established(_) => {
-                let message = self.outbox.pop();
+            Link::Established(ref mut live) => {
+                let mut message = self.outbox.pop();
+                if let Some(controller_message::Payload::Ping(ping)) =
+                    message.as_mut().and_then(|message| message.payload.as_mut())
+                {
+                    *ping = live.waiting.take().unwrap_or(*ping);
+                }
                 if self.wants_room && self.has_room_for_orders() {
                     self.wants_room = false;
                     self.tell(ControllerEvent::HasRoom);
