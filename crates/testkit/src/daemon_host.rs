@@ -93,6 +93,11 @@ impl DaemonHost {
         let Some(running) = &mut self.running else { return };
         let (session, node) = (&mut running.session, &mut running.node);
         self.facts.note_work(&work);
+        if let DaemonWork::Spool { report, .. } = &work
+            && self.supervisor.disk.is_failing(turn.moment())
+        {
+            self.facts.note_unwritten(report);
+        }
         if let Some(text) = describe::daemon_work(&work) {
             turn.note(|| text);
         }
@@ -152,11 +157,13 @@ impl DaemonSide for DaemonHost {
 
     fn handle_ended(&mut self, turn: &mut Turn<'_>) {
         if let Some(running) = &mut self.running {
-            running.has_stream = false;
             running.session.handle_disconnected(turn.now);
         }
-        // Its application hears the last events before it exits.
+        // Its application does the last work and hears the last events before it exits.
         self.settle(turn);
+        if let Some(running) = &mut self.running {
+            running.has_stream = false;
+        }
         self.leave_if_finished(turn);
     }
 
@@ -218,8 +225,7 @@ impl DaemonSide for DaemonHost {
     fn act(&mut self, turn: &mut Turn<'_>, action: &Action) -> Effect {
         if let Action::RestartDaemon(down_for) = action {
             turn.note(|| "daemon is killed");
-            // Nobody is left to tell.
-            self.facts.disconnects = self.facts.connects;
+            self.facts.note_killed();
             self.stop(turn.moment() + *down_for);
             return Ok(());
         }

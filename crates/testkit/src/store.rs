@@ -173,7 +173,8 @@ impl Store {
                     let is_it = |record: &Record| record.start.incarnation == incarnation.get();
                     if self.records.get(instance).is_some_and(is_it) {
                         self.records.remove(instance);
-                        self.ended.remove(&(*instance, *incarnation));
+                        // With the id goes what is known of its earlier incarnations.
+                        self.ended.retain(|(ended, _)| ended != instance);
                     }
                 }
                 Change::Crash { report, .. } => {

@@ -1,5 +1,7 @@
 //! What is remembered of a daemon for the invariants
 
+use std::collections::BTreeSet;
+
 use prexorcloud_protocol::hosted::Observed;
 use prexorcloud_protocol::node::daemon::DaemonWork;
 use prexorcloud_protocol::proto::CrashReport;
@@ -15,6 +17,9 @@ pub struct DaemonFacts {
     pub launches: Vec<(InstanceId, Incarnation)>,
     /// Every crash report that was made.
     pub crashes: Vec<CrashReport>,
+    /// The reports that could not be written, and died with the daemon that had them in memory, by their id.
+    pub died: BTreeSet<String>,
+    unwritten: BTreeSet<String>,
     /// How often a crash report was made; the end of a process is told again after a restart, until it was heard.
     pub reported: usize,
     /// The reports that the daemon was told to forget.
@@ -59,6 +64,18 @@ impl DaemonFacts {
             DaemonWork::ForgetCrash { report_id } => self.forgotten.push(report_id.clone()),
             _ => {}
         }
+    }
+
+    /// A report could not be written.
+    pub(crate) fn note_unwritten(&mut self, report: &CrashReport) {
+        self.unwritten.insert(report.report_id.clone());
+    }
+
+    /// The daemon is killed, with everything that is in its memory only.
+    pub(crate) fn note_killed(&mut self) {
+        self.died.append(&mut self.unwritten);
+        // Nobody is left to tell.
+        self.disconnects = self.connects;
     }
 
     /// The session judged a report of the machine.
