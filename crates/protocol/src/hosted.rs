@@ -4,9 +4,11 @@
 //! superseded incarnation, and remembers which news no controller has confirmed: an instance that ended while the
 //! stream was down is reported with the next handshake, or the controller would take it for lost.
 //!
-//! A controller that does not [understand ended instances](crate::peer::ControllerPeer::understands_ended) would take
-//! a listed one for running. It is listed what lives and told the ends right after its acknowledgement, each until it
-//! has left on a stream; later it may have given the id to another node, so nothing is repeated.
+//! What has ended has a list of its own in the handshake, since a Java controller takes everything for running that stands
+//! in the list of what lives. A controller that does not
+//! [understand ended instances](crate::peer::ControllerPeer::understands_ended) is told the ends right after its
+//! acknowledgement, each until it has left on a stream; later it may have given the id to another node, so nothing is
+//! repeated.
 //!
 //! A start takes the place of the former end of its id. Until it has a process it may come to nothing, and then the end is
 //! the last truth about the id again: it stands aside until then.
@@ -94,6 +96,13 @@ impl Entry {
     const fn is_live(&self) -> bool {
         !self.facts.state.is_terminal()
     }
+}
+
+/// What a handshake lists
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) live: Vec<RunningInstance>,
+    pub(crate) ended: Vec<RunningInstance>,
 }
 
 /// The instances of one daemon
@@ -352,11 +361,9 @@ impl Hosted {
             .is_some_and(|entry| entry.news == News::Untold)
     }
 
-    /// The list for a handshake that is queued now: what lives, then what ended without a controller surely knowing, the
-    /// newest end first.
-    ///
-    /// What does not fit, or is not to be listed, is told after the acknowledgement.
-    pub(crate) fn list(&mut self, with_ended: bool) -> Vec<RunningInstance> {
+    /// The lists for a handshake that is queued now: what lives, and what ended without a controller surely knowing, the
+    /// newest end first. Neither outgrows its bound in the contract: fewer are remembered.
+    pub(crate) fn list(&mut self) -> Listed {
         for former in self.aside.values_mut() {
             former.news.was_left_out();
         }
@@ -366,17 +373,18 @@ impl Hosted {
             .filter(|entry| entry.is_live() || entry.news != News::Confirmed)
             .collect();
         entries.sort_unstable_by_key(|entry| (!entry.is_live(), Reverse(entry.end), entry.facts.instance));
-        let mut listed = Vec::with_capacity(entries.len().min(limits::INSTANCES_PER_NODE));
+        let mut listed = Listed::default();
         for entry in entries {
-            if listed.len() == limits::INSTANCES_PER_NODE || !entry.is_live() && !with_ended {
-                entry.news.was_left_out();
-                continue;
-            }
+            let list = if entry.is_live() {
+                &mut listed.live
+            } else {
+                &mut listed.ended
+            };
             if entry.news == News::Untold {
                 entry.news = News::Told;
             }
             let facts = entry.facts;
-            listed.push(RunningInstance {
+            list.push(RunningInstance {
                 instance_id: facts.instance.into(),
                 group: facts.group.into(),
                 port: i32::from(facts.port),
@@ -390,8 +398,8 @@ impl Hosted {
     /// A controller acknowledged the handshake with the newest list; gives what is to be told now, in order, and the
     /// ends that were told before: those that were listed, and those that are not told again.
     ///
-    /// To be told is what has changed since, and what was not listed. To a controller that does not understand a listed end,
-    /// every end is told that it may not know, listed or not: it takes back what the controller made of the list.
+    /// To be told is what has changed since. A controller that does not understand a listed end has
+    /// not read that list: it is told every end that it may not know.
     ///
     /// For one that understands it, what had ended is confirmed if this is the second time that it is listed.
     pub(crate) fn acknowledged(

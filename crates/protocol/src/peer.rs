@@ -103,6 +103,9 @@ pub struct ControllerPeer {
     pub confirms_receipt: bool,
     /// It understands numbered console lines and gap records.
     pub numbers_console: bool,
+    /// It wants a server ended that is not ready in time. Another one learns from the plugin in the server that it is ready, and
+    /// would see a server ended that has players.
+    pub wants_startup_deadline: bool,
     /// It says by `ConsoleOutputAck` which console lines have arrived.
     pub acknowledges_console: bool,
 }
@@ -116,6 +119,7 @@ impl ControllerPeer {
             understands_ended: shared.contains(Capabilities::ENDED_LISTED),
             confirms_receipt: shared.contains(Capabilities::RECEIPTS),
             numbers_console: shared.contains(Capabilities::CONSOLE_SEQUENCE),
+            wants_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             acknowledges_console: shared.contains(Capabilities::CONSOLE_ACK),
         }
     }

@@ -189,7 +189,7 @@ impl Daemon {
     fn work(&mut self, work: DaemonWork<()>) {
         let session = &mut self.session;
         match work {
-            DaemonWork::Prepare { attempt, start } => {
+            DaemonWork::Prepare { attempt, start, .. } => {
                 let prepared = Prepared {
                     port: u16::try_from(start.port).unwrap(),
                     grace: Duration::from_secs(30),

@@ -26,6 +26,7 @@ pub(crate) fn up(message: &DaemonMessage) -> String {
             let listed: Vec<_> = handshake
                 .running_instances
                 .iter()
+                .chain(&handshake.ended_instances)
                 .map(|listed| {
                     format!(
                         "{}#{} {}",

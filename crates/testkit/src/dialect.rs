@@ -19,6 +19,7 @@ pub(crate) fn up(peers: Peers, message: &mut DaemonMessage) {
         Some(Payload::Handshake(handshake)) => {
             handshake.capabilities.clear();
             handshake.min_protocol_version = 0;
+            handshake.ended_instances.clear();
             handshake
                 .running_instances
                 .iter_mut()

@@ -67,7 +67,7 @@ impl Node {
             // What is to be said is said; what is left is to be done.
             match session.with(|session, _| work.hand_to(session, &mut self.machine)) {
                 Handed::Reported { report, .. } => println!("{} is {}", report.instance, report.state),
-                Handed::Left(DaemonWork::Prepare { attempt, start }) => {
+                Handed::Left(DaemonWork::Prepare { attempt, start, .. }) => {
                     if let Ok(group) = start.group.parse() {
                         let prepared = Prepared::of(&start, group);
                         self.machine.handle_prepared(now, attempt, prepared);

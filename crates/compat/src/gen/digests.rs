@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "769ac8e516e96d7286dde8d972177a4417a51603ee518fb057b91fd06071c0e3";
+pub const WIRE_DIGEST: &str = "620e8afbf4b6c22422059e0c97ec77bdc333ded3a8160e321a60e6409d04a57a";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "f65753886cb004d4a345b5dcbf8a1623f797c65cd35ab178fd4404999b432983",
+        "c88c028034c5dd14f7693beeaf73240cb169bf40341b241b7e108eaf8896493e",
     ),
 ];

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use prexorcloud_proto::StartInstance;
+use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::readiness::Rule;
 
 use crate::control::LaunchSpec;
@@ -90,13 +91,14 @@ impl Preparer {
 
     /// Prepares one instance
     ///
-    /// `api` is where the controller's REST interface is, if that is known by now.
+    /// `limits` has the deadline for being ready that holds; `api` is where the controller's REST interface is, if that is known by now.
     ///
     /// # Errors
     /// [`PreparationError`]; nothing of the instance is left then, except the folder of a static one.
     pub async fn prepare(
         &self,
         start: &StartInstance,
+        limits: Limits,
         api: Option<&ControllerApi>,
     ) -> Result<Prepared, PreparationError> {
         let order = Assignment::read(start)?;
@@ -139,7 +141,7 @@ impl Preparer {
                 port: order.port,
                 stop_command: launch::stop_command(&order).to_owned(),
                 readiness: Rule::of(start),
-                startup_timeout: order.startup_timeout,
+                startup_timeout: limits.startup,
                 grace: order.grace.unwrap_or(self.settings.default_grace),
                 max_lifetime: order.max_lifetime,
                 ephemeral_folder,
@@ -358,7 +360,11 @@ mod tests {
     }
 
     async fn error(node: &Node, start: &StartInstance) -> PreparationError {
-        let error = node.preparer.prepare(start, None).await.unwrap_err();
+        let error = node
+            .preparer
+            .prepare(start, Limits::of(start), None)
+            .await
+            .unwrap_err();
         assert!(leftovers(node).is_empty(), "nothing half-prepared stays");
         error
     }
@@ -368,7 +374,11 @@ mod tests {
         let node = node();
         let start = start(&node);
         for _ in 0..2 {
-            let prepared = node.preparer.prepare(&start, None).await.unwrap();
+            let prepared = node
+                .preparer
+                .prepare(&start, Limits::of(&start), None)
+                .await
+                .unwrap();
             let folder = node.folder.path().join("instances/lobby/lobby-1");
             assert_eq!(prepared.launch.working_folder, folder);
             assert_eq!(std::fs::read(folder.join("server.jar")).unwrap(), b"jar");
@@ -398,12 +408,19 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("world"), "precious").unwrap();
         std::fs::write(folder.join("server.jar"), "old").unwrap();
-        let prepared = node.preparer.prepare(&start, None).await.unwrap();
+        let prepared = node
+            .preparer
+            .prepare(&start, Limits::of(&start), None)
+            .await
+            .unwrap();
         assert_eq!(std::fs::read(folder.join("world")).unwrap(), b"precious");
         assert_eq!(std::fs::read(folder.join("server.jar")).unwrap(), b"jar");
         assert!(prepared.facts.ephemeral_folder.is_none());
         start.download_url.clear();
-        node.preparer.prepare(&start, None).await.unwrap();
+        node.preparer
+            .prepare(&start, Limits::of(&start), None)
+            .await
+            .unwrap();
     }
 
     #[tokio::test]
@@ -428,7 +445,10 @@ mod tests {
         std::fs::create_dir_all(node.folder.path().join("instances/lost+found")).unwrap();
         for _ in 0..2 {
             start.port = self::start(&node).port;
-            node.preparer.prepare(&start, None).await.unwrap();
+            node.preparer
+                .prepare(&start, Limits::of(&start), None)
+                .await
+                .unwrap();
             assert_eq!(
                 std::fs::read_to_string(folder.join("server.properties")).unwrap(),
                 format!("server-port={}\n", start.port)
@@ -440,7 +460,11 @@ mod tests {
         }
         std::fs::remove_file(folder.join("plugins")).unwrap();
         std::os::unix::fs::symlink(node.folder.path(), folder.join("plugins")).unwrap();
-        let error = node.preparer.prepare(&start, None).await.unwrap_err();
+        let error = node
+            .preparer
+            .prepare(&start, Limits::of(&start), None)
+            .await
+            .unwrap_err();
         assert!(
             error.to_string().contains("the link plugins leads out"),
             "{error}"
@@ -553,7 +577,10 @@ mod tests {
             value: "2".into(),
             op: 0,
         }];
-        node.preparer.prepare(&start, None).await.unwrap();
+        node.preparer
+            .prepare(&start, Limits::of(&start), None)
+            .await
+            .unwrap();
         let folder = node.folder.path().join("instances/lobby/lobby-1");
         assert_eq!(
             std::fs::read(folder.join("plugins/plugin.jar")).unwrap(),
@@ -590,7 +617,7 @@ mod tests {
         plan(&mut start).runtime.as_mut().unwrap().sha256 = "a".repeat(64);
         plan_runtime(&mut start).download_url = format!("http://{}/x.jar", silent.local_addr().unwrap());
         {
-            let mut preparing = std::pin::pin!(node.preparer.prepare(&start, None));
+            let mut preparing = std::pin::pin!(node.preparer.prepare(&start, Limits::of(&start), None));
             tokio::select! {
                 result = &mut preparing => panic!("{result:?}"),
                 // The request has arrived: the download is under way.

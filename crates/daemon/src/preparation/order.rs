@@ -6,7 +6,6 @@ use std::time::Duration;
 use prexorcloud_proto::{
     ConfigFormat, ConfigPatch, ExtensionArtifact, InstanceCategory, RuntimeIsolation, StartInstance,
 };
-use prexorcloud_protocol::instance::DEFAULT_STARTUP;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId};
 
 use super::PreparationError;
@@ -31,7 +30,6 @@ pub(super) struct Assignment {
     pub(super) jvm_args: Vec<String>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) plugin_token: String,
-    pub(super) startup_timeout: Duration,
     pub(super) grace: Option<Duration>,
     pub(super) max_lifetime: Option<Duration>,
     pub(super) is_static: bool,
@@ -90,7 +88,6 @@ impl Assignment {
             jvm_args: start.jvm_args.clone(),
             env: start.env.clone().into_iter().collect(),
             plugin_token: start.plugin_token.clone(),
-            startup_timeout: seconds(start.startup_timeout_seconds).unwrap_or(DEFAULT_STARTUP),
             grace: seconds(start.shutdown_grace_seconds),
             max_lifetime: seconds(start.max_lifetime_seconds),
             is_static: start.static_instance,
@@ -165,7 +162,6 @@ mod tests {
     fn zero_means_the_documented_default() {
         let order = Assignment::read(&start()).unwrap();
         assert_eq!(order.memory_mb, 512);
-        assert_eq!(order.startup_timeout, Duration::from_secs(60));
         assert_eq!((order.grace, order.max_lifetime), (None, None));
         assert_eq!(order.max_players, 100);
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use prexorcloud_protocol::instance::NO_STARTUP_LIMIT;
 use prexorcloud_protocol::readiness::Rule;
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, InvalidName};
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::ephemeral::EphemeralFolder;
 use crate::control::{ControlDir, fill_record, read_record, write_record};
 use crate::durable;
-
-/// A time that never comes, for limits that nobody knows: too long to kill anybody, short enough to be added to a date
-const UNLIMITED: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// The largest mark: one word
 const MAX_MARK: u64 = durable::RESERVED as u64;
@@ -164,7 +162,7 @@ impl FolderName {
             port,
             stop_command: "stop".to_owned(),
             readiness: Rule::Unknown,
-            startup_timeout: UNLIMITED,
+            startup_timeout: NO_STARTUP_LIMIT,
             grace: Duration::from_secs(30),
             max_lifetime: None,
             ephemeral_folder: None,

@@ -1459,7 +1459,7 @@ pub struct Handshake {
         ::prost::alloc::string::String,
     >,
     /// Instances whose processes live, for reconciliation; with `preparing-reported/1` also those in preparation. What
-    /// the controller believes to run and is not listed counts as crashed.
+    /// the controller believes to run and is listed neither here nor as ended counts as crashed.
     #[prost(message, repeated, tag = "6")]
     pub running_instances: ::prost::alloc::vec::Vec<RunningInstance>,
     /// Host name or address under which players reach the node, at most 255 characters. Empty = the address that the
@@ -1492,6 +1492,10 @@ pub struct Handshake {
     /// controller does not interfere before. 0 = not said, as Java daemons do: 10.
     #[prost(uint32, tag = "104")]
     pub kill_timeout_seconds: u32,
+    /// Instances that have ended without a controller surely knowing, with `ended-listed/1`; the newest end first. They stand
+    /// apart from `running_instances`, of which a Java controller takes each for running, whatever its state says.
+    #[prost(message, repeated, tag = "105")]
+    pub ended_instances: ::prost::alloc::vec::Vec<RunningInstance>,
 }
 /// What a node is made of, for display. Every field may be empty or 0 where the daemon cannot find it out.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

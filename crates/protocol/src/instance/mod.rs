@@ -14,6 +14,6 @@ pub mod transition;
 pub use lifecycle::Lifecycle;
 pub use output::{LifecycleOutput, LifecycleTimer};
 pub use report::{Cause, CrashVerdict, Report};
-pub use spec::{DEFAULT_GRACE, DEFAULT_STARTUP, Desired, Limits, Spec};
+pub use spec::{DEFAULT_GRACE, DEFAULT_STARTUP, Desired, Limits, NO_STARTUP_LIMIT, Spec};
 pub use state::{State, UnknownState};
 pub use transition::{Age, Input, Judgement, Transition, transition};

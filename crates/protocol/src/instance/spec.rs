@@ -10,6 +10,8 @@ use crate::verdict::StopMode;
 
 /// How long `STARTING` may take if the start does not say.
 pub const DEFAULT_STARTUP: Duration = Duration::from_secs(60);
+/// What stands in the place of a startup limit where nobody has asked for one: a hundred years.
+pub const NO_STARTUP_LIMIT: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How long a server may take to stop by itself if the start does not say.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
@@ -80,6 +82,15 @@ impl Limits {
             startup: seconds(start.startup_timeout_seconds).unwrap_or(DEFAULT_STARTUP),
             grace: seconds(start.shutdown_grace_seconds).unwrap_or(DEFAULT_GRACE),
             lifetime: seconds(start.max_lifetime_seconds),
+        }
+    }
+
+    /// The same, and `STARTING` may take as long as it does.
+    #[must_use]
+    pub const fn without_startup(self) -> Self {
+        Self {
+            startup: NO_STARTUP_LIMIT,
+            ..self
         }
     }
 }

@@ -30,6 +30,7 @@ fields! { Handshake as "handshake" {
     total_memory_mb: NATURAL;
     available_cpus: NATURAL;
     running_instances: Entries::refused(limits::INSTANCES_PER_NODE);
+    ended_instances: Entries::refused(limits::INSTANCES_PER_NODE);
     capabilities: Entries::refused(limits::CAPABILITIES);
     host_info: Inside::<HostInfo>::new();
 } }

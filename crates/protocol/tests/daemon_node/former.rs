@@ -26,11 +26,15 @@ fn with_an_end(capabilities: Capabilities) -> Host {
 
 fn listed(host: &Host) -> Vec<(String, u64)> {
     let list = host.sent.iter().find_map(|message| match message {
-        FromDaemon::Handshake(handshake) => Some(&handshake.running_instances),
+        FromDaemon::Handshake(handshake) => Some(
+            handshake
+                .running_instances
+                .iter()
+                .chain(&handshake.ended_instances),
+        ),
         _ => None,
     });
     list.expect("a handshake")
-        .iter()
         .map(|listed| (listed.instance_id.clone(), listed.incarnation))
         .collect()
 }

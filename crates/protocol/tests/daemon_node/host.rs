@@ -349,7 +349,7 @@ impl Host {
     fn perform(&mut self, work: DaemonWork<()>) {
         let now = self.now();
         match work {
-            DaemonWork::Prepare { attempt, start } => {
+            DaemonWork::Prepare { attempt, start, .. } => {
                 let port = u16::try_from(start.port).unwrap();
                 self.preparing.push((attempt, port));
             }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use prexorcloud_protocol::instance::{Limits, NO_STARTUP_LIMIT};
 use prexorcloud_protocol::node::daemon::{
     DaemonNodeTimer, DaemonWork, INSTANCES_REMEMBERED, LaunchFailure, StopReason,
 };
+use prexorcloud_protocol::peer::ControllerPeer;
 use prexorcloud_protocol::proto::StartFailureDisposition;
-use prexorcloud_protocol::{Incarnation, StopMode};
+use prexorcloud_protocol::{Capabilities, Incarnation, StopMode};
 
 use crate::world::*;
 
@@ -279,4 +281,33 @@ fn a_preparation_that_hangs_is_cancelled_and_may_be_ordered_again() {
     world.node.handle_prepared(world.now(), attempt, prepared(30_000));
     assert_eq!(world.words(), "", "too late");
     world.preparing("a", 1, 30_000);
+}
+
+#[test]
+fn a_server_has_a_startup_deadline_only_where_the_controller_asks_for_one() {
+    let java = Capabilities::NONE;
+    for (shared, startup) in [
+        (Capabilities::SESSION, Duration::from_secs(90)),
+        (Capabilities::STARTUP_DEADLINE, Duration::from_secs(90)),
+        (java, NO_STARTUP_LIMIT),
+    ] {
+        let mut world = World::new();
+        world
+            .node
+            .handle_connected(world.now(), ControllerPeer::of(shared));
+        let mut order = order("a", 1, 30_000);
+        order.start.startup_timeout_seconds = 90;
+        order.start.shutdown_grace_seconds = 7;
+        world.node.handle_start(world.now(), order);
+        let limits = world.drain().into_iter().find_map(|work| match work {
+            DaemonWork::Prepare { limits, .. } => Some(limits),
+            _ => None,
+        });
+        let expected = Limits {
+            startup,
+            grace: Duration::from_secs(7),
+            lifetime: None,
+        };
+        assert_eq!(limits, Some(expected), "{shared:?}");
+    }
 }

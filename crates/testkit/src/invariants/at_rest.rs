@@ -121,8 +121,8 @@ pub fn what_was_asked_for_is_so<D: DaemonSide, C: ControllerSide>(pair: &Pair<D,
             format!("{instance} was to stop and is {}", known.state())
         })?;
         let comes_up = known.state().is_coming_up();
-        // A Java daemon ends no server that starts for ever.
-        let hopeless = pair.peers() == Peers::JavaDaemon && known.state() == State::Starting;
+        // A Java daemon ends no server that starts for ever, nor does ours for a Java controller.
+        let hopeless = pair.peers() != Peers::Rust && known.state() == State::Starting;
         ensure(!comes_up || hopeless, || {
             format!("{instance} has been {} all the time", known.state())
         })?;

@@ -53,7 +53,7 @@ macro_rules! invariants {
 
 /// Checked after every step.
 #[must_use]
-pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 26] {
+pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 27] {
     invariants![
         one_process_per_instance,
         no_superseded_incarnation_is_started,
@@ -81,6 +81,7 @@ pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 26] {
         a_rejection_never_touches_what_is_up,
         no_acknowledgement_without_its_record,
         a_graceful_stop_gets_its_grace,
+        a_ghost_is_never_counted,
     ]
 }
 
@@ -507,6 +508,11 @@ pub fn a_graceful_stop_gets_its_grace<D: DaemonSide, C: ControllerSide>(
             None => Ok(()),
         }
     })
+}
+
+/// What has ended never stands in the list of what lives, where a Java controller takes everything for running.
+pub fn a_ghost_is_never_counted<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
+    none_of(&pair.departures.ghosts)
 }
 
 /// A console line that the controller's machine hands on names the incarnation that is current there, or none.

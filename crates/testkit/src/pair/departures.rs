@@ -1,7 +1,7 @@
 //! What left although it must not have
 
-use prexorcloud_protocol::instance::Desired;
-use prexorcloud_protocol::proto::{controller_message, daemon_message};
+use prexorcloud_protocol::instance::{Desired, State};
+use prexorcloud_protocol::proto::{RunningInstance, controller_message, daemon_message};
 use prexorcloud_protocol::session::error_code;
 use prexorcloud_protocol::{Incarnation, InstanceId, StopMode};
 
@@ -21,13 +21,19 @@ pub(crate) struct Departures {
     pub(crate) unfounded: Vec<String>,
     /// Starts that were rejected although their process is up.
     pub(crate) rejected_live: Vec<String>,
+    /// Instances that a handshake listed among those that live, and that do not.
+    pub(crate) ghosts: Vec<String>,
 }
 
 impl Departures {
     /// A message of the daemon leaves; what it rejects must not be up.
     pub(super) fn note_up(&mut self, supervisor: &Supervisor, payload: &daemon_message::Payload) {
-        let daemon_message::Payload::StartInstanceAck(ack) = payload else {
-            return;
+        let ack = match payload {
+            daemon_message::Payload::Handshake(handshake) => {
+                return self.note_ghosts(&handshake.running_instances);
+            }
+            daemon_message::Payload::StartInstanceAck(ack) => ack,
+            _ => return,
         };
         // These say that it is up, or about to be.
         let is_repeated = [
@@ -46,6 +52,16 @@ impl Departures {
             let (id, incarnation, code) = (&ack.instance_id, ack.incarnation, &ack.error_code);
             self.rejected_live
                 .push(format!("{id}#{incarnation} is up and rejected: {code}"));
+        }
+    }
+
+    /// A Java controller takes each for running.
+    fn note_ghosts(&mut self, listed: &[RunningInstance]) {
+        let ended = [State::Stopped, State::Crashed].map(State::to_wire);
+        for ghost in listed.iter().filter(|listed| ended.contains(&listed.state)) {
+            let (id, incarnation) = (&ghost.instance_id, ghost.incarnation);
+            self.ghosts
+                .push(format!("{id}#{incarnation} has ended and is listed as alive"));
         }
     }
 

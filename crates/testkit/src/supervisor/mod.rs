@@ -186,8 +186,12 @@ impl Supervisor {
     ) {
         let (now, moment) = (turn.now, turn.moment());
         match work {
-            DaemonWork::Prepare { attempt, start } => {
-                let ordered = Process::ordered(moment, attempt, &start);
+            DaemonWork::Prepare {
+                attempt,
+                start,
+                limits,
+            } => {
+                let ordered = Process::ordered(moment, attempt, &start, limits);
                 self.preparing.extend(ordered.map(|process| (attempt, process)));
             }
             DaemonWork::CancelPreparation { attempt } => {

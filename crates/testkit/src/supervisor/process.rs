@@ -74,7 +74,12 @@ pub(super) enum Due {
 
 impl Process {
     /// What an order will be a process of, once it is prepared.
-    pub(super) fn ordered(now: Duration, attempt: Attempt, start: &StartInstance) -> Option<Self> {
+    pub(super) fn ordered(
+        now: Duration,
+        attempt: Attempt,
+        start: &StartInstance,
+        limits: Limits,
+    ) -> Option<Self> {
         let behaviour: Behaviour = start.jar_file.parse().unwrap_or_default();
         Some(Self {
             instance: attempt.instance(),
@@ -82,7 +87,7 @@ impl Process {
             incarnation: attempt.incarnation(),
             port: u16::try_from(start.port).unwrap_or_default(),
             behaviour,
-            limits: Limits::of(start),
+            limits,
             state: State::Preparing,
             since: now,
             asked: None,

@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{StartFailureDisposition, StartInstance, StartPreparationStage};
+use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::node::daemon::{self as machine, Attempt, LaunchFailure};
 use prexorcloud_protocol::session::daemon::StartRejection;
 use tokio::task::{Id, JoinError};
@@ -28,12 +29,12 @@ pub(super) enum Done {
 }
 
 impl Orders {
-    pub(super) fn prepare(&mut self, attempt: Attempt, start: Box<StartInstance>) {
+    pub(super) fn prepare(&mut self, attempt: Attempt, start: Box<StartInstance>, limits: Limits) {
         let (instance, incarnation) = (attempt.instance(), attempt.incarnation().get());
         tracing::info!(%instance, incarnation, "preparing a start");
         let (preparer, api) = (Arc::clone(&self.preparer), self.api());
         let task = self.tasks.spawn(async move {
-            let prepared = preparer.prepare(&start, api.as_ref()).await;
+            let prepared = preparer.prepare(&start, limits, api.as_ref()).await;
             Done::Prepared(attempt, prepared.map(Box::new))
         });
         self.running.insert(task.id(), Running::Preparation(attempt));

@@ -32,7 +32,11 @@ impl Orders {
 
     fn perform(&mut self, work: DaemonWork<Box<Prepared>>) {
         match work {
-            DaemonWork::Prepare { attempt, start } => self.prepare(attempt, start),
+            DaemonWork::Prepare {
+                attempt,
+                start,
+                limits,
+            } => self.prepare(attempt, start, limits),
             DaemonWork::CancelPreparation { attempt } => self.cancel(attempt),
             DaemonWork::Launch { attempt, launch } => self.launch(attempt, *launch),
             DaemonWork::Stop {

@@ -120,9 +120,11 @@ impl ControllerNode {
                 groups: admission.groups.clone(),
                 peer: DaemonPeer::from_handshake(&hello.handshake, hello.capabilities),
             };
+            let mut listed = std::mem::take(&mut hello.handshake.running_instances);
+            listed.append(&mut hello.handshake.ended_instances);
             self.streams.newcomer = Some(Newcomer::Accepting {
                 order: hello.stream.clone(),
-                listed: std::mem::take(&mut hello.handshake.running_instances),
+                listed,
                 policy: Box::new(policy),
             });
             self.work.push_back(ControllerWork::Accept { hello, admission });

@@ -39,7 +39,7 @@ pub struct Prepared<L> {
     pub port: u16,
     /// How long it may take to stop by itself.
     pub grace: Duration,
-    /// How long it may take until it is ready.
+    /// How long it may take until it is ready, as [`DaemonWork::Prepare`](super::DaemonWork::Prepare) said.
     pub startup_timeout: Duration,
     /// What the application needs to launch it; the machine only carries it through.
     pub launch: L,

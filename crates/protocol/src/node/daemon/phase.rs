@@ -7,6 +7,7 @@ use prexorcloud_proto::{CrashReport, StartInstance};
 
 use super::{Attempt, DaemonNodeTimer, Exit, StopReason};
 use crate::id::Incarnation;
+use crate::instance::Limits;
 use crate::time::Deadline;
 use crate::verdict::StopMode;
 
@@ -25,6 +26,7 @@ pub(super) enum Phase {
     Queued {
         attempt: Attempt,
         start: Box<StartInstance>,
+        limits: Limits,
         former: Incarnation,
         until: Instant,
     },

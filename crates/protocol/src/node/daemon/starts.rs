@@ -7,7 +7,7 @@ use prexorcloud_proto::{StartFailureDisposition, StartInstance, StartPreparation
 use super::phase::{Early, Entry, Life, Phase, Told, port_of};
 use super::{Attempt, DaemonNode, DaemonWork, INSTANCES_REMEMBERED, LaunchFailure, Prepared, Shutdown};
 use crate::id::{Incarnation, InstanceId};
-use crate::instance::State;
+use crate::instance::{Limits, State};
 use crate::session::daemon::{StartOrder, StartRejection};
 use crate::session::error_code;
 use crate::time::after;
@@ -41,9 +41,16 @@ impl<L> DaemonNode<L> {
             incarnation,
             ordinal: self.attempts,
         };
+        // Another controller learns by itself when a server is ready, and may have heard so long ago.
+        let keeps_deadline = self.peer.is_some_and(|peer| peer.wants_startup_deadline);
+        let limits = match Limits::of(&start) {
+            limits if keeps_deadline => limits,
+            limits => limits.without_startup(),
+        };
         let phase = Phase::Queued {
             attempt,
             start,
+            limits,
             former: former.unwrap_or_default(),
             until: after(now, self.config.release),
         };
@@ -64,10 +71,16 @@ impl<L> DaemonNode<L> {
         let Some(Entry { phase, .. }) = self.entries.get_mut(&instance) else {
             return;
         };
-        let Phase::Queued { attempt, start, .. } = phase else {
+        let Phase::Queued {
+            attempt,
+            start,
+            limits,
+            ..
+        } = phase
+        else {
             return;
         };
-        let (attempt, start) = (*attempt, std::mem::take(start));
+        let (attempt, start, limits) = (*attempt, std::mem::take(start), *limits);
         let startup = u64::try_from(start.startup_timeout_seconds).unwrap_or(0);
         let limit = self.config.preparation.max(Duration::from_secs(startup));
         *phase = Phase::Preparing {
@@ -77,7 +90,11 @@ impl<L> DaemonNode<L> {
             began: now,
             until: after(now, limit),
         };
-        self.outputs.push_back(DaemonWork::Prepare { attempt, start });
+        self.outputs.push_back(DaemonWork::Prepare {
+            attempt,
+            start,
+            limits,
+        });
     }
 
     /// A preparation hangs: it is given up, and can be ordered again.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Attempt;
 use crate::id::{Incarnation, InstanceId};
+use crate::instance::Limits;
 use crate::session::daemon::{StartRejection, StatusReport};
 use crate::verdict::StopMode;
 
@@ -23,6 +24,9 @@ pub enum DaemonWork<L> {
         attempt: Attempt,
         /// The order.
         start: Box<StartInstance>,
+        /// The deadlines that hold for what it starts. `STARTING` has one only where the controller understands that this
+        /// daemon [keeps it](crate::peer::ControllerPeer::wants_startup_deadline).
+        limits: Limits,
     },
     /// Give a preparation up. No answer is needed; a late one changes nothing.
     CancelPreparation {

@@ -47,7 +47,7 @@ use super::{Anomaly, Close, Code, Received, Session, UnknownVariants, error_code
 use crate::fence::EpochFence;
 use crate::handshake::daemon::{Acknowledged, Connected, DaemonHandshake, HandshakeFailure};
 use crate::heartbeat::SilenceWatch;
-use crate::hosted::{Hosted, HostedInstance};
+use crate::hosted::{Hosted, HostedInstance, Listed};
 use crate::id::{Epoch, InstanceId};
 use crate::limits;
 use crate::outbox::{Class, Outbox, Overflow};
@@ -442,14 +442,14 @@ impl Session for DaemonSession {
         self.budget = PeerBudget::new();
         self.unknown.begin_stream();
         self.streams = self.streams.saturating_add(1);
-        let with_ended = self.peer.is_none_or(|peer| peer.understands_ended);
+        let Listed { live, ended } = self.hosted.list();
         let handshake = Handshake {
             node_id: self.config.node_id.into(),
             version: self.config.version.clone(),
             total_memory_mb: self.config.total_memory_mb,
             available_cpus: self.config.available_cpus,
             labels: self.config.labels.clone(),
-            running_instances: self.hosted.list(with_ended),
+            running_instances: live,
             advertise_address: self.config.advertise_address.clone(),
             host_info: self.config.host_info.clone(),
             protocol_version: compat::PROTOCOL_VERSION,
@@ -458,6 +458,7 @@ impl Session for DaemonSession {
             boot_id: self.config.boot_id.clone(),
             stream_ordinal: self.streams,
             kill_timeout_seconds: u32::try_from(self.config.kill_timeout.as_secs()).unwrap_or(u32::MAX),
+            ended_instances: ended,
         };
         self.link = Link::AwaitingAck(DaemonHandshake::new(now, self.config.ack_timeout));
         self.queue(daemon_message::Payload::Handshake(Box::new(handshake)));
