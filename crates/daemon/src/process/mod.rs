@@ -12,5 +12,5 @@ pub mod signals;
 mod tree;
 
 pub use holders::{holders, homeless_shims, shim_of};
-pub use identity::Identity;
+pub use identity::{End, Identity};
 pub use tree::{children, kill_tree};
