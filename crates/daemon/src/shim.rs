@@ -71,6 +71,7 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
     // started to ignore, a server is not to inherit.
     signals::unblock_all()?;
     signals::shrug_off(Signals::now()?.ignored().chain(signals::OF_OPERATORS))?;
+    signals::shrug_off_meaningless()?;
     // Fails only for a process group leader, which is in nobody's way.
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
