@@ -75,7 +75,7 @@ async fn serve(config: DaemonConfig, arguments: &ServeArguments, log: &Log) -> a
         })
         .print()
     {
-        tracing::warn!(%error, "nobody takes the announcement");
+        tracing::warn!("--announce has nobody to tell ({error}): give it a standard output that is read");
     }
     let mut cut = pin!(tether::cut(arguments.tether));
     loop {
