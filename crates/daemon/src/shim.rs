@@ -62,7 +62,7 @@ fn complain(message: &str) {
 }
 
 /// How the shim is called in lists of processes: not like the daemon, so that a signal to all of that name is for it alone
-const NAME: &str = "prexor-shim";
+pub(crate) const NAME: &str = "prexor-shim";
 
 fn supervise(control: &ControlDir) -> io::Result<()> {
     // Only for people to read.

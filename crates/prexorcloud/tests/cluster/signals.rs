@@ -39,6 +39,9 @@ fn signals_of_operators_end_no_shim_and_lose_no_exit_code() {
         panic!("{shims:?}");
     };
     assert_eq!(status(shim, "Name:"), "prexor-shim");
+    // The small one, which stands beside the program.
+    let runs = fs::read_link(format!("/proc/{shim}/exe")).unwrap();
+    assert!(runs.ends_with("prexor-shim"), "{runs:?}");
     for signal in OF_OPERATORS {
         kill_process(shim, signal).unwrap();
     }
