@@ -7,13 +7,20 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
 /// Where a process finds what it has open itself
-pub const OWN_DESCRIPTORS: &str = "/proc/self/fd";
+const OWN_DESCRIPTORS: &str = "/proc/self/fd";
+
+/// A path to a file which this process has open, for as long as it has
+#[must_use]
+pub fn own(file: BorrowedFd<'_>) -> PathBuf {
+    Path::new(OWN_DESCRIPTORS).join(file.as_raw_fd().to_string())
+}
 
 /// Whether a path is that of a file which this process has open: following it leads nowhere else
 #[must_use]

@@ -113,6 +113,14 @@ impl Follower {
         })
     }
 
+    /// The log itself, whatever has become of the path
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Which file this is, among those of its file system
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub(super) struct Lost {
 impl Lost {
     pub(super) fn path_of(lost: &[Self], name: &str) -> Option<PathBuf> {
         let lost = lost.iter().find(|lost| lost.name == name)?;
-        Some(Path::new(durable::OWN_DESCRIPTORS).join(lost.file.as_raw_fd().to_string()))
+        Some(durable::own(lost.file.as_fd()))
     }
 
     pub(super) fn name(&self) -> &'static str {

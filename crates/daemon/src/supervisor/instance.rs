@@ -10,8 +10,10 @@
 //! From every state the process may end by itself. Deadlines are wall-clock times counted from the records on disk, so
 //! that a daemon that starts again goes on with them.
 
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prexorcloud_protocol::node::daemon::is_crash;
@@ -29,7 +31,7 @@ use super::watched::Watched;
 use super::{Event, Exit, Inner};
 use crate::console::{MAX_TAIL_LINES, tail};
 use crate::control::{ControlDir, ExitCause, ExitRecord, RunningRecord};
-use crate::durable::is_damage;
+use crate::durable::{is_damage, own};
 use crate::process::{End, holders, kill_tree};
 
 /// How long the exit record may take after the process has ended: the shim syncs one file, on a disk that may be slow
@@ -119,7 +121,9 @@ impl Instance {
         let (ended, is_ended) = watch::channel(false);
         let (handed_over, console) = oneshot::channel();
         let (instance, incarnation) = (self.facts.instance, self.facts.incarnation);
+        let nameless = Arc::new(OnceLock::new());
         let feed = Feed {
+            nameless: Arc::clone(&nameless),
             control: self.control.clone(),
             instance,
             incarnation,
@@ -155,7 +159,7 @@ impl Instance {
         ended.send_replace(true);
         let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, console).await;
         if !self.is_settled {
-            self.report(exit, stopped_for).await;
+            self.report(exit, stopped_for, nameless.get()).await;
             loop {
                 match self.orders.recv().await {
                     Some(Instruction::Settled) => break,
@@ -506,8 +510,9 @@ impl Instance {
         }
     }
 
-    async fn report(&self, exit: ExitRecord, stopped_for: Option<StopReason>) {
-        let mut lines = match tail(&self.control.console_log(), MAX_TAIL_LINES) {
+    async fn report(&self, exit: ExitRecord, stopped_for: Option<StopReason>, nameless: Option<&File>) {
+        let log = nameless.map_or_else(|| self.control.console_log(), |log| own(log.as_fd()));
+        let mut lines = match tail(&log, MAX_TAIL_LINES) {
             Ok(lines) => lines,
             Err(error) => vec![format!("[prexorcloud] the console log cannot be read: {error}")],
         };

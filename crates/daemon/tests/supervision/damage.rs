@@ -202,6 +202,18 @@ async fn a_console_log_that_lost_its_name_is_read_on() {
         stage.line("Done (1s)!").await;
         stops_in_order(&mut stage).await;
         assert!(!stage.console.iter().any(|(_, line)| line.contains("Somebody")));
+
+        // The same while the daemon is there.
+        let mut stage = Stage::new();
+        stage.open_consoles();
+        stage.start_script(facts("lobby-1", free_port()), OBEDIENT).await;
+        stage.line("Done (1s)!").await;
+        let control = stage.control();
+        fs::remove_file(control.console_log()).unwrap();
+        if replaced {
+            fs::write(control.console_log(), "Somebody else's\n").unwrap();
+        }
+        stops_in_order(&mut stage).await;
     }
 }
 
