@@ -5,6 +5,7 @@ pub mod ci;
 pub mod codegen;
 pub mod contract;
 pub mod demo_jar;
+pub mod dist;
 pub mod mutants;
 pub mod tidy;
 pub mod worst_week;

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{bench, ci, codegen, contract, demo_jar, mutants, tidy, worst_week};
+use xtask::{bench, ci, codegen, contract, demo_jar, dist, mutants, tidy, worst_week};
 
 #[derive(Parser)]
 #[command(about)]
@@ -46,6 +46,8 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         root: Option<PathBuf>,
     },
+    /// Build the programs for users: stripped, their debug information beside them, in target/dist
+    Dist,
     /// Measure in release mode, beside bare tonic; print one table and write target/bench.json
     Bench {
         /// Handed on to the benchmark, for instance `--only console`
@@ -157,6 +159,7 @@ fn run(task: Task) -> Result<ExitCode> {
             println!("tidy: in order");
         }
         Task::WorstWeek { arguments } => worst_week::run(&here, &arguments)?,
+        Task::Dist => println!("{}", dist::run(&here)?.display()),
         Task::Bench { arguments } => bench::run(&here, &arguments)?,
         Task::Mutants {
             options,

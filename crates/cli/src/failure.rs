@@ -79,6 +79,8 @@ pub enum Failure {
         awaited: String,
         /// The controller's words about it, if any
         reason: Option<String>,
+        /// Whether a crash report says more
+        has_report: bool,
     },
     /// Standard output cannot be written
     #[error("cannot write the output: {0}")]
@@ -168,9 +170,12 @@ impl Failure {
             Self::Unintelligible { .. } | Self::TooLarge { .. } => {
                 "Is this address a PrexorCloud controller's HTTP port? `prexorctl version` shows both versions.".to_owned()
             }
-            Self::Missed { instance, state, .. } if state == "CRASHED" => {
-                format!("See why: prexorctl crash list --instance {instance}")
-            }
+            Self::Missed {
+                instance, has_report, ..
+            } => match has_report {
+                true => format!("See why: prexorctl crash list --instance {instance}"),
+                false => format!("See what is known of it: prexorctl instance show {instance}"),
+            },
             Self::TimedOut { .. } => "It may still happen; look again with the list and show commands.".to_owned(),
             Self::Settings(error) => return error.hint(),
             _ => return None,

@@ -222,7 +222,10 @@ impl Certificates {
         // The daemon should read why before the connection goes away.
         tokio::time::sleep(FAREWELL).await;
         let closed_connections = self.cut_revoked();
-        tracing::warn!(%node, serials = serials.len(), closed_connections, "the certificates of a node were revoked");
+        tracing::warn!(%node, serials = serials.len(), "the certificates of a node were revoked");
+        if closed_connections > 0 {
+            tracing::warn!(%node, closed_connections, "connections that did not end by themselves were cut");
+        }
         Ok(Revoked {
             serials,
             closed_connections,

@@ -4,6 +4,7 @@
 //! numbers, so that a tool can count them as one.
 
 use prexorcloud_protocol::node::daemon::UNOBSERVED;
+use prexorcloud_protocol::readiness::{message, plain};
 use sha2::{Digest as _, Sha256};
 
 /// The cause of a crash as far as its output and exit code tell
@@ -18,31 +19,120 @@ pub struct Diagnosis {
     pub signature: String,
 }
 
-/// What in a log names a cause, in the order of precedence
-const PATTERNS: [(&str, &str, &str); 7] = [
-    ("java.lang.OutOfMemoryError", "OOM", "The JVM ran out of memory"),
+/// What names a cause, in the order of precedence
+const PATTERNS: [(Sign, &str, &str); 9] = [
     (
-        "There is insufficient memory",
+        Sign::Begins("java.lang.OutOfMemoryError"),
+        "OOM",
+        "The JVM ran out of memory",
+    ),
+    (
+        Sign::Begins("OutOfMemoryError: "),
+        "OOM",
+        "The JVM ran out of memory",
+    ),
+    (
+        Sign::Begins("There is insufficient memory for the J"),
         "OOM",
         "The machine had too little memory for the JVM",
     ),
-    ("java.lang.StackOverflowError", "STACK_OVERFLOW", ""),
-    ("java.lang.ClassNotFoundException", "CLASS_NOT_FOUND", ""),
-    ("java.lang.NoClassDefFoundError", "CLASS_NOT_FOUND", ""),
+    (Sign::Begins("java.lang.StackOverflowError"), "STACK_OVERFLOW", ""),
     (
-        "Failed to bind to port",
+        Sign::Begins("java.lang.ClassNotFoundException"),
+        "CLASS_NOT_FOUND",
+        "",
+    ),
+    (
+        Sign::Begins("java.lang.NoClassDefFoundError"),
+        "CLASS_NOT_FOUND",
+        "",
+    ),
+    (
+        Sign::Begins("Failed to bind to port"),
         "PORT_BIND_FAILURE",
         "The port is in use",
     ),
     (
-        "Address already in use",
+        Sign::Begins("**** FAILED TO BIND TO PORT"),
+        "PORT_BIND_FAILURE",
+        "The port is in use",
+    ),
+    (
+        Sign::OfException("Address already in use"),
         "PORT_BIND_FAILURE",
         "The port is in use",
     ),
 ];
 
+/// How a line shows a cause
+///
+/// Players write into the same log, but never the beginning of a line, nor what follows the header of one: a chat line
+/// has a name there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    /// What the line says begins with this
+    Begins(&'static str),
+    /// It begins with the name of an exception, whose message has this
+    OfException(&'static str),
+}
+
+impl Sign {
+    fn is_in(self, said: &str) -> bool {
+        match self {
+            Self::Begins(text) => said.starts_with(text),
+            Self::OfException(text) => exception(said).is_some_and(|message| message.contains(text)),
+        }
+    }
+}
+
+/// What a JVM and loggers write before the name of an exception
+const INTRODUCTIONS: [&str; 8] = [
+    "Caused by: ",
+    "Suppressed: ",
+    "The exception was: ",
+    "Exception: ",
+    "Terminating due to ",
+    "Aborting due to ",
+    "# ",
+    "[CIRCULAR REFERENCE: ",
+];
+
+/// The most introductions that one line has
+const MOST_INTRODUCTIONS: usize = 4;
+
+/// What a line says: without colours, the header of its log, and what introduces an exception
+fn said(line: &str) -> String {
+    let plain = plain(line);
+    let mut said = message(&plain).trim();
+    for _ in 0..MOST_INTRODUCTIONS {
+        let introduced = INTRODUCTIONS
+            .iter()
+            .find_map(|introduction| said.strip_prefix(introduction));
+        let thrown = || {
+            let (_thread, rest) = said.strip_prefix("Exception in thread \"")?.split_once("\" ")?;
+            Some(rest)
+        };
+        match introduced.or_else(thrown) {
+            Some(rest) => said = rest.trim_start(),
+            None => break,
+        }
+    }
+    said.to_owned()
+}
+
+/// The message of the exception whose name a line begins with; empty if it has none
+fn exception(said: &str) -> Option<&str> {
+    let (name, message) = said.split_once(':').unwrap_or((said, ""));
+    let is_name = name.contains('.')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._$".contains(&byte))
+        && ["Exception", "Error"].iter().any(|kind| name.ends_with(kind));
+    is_name.then_some(message)
+}
+
 /// How the line begins in which a JVM, or the program that loads it, says why it does not start
-const COMPLAINTS: [&str; 17] = [
+const COMPLAINTS: [&str; 25] = [
     "Unrecognized VM option ",
     "Unrecognized option: ",
     "Improperly specified VM option ",
@@ -60,10 +150,22 @@ const COMPLAINTS: [&str; 17] = [
     "Error opening zip file or JAR manifest missing : ",
     "Could not find agent library ",
     "no main manifest attribute, in ",
+    "The Java thread stack size specified is too small",
+    "Invalid -Xlog option ",
+    "Error: could not open ",
+    "Error: VM option '",
+    "Error: Unmatched quote in ",
+    "Error: -",
+    "Could not open settings file ",
+    "error: source file not found: ",
 ];
 
+/// What the program that loads a JVM says last if that refuses its options: the line before it says why
+const REFUSED: &str = "Error: Could not create the Java Virtual Machine.";
+
 /// Lines whose next one says it
-const HEADINGS: [&str; 3] = [
+const HEADINGS: [&str; 4] = [
+    "Error occurred during initialization of boot layer",
     "Error occurred during initialization of VM",
     "Error: LinkageError occurred while loading main class ",
     "Error: Unable to initialize main class ",
@@ -89,13 +191,11 @@ pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
             cause,
         };
     }
-    let pattern = PATTERNS
-        .iter()
-        .find(|(text, _, _)| log_tail.iter().any(|line| line.contains(text)));
+    let pattern = pattern(log_tail);
     let complaint = complaint(log_tail);
     let exception = last_exception(log_tail);
     let (classification, known_cause) = match pattern {
-        Some((_, classification, cause)) => (*classification, *cause),
+        Some(known) => known,
         None if complaint.is_some() => ("JVM_START", ""),
         None => (by_exit_code(exit_code), ""),
     };
@@ -121,6 +221,15 @@ pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
     }
 }
 
+/// The classification and the cause by the first pattern that a line shows
+fn pattern(log_tail: &[String]) -> Option<(&'static str, &'static str)> {
+    let said: Vec<String> = log_tail.iter().map(|line| said(line)).collect();
+    PATTERNS
+        .iter()
+        .find(|(sign, ..)| said.iter().any(|said| sign.is_in(said)))
+        .map(|(_, classification, cause)| (*classification, *cause))
+}
+
 /// What the daemon adds to the tail of a server that it stopped because it was not ready in time, unless something worse is
 /// in it
 fn late_start(log_tail: &[String]) -> Option<String> {
@@ -129,8 +238,7 @@ fn late_start(log_tail: &[String]) -> Option<String> {
     let limit = last
         .strip_prefix(MARK)
         .filter(|text| text.starts_with("not ready within "))?;
-    let is_worse = |(text, ..): &(&str, &str, &str)| log_tail.iter().any(|line| line.contains(text));
-    if PATTERNS.iter().any(is_worse) {
+    if pattern(log_tail).is_some() {
         return None;
     }
     let missing = before
@@ -177,7 +285,7 @@ fn complaint(log_tail: &[String]) -> Option<String> {
         .skip(near_the_end)
         .map(|line| line.trim())
         .collect();
-    lines.iter().enumerate().find_map(|(index, line)| {
+    let known = lines.iter().enumerate().find_map(|(index, line)| {
         if COMPLAINTS.iter().any(|complaint| line.starts_with(complaint)) {
             return Some((*line).to_owned());
         }
@@ -186,17 +294,23 @@ fn complaint(log_tail: &[String]) -> Option<String> {
         }
         let detail = lines.get(index + 1).filter(|detail| !detail.is_empty());
         Some(detail.map_or_else(|| (*line).to_owned(), |detail| format!("{line}: {detail}")))
+    });
+    known.or_else(|| {
+        let refused = lines.iter().rposition(|line| *line == REFUSED)?;
+        let mut before = lines.get(..refused)?.iter().rev();
+        before
+            .find(|line| !line.is_empty())
+            .map(|line| (*line).to_owned())
     })
 }
 
-/// The last line that reads like `some.package.NameException: message`, perhaps after `Caused by:`
-fn last_exception(log_tail: &[String]) -> Option<&str> {
-    log_tail.iter().rev().map(|line| line.trim()).find(|line| {
-        let line = line.strip_prefix("Caused by: ").unwrap_or(line);
-        let name = line.split(':').next().unwrap_or_default();
-        let name = name.rsplit(' ').next().unwrap_or_default();
-        name.contains('.') && (name.ends_with("Exception") || name.ends_with("Error"))
-    })
+/// The last line that reads like `some.package.NameException: message`, without the header of the log
+fn last_exception(log_tail: &[String]) -> Option<String> {
+    let line = log_tail
+        .iter()
+        .rev()
+        .find(|line| exception(&said(line)).is_some())?;
+    Some(message(&plain(line)).trim().to_owned())
 }
 
 fn signature(classification: &str, cause: &str, frame: &str) -> String {
@@ -372,6 +486,117 @@ mod tests {
         let mut long_ago = vec!["Unrecognized VM option 'of a program that a plugin started'"];
         long_ago.extend(["tick"; COMPLAINT_WITHIN]);
         assert_eq!(judge(&long_ago, 1).cause, "Exit code 1");
+    }
+
+    #[test]
+    fn what_a_player_says_is_no_cause() {
+        for line in [
+            "[12:00:00 INFO]: <bob> java.lang.OutOfMemoryError: Java heap space",
+            "[12:00:00] [Server thread/INFO]: <bob> Caused by: java.lang.StackOverflowError",
+            "[12:00:00] [Async Chat Thread - #1/INFO]: [Not Secure] <bob> java.lang.OutOfMemoryError",
+            "[12:00:00 INFO]: [Server] java.lang.OutOfMemoryError",
+            "[12:00:00 INFO]: bob: Exception in thread \"main\" java.lang.NoClassDefFoundError: a/B",
+            "[12:00:00 INFO]: \u{1b}[33m<bob>\u{1b}[m There is insufficient memory for the Java Runtime Environment",
+            "[12:00:00 INFO]: <bob> Failed to bind to port 1",
+            "[12:00:00 INFO]: <bob> java.net.BindException: Address already in use",
+            "[12:00:00 INFO]: bob issued server command: /msg a java.lang.OutOfMemoryError: x",
+            "<bob> a.bException: x",
+            "bob joined with a.bException: x",
+        ] {
+            let diagnosis = judge(&[line], 1);
+            assert_eq!(
+                (diagnosis.classification, diagnosis.cause.as_str()),
+                ("GENERAL_ERROR", "Exit code 1"),
+                "{line}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_jvm_or_a_server_says_of_itself_is() {
+        for (line, classification) in [
+            ("java.lang.OutOfMemoryError", "OOM"),
+            (
+                "[12:00:00 WARN]: java.lang.OutOfMemoryError: Java heap space",
+                "OOM",
+            ),
+            ("\u{1b}[31m[12:00:00 ERROR]: java.lang.OutOfMemoryError: x", "OOM"),
+            (
+                "Exception in thread \"Server thread\" java.lang.OutOfMemoryError: x",
+                "OOM",
+            ),
+            (
+                "Terminating due to java.lang.OutOfMemoryError: Java heap space",
+                "OOM",
+            ),
+            (
+                "Exception: java.lang.OutOfMemoryError thrown from the UncaughtExceptionHandler in thread \"main\"",
+                "OOM",
+            ),
+            ("OutOfMemoryError: Metaspace", "OOM"),
+            (
+                "# There is insufficient memory for the Java Runtime Environment to continue.",
+                "OOM",
+            ),
+            ("Caused by: java.lang.StackOverflowError: null", "STACK_OVERFLOW"),
+            (
+                "[12:00:00 WARN]: **** FAILED TO BIND TO PORT!",
+                "PORT_BIND_FAILURE",
+            ),
+            (
+                "[12:00:00 WARN]: The exception was: java.net.BindException: Address already in use",
+                "PORT_BIND_FAILURE",
+            ),
+            (
+                "io.netty.channel.unix.Errors$NativeIoException: bind(..) failed: Address already in use",
+                "PORT_BIND_FAILURE",
+            ),
+        ] {
+            assert_eq!(judge(&[line], 1).classification, classification, "{line}");
+        }
+    }
+
+    #[test]
+    fn whatever_a_jvm_refuses_it_says_before_it_gives_up() {
+        let last = [
+            "Error: Could not create the Java Virtual Machine.",
+            "Error: A fatal exception has occurred. Program will exit.",
+        ];
+        for (lines, cause) in [
+            (
+                &[
+                    "",
+                    "The Java thread stack size specified is too small. Specify at least 136k",
+                ][..],
+                "The Java thread stack size specified is too small. Specify at least 136k",
+            ),
+            (
+                &[
+                    "[0.001s][error][logging] Invalid tag 'bogus' in log selection.",
+                    "Invalid -Xlog option '-Xlog:bogus', see error log for details.",
+                ],
+                "Invalid -Xlog option '-Xlog:bogus', see error log for details.",
+            ),
+            (
+                &["uintx ReservedCodeCacheSize=1024 is outside the allowed range [ 4096 ... 9 ]"],
+                "uintx ReservedCodeCacheSize=1024 is outside the allowed range [ 4096 ... 9 ]",
+            ),
+            (
+                &["Unrecognized check option: -Xcheck:nope", ""],
+                "Unrecognized check option: -Xcheck:nope",
+            ),
+        ] {
+            let diagnosis = judge(&[lines, &last].concat(), 1);
+            assert_eq!(
+                (diagnosis.classification, diagnosis.cause.as_str()),
+                ("JVM_START", cause)
+            );
+        }
+        assert_eq!(
+            judge(&["Error: could not open `/nope'"], 1).cause,
+            "Error: could not open `/nope'"
+        );
+        assert_eq!(judge(&last, 1).cause, "Exit code 1");
     }
 
     #[test]

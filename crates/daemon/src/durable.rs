@@ -7,10 +7,26 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+
+/// Where a process finds what it has open itself
+const OWN_DESCRIPTORS: &str = "/proc/self/fd";
+
+/// A path to a file which this process has open, for as long as it has
+#[must_use]
+pub fn own(file: BorrowedFd<'_>) -> PathBuf {
+    Path::new(OWN_DESCRIPTORS).join(file.as_raw_fd().to_string())
+}
+
+/// Whether a path is that of a file which this process has open: following it leads nowhere else
+#[must_use]
+pub fn is_own(path: &Path) -> bool {
+    path.parent() == Some(Path::new(OWN_DESCRIPTORS))
+}
 
 /// Mode of files that only the daemon's user may read: `0600`
 pub const PRIVATE_FILE: u32 = 0o600;
@@ -34,7 +50,9 @@ pub fn is_damage(error: &io::Error) -> bool {
 /// # Errors
 /// Failures of the file system; damage, as [`is_damage`] tells, if it is no regular file.
 pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let mut flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    // The link to an open file is one to that file, and nobody else can set it.
+    flags.set(OFlags::NOFOLLOW, !is_own(path));
     let not_regular = || {
         io::Error::new(
             io::ErrorKind::InvalidData,

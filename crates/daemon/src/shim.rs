@@ -62,7 +62,7 @@ fn complain(message: &str) {
 }
 
 /// How the shim is called in lists of processes: not like the daemon, so that a signal to all of that name is for it alone
-const NAME: &str = "prexor-shim";
+pub(crate) const NAME: &str = "prexor-shim";
 
 fn supervise(control: &ControlDir) -> io::Result<()> {
     // Only for people to read.
@@ -71,6 +71,7 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
     // started to ignore, a server is not to inherit.
     signals::unblock_all()?;
     signals::shrug_off(Signals::now()?.ignored().chain(signals::OF_OPERATORS))?;
+    signals::shrug_off_meaningless()?;
     // Fails only for a process group leader, which is in nobody's way.
     let _ = rustix::process::setsid();
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;

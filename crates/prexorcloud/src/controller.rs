@@ -67,7 +67,7 @@ async fn serve(
     if arguments.announce
         && let Err(error) = announce(&controller)
     {
-        tracing::warn!(%error, "nobody takes the announcement");
+        tracing::warn!("--announce has nobody to tell ({error}): give it a standard output that is read");
     }
     let (mut failed, mut cut) = (
         pin!(controller.wait_failed()),

@@ -13,6 +13,7 @@ use crate::cluster::announcement::DaemonReady;
 use crate::cluster::{SHIM, STANDIN};
 use crate::ending::{Ending, Hangup};
 use crate::logging::{self, Log, Shape};
+use crate::small_shim::SmallShim;
 use crate::{complain, environment, sentence, tether};
 
 /// How long a shutdown may take before the process ends anyway
@@ -56,11 +57,19 @@ async fn serve(config: DaemonConfig, arguments: &ServeArguments, log: &Log) -> a
     if arguments.tether {
         tether::adopt_orphans().context("cannot adopt orphans")?;
     }
-    let own = OwnProgram {
+    let mut own = OwnProgram {
         shim: vec![SHIM.to_owned()],
         standin: vec![STANDIN.to_owned()],
         ..OwnProgram::current()
     };
+    // Open for as long as instances may be started.
+    let small_shim = SmallShim::beside(&own.program).unwrap_or_else(|error| {
+        tracing::warn!("every server costs more memory, since {error}");
+        None
+    });
+    if let Some(shim) = &small_shim {
+        own.shim_program = shim.path();
+    }
     let started_with = config.clone();
     let mut daemon = tokio::select! {
         started = Daemon::start(config, own) => started?,
@@ -75,7 +84,7 @@ async fn serve(config: DaemonConfig, arguments: &ServeArguments, log: &Log) -> a
         })
         .print()
     {
-        tracing::warn!(%error, "nobody takes the announcement");
+        tracing::warn!("--announce has nobody to tell ({error}): give it a standard output that is read");
     }
     let mut cut = pin!(tether::cut(arguments.tether));
     loop {

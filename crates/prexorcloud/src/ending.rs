@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | SIGTERM, SIGINT | ends | end |
 //! | SIGHUP | reads its configuration again | end, unless it is ignored (`nohup`) |
-//! | SIGUSR1, SIGUSR2 | nothing | nothing |
+//! | SIGUSR1, SIGUSR2, timers, real-time signals and the like | nothing | nothing |
 
 use std::io;
 
@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Makes signals arrive as they are meant, whatever this process inherited; before the first thread starts
 pub fn hear_signals() -> io::Result<()> {
     signals::unblock_all()?;
-    signals::shrug_off([Number::USR1, Number::USR2])
+    signals::shrug_off_meaningless()
 }
 
 /// The wish of somebody outside that this process ends

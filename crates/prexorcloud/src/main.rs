@@ -14,6 +14,7 @@ mod demo;
 mod dev;
 mod ending;
 mod logging;
+mod small_shim;
 mod tether;
 
 use std::process::ExitCode;

@@ -99,7 +99,9 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
                     let Some(reason) = reason(&now.value, is_final, client).await else {
                         return Ok(Sight::NotYet(printable::short(&state, 64)));
                     };
+                    let has_report = state == "CRASHED" && report(&now.value, client).await.is_some();
                     return Err(Failure::Missed {
+                        has_report,
                         instance: printable::short(&id, 64),
                         state: printable::short(&state, 64),
                         awaited: "RUNNING".to_owned(),
@@ -129,16 +131,7 @@ async fn reason(instance: &Instance, is_final: bool, client: &Client) -> Option<
     if instance.state != "CRASHED" {
         return Some("it was stopped before that".to_owned());
     }
-    let wanted = [("instance", instance.id.clone()), ("limit", "1".to_owned())];
-    // Without the permission to see crashes, or the controller for the moment, there is no report.
-    let crashes = client.get::<Vec<Crash>>(&["crashes"], &wanted).await;
-    let crash = crashes.ok().and_then(|answer| answer.value.into_iter().next());
-    let of_this_start = |crash: &Crash| {
-        crash
-            .incarnation
-            .is_none_or(|of| of == 0 || Some(of) == instance.incarnation)
-    };
-    match crash.filter(of_this_start) {
+    match report(instance, client).await {
         Some(crash) => {
             let code = crash.exit_code.map(|code| format!("exit code {code}"));
             crash.cause_summary.or(code)
@@ -146,6 +139,19 @@ async fn reason(instance: &Instance, is_final: bool, client: &Client) -> Option<
         None if is_final => Some("no crash report says why".to_owned()),
         None => None,
     }
+}
+
+/// The report of the crash that has ended this start, if there is one
+///
+/// Without the permission to see crashes, or the controller for the moment, there is none.
+async fn report(instance: &Instance, client: &Client) -> Option<Crash> {
+    let wanted = [("instance", instance.id.clone()), ("limit", "1".to_owned())];
+    let crashes = client.get::<Vec<Crash>>(&["crashes"], &wanted).await;
+    let crash = crashes.ok()?.value.into_iter().next()?;
+    let incarnation = crash.incarnation.filter(|of| *of != 0);
+    incarnation
+        .is_none_or(|of| Some(of) == instance.incarnation)
+        .then_some(crash)
 }
 
 /// The state, and what is missing until the next one

@@ -169,6 +169,8 @@ fn report(id: &str, answer: &Answer<Outcome>, output: &Output) -> Result<(), Fai
             "closed",
             outcome
                 .closed_connections
+                // Those that ended when they were asked to are not among them.
+                .filter(|count| *count > 0)
                 .map(|count| format!("{count} connections")),
         ),
     ])

@@ -261,21 +261,26 @@ fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
     let crashes = |body: &str| crate::server::json(200, body);
     let report = r#"[{ "id": "crash-1", "instanceId": "lobby-1", "exitCode": 1, "causeSummary": "Unrecognized VM option 'Foo'" }]"#;
     let start = ["instance", "start", "lobby", "--jar", "/a.jar", "--wait"];
-    let error = |reason: &str| {
-        format!(
-            "error: lobby-1 is CRASHED, so it will not be RUNNING: {reason}\nhint:  See why: prexorctl crash list --instance lobby-1\n"
-        )
-    };
-    for (replies, reason) in [
-        // The record says it.
+    let see_why = "See why: prexorctl crash list --instance lobby-1";
+    let see_more = "See what is known of it: prexorctl instance show lobby-1";
+    let noted = || crashed(", \"lastError\": \"no such \\u001b[2Jjar\"");
+    for (replies, reason, hint) in [
+        // The record says it, and there was nothing to crash.
         (
-            vec![started(), crashed(", \"lastError\": \"no such \\u001b[2Jjar\"")],
+            vec![started(), noted(), crashes("[]")],
             "no such \\u{1b}[2Jjar",
+            see_more,
+        ),
+        (
+            vec![started(), noted(), crashes(report)],
+            "no such \\u{1b}[2Jjar",
+            see_why,
         ),
         // The report says it.
         (
             vec![started(), crashed(""), crashes(report)],
             "Unrecognized VM option 'Foo'",
+            see_why,
         ),
         // The report follows the end.
         (
@@ -287,11 +292,13 @@ fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
                 crashes(report),
             ],
             "Unrecognized VM option 'Foo'",
+            see_why,
         ),
     ] {
         let ran = run(&Server::replying(replies), &start);
         assert_eq!(ran.code, 1, "{ran:?}");
-        assert_eq!(ran.stderr, error(reason));
+        let said = format!("error: lobby-1 is CRASHED, so it will not be RUNNING: {reason}\nhint:  {hint}\n");
+        assert_eq!(ran.stderr, said);
     }
 }
 

@@ -273,6 +273,10 @@ async fn add_instance(
     })
 }
 
+/// Why an instance is STOPPED that nobody has stopped: with another exit code it would have crashed
+const ENDED_EARLY: &str =
+    "its program ended by itself with exit code 0 before it was ready: look at its console and its arguments";
+
 fn updated(
     node: NodeId,
     before: Option<&InstanceRecord>,
@@ -310,12 +314,19 @@ fn updated(
     if snapshot.port != 0 {
         start.port = i32::from(snapshot.port);
     }
-    let was_running = record.state == State::Running.to_wire();
+    let was = record.state;
+    let was_wanted = record.wanted();
     record.state = snapshot.state.to_wire();
     record.set_wanted(wanted_of(snapshot.desired));
-    if snapshot.state == State::Running && !was_running {
-        // What went wrong before did not keep it from running.
+    if matches!(snapshot.state, State::Running | State::Stopped) && was != snapshot.state.to_wire() {
+        // What went wrong before did not keep it from running, or from ending well.
         record.last_error.clear();
+    }
+    let came_up = [State::Preparing, State::Starting]
+        .map(State::to_wire)
+        .contains(&was);
+    if snapshot.state == State::Stopped && came_up && was_wanted == Wanted::Run {
+        record.last_error = ENDED_EARLY.to_owned();
     }
     if let Some(note) = snapshot.note.clone().or(reason) {
         record.last_error = note;
@@ -530,6 +541,26 @@ mod tests {
         let crashed = snapshot(State::Crashed, None);
         record = updated(node, Some(&record), &crashed, Some("it crashed".into())).unwrap();
         assert_eq!(record.last_error, "it crashed");
+        let mut refused = InstanceRecord {
+            state: State::Stopping.to_wire(),
+            last_error: "its daemon refuses to stop it".into(),
+            ..record.clone()
+        };
+        refused.set_wanted(Wanted::Stop);
+        let ended = updated(node, Some(&refused), &snapshot(State::Stopped, None), None).unwrap();
+        assert_eq!(ended.last_error, "", "it was stopped in the end");
+        let starting = InstanceRecord {
+            state: State::Starting.to_wire(),
+            ..refused.clone()
+        };
+        let ended = updated(node, Some(&starting), &snapshot(State::Stopped, None), None).unwrap();
+        assert_eq!(ended.last_error, "", "an order to stop was on its way");
+        let mut alone = starting;
+        alone.set_wanted(Wanted::Run);
+        let ended = updated(node, Some(&alone), &snapshot(State::Stopped, None), None).unwrap();
+        assert_eq!(ended.last_error, ENDED_EARLY);
+        let again = updated(node, Some(&ended), &snapshot(State::Stopped, None), None);
+        assert_eq!(again, None, "what is noted of an end stays");
         let told = snapshot(State::Crashed, Some("not ready"));
         record = updated(node, Some(&record), &told, Some("it crashed".into())).unwrap();
         assert_eq!(record.last_error, "not ready", "the machine knows better");

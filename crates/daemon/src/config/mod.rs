@@ -291,10 +291,11 @@ fn finish(
     file: Option<&Path>,
 ) -> Result<Loaded, ConfigError> {
     warnings.extend(settings.override_from(environment)?);
-    Ok(Loaded {
-        config: configure(&settings, file)?,
-        warnings,
-    })
+    let config = configure(&settings, file)?;
+    if let Some((_, source)) = &config.enrolment.token {
+        warnings.extend(source.exposure());
+    }
+    Ok(Loaded { config, warnings })
 }
 
 fn read(path: &Path) -> Result<String, ConfigError> {

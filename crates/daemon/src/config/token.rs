@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use prexorcloud_security::files::without_mark;
@@ -75,6 +76,19 @@ fn parse(settings: &Settings, key: &'static str, text: &str) -> Result<JoinToken
 }
 
 impl TokenSource {
+    /// What is wrong with where the token lies, if others can read it there, in a sentence
+    pub(super) fn exposure(&self) -> Option<String> {
+        let path = match self {
+            Self::ConfigFile(path) | Self::TokenFile(path) => path,
+            Self::Elsewhere => return None,
+        };
+        let mode = fs::metadata(path).ok()?.mode() & 0o777;
+        (mode & 0o004 != 0).then(|| {
+            let path = path.display();
+            format!("{path} holds a join token, and everybody on this machine can read it (mode {mode:03o}): chmod 600 {path}")
+        })
+    }
+
     /// Removes the token, so that a used secret does not lie around
     ///
     /// # Errors
@@ -244,6 +258,12 @@ mod tests {
         fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
         let path = folder.path().join("daemon.toml");
         fs::write(&path, format!("[enrolment]\njoin_token_file = {token_file:?}\n")).unwrap();
+        for (mode, warned) in [(0o644, true), (0o640, false), (0o600, false)] {
+            fs::set_permissions(&token_file, fs::Permissions::from_mode(mode)).unwrap();
+            let warnings = load(Some(&path), []).unwrap().warnings;
+            assert_eq!(warnings.len(), usize::from(warned), "{warnings:?}");
+            assert!(!warned || warnings[0].ends_with(&format!("chmod 600 {}", token_file.display())));
+        }
         let (_, source) = load(Some(&path), []).unwrap().config.enrolment.token.unwrap();
         source.remove().unwrap();
         assert!(!token_file.exists());

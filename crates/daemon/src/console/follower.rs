@@ -10,7 +10,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::cursor::Cursor;
 use super::line::{self, ConsoleLine};
-use crate::durable::open_regular;
+use crate::durable::{is_own, open_regular};
 use crate::process::descriptors;
 
 /// Bytes that one [`Follower::read`] looks at, and the longest line that is told apart
@@ -113,6 +113,14 @@ impl Follower {
         })
     }
 
+    /// The log itself, whatever has become of the path
+    ///
+    /// # Errors
+    /// If no descriptor is left.
+    pub fn file(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
     /// Which file this is, among those of its file system
     ///
     /// # Errors
@@ -126,6 +134,9 @@ impl Follower {
     /// # Errors
     /// Failures of the file system other than "not found".
     pub fn is_replaced(&self, path: &Path) -> io::Result<bool> {
+        if is_own(path) {
+            return Ok(false);
+        }
         match std::fs::symlink_metadata(path) {
             Ok(there) => {
                 let own = self.file.metadata()?;

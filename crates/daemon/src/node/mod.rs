@@ -64,6 +64,8 @@ pub(crate) const OWN_EXECUTABLE: &str = "/proc/self/exe";
 pub struct OwnProgram {
     /// The executable
     pub program: PathBuf,
+    /// What is executed as a shim: the same, or a program that can do nothing else
+    pub shim_program: PathBuf,
     /// The arguments that make it a [shim](crate::shim)
     pub shim: Vec<String>,
     /// The arguments that make it a [stand-in server](crate::standin)
@@ -79,6 +81,7 @@ impl OwnProgram {
     pub fn current() -> Self {
         Self {
             program: PathBuf::from(OWN_EXECUTABLE),
+            shim_program: PathBuf::from(OWN_EXECUTABLE),
             shim: vec!["shim".to_owned()],
             standin: vec!["standin-server".to_owned()],
         }
@@ -396,7 +399,7 @@ fn supervisor_settings(
     own: &OwnProgram,
 ) -> supervisor::Settings {
     let shim = ShimCommand {
-        program: own.program.clone(),
+        program: own.shim_program.clone(),
         arguments: own.shim.clone(),
     };
     let mut settings = supervisor::Settings::new(run_folder, shim);

@@ -1,10 +1,11 @@
 //! The processes that were started with the files of a control folder
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 
@@ -70,6 +71,41 @@ pub fn shim_of(folder: &Path) -> io::Result<Option<Identity>> {
     Ok(found
         .into_iter()
         .min_by_key(|process| (process.start_time, process.pid)))
+}
+
+/// The shims whose control folder in `run_folder` is gone, and which folder that was
+///
+/// Each was given its folder as an argument and works in it; the kernel remembers where that was.
+///
+/// # Errors
+/// If `/proc` cannot be listed.
+pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity)>> {
+    let real = run_folder.canonicalize()?;
+    let me = rustix::process::geteuid().as_raw();
+    let mut found = Vec::new();
+    for pid in pids()? {
+        let pid_folder = PathBuf::from(format!("/proc/{}", pid.as_raw_pid()));
+        let Ok(worked_in) = fs::read_link(pid_folder.join("cwd")) else {
+            continue;
+        };
+        let name = worked_in.file_name().map(OsStrExt::as_bytes);
+        let Some(name) = name.and_then(|name| name.strip_suffix(b" (deleted)")) else {
+            continue;
+        };
+        if worked_in.parent() != Some(&real) || fs::metadata(&pid_folder).is_ok_and(|it| it.uid() != me) {
+            continue;
+        }
+        let folder = run_folder.join(OsStr::from_bytes(name));
+        let Some(arguments) = gone_is_none(fs::read(pid_folder.join("cmdline")))? else {
+            continue;
+        };
+        let mut arguments = arguments.split(|byte| *byte == 0);
+        if folder.exists() || !arguments.any(|argument| argument == folder.as_os_str().as_bytes()) {
+            continue;
+        }
+        found.extend(gone_is_none(Identity::of(pid))?.map(|shim| (folder, shim)));
+    }
+    Ok(found)
 }
 
 fn pids() -> io::Result<Vec<Pid>> {

@@ -3,9 +3,10 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::OnceLock;
 
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 /// One process, told apart from every other that had or will have its id
@@ -72,6 +73,70 @@ impl Identity {
             Err(error) => Err(error),
         }
     }
+
+    /// Lets the process go on if a signal has stopped it, and says whether it had
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), or this user may not signal it.
+    pub fn resume(&self) -> io::Result<bool> {
+        let Some(pidfd) = self.open()? else {
+            return Ok(false);
+        };
+        match Stat::read(self.pid) {
+            Ok(stat) if stat.stopped => {}
+            Ok(_) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        match pidfd_send_signal(&pidfd, Signal::CONT) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::SRCH) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// How the process ended, as its parent will be told; `None` if it runs, or its parent was told already
+    ///
+    /// Known of processes of this user only: of others, the kernel shows 0.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn unreaped_end(&self) -> io::Result<Option<End>> {
+        if self.boot != boot()? {
+            return Ok(None);
+        }
+        let found = fs::metadata(format!("/proc/{}", self.pid))
+            .and_then(|folder| Ok((folder.uid(), Stat::read(self.pid)?)));
+        match found {
+            Ok((owner, stat)) => Ok((stat.start_time == self.start_time
+                && stat.ended
+                && owner == rustix::process::geteuid().as_raw())
+            .then_some(stat.status)
+            .flatten()
+            .map(End::of)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// How a process ended
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With this exit code
+    Exited(i32),
+    /// By this signal
+    Signalled(i32),
+}
+
+impl End {
+    /// From a status as `wait` gives it
+    fn of(status: i32) -> Self {
+        match status & 0x7f {
+            0 => Self::Exited((status >> 8) & 0xff),
+            signal => Self::Signalled(signal),
+        }
+    }
 }
 
 /// What `/proc/PID/stat` tells that this module needs
@@ -81,6 +146,10 @@ pub(super) struct Stat {
     pub(super) start_time: u64,
     /// Zombie or dead
     pub(super) ended: bool,
+    /// By a signal, until another lets it go on
+    stopped: bool,
+    /// As `wait` gives it; 0 of a process that runs
+    status: Option<i32>,
 }
 
 impl Stat {
@@ -108,6 +177,9 @@ impl Stat {
             parent,
             start_time,
             ended: matches!(state, "Z" | "X" | "x"),
+            stopped: state == "T",
+            // Field 52; older kernels have none.
+            status: fields.nth(29).and_then(|status| status.parse().ok()),
         })
     }
 }
@@ -155,8 +227,31 @@ mod tests {
         let mut poll = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut poll, None).unwrap();
         assert!(!identity.is_running().unwrap(), "a zombie does not run");
+        assert_eq!(identity.unreaped_end().unwrap(), Some(End::Exited(0)));
         child.wait().unwrap();
         assert!(!identity.is_running().unwrap());
+        assert_eq!(identity.unreaped_end().unwrap(), None);
+    }
+
+    #[test]
+    fn how_a_child_ended_is_known_before_it_is_reaped() {
+        for (script, end) in [("exit 3", End::Exited(3)), ("kill -9 $$", End::Signalled(9))] {
+            let mut child = std::process::Command::new("/bin/sh")
+                .args(["-c", script])
+                .spawn()
+                .unwrap();
+            let identity = Identity::of(Pid::from_child(&child)).unwrap();
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            let seen = loop {
+                if let Some(end) = identity.unreaped_end().unwrap() {
+                    break end;
+                }
+                assert!(std::time::Instant::now() < until);
+                std::thread::yield_now();
+            };
+            assert_eq!(seen, end);
+            child.wait().unwrap();
+        }
     }
 
     #[test]
@@ -167,7 +262,9 @@ mod tests {
             Some(Stat {
                 parent: 7,
                 start_time: 987_654,
-                ended: false
+                ended: false,
+                stopped: false,
+                status: None,
             })
         );
         assert_eq!(Stat::parse("42 (cut) S 7 42"), None);

@@ -6,6 +6,7 @@
 //! emptied before the first thread starts.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -22,15 +23,27 @@ pub struct Signals {
 /// The highest signal that is no real-time one
 const LAST: i32 = 31;
 
-/// What ends a program, makes it read its configuration again, or is for the operator to try
-pub const OF_OPERATORS: [Signal; 6] = [
-    Signal::HUP,
-    Signal::INT,
-    Signal::QUIT,
-    Signal::TERM,
+/// What ends a program, or makes it read its configuration again
+pub const OF_OPERATORS: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
+
+/// What means nothing to any of our programs, and would end them
+///
+/// Timers that nobody has set, descriptors that nobody has asked to be told of, and what is for the operator to try. A file
+/// that may grow no further is an error where it is written.
+pub const MEANINGLESS: [Signal; 9] = [
     Signal::USR1,
     Signal::USR2,
+    Signal::ALARM,
+    Signal::VTALARM,
+    Signal::PROF,
+    Signal::IO,
+    Signal::POWER,
+    Signal::STKFLT,
+    Signal::XFSZ,
 ];
+
+/// Those that have numbers and no names, and would end a program, too
+const REAL_TIME: RangeInclusive<i32> = 35..=64;
 
 impl Signals {
     /// Those of this process
@@ -87,11 +100,23 @@ pub fn unblock_all() -> io::Result<()> {
 /// # Errors
 /// The system does not take a handler.
 pub fn shrug_off(signals: impl IntoIterator<Item = Signal>) -> io::Result<()> {
+    signals
+        .into_iter()
+        .try_for_each(|signal| shrug_off_number(signal.as_raw()))
+}
+
+/// [`shrug_off`] for everything that [means nothing](MEANINGLESS), and for those without names
+///
+/// # Errors
+/// As [`shrug_off`].
+pub fn shrug_off_meaningless() -> io::Result<()> {
+    shrug_off(MEANINGLESS)?;
+    REAL_TIME.into_iter().try_for_each(shrug_off_number)
+}
+
+fn shrug_off_number(number: i32) -> io::Result<()> {
     let nobody_looks = Arc::new(AtomicBool::new(false));
-    for signal in signals {
-        signal_hook::flag::register(signal.as_raw(), Arc::clone(&nobody_looks))?;
-    }
-    Ok(())
+    signal_hook::flag::register(number, nobody_looks).map(|_| ())
 }
 
 #[cfg(test)]

@@ -12,14 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prexorcloud_protocol::InstanceId;
+use rustix::process::Pid;
 use tokio::time::{Instant, sleep};
 
 use super::instance::Found;
 use super::record::{FolderName, InstanceFacts, Mark, StopRecord};
-use super::{Supervisor, feed, remove_folder};
+use super::{Supervisor, feed, record, remove_folder};
 use crate::control::{ControlDir, RunningRecord};
-use crate::durable::is_damage;
-use crate::process::{Identity, holders, kill_tree, shim_of};
+use crate::durable::{self, is_damage};
+use crate::process::{Identity, children, holders, homeless_shims, kill_tree, shim_of};
 
 /// How long a shim that was found while it was starting may take
 const STARTING_SHIM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,7 +104,7 @@ impl Supervisor {
         let run_folder = &self.inner.settings.run_folder;
         let deadline = Instant::now() + PATIENCE;
         let folders = loop {
-            match control_folders(run_folder) {
+            match give_homes(run_folder).and_then(|()| control_folders(run_folder)) {
                 Ok(folders) => break folders,
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(RETRY).await,
@@ -156,6 +157,54 @@ impl Supervisor {
         self.watch(facts, control, running);
         Some(adopted)
     }
+}
+
+/// Makes the control folders again that were removed while something runs in them
+///
+/// What was in them is lost; what shim and server have open of them is [found](ControlDir::with_lost_files).
+fn give_homes(run_folder: &Path) -> io::Result<()> {
+    for (folder, shim) in homeless_shims(run_folder)? {
+        let facts = FolderName::of(&folder).and_then(|name| name.facts());
+        let Some((facts, main)) = facts.zip(oldest_child(&shim)?) else {
+            continue;
+        };
+        let control = ControlDir::new(&folder);
+        tracing::error!(folder = %folder.display(), pid = main.pid, "somebody removed a control folder whose server runs; it is made again");
+        let running = RunningRecord {
+            shim,
+            main,
+            started_at_ms: begun_ms(&control),
+        };
+        let written = durable::private_folder(control.path())
+            .and_then(|()| record::reserve_marks(&control))
+            .and_then(|()| facts.write(&control))
+            .and_then(|()| Mark::Rebuilt.set(&control))
+            .and_then(|()| control.write_state(&running));
+        if let Err(error) = written {
+            // Half of it would hide the server from the next look.
+            remove_folder(control.path());
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// What a shim has started; what that started in turn comes to the shim later
+fn oldest_child(shim: &Identity) -> io::Result<Option<Identity>> {
+    let Some(pid) = Pid::from_raw(shim.pid) else {
+        return Ok(None);
+    };
+    let mut found = Vec::new();
+    for child in children(pid)? {
+        match Identity::of(child) {
+            Ok(child) => found.push(child),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found
+        .into_iter()
+        .min_by_key(|child| (child.start_time, child.pid)))
 }
 
 /// All control folders in the order of their starts, with those that an earlier version set aside while something lives
@@ -235,6 +284,23 @@ async fn look(control: &ControlDir) -> io::Result<Option<Seen>> {
         return Ok(None);
     };
     let is_running = running.main.is_running()?;
+    let (control, lost) = control.clone().with_lost_files(&running)?;
+    let control = &control;
+    let is_rebuilt = damage
+        .or_note(Mark::Rebuilt.is_set(control).map(Some))?
+        .unwrap_or(false);
+    if is_rebuilt {
+        damage.note(
+            "somebody removed its control folder while it ran: its limits are unknown, and its console is read again from \
+             its beginning",
+        );
+    } else if !lost.is_empty() {
+        damage.note(&format!(
+            "somebody removed or replaced {} in its control folder; what the server has open is used, and is gone when it \
+             ends",
+            lost.join(", ")
+        ));
+    }
     let Some(facts) = facts.or_else(|| name.as_ref().and_then(FolderName::facts)) else {
         let damage = damage
             .sentence()

@@ -5,7 +5,9 @@
 //! [arrived](super::Supervisor::console_arrived); when consoles are opened again, the others are handed over again, under
 //! the same numbers. Progress is written down, so a daemon that is killed goes on where it was.
 
+use std::fs::File;
 use std::io;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prexorcloud_protocol::{Incarnation, InstanceId};
@@ -93,6 +95,8 @@ pub(super) struct Feed {
     /// Told, or dropped, when the whole log was handed over once
     pub(super) handed_over: Option<oneshot::Sender<()>>,
     pub(super) notices: Notices,
+    /// The log, once its name leads to it no longer
+    pub(super) nameless: Arc<OnceLock<File>>,
     /// The highest number that has arrived
     pub(super) arrived: u64,
     /// When something last arrived of an instance that has ended, or when its end was seen
@@ -154,7 +158,7 @@ impl Feed {
     async fn wait_closed(&mut self, reading: &mut Reading) -> io::Result<Pause> {
         loop {
             reading.rewind();
-            reading.look_after(&mut self.notices).await?;
+            reading.look_after(&mut self.notices, &self.nameless).await?;
             if *self.ended.borrow() && self.is_given_up() {
                 return Ok(Pause::Finished);
             }
@@ -193,7 +197,7 @@ impl Feed {
                 .as_ref()
                 .and_then(|watcher| watcher.arm(&self.control.console_log()).ok());
             let ended = *self.ended.borrow();
-            reading.look_after(&mut self.notices).await?;
+            reading.look_after(&mut self.notices, &self.nameless).await?;
             let mut lines: Vec<_> = self.notices.after(noticed).collect();
             noticed = reading.last();
             if std::mem::take(&mut again) > 0 && opening.receiver == Receiver::Unnumbered {

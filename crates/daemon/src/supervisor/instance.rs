@@ -10,8 +10,10 @@
 //! From every state the process may end by itself. Deadlines are wall-clock times counted from the records on disk, so
 //! that a daemon that starts again goes on with them.
 
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prexorcloud_protocol::node::daemon::is_crash;
@@ -29,11 +31,14 @@ use super::watched::Watched;
 use super::{Event, Exit, Inner};
 use crate::console::{MAX_TAIL_LINES, tail};
 use crate::control::{ControlDir, ExitCause, ExitRecord, RunningRecord};
-use crate::durable::is_damage;
-use crate::process::{holders, kill_tree};
+use crate::durable::{is_damage, own};
+use crate::process::{End, holders, kill_tree};
 
 /// How long the exit record may take after the process has ended: the shim syncs one file, on a disk that may be slow
 const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a shim that lives may write nothing before it is looked at whether it can
+const SHIM_SLEEPS: Duration = Duration::from_secs(1);
 
 /// How often the exit record is looked for
 const LOOK_FOR_EXIT: Duration = Duration::from_millis(50);
@@ -116,7 +121,9 @@ impl Instance {
         let (ended, is_ended) = watch::channel(false);
         let (handed_over, console) = oneshot::channel();
         let (instance, incarnation) = (self.facts.instance, self.facts.incarnation);
+        let nameless = Arc::new(OnceLock::new());
         let feed = Feed {
+            nameless: Arc::clone(&nameless),
             control: self.control.clone(),
             instance,
             incarnation,
@@ -152,7 +159,7 @@ impl Instance {
         ended.send_replace(true);
         let _ = tokio::time::timeout(DRAIN_BEFORE_EXIT, console).await;
         if !self.is_settled {
-            self.report(exit, stopped_for).await;
+            self.report(exit, stopped_for, nameless.get()).await;
             loop {
                 match self.orders.recv().await {
                     Some(Instruction::Settled) => break,
@@ -409,7 +416,8 @@ impl Instance {
     /// What the shim saw; if there is no shim any more, that nobody saw it
     async fn exit_record(&self) -> ExitRecord {
         let instance = self.facts.instance;
-        let deadline = Instant::now() + EXIT_RECORD_TIMEOUT;
+        let begun = Instant::now();
+        let deadline = begun + EXIT_RECORD_TIMEOUT;
         let mut pause = Duration::from_millis(1);
         let mut has_complained = false;
         loop {
@@ -428,21 +436,54 @@ impl Instance {
                 tracing::warn!(%instance, %error, "cannot read the exit record");
                 has_complained = true;
             }
+            // What the kernel keeps for the shim is as good as what the shim would write of it.
+            if shim_lives
+                && begun.elapsed() > SHIM_SLEEPS
+                && let Some(cause) = self.wake_shim()
+            {
+                return self.record_end(cause);
+            }
             // What cannot be read now says nothing, however long that takes.
             if can_tell && (!shim_lives || Instant::now() > deadline) {
-                let exit = ExitRecord {
-                    cause: ExitCause::Unobserved,
-                    exited_at_ms: now_ms(),
-                };
                 tracing::warn!(%instance, shim_lives, "nobody saw how the instance ended");
-                if let Err(error) = self.control.write_exit(&exit) {
-                    tracing::warn!(%instance, %error, "cannot write the exit record");
-                }
-                return exit;
+                return self.record_end(ExitCause::Unobserved);
             }
             sleep(pause).await;
             pause = (pause * 2).min(if can_tell { LOOK_FOR_EXIT } else { RETRY });
         }
+    }
+
+    /// Lets a shim go on that was stopped; what the kernel tells of the end if it is stopped all the same
+    fn wake_shim(&self) -> Option<ExitCause> {
+        let instance = self.facts.instance;
+        match self.running.shim.resume() {
+            Ok(true) => tracing::warn!(%instance, pid = self.running.shim.pid,
+                "the shim of an instance that has ended was stopped by a signal; it goes on"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%instance, %error, "cannot wake the shim"),
+        }
+        match self.running.main.unreaped_end() {
+            Ok(end) => end.map(|end| match end {
+                End::Exited(code) => ExitCause::Exited(code),
+                End::Signalled(signal) => ExitCause::Signalled(signal),
+            }),
+            Err(error) => {
+                tracing::debug!(%instance, %error, "cannot look at the process that has ended");
+                None
+            }
+        }
+    }
+
+    fn record_end(&self, cause: ExitCause) -> ExitRecord {
+        let exit = ExitRecord {
+            cause,
+            exited_at_ms: now_ms(),
+        };
+        if let Err(error) = self.control.write_exit(&exit) {
+            let instance = self.facts.instance;
+            tracing::warn!(%instance, %error, "cannot write the exit record");
+        }
+        exit
     }
 
     /// Kills what an instance left behind whose shim is gone or does nothing; a shim does this by itself
@@ -469,8 +510,9 @@ impl Instance {
         }
     }
 
-    async fn report(&self, exit: ExitRecord, stopped_for: Option<StopReason>) {
-        let mut lines = match tail(&self.control.console_log(), MAX_TAIL_LINES) {
+    async fn report(&self, exit: ExitRecord, stopped_for: Option<StopReason>, nameless: Option<&File>) {
+        let log = nameless.map_or_else(|| self.control.console_log(), |log| own(log.as_fd()));
+        let mut lines = match tail(&log, MAX_TAIL_LINES) {
             Ok(lines) => lines,
             Err(error) => vec![format!("[prexorcloud] the console log cannot be read: {error}")],
         };

@@ -24,6 +24,9 @@ const WITHOUT_WATCH: Duration = Duration::from_millis(100);
 /// How often the console is read in any case: a watch can be lost
 const WITH_WATCH: Duration = Duration::from_secs(1);
 
+/// How long a last line without an end must stay as it is until it counts as a line: a prompt is never ended
+const UNFINISHED: Duration = Duration::from_secs(1);
+
 /// Watches one start until it is ready
 ///
 /// What was read stays read, whether or not somebody waited for it to the end.
@@ -38,6 +41,10 @@ pub(super) struct Readiness {
     try_port_at: Instant,
     console: PathBuf,
     cursor: Cursor,
+    /// How long the console was when its last line had no end, and since when
+    unfinished: Option<(u64, Instant)>,
+    /// Whether nothing more can be waited for
+    is_last_chance: bool,
     waiting: Option<String>,
 }
 
@@ -60,6 +67,8 @@ impl Readiness {
             try_port_at: Instant::now(),
             console: control.console_log(),
             cursor: Cursor::START,
+            unfinished: None,
+            is_last_chance: false,
             waiting: None,
         }
     }
@@ -110,9 +119,12 @@ impl Readiness {
     /// To be asked before a deadline counts. A daemon that comes back late, or is busy, may have read only a part until then.
     pub(super) async fn by_now(&mut self) -> Option<Evidence> {
         self.try_port_at = Instant::now();
+        self.is_last_chance = true;
         // What may count at once counts at its last chance.
         self.tries = self.tries.min(self.found_open + 1);
-        self.look().await
+        let evidence = self.look().await;
+        self.is_last_chance = false;
+        evidence
     }
 
     /// Reads what is new on the console, and tries the port if that counts and is due
@@ -157,7 +169,34 @@ impl Readiness {
             tokio::task::yield_now().await;
         }
         self.cursor = follower.cursor();
-        None
+        self.read_unfinished(&mut follower)
+    }
+
+    /// Shows the judge a last line that has no end and gets none; it stays to be read
+    fn read_unfinished(&mut self, follower: &mut Follower) -> Option<Evidence> {
+        let length = match follower.backlog() {
+            Ok(backlog) if backlog > 0 => self.cursor.offset.saturating_add(backlog),
+            Ok(_) | Err(_) => {
+                self.unfinished = None;
+                return None;
+            }
+        };
+        let since = match self.unfinished {
+            Some((before, since)) if before == length => since,
+            _ => Instant::now(),
+        };
+        self.unfinished = Some((length, since));
+        if since.elapsed() < UNFINISHED && !self.is_last_chance {
+            return None;
+        }
+        let mut lines = Vec::new();
+        follower.read_to_end(0, &mut lines).ok()?;
+        lines
+            .iter()
+            .find_map(|line| match self.judge.handle_line(&line.text) {
+                Verdict::Ready(evidence) => Some(evidence),
+                Verdict::Waiting(_) => None,
+            })
     }
 }
 

@@ -1,8 +1,10 @@
 //! One console log, from where its lines are not known to have arrived
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use prexorcloud_protocol::InstanceId;
 
@@ -74,13 +76,19 @@ impl Reading {
         settled.next_sequence >= self.follower.cursor().next_sequence
     }
 
-    /// Looks whether the log is still what it was, and keeps it within its bounds
-    pub(super) async fn look_after(&mut self, notices: &mut Notices) -> io::Result<()> {
+    /// Looks whether the log is still what it was, and keeps it within its bounds; one that lost its name is kept for the
+    /// tail of a report
+    pub(super) async fn look_after(
+        &mut self,
+        notices: &mut Notices,
+        nameless: &OnceLock<File>,
+    ) -> io::Result<()> {
         if self.follower.is_cut()? {
             self.restart(notices, CUT)?;
         }
         if !self.is_replaced && self.follower.is_replaced(&self.path)? {
             // The instance writes to the old one, wherever that is now, so there is nothing to be had from the new.
+            let _kept_before = nameless.set(self.follower.file()?);
             self.is_replaced = true;
             let (instance, path) = (self.instance, self.path.display());
             tracing::warn!(%instance, %path,

@@ -231,6 +231,11 @@ impl StopRecord {
 /// Takes the space for everything that has to be written at the end of an instance
 pub(super) fn reserve(control: &ControlDir) -> io::Result<()> {
     control.reserve()?;
+    reserve_marks(control)
+}
+
+/// The part of that which the shim has nothing to do with
+pub(super) fn reserve_marks(control: &ControlDir) -> io::Result<()> {
     durable::reserve(&control.cursor())?;
     durable::reserve(&StopRecord::path(control))?;
     durable::reserve(&Mark::Ready.path(control))?;
@@ -244,6 +249,8 @@ pub(super) enum Mark {
     Ready,
     /// The end of the instance was taken over by the application
     Settled,
+    /// The folder was removed while the instance ran, and made again
+    Rebuilt,
 }
 
 impl Mark {
@@ -251,6 +258,7 @@ impl Mark {
         control.path().join(match self {
             Self::Ready => "ready",
             Self::Settled => "settled",
+            Self::Rebuilt => "rebuilt",
         })
     }
 

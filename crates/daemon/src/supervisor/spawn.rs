@@ -89,11 +89,11 @@ pub(super) async fn launch(
     control.write_launch(&order).map_err(prepare)?;
     drop(order);
     let mut command = Command::new(&shim.program);
-    if shim.program == Path::new(OWN_EXECUTABLE)
-        && let Some(name) = std::env::args_os().next()
-    {
-        command.arg0(name);
-    }
+    // What it is executed by says nothing to whoever reads a list of processes.
+    match std::env::args_os().next() {
+        Some(name) if shim.program == Path::new(OWN_EXECUTABLE) => command.arg0(name),
+        _ => command.arg0(shim::NAME),
+    };
     let mut child = command
         .args(&shim.arguments)
         .arg(control.path())

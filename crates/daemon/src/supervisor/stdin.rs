@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use rustix::fs::OFlags;
 
 use crate::control::ControlDir;
+use crate::durable::is_own;
 
 /// The longest command, in UTF-16 units: what a controller accepts from an operator
 ///
@@ -49,11 +50,13 @@ pub(super) fn write_command(control: &ControlDir, command: &str) -> Result<(), C
         return Err(CommandError::TooLong { units });
     }
     // Opened each time: a pipe that nobody reads any more is noticed here, as ENXIO.
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    let path = control.stdin();
+    let mut flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY;
+    flags.set(OFlags::NOFOLLOW, !is_own(&path));
     let opened = File::options()
         .write(true)
         .custom_flags(i32::try_from(flags.bits()).unwrap_or(0))
-        .open(control.stdin())
+        .open(path)
         .and_then(|file| Ok((file.metadata()?.file_type().is_fifo(), file)));
     let mut pipe = match opened {
         Ok((true, pipe)) => pipe,

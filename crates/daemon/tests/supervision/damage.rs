@@ -7,7 +7,7 @@ use prexorcloud_daemon::control::{ControlDir, ExitCause};
 use prexorcloud_daemon::supervisor::{Adopted, Found, InstanceFacts, StopReason, Supervisor};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::stage::{Stage, facts, free_port, settings, until_gone, written_process};
+use super::stage::{Stage, facts, free_port, settings, until, until_gone, written_process};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -39,6 +39,14 @@ pub fn trials() -> Vec<Trial> {
         trial(
             "a_record_of_another_start_is_not_believed",
             a_record_of_another_start_is_not_believed,
+        ),
+        trial(
+            "a_removed_control_folder_hides_no_living_instance",
+            a_removed_control_folder_hides_no_living_instance,
+        ),
+        trial(
+            "a_console_log_that_lost_its_name_is_read_on",
+            a_console_log_that_lost_its_name_is_read_on,
         ),
         trial(
             "a_shim_that_starts_nothing_is_not_waited_for",
@@ -130,6 +138,82 @@ async fn a_record_of_another_start_is_not_believed() {
             );
             assert_eq!(exit.stopped_for, Some(StopReason::Requested));
         }
+    }
+}
+
+async fn a_removed_control_folder_hides_no_living_instance() {
+    for script in [
+        OBEDIENT,
+        "echo 'Done (1s)!'; read word; echo \"got $word\"; exit 3",
+    ] {
+        let (mut stage, control) = left_behind(script).await;
+        fs::remove_dir_all(control.path()).unwrap();
+        for found in [Found::Starting, Found::Running] {
+            // Another daemon after this one finds it, too.
+            let [adopted] = &adopt(&mut stage).await[..] else {
+                panic!("not found");
+            };
+            assert!(adopted.is_running);
+            let facts = &adopted.facts;
+            assert_eq!(
+                (
+                    facts.instance.as_str(),
+                    facts.group.as_str(),
+                    facts.incarnation.get()
+                ),
+                ("lobby-1", "lobby", 7)
+            );
+            let damage = adopted.damage.as_deref().unwrap_or_default();
+            assert!(damage.contains("somebody removed its control folder"), "{damage}");
+            assert_eq!(adopted.found, found);
+            if found == Found::Starting {
+                stage.ready().await;
+            }
+            stage.supervisor.detach();
+        }
+        adopt(&mut stage).await;
+        stage.open_consoles();
+        assert!(stage.supervisor.stop("lobby-1".parse().unwrap(), false));
+        let exit = stage.exit().await;
+        let code = if script == OBEDIENT { 0 } else { 3 };
+        assert_eq!(exit.cause, ExitCause::Exited(code), "{exit:?}");
+        assert_eq!(exit.stopped_for, Some(StopReason::Requested));
+        assert_eq!(exit.log_tail, ["Done (1s)!", "got stop"]);
+        until("the folder being removed", || {
+            (!control.path().exists()).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn a_console_log_that_lost_its_name_is_read_on() {
+    for replaced in [false, true] {
+        let (mut stage, control) = left_behind(OBEDIENT).await;
+        fs::remove_file(control.console_log()).unwrap();
+        if replaced {
+            fs::write(control.console_log(), "Somebody else's\n").unwrap();
+        }
+        let [adopted] = &adopt(&mut stage).await[..] else {
+            panic!("not found");
+        };
+        let damage = adopted.damage.as_deref().unwrap_or_default();
+        assert!(damage.contains("removed or replaced console.log"), "{damage}");
+        stage.open_consoles();
+        stage.line("Done (1s)!").await;
+        stops_in_order(&mut stage).await;
+        assert!(!stage.console.iter().any(|(_, line)| line.contains("Somebody")));
+
+        // The same while the daemon is there.
+        let mut stage = Stage::new();
+        stage.open_consoles();
+        stage.start_script(facts("lobby-1", free_port()), OBEDIENT).await;
+        stage.line("Done (1s)!").await;
+        let control = stage.control();
+        fs::remove_file(control.console_log()).unwrap();
+        if replaced {
+            fs::write(control.console_log(), "Somebody else's\n").unwrap();
+        }
+        stops_in_order(&mut stage).await;
     }
 }
 
@@ -262,7 +346,7 @@ async fn a_shim_that_starts_nothing_is_not_waited_for() {
         .current_dir(&run)
         .spawn()
         .unwrap();
-    super::stage::until("the lock", || {
+    until("the lock", || {
         ControlDir::new(&run).try_lock().unwrap().is_none().then_some(())
     })
     .await;

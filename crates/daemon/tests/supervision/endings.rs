@@ -43,11 +43,45 @@ pub fn trials() -> Vec<Trial> {
             "a_lost_shim_leaves_an_end_nobody_saw",
             a_lost_shim_leaves_an_end_nobody_saw,
         ),
+        trial("a_stopped_shim_hides_no_end", a_stopped_shim_hides_no_end),
         trial(
             "an_ephemeral_folder_goes_with_its_instance",
             an_ephemeral_folder_goes_with_its_instance,
         ),
     ]
+}
+
+async fn a_stopped_shim_hides_no_end() {
+    for is_held in [false, true] {
+        let mut stage = Stage::new();
+        let script = "echo 'Done (1s)!'; read word; exit 7";
+        stage.start_script(facts("lobby-1", free_port()), script).await;
+        stage.ready().await;
+        let running = stage.control().read_state().unwrap().unwrap();
+        let shim = Pid::from_raw(running.shim.pid).unwrap();
+        kill_process(shim, Signal::STOP).unwrap();
+        // Somebody who means it stops it again and again.
+        let holder = is_held.then(|| {
+            tokio::spawn(async move {
+                while kill_process(shim, Signal::STOP).is_ok() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            })
+        });
+        stage
+            .supervisor
+            .command("lobby-1".parse().unwrap(), "end")
+            .unwrap();
+        let begun = std::time::Instant::now();
+        let exit = stage.exit().await;
+        assert_eq!(exit.cause, ExitCause::Exited(7), "{exit:?}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        if let Some(holder) = holder {
+            holder.abort();
+            let _ = kill_process(shim, Signal::CONT);
+        }
+        until_gone(&running.shim).await;
+    }
 }
 
 async fn a_crash_gives_the_code_and_the_tail() {

@@ -80,6 +80,7 @@ pub fn trials() -> Vec<Trial> {
 pub fn own_program() -> OwnProgram {
     OwnProgram {
         program: std::env::current_exe().unwrap(),
+        shim_program: std::env::current_exe().unwrap(),
         shim: vec!["role-shim".into()],
         standin: vec!["role-standin".into()],
     }

@@ -50,12 +50,34 @@ pub fn trials() -> Vec<Trial> {
             "a_server_with_an_open_port_is_ready_when_it_says_so",
             a_server_with_an_open_port_is_ready_when_it_says_so,
         ),
+        trial(
+            "a_ready_line_without_an_end_counts",
+            a_ready_line_without_an_end_counts,
+        ),
         trial("a_plugin_makes_its_server_ready", a_plugin_makes_its_server_ready),
         trial(
             "a_start_that_takes_too_long_says_what_was_missing",
             a_start_that_takes_too_long_says_what_was_missing,
         ),
     ]
+}
+
+async fn a_ready_line_without_an_end_counts() {
+    let mut stage = Stage::new();
+    let script = "echo Loading; printf 'Done (1s)! '; read word; echo; exit 0";
+    stage.start_script(facts("lobby-1", free_port()), script).await;
+    stage.ready().await;
+    stage.supervisor.stop("lobby-1".parse().unwrap(), false);
+    assert_eq!(stage.exit().await.log_tail, ["Loading", "Done (1s)! "]);
+    // What is only the beginning of another line is none, until nothing follows.
+    let script = "printf 'Done'; sleep 0.2; printf ' (1s)'; sleep 0.2; echo ' no'; read word; exit 0";
+    let mut facts = facts("lobby-1", free_port());
+    facts.readiness = Rule::Line(LineText::new("Done (1s)!").unwrap());
+    facts.startup_timeout = Duration::from_secs(3);
+    let mut stage = Stage::new();
+    stage.start_script(facts, script).await;
+    let exit = stage.exit().await;
+    assert_eq!(exit.stopped_for, Some(StopReason::StartupTimeout));
 }
 
 async fn tour(stage: &mut Stage) {

@@ -87,6 +87,37 @@ fn nothing_is_opened_in_the_place_of_a_closed_standard_stream() {
 }
 
 #[test]
+fn an_announcement_that_nobody_can_read_is_told() {
+    for place in [">&-", ">/dev/full", ">/dev/null", "1</dev/null"] {
+        let rig = Rig::new();
+        let settings = format!(
+            "data_dir = {:?}\n[grpc]\nlisten = \"127.0.0.1:0\"\n[http]\nlisten = \"127.0.0.1:0\"\n",
+            rig.path("controller")
+        );
+        let config = rig.write("controller.toml", &settings);
+        let mut child = Command::new("/bin/sh")
+            .args([
+                "-c",
+                &format!("exec \"$0\" controller --announce --config \"$1\" {place}"),
+            ])
+            .arg(env!("CARGO_BIN_EXE_prexorcloud"))
+            .arg(config)
+            .stdin(Stdio::null())
+            .stderr(rig.log("controller"))
+            .spawn()
+            .unwrap();
+        eventually("the warning", || {
+            rig.log_text("controller")
+                .contains("--announce has nobody to tell")
+                .then_some(())
+        });
+        assert!(child.try_wait().unwrap().is_none(), "it serves all the same");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
+#[test]
 fn a_reader_that_stops_reading_holds_nobody_up_and_is_told_what_it_missed() {
     let mut rig = Rig::new();
     rig.environment = vec![("PREXORCLOUD_CONTROLLER_LOG_FILTER", "trace")];

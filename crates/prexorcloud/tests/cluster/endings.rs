@@ -48,6 +48,24 @@ fn what_a_jvm_complains_of_is_the_reason_that_is_printed() {
             "Error occurred during initialization of VM: ",
         ),
         ("a-3", broken.as_path(), None, "Error: Invalid or corrupt jarfile"),
+        (
+            "a-4",
+            jar.as_path(),
+            Some("--jvm-arg=-Xss1k"),
+            "The Java thread stack size specified is too small",
+        ),
+        (
+            "a-5",
+            jar.as_path(),
+            Some("--jvm-arg=-Xlog:bogus"),
+            "Invalid -Xlog option '-Xlog:bogus'",
+        ),
+        (
+            "a-6",
+            jar.as_path(),
+            Some("--jvm-arg=@/nope"),
+            "Error: could not open `/nope'",
+        ),
     ] {
         let ran = rig.ctl(&start(id, jar.to_str().unwrap(), argument.as_slice()));
         assert_eq!(ran.code, 1, "{ran:?}");
@@ -60,7 +78,12 @@ fn what_a_jvm_complains_of_is_the_reason_that_is_printed() {
         assert!(noted.starts_with(reason), "{noted}");
     }
     let crashes = rig.ctl(&["crash", "list", "-o", "json"]).json();
-    assert_eq!(crashes.as_array().unwrap().len(), 3, "{crashes}");
+    assert_eq!(crashes.as_array().unwrap().len(), 6, "{crashes}");
+    // Exit code 0 is no crash, and yet nobody has stopped it.
+    let ran = rig.ctl(&start("a-7", jar.to_str().unwrap(), &["--jvm-arg=-version"]));
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let expected = "a-7 is STOPPED, so it will not be RUNNING: its program ended by itself with exit code 0 before it was ready";
+    assert!(ran.error().contains(expected), "{ran:?}");
 }
 
 #[test]

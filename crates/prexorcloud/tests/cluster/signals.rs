@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
+use prexorcloud_daemon::process::signals::{MEANINGLESS, OF_OPERATORS};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::rig::{Rig, eventually, get};
@@ -38,19 +39,22 @@ fn signals_of_operators_end_no_shim_and_lose_no_exit_code() {
         panic!("{shims:?}");
     };
     assert_eq!(status(shim, "Name:"), "prexor-shim");
-    for signal in [
-        Signal::HUP,
-        Signal::INT,
-        Signal::QUIT,
-        Signal::TERM,
-        Signal::USR1,
-        Signal::USR2,
-    ] {
+    // The small one, which stands beside the program.
+    let runs = fs::read_link(format!("/proc/{shim}/exe")).unwrap();
+    assert!(runs.ends_with("prexor-shim"), "{runs:?}");
+    for signal in OF_OPERATORS {
         kill_process(shim, signal).unwrap();
     }
-    for process in [rig.pid("controller"), rig.pid("daemon")] {
-        for signal in [Signal::USR1, Signal::USR2] {
+    for process in [shim, rig.pid("controller"), rig.pid("daemon")] {
+        for signal in MEANINGLESS {
             kill_process(process, signal).unwrap();
+        }
+        // The real-time signals have no names.
+        for number in [35, 50, 64] {
+            let sent = Command::new("kill")
+                .args([format!("-{number}"), process.to_string()])
+                .status();
+            assert!(sent.unwrap().success());
         }
     }
     rig.command("lobby-1", "list", "players online");

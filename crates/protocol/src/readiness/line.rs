@@ -15,8 +15,9 @@ const LEVELS: [&str; 14] = [
     "FINEST", "NOTICE", "STDOUT",
 ];
 
-/// The beginning of a line without colours and control characters.
-pub(super) fn plain(line: &str) -> String {
+/// The first [`LINE_BYTES`] bytes of a line without colours and control characters
+#[must_use]
+pub fn plain(line: &str) -> String {
     let mut end = line.len().min(LINE_BYTES);
     while !line.is_char_boundary(end) {
         end -= 1;

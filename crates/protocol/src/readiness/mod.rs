@@ -36,7 +36,7 @@ mod rule;
 
 use std::fmt;
 
-pub use line::{LINE_BYTES, message};
+pub use line::{LINE_BYTES, message, plain};
 pub use platform::Platform;
 pub use rule::{InvalidLine, LineText, MAX_LINE_TEXT, Rule, UnknownRule};
 
@@ -165,7 +165,7 @@ impl Judge {
     /// assert!(matches!(judge.handle_port_open(), Verdict::Waiting(_)));
     /// ```
     pub fn handle_line(&mut self, line: &str) -> Verdict {
-        let plain = line::plain(line);
+        let plain = plain(line);
         let message = message(&plain);
         let expected = expected(&self.rule, self.announced);
         let is_ready = match &self.rule {

@@ -16,10 +16,13 @@
 //! things came, so a daemon that was killed at any point can tell. What the end needs has its space reserved before the
 //! start, and holds blanks until then, which count as absent: a disk that has become full cannot falsify an end.
 
+mod lost;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,21 +30,58 @@ use serde::{Deserialize, Serialize};
 use crate::durable;
 use crate::process::Identity;
 
+use lost::Lost;
+
 pub use prexorcloud_protocol::node::daemon::UNOBSERVED;
 
 /// The largest record that is read back; ours are far smaller
 const MAX_RECORD: u64 = 8 * 1024 * 1024;
 
 /// The folder through which the daemon and one shim talk
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ControlDir {
     path: PathBuf,
+    /// Files that the folder does not name any more
+    lost: Arc<[Lost]>,
 }
+
+/// Two that name one folder are the same
+impl PartialEq for ControlDir {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for ControlDir {}
+
+const STDIN: &str = "stdin";
+const CONSOLE: &str = "console.log";
+const LOCK: &str = "shim.lock";
+const EXIT: &str = "exit.json";
 
 impl ControlDir {
     /// Names the folder; nothing is touched
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            lost: Arc::default(),
+        }
+    }
+
+    /// The same with those files that were removed or replaced, and that the processes of this start have open; and what
+    /// these are called
+    ///
+    /// # Errors
+    /// `/proc` cannot be read, or no descriptor is left.
+    pub fn with_lost_files(self, running: &RunningRecord) -> io::Result<(Self, Vec<&'static str>)> {
+        let lost = lost::find(&self, running)?;
+        let names = lost.iter().map(Lost::name).collect();
+        let lost = lost.into();
+        Ok((Self { lost, ..self }, names))
+    }
+
+    fn file(&self, name: &'static str) -> PathBuf {
+        Lost::path_of(&self.lost, name).unwrap_or_else(|| self.path.join(name))
     }
 
     /// The folder itself
@@ -53,13 +93,13 @@ impl ControlDir {
     /// The FIFO that is the instance's standard input
     #[must_use]
     pub fn stdin(&self) -> PathBuf {
-        self.path.join("stdin")
+        self.file(STDIN)
     }
 
     /// The append-only file that takes standard output and error
     #[must_use]
     pub fn console_log(&self) -> PathBuf {
-        self.path.join("console.log")
+        self.file(CONSOLE)
     }
 
     /// The position up to which the console was handed over
@@ -71,7 +111,7 @@ impl ControlDir {
     /// The file that the shim keeps locked while it lives
     #[must_use]
     pub fn lock(&self) -> PathBuf {
-        self.path.join("shim.lock")
+        self.file(LOCK)
     }
 
     /// What was asked for
@@ -89,7 +129,7 @@ impl ControlDir {
     }
 
     fn exit(&self) -> PathBuf {
-        self.path.join("exit.json")
+        self.file(EXIT)
     }
 
     /// Takes the space that the shim needs to record the end
