@@ -12,12 +12,8 @@ use prexorcloud_protocol::{
     session::error_code,
 };
 
-use super::{Vitals, commits, starts::is_live, task::Node, view::SessionView};
-use crate::{
-    records::InstanceRecord,
-    store::{self, StoreError},
-    wall_clock::now_millis,
-};
+use super::{Vitals, commits, task::Node, view::SessionView};
+use crate::{store::StoreError, wall_clock::now_millis};
 
 impl Node {
     /// Hands an event of a stream to the machine, and does what is left to do about it
@@ -85,7 +81,10 @@ impl Node {
 
     fn handle_established(&mut self, stream: StreamId) {
         let stream = self.streams.get_mut(stream);
-        let Some(view) = stream.and_then(|stream| stream.data.session.take()) else {
+        let Some(view) = stream.and_then(|stream| {
+            stream.data.turn = None;
+            stream.data.session.take()
+        }) else {
             return;
         };
         self.awaiting_shutdown.clear();
@@ -140,6 +139,10 @@ impl Node {
     /// Records the node, and finds out what its admission needs
     async fn admit(&mut self, hello: Box<Hello>) {
         let stream = hello.stream.stream();
+        if !self.is_waiting(stream) {
+            // The machine hears of its end, and goes on with the next.
+            return tracing::info!(node = %self.id, "a stream ended before its handshake could be judged");
+        }
         let prepared = self.prepare_admission(&hello).await;
         let now = Instant::now();
         match prepared {
@@ -162,6 +165,12 @@ impl Node {
         }
     }
 
+    /// Whether a stream is still there to be admitted
+    fn is_waiting(&self, stream: StreamId) -> bool {
+        let stream = self.streams.get(stream);
+        stream.is_some_and(|stream| stream.session.with(|session, _| session.is_awaiting_admission()))
+    }
+
     async fn prepare_admission(&mut self, hello: &Hello) -> Result<Vec<InstanceId>, StoreError> {
         let handshake = &hello.handshake;
         let peer = self
@@ -182,13 +191,9 @@ impl Node {
             record.host_info.clone_from(&handshake.host_info);
         })
         .await?;
-        let (instances, _) = store::load_all::<InstanceRecord>(&*self.context.store).await?;
-        let elsewhere = instances
-            .into_iter()
-            .map(|stored| stored.record)
-            .filter(|record| record.node_id != self.id.as_str() && is_live(record))
-            .filter_map(|record| record.instance_id.parse().ok());
-        Ok(elsewhere.collect())
+        let listed = handshake.running_instances.iter();
+        let listed = listed.filter_map(|listed| listed.instance_id.parse().ok());
+        self.context.inventory.elsewhere(self.id, listed).await
     }
 
     fn accept(&mut self, hello: Box<Hello>, admission: Admission) {

@@ -6,6 +6,7 @@ use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
 use prexorcloud_transport::Peer;
 
+use super::pacing::Turn;
 use crate::records::NodeRecord;
 
 /// A node as last seen
@@ -41,6 +42,8 @@ pub(super) struct StreamNotes {
     pub(super) peer: Peer,
     /// What others will see of the session once it counts
     pub(super) session: Option<SessionView>,
+    /// Held until its handshake is decided on
+    pub(super) turn: Option<Turn>,
 }
 
 /// Facts of a running instance that are not recorded
