@@ -258,6 +258,10 @@ impl Node {
             } => {
                 tracing::info!(node = %self.id, %instance, %group, incarnation = incarnation.get(), %state, port, "an instance was adopted");
             }
+            InstanceEvent::Forgotten { instance, .. } => {
+                self.forget_rest(instance);
+                tracing::debug!(node = %self.id, %instance, "an instance that had ended is forgotten, for the sake of later ones");
+            }
             InstanceEvent::StartFailed {
                 instance, failure, ..
             } => {

@@ -28,6 +28,7 @@
 //! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
 //! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again on its next stream
 //! if it keeps crash reports, and is lost if not.
+//! Of the instances that have ended, those that did so first are forgotten once nothing else waits for the storage.
 //! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
 mod commits;
@@ -311,6 +312,7 @@ impl ControllerNode {
     fn note_event(&mut self, event: &InstanceEvent) {
         let note = match event {
             InstanceEvent::Changed { .. } | InstanceEvent::Adopted { .. } => None,
+            InstanceEvent::Forgotten { .. } => return,
             InstanceEvent::StartRetrying {
                 attempt,
                 after,
