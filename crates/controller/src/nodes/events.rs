@@ -6,13 +6,17 @@ use prexorcloud_protocol::{
     Close, Code, ControllerEvent, InstanceId,
     compat::ContractMatch,
     handshake::controller::Hello,
-    node::controller::{Commit, ControllerWork, StreamId},
+    node::controller::{Commit, Contest, ControllerWork, StreamId},
     roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
     session::error_code,
 };
 
-use super::{Vitals, commits, task::Node, view::SessionView};
+use super::{
+    Vitals, commits,
+    task::Node,
+    view::{Rival, SessionView},
+};
 use crate::{store::StoreError, wall_clock::now_millis};
 
 impl Node {
@@ -129,11 +133,44 @@ impl Node {
                 ControllerWork::Answer { order, result } => self.answer(order, result),
                 ControllerWork::News(news) => self.show(news),
                 ControllerWork::Drained => self.record_drained().await,
+                ControllerWork::Contested {
+                    holder,
+                    challenger,
+                    is_another,
+                    outcome,
+                } => self.note_contest(holder, challenger, is_another, outcome),
                 // All of it is for a stream. What its session cannot send any more, its end says.
                 work => drop(self.streams.hand(work)),
             }
         }
         self.streams.feed(&mut self.machine);
+    }
+
+    /// Tells the operator of two daemons with one identity
+    fn note_contest(&self, holder: StreamId, challenger: StreamId, is_another: bool, outcome: Contest) {
+        let address = |stream| {
+            let stream = self.streams.get(stream);
+            stream.map(|stream| stream.data.peer.address())
+        };
+        let (Some(holder), Some(challenger)) = (address(holder), address(challenger)) else {
+            return;
+        };
+        match outcome {
+            Contest::Kept => {
+                tracing::warn!(node = %self.id, connected = %holder, turned_away = %challenger, two_processes = is_another, "two daemons use the identity of one node: the one that is connected answers and stays; stop the other one, or enrol it under a name of its own");
+                self.with_view(|view| {
+                    let attempts = view.rival.map_or(0, |rival| rival.attempts);
+                    view.rival = Some(Rival {
+                        address: challenger,
+                        at_ms: now_millis(),
+                        attempts: attempts + 1,
+                    });
+                });
+            }
+            Contest::Replaced => {
+                tracing::warn!(node = %self.id, silent = %holder, replaced_by = %challenger, two_processes = is_another, "the node's daemon did not answer when it came in anew, and the newcomer takes its place");
+            }
+        }
     }
 
     /// Records the node, and finds out what its admission needs

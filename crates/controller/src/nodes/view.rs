@@ -1,6 +1,6 @@
 //! What others see of a node, without asking its task
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
 use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
@@ -26,6 +26,18 @@ pub(crate) struct NodeView {
     pub(crate) vitals: HashMap<InstanceId, Vitals>,
     /// What those that start wait for
     pub(crate) waiting: HashMap<InstanceId, String>,
+    /// Another daemon that came with this node's identity while this one answered
+    pub(crate) rival: Option<Rival>,
+}
+
+/// Whoever was turned away because the node's own daemon is there and answers
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rival {
+    /// Where it came from last
+    pub(crate) address: SocketAddr,
+    pub(crate) at_ms: i64,
+    /// How often it came since this controller started
+    pub(crate) attempts: u64,
 }
 
 #[derive(Clone, Debug)]

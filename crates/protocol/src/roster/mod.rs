@@ -177,6 +177,11 @@ impl Roster {
             .is_none_or(|newest| !stream.is_older_than(newest))
     }
 
+    /// The newest stream that was ever admitted.
+    pub(crate) const fn newest(&self) -> Option<&StreamOrder> {
+        self.newest.as_ref()
+    }
+
     pub(crate) fn admit(&mut self, stream: &StreamOrder) {
         self.newest = Some(stream.clone());
     }
