@@ -7,6 +7,7 @@
 mod allocations;
 mod console;
 mod envelope;
+mod fleet;
 mod idle;
 mod pki;
 mod processor;
@@ -27,9 +28,11 @@ Measures PrexorCloud beside bare tonic
 
   --json FILE       write the figures to this file, too
   --program FILE    the release binary, for the group `programs`; without it, that group is left out
-  --only GROUP      only this group: step, envelope, console, template, idle, programs; may be repeated
+  --only GROUP      only this group: step, envelope, console, template, idle, fleet, programs; may be repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
-  --daemons N       daemons that idle at once (500)";
+  --daemons N       daemons that idle at once (500)
+  --nodes N         nodes of the fleet (300)
+  --instances N     instances of each of them (200)";
 
 struct Arguments {
     json: Option<PathBuf>,
@@ -37,6 +40,7 @@ struct Arguments {
     only: Vec<String>,
     repetitions: usize,
     daemons: usize,
+    fleet: fleet::Size,
 }
 
 impl Arguments {
@@ -47,6 +51,10 @@ impl Arguments {
             only: Vec::new(),
             repetitions: 7,
             daemons: 500,
+            fleet: fleet::Size {
+                nodes: 300,
+                instances: 200,
+            },
         };
         while let Some(name) = given.next() {
             let mut value = || given.next().with_context(|| format!("{name} needs a value"));
@@ -56,12 +64,17 @@ impl Arguments {
                 "--only" => arguments.only.push(value()?),
                 "--repetitions" => arguments.repetitions = value()?.parse().context("--repetitions")?,
                 "--daemons" => arguments.daemons = value()?.parse().context("--daemons")?,
+                "--nodes" => arguments.fleet.nodes = value()?.parse().context("--nodes")?,
+                "--instances" => arguments.fleet.instances = value()?.parse().context("--instances")?,
                 "--help" | "-h" => return Ok(None),
                 other => bail!("unknown argument {other:?}\n\n{HELP}"),
             }
         }
         for group in &arguments.only {
-            if !["step", "envelope", "console", "template", "idle", "programs"].contains(&group.as_str()) {
+            let groups = [
+                "step", "envelope", "console", "template", "idle", "fleet", "programs",
+            ];
+            if !groups.contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
             }
         }
@@ -76,6 +89,7 @@ fn main() -> Result<()> {
     match given.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [idle::ROLE] => return idle::serve(false),
         [idle::ROLE, idle::BARE] => return idle::serve(true),
+        [fleet::ROLE, data_dir, grpc, http] => return fleet::serve(data_dir, grpc, http),
         _ => {}
     }
     let Some(arguments) = Arguments::parse(given.into_iter())? else {
@@ -99,6 +113,9 @@ fn main() -> Result<()> {
     }
     if wanted("idle") {
         idle::run(&mut report, arguments.daemons).context("idle")?;
+    }
+    if wanted("fleet") {
+        fleet::run(&mut report, arguments.fleet).context("fleet")?;
     }
     if let Some(program) = arguments.program.as_deref().filter(|_| wanted("programs")) {
         programs::run(&mut report, program).context("programs")?;

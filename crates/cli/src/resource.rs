@@ -43,6 +43,20 @@ pub struct JoinToken {
     pub consumed_by: Option<String>,
 }
 
+/// Whoever was turned away because a node's own daemon is there and answers
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rival {
+    /// Where it came from last
+    pub address: String,
+    /// When that was
+    #[serde(default)]
+    pub last_seen: Option<String>,
+    /// How often it came
+    #[serde(default)]
+    pub attempts: u64,
+}
+
 /// A node
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -81,6 +95,9 @@ pub struct Node {
     /// Whether it was built from the controller's contract: `SAME`, `DIFFERENT`, `UNKNOWN`
     #[serde(default)]
     pub contract: Option<String>,
+    /// Another daemon that came with its identity while it was there
+    #[serde(default)]
+    pub rival: Option<Rival>,
     /// Instances that it hosts
     #[serde(default)]
     pub instance_count: Option<i64>,

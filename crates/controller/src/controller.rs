@@ -38,6 +38,7 @@ use crate::{
     enrolment::Enrolment,
     fleet::Fleet,
     http::{self, Api, HttpServer, HttpServerError},
+    inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     maintenance::Maintenance,
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
@@ -247,8 +248,10 @@ impl Foundation {
         let (failed, failure) = watch::channel(None);
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
         let workloads = Arc::new(Workloads::default());
+        let inventory = Arc::new(Inventory::new(Arc::clone(&store)));
         let context = NodeContext {
             store: Arc::clone(&store),
+            inventory: Arc::clone(&inventory),
             consoles: Arc::clone(&consoles),
             epoch,
             http_port: http.local_addr().port(),
@@ -300,7 +303,7 @@ impl Foundation {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
             access,
-            fleet: Fleet::new(Arc::clone(&store), Arc::clone(&nodes)),
+            fleet: Fleet::new(Arc::clone(&nodes)),
             nodes: Arc::clone(&nodes),
             certificates,
             consoles,
@@ -319,6 +322,7 @@ impl Foundation {
             keep_crashes: config.crashes.keep,
         };
         tokio::spawn(vital.guard("the maintenance", maintenance.run(stopping.clone())));
+        tokio::spawn(vital.guard("the inventory", inventory.follow(stopping.clone())));
         let http = tokio::spawn(watch_http(http, stopping.clone(), failed.clone()));
         tokio::spawn(watch_grpc(grpc.clone(), stopping.clone(), failed.clone()));
         let watched = watch_store(Arc::clone(&store), stopping.clone(), failed.clone());

@@ -1,16 +1,16 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, NodeId, instance::State};
 
 use crate::{
-    nodes::{NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals, is_live},
-    records::InstanceRecord,
-    store::{self, Store, StoreError},
+    inventory::{Inventory, Outline},
+    nodes::{NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals},
+    store::StoreError,
     wall_clock::now_millis,
 };
 
@@ -23,18 +23,28 @@ const REMEMBERED_FOR_MS: i64 = 7 * 24 * 3600 * 1000;
 /// An instance with what is not recorded of it
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    pub(crate) record: InstanceRecord,
+    pub(crate) record: Arc<Outline>,
     pub(crate) vitals: Option<Vitals>,
     /// What it waits for, for people
     pub(crate) detail: Option<String>,
 }
 
 impl Seen {
-    fn of(record: InstanceRecord, view: Option<&NodeView>) -> Self {
-        let id = record.instance_id.as_str();
+    fn of(record: Arc<Outline>, nodes: &Nodes) -> Self {
+        let known = nodes.ask_view(record.node, |view| Self::beside(&record, Some(view)));
+        let (vitals, detail) = known.unwrap_or_else(|| Self::beside(&record, None));
+        Self {
+            record,
+            vitals,
+            detail,
+        }
+    }
+
+    fn beside(record: &Outline, view: Option<&NodeView>) -> (Option<Vitals>, Option<String>) {
+        let id = &record.instance;
         let vitals = view.and_then(|view| view.vitals.get(id).copied());
         let waiting = view.and_then(|view| view.waiting.get(id).cloned());
-        let state = State::try_from(record.state);
+        let state = State::try_from(i32::from(record.state));
         let is_away = view.is_none_or(|view| view.session.is_none());
         let detail = match waiting {
             None if is_away && state.is_ok_and(State::is_coming_up) => {
@@ -43,11 +53,7 @@ impl Seen {
             // The record may be a moment behind.
             waiting => waiting.filter(|_| state == Ok(State::Starting)),
         };
-        Self {
-            record,
-            vitals,
-            detail,
-        }
+        (vitals, detail)
     }
 }
 
@@ -61,7 +67,7 @@ pub(crate) struct Request {
 }
 
 pub(crate) struct Fleet {
-    store: Arc<dyn Store>,
+    inventory: Arc<Inventory>,
     nodes: Arc<Nodes>,
     /// Ids that were chosen for starts under way, so that starts at the same time choose different ones
     reserved: Mutex<HashSet<String>>,
@@ -80,9 +86,9 @@ impl Drop for Reserved<'_> {
 }
 
 impl Fleet {
-    pub(crate) fn new(store: Arc<dyn Store>, nodes: Arc<Nodes>) -> Self {
+    pub(crate) fn new(nodes: Arc<Nodes>) -> Self {
         Self {
-            store,
+            inventory: Arc::clone(&nodes.context().inventory),
             nodes,
             reserved: Mutex::default(),
         }
@@ -102,7 +108,7 @@ impl Fleet {
             }
             let candidates = match request.node {
                 Some(node) => vec![node],
-                None => by_load(self.nodes.views()),
+                None => by_load(&self.nodes),
             };
             if candidates.is_empty() {
                 return Err(OrderError::NoNode);
@@ -137,29 +143,21 @@ impl Fleet {
         Err(refused)
     }
 
-    /// All instances, by id
-    pub(crate) async fn list(&self) -> Result<Vec<Seen>, StoreError> {
-        let (stored, _) = store::load_all::<InstanceRecord>(&*self.store).await?;
-        let views = self.nodes.views();
-        let views: HashMap<&str, &NodeView> = views
-            .iter()
-            .map(|view| (view.record.node_id.as_str(), view))
-            .collect();
-        Ok(stored
-            .into_iter()
-            .map(|stored| {
-                let view = views.get(stored.record.node_id.as_str()).copied();
-                Seen::of(stored.record, view)
-            })
-            .collect())
+    /// Instances that match and come after an id, by id, and whether there are more
+    pub(crate) async fn list(
+        &self,
+        node: Option<NodeId>,
+        after: Option<InstanceId>,
+        limit: usize,
+        is_wanted: impl Fn(&Outline) -> bool,
+    ) -> Result<(Vec<Seen>, bool), StoreError> {
+        let (page, has_more) = self.inventory.page(node, after, limit, is_wanted).await?;
+        let seen = page.into_iter().map(|record| Seen::of(record, &self.nodes));
+        Ok((seen.collect(), has_more))
     }
 
     pub(crate) async fn get(&self, instance: InstanceId) -> Result<Seen, OrderError> {
-        let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
-        let record = found.ok_or(OrderError::UnknownInstance)?.record;
-        let node: Option<NodeId> = record.node_id.parse().ok();
-        let view = node.and_then(|node| self.nodes.view(node));
-        Ok(Seen::of(record, view.as_ref()))
+        Ok(Seen::of(self.recorded(instance).await?, &self.nodes))
     }
 
     pub(crate) async fn stop(&self, instance: InstanceId, force: bool) -> Result<StopAnswer, OrderError> {
@@ -176,12 +174,9 @@ impl Fleet {
 
     /// Somebody who knows says that the instance is ready
     pub(crate) async fn ready(&self, instance: InstanceId) -> Result<(), OrderError> {
-        let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
-        let record = found.ok_or(OrderError::UnknownInstance)?.record;
-        let node = record.node_id.parse().map_err(|_| OrderError::UnknownNode)?;
-        let incarnation = record.start.unwrap_or_default().incarnation;
+        let record = self.recorded(instance).await?;
         self.nodes
-            .ready(node, instance, Incarnation::new(incarnation))
+            .ready(record.node, instance, Incarnation::new(record.incarnation))
             .await
     }
 
@@ -197,16 +192,13 @@ impl Fleet {
 
     /// Forgets instances that ended long ago; says how many
     pub(crate) async fn prune(&self) -> Result<usize, StoreError> {
+        let is_old = |outline: &Outline| {
+            !outline.is_live() && now_millis() - outline.updated_at_ms > REMEMBERED_FOR_MS
+        };
+        let (old, _) = self.inventory.page(None, None, usize::MAX, is_old).await?;
         let mut pruned = 0;
-        for stored in store::load_all::<InstanceRecord>(&*self.store).await?.0 {
-            let record = stored.record;
-            if is_live(&record) || now_millis() - record.updated_at_ms <= REMEMBERED_FOR_MS {
-                continue;
-            }
-            let (Ok(node), Ok(instance)) = (record.node_id.parse(), record.instance_id.parse()) else {
-                continue;
-            };
-            match self.nodes.forget(node, instance).await {
+        for Outline { node, instance, .. } in old.iter().map(AsRef::as_ref) {
+            match self.nodes.forget(*node, *instance).await {
                 Ok(()) => pruned += 1,
                 Err(error) => tracing::warn!(%instance, %error, "an old instance could not be forgotten"),
             }
@@ -214,31 +206,28 @@ impl Fleet {
         Ok(pruned)
     }
 
+    async fn recorded(&self, instance: InstanceId) -> Result<Arc<Outline>, OrderError> {
+        let found = self.inventory.get(instance).await?;
+        found.ok_or(OrderError::UnknownInstance)
+    }
+
     async fn node_of(&self, instance: InstanceId) -> Result<NodeId, OrderError> {
-        let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
-        let record = found.ok_or(OrderError::UnknownInstance)?.record;
-        record.node_id.parse().map_err(|_| OrderError::UnknownNode)
+        Ok(self.recorded(instance).await?.node)
     }
 
     /// `<group>-<n>` with the lowest n that no live instance has
     async fn free_id(&self, group: GroupName) -> Result<Reserved<'_>, OrderError> {
-        let (stored, _) = store::load_all::<InstanceRecord>(&*self.store).await?;
-        let taken: HashSet<String> = stored
-            .into_iter()
-            .map(|stored| stored.record)
-            .filter(is_live)
-            .map(|record| record.instance_id)
-            .collect();
-        let mut reserved = self.reserved();
-        let free = (1_u32..)
-            .map(|number| format!("{group}-{number}"))
-            .find(|id| !taken.contains(id) && !reserved.contains(id));
-        let id: Option<InstanceId> = free.and_then(|id| id.parse().ok());
-        let id = id.ok_or_else(|| {
-            OrderError::Invalid("the group's name is too long to number its instances".to_owned())
-        })?;
-        reserved.insert(id.to_string());
-        Ok(Reserved { fleet: self, id })
+        loop {
+            let is_reserved = |id: &str| self.reserved().contains(id);
+            let free = self.inventory.free_id(group, is_reserved).await?;
+            let id = free.ok_or_else(|| {
+                OrderError::Invalid("the group's name is too long to number its instances".to_owned())
+            })?;
+            // Else somebody else was faster.
+            if self.reserved().insert(id.to_string()) {
+                return Ok(Reserved { fleet: self, id });
+            }
+        }
     }
 
     fn reserved(&self) -> MutexGuard<'_, HashSet<String>> {
@@ -247,24 +236,18 @@ impl Fleet {
 }
 
 /// The nodes that take new instances, the least loaded first
-fn by_load(views: Vec<NodeView>) -> Vec<NodeId> {
-    let mut ready: Vec<NodeView> = views
-        .into_iter()
-        .filter(|view| view.status() == NodeSummary::Online)
-        .collect();
-    ready.sort_by_key(|view| {
+fn by_load(nodes: &Nodes) -> Vec<NodeId> {
+    let mut ready = nodes.survey(|view| {
+        if view.status() != NodeSummary::Online {
+            return None;
+        }
         let free_mb = view
             .load
             .as_ref()
             .map_or(0, |load| load.total_memory_mb - load.used_memory_mb);
-        (
-            view.live_instances,
-            std::cmp::Reverse(free_mb),
-            view.record.node_id.clone(),
-        )
+        let node: NodeId = view.record.node_id.parse().ok()?;
+        Some((view.live_instances, std::cmp::Reverse(free_mb), node))
     });
-    ready
-        .into_iter()
-        .filter_map(|view| view.record.node_id.parse().ok())
-        .collect()
+    ready.sort_unstable();
+    ready.into_iter().map(|(_, _, node)| node).collect()
 }

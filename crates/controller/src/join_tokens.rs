@@ -23,7 +23,7 @@ use crate::{
     wall_clock::{from_millis, to_millis},
 };
 
-/// Tokens that are remembered; minting more is refused
+/// Tokens that can be used; minting more is refused
 pub const MAX_TOKENS: usize = 10_000;
 
 /// How long a token that can no longer be used stays in lists
@@ -56,8 +56,8 @@ pub enum MintTokenError {
         /// The configured limit
         max: Duration,
     },
-    /// Too many are remembered
-    #[error("{MAX_TOKENS} join tokens exist: revoke some, or wait until they are forgotten")]
+    /// Too many can be used
+    #[error("{MAX_TOKENS} join tokens can be used: revoke some, or wait until they expire")]
     TooMany,
     /// No random bytes
     #[error(transparent)]
@@ -145,7 +145,10 @@ impl JoinTokens {
         }
         let token = JoinToken::generate(Some(self.pin))?;
         let record = JoinTokenRecord::create(&token, node, SystemTime::now(), ttl)?;
-        if self.list().await?.len() >= MAX_TOKENS {
+        let now = SystemTime::now();
+        let is_active = |entry: &&JoinTokenEntry| matches!(status(entry, now), TokenStatus::Active);
+        // What was used, revoked or has expired is only remembered.
+        if self.list().await?.iter().filter(is_active).count() >= MAX_TOKENS {
             return Err(MintTokenError::TooMany);
         }
         let entry = to_entry(&record);

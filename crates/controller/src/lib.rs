@@ -30,6 +30,7 @@
 //! | [`access`], [`audit`] | knows who may do what, and who did |
 //! | [`join_tokens`], [`enrolment`], [`rate_limit`] | turns one-time tokens into nodes' certificates |
 //! | `certificates` | revokes nodes, renews the server's certificate |
+//! | `inventory` | knows in memory what is recorded of every instance |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
 //! | [`console`], [`crash`] | what instances print, and why they end |
 //! | `readiness` | whether a write can be committed |
@@ -50,6 +51,7 @@ pub mod crash;
 pub mod enrolment;
 mod fleet;
 mod http;
+mod inventory;
 pub mod join_tokens;
 mod maintenance;
 mod nodes;

@@ -59,9 +59,7 @@ impl Maintenance {
         let mut records = self.tokens.prune(now).await?;
         records += audit::prune(store).await?;
         records += prune_crashes(store, self.keep_crashes).await?;
-        records += Fleet::new(Arc::clone(&self.store), Arc::clone(&self.nodes))
-            .prune()
-            .await?;
+        records += Fleet::new(Arc::clone(&self.nodes)).prune().await?;
         records += certificates::prune(store, now).await?;
         Ok(records)
     }

@@ -87,6 +87,8 @@ pub(crate) struct Cell<S: Session> {
     /// The status that the writer ends an ended stream with, where the peer can still get one.
     pub(crate) farewell: Option<Status>,
     last_end: Option<StreamEnd>,
+    /// When the peer that ended the last stream wants to be asked again, if it said.
+    pub(crate) retry_after: Option<Duration>,
     retired: bool,
     consumers: Waiters,
     observers: Waiters,
@@ -230,6 +232,7 @@ impl<S: Session> SessionHandle<S> {
                 disconnect: None,
                 farewell: None,
                 last_end: None,
+                retry_after: None,
                 retired: false,
                 consumers: Waiters::default(),
                 observers: Waiters::default(),
@@ -353,6 +356,12 @@ impl<S: Session> SessionHandle<S> {
     #[must_use]
     pub fn last_end(&self) -> Option<StreamEnd> {
         self.0.lock().last_end.clone()
+    }
+
+    /// When the peer that ended the last stream wants to be asked again, if it said.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.lock().retry_after
     }
 
     /// Counts of what passed through the streams of this handle, or of the service that made it.

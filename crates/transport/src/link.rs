@@ -157,7 +157,10 @@ async fn drive(
         StreamEnd::Lost(_) => connection.failure().await,
         _ => None,
     };
-    reconnect.ended(&ended(session));
+    reconnect.ended(&match session.retry_after() {
+        Some(after) => Ended::Postponed(after),
+        None => ended(session),
+    });
     observe(LinkEvent::StreamEnded {
         target: connection.target().clone(),
         end,

@@ -10,6 +10,8 @@
 //!   that did is followed by a second try at the same controller.
 //! - A redirect names the next target, dialled without waiting the first time. If it leads nowhere, the
 //!   list goes on; a leader that accepts the handshake joins it.
+//! - A controller that has no room yet says when it will have: the same one is dialled after that time, and up to half of
+//!   it more.
 //! - Controllers that a controller announces join the end of the list. None ever leaves it.
 //!
 //! ```
@@ -81,6 +83,8 @@ pub enum Ended {
     Failed,
     /// The controller named the one to talk to, as `host:port`.
     Redirected(String),
+    /// The controller has no room now, and named the time after which it will.
+    Postponed(Duration),
 }
 
 /// The policy; see the [module](self)
@@ -98,6 +102,8 @@ pub struct Reconnect {
     immediate: bool,
     /// A redirect was followed without waiting since the last accepted handshake.
     redirected: bool,
+    /// The controller has asked for this wait.
+    postponed: Option<Duration>,
     advertised: Vec<Target>,
 }
 
@@ -122,20 +128,24 @@ impl Reconnect {
             failures: 0,
             immediate: true,
             redirected: false,
+            postponed: None,
             advertised: Vec::new(),
         })
     }
 
     /// Whom to dial next, and when. `random` is drawn evenly from 0.0 up to 1.0.
     pub fn next_attempt(&mut self, random: f64) -> Attempt {
+        let random = if random.is_finite() {
+            random.clamp(0.0, 1.0)
+        } else {
+            1.0
+        };
+        let postponed = self.postponed.take();
         let delay = if std::mem::take(&mut self.immediate) {
             Duration::ZERO
+        } else if let Some(wait) = postponed {
+            wait.min(self.backoff.max).mul_f64(1.0 + random / 2.0)
         } else {
-            let random = if random.is_finite() {
-                random.clamp(0.0, 1.0)
-            } else {
-                1.0
-            };
             self.backoff
                 .ceiling(self.failures.saturating_sub(1))
                 .mul_f64(random)
@@ -212,6 +222,7 @@ impl Reconnect {
                 }
                 None => self.fail(),
             },
+            Ended::Postponed(wait) => self.postponed = Some(*wait),
         }
     }
 
@@ -278,6 +289,24 @@ mod tests {
             waits.push(policy.next_attempt(1.0).delay.as_secs());
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    }
+
+    #[test]
+    fn a_controller_that_names_a_time_is_dialled_again_after_it() {
+        let mut policy = over(&["a:1", "b:1"]);
+        policy.next_attempt(0.0);
+        policy.ended(&Ended::Postponed(Duration::from_secs(4)));
+        let least = policy.clone().next_attempt(0.0);
+        assert_eq!(
+            (least.target.to_string().as_str(), least.delay.as_secs()),
+            ("a:1", 4)
+        );
+        assert_eq!(policy.next_attempt(1.0).delay.as_secs(), 6);
+        // Nobody is held off for ever, and the next failure is like any other.
+        policy.ended(&Ended::Postponed(Duration::MAX));
+        assert_eq!(policy.next_attempt(0.0).delay.as_secs(), 60);
+        policy.ended(&Ended::Failed);
+        assert_eq!(policy.next_attempt(1.0).delay.as_secs(), 1);
     }
 
     #[test]

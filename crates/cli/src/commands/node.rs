@@ -6,7 +6,8 @@ use crate::arguments::NodeCommand;
 use crate::client::{Answer, Client};
 use crate::failure::Failure;
 use crate::output::{Output, or_dash};
-use crate::resource::{Instance, Node, Outcome};
+use crate::printable;
+use crate::resource::{Instance, Node, Outcome, Rival};
 
 use super::{Sight, wait_for};
 
@@ -89,7 +90,24 @@ async fn show(id: &str, client: &Client, output: &Output) -> Result<(), Failure>
         ("instances", node.instance_count.map(|count| count.to_string())),
         ("contract", node.contract.as_deref().map(str::to_lowercase)),
         ("labels", labels),
+        (
+            "rival",
+            node.rival.as_ref().map(|rival| rival_line(rival, output)),
+        ),
     ])
+}
+
+/// Another daemon with the node's identity, which an operator has to stop or to enrol under another name
+fn rival_line(rival: &Rival, output: &Output) -> String {
+    let times = match rival.attempts {
+        0 | 1 => "once".to_owned(),
+        many => format!("{many} times"),
+    };
+    let last = output.ago(rival.last_seen.as_deref());
+    format!(
+        "{} came with this node's identity, too: {times}, last {last}",
+        printable::short(&rival.address, 64)
+    )
 }
 
 async fn drain(

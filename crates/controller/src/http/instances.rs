@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use prexorcloud_proto::{ReadinessRule, ReadinessSignal};
 use prexorcloud_protocol::{GroupName, InstanceId, readiness::LineText};
 use serde::{Deserialize, Serialize};
@@ -13,12 +13,14 @@ use super::{
     access::Authenticated,
     error::ApiError,
     json::{Body, Id, Params, time, time_unless_never},
+    page,
 };
 use crate::{
     access::Permission,
     audit,
     fleet::{Request, Seen},
-    nodes::{StartOrder, StopAnswer, file_name, is_live, is_path},
+    inventory::Outline,
+    nodes::{StartOrder, StopAnswer, file_name, is_path},
     records::Wanted,
     store::Txn,
     wall_clock::now_millis,
@@ -106,8 +108,7 @@ impl From<Seen> for Instance {
             vitals,
             detail,
         } = seen;
-        let state = record.state().as_str_name();
-        let desired = match record.wanted() {
+        let desired = match record.wanted {
             Wanted::Run => "RUN",
             Wanted::Stop => "STOP",
             Wanted::ForceStop => "FORCE_STOP",
@@ -115,26 +116,25 @@ impl From<Seen> for Instance {
         let now = now_millis();
         let uptime_ms = match (vitals, record.running_since_ms) {
             (Some(vitals), _) if vitals.uptime_ms > 0 => vitals.uptime_ms + (now - vitals.at_ms).max(0),
-            (_, since) if since > 0 && is_live(&record) => (now - since).max(0),
+            (_, since) if since > 0 && record.is_live() => (now - since).max(0),
             _ => 0,
         };
-        let start = record.start.unwrap_or_default();
         Self {
-            id: record.instance_id,
-            group: start.group,
-            node: record.node_id,
-            state,
+            id: record.instance.to_string(),
+            group: record.group.map(|group| group.to_string()).unwrap_or_default(),
+            node: record.node.to_string(),
+            state: record.state.as_str_name(),
             detail,
             desired,
-            port: start.port,
-            incarnation: start.incarnation,
+            port: record.port,
+            incarnation: record.incarnation,
             player_count: vitals.map_or(0, |vitals| vitals.player_count),
             uptime_ms,
-            memory_mb: start.memory_mb,
+            memory_mb: record.memory_mb,
             created_at: time(record.created_at_ms),
             started_at: time_unless_never(record.running_since_ms),
             updated_at: time(record.updated_at_ms),
-            last_error: Some(record.last_error).filter(|error| !error.is_empty()),
+            last_error: Some(record.last_error.clone()).filter(|error| !error.is_empty()),
         }
     }
 }
@@ -151,8 +151,8 @@ pub(super) async fn start(
         &api,
         &actor,
         "instance.start",
-        &seen.record.instance_id,
-        &seen.record.node_id,
+        seen.record.instance.as_str(),
+        seen.record.node.as_str(),
     )
     .await;
     Ok((StatusCode::CREATED, Json(seen.into())))
@@ -250,23 +250,36 @@ pub(super) struct Filter {
     group: Option<String>,
     node: Option<String>,
     state: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
 }
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
     Params(filter): Params<Filter>,
-) -> Result<Json<Vec<Instance>>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.require(Permission::InstancesView)?;
+    let limit = page::limit(filter.limit)?.unwrap_or(usize::MAX);
+    let after: Option<InstanceId> = page::cursor(filter.cursor.as_deref())?;
     let wanted =
         |wish: &Option<String>, is: &str| wish.as_deref().is_none_or(|wish| wish.eq_ignore_ascii_case(is));
-    let instances = api.fleet.list().await?.into_iter().map(Instance::from);
-    let matching = instances.filter(|instance| {
-        wanted(&filter.group, &instance.group)
-            && wanted(&filter.node, &instance.node)
-            && wanted(&filter.state, instance.state)
-    });
-    Ok(Json(matching.collect()))
+    let matches = |outline: &Outline| {
+        wanted(
+            &filter.group,
+            outline.group.as_ref().map_or("", |group| group.as_str()),
+        ) && wanted(&filter.node, outline.node.as_str())
+            && wanted(&filter.state, outline.state.as_str_name())
+    };
+    // By its index if there is such a node; whose name has other capitals, the filter finds.
+    let node = filter.node.as_deref().and_then(|node| node.parse().ok());
+    let node = node.filter(|node| api.nodes.ask_view(*node, |_| ()).is_some());
+    let (seen, has_more) = api.fleet.list(node, after, limit, matches).await?;
+    let next = seen
+        .last()
+        .filter(|_| has_more)
+        .map(|last| last.record.instance.to_string());
+    Ok(page::page(seen.into_iter().map(Instance::from).collect(), next))
 }
 
 pub(super) async fn show(

@@ -11,6 +11,7 @@ mod instances;
 mod json;
 mod metrics;
 mod nodes;
+mod page;
 mod plugin;
 mod server;
 mod system;

@@ -46,6 +46,8 @@ pub(super) struct Node {
     session_id: Option<String>,
     /// Whether the daemon was built from the same contract: `SAME`, `DIFFERENT`, `UNKNOWN`
     contract: Option<&'static str>,
+    /// Another daemon that came with the identity of this one
+    rival: Option<Value>,
     connected_since: Option<String>,
     last_heartbeat: Option<String>,
     first_seen: String,
@@ -61,6 +63,7 @@ impl From<NodeView> for Node {
             load,
             heard_at_ms,
             live_instances,
+            rival,
             ..
         } = view;
         let load = load.unwrap_or_default();
@@ -96,6 +99,11 @@ impl From<NodeView> for Node {
             labels: record.labels,
             host_info,
             contract: session.as_ref().map(|session| contract_name(session.contract)),
+            rival: rival.map(|rival| {
+                json!({
+                    "address": rival.address.to_string(), "lastSeen": time(rival.at_ms), "attempts": rival.attempts,
+                })
+            }),
             connected_since: session.as_ref().map(|session| time(session.since_ms)),
             session_id: session.map(|session| session.session_id),
             last_heartbeat: time_unless_never(heard_at_ms),

@@ -11,7 +11,7 @@ use prexorcloud_protocol::{
 use prexorcloud_security::revocation::SharedRevocations;
 use prexorcloud_transport::{NodeAcceptor, Peer, SessionHandle};
 
-use super::{Nodes, order::NodeRequest};
+use super::{Nodes, order::NodeRequest, pacing::Pacing};
 use crate::services::node_of;
 
 /// Makes the session of each stream and waits for its handshake
@@ -21,6 +21,7 @@ pub(crate) struct StreamAcceptor {
     session: ControllerConfig,
     /// How many streams have been accepted
     accepted: AtomicU64,
+    pacing: Arc<Pacing>,
 }
 
 impl StreamAcceptor {
@@ -36,6 +37,7 @@ impl StreamAcceptor {
             revocations,
             session,
             accepted: AtomicU64::new(0),
+            pacing: Arc::default(),
         }
     }
 }
@@ -53,16 +55,27 @@ impl NodeAcceptor for StreamAcceptor {
     }
 
     fn attach(&self, peer: Peer, session: SessionHandle<ControllerSession>) {
-        let nodes = Arc::clone(&self.nodes);
+        let (nodes, pacing) = (Arc::clone(&self.nodes), Arc::clone(&self.pacing));
         tokio::spawn(async move {
             while let Some(event) = session.next_event().await {
                 match event {
                     ControllerEvent::Hello(hello) => {
                         let node = hello.node_id;
+                        let turn = match pacing.turn().await {
+                            Ok(turn) => turn,
+                            Err(close) => {
+                                tracing::info!(%node, address = %peer.address(), "a node is to come again: too many are connecting");
+                                return session.with(|session, _| session.close_with(close));
+                            }
+                        };
+                        if !session.with(|session, _| session.is_awaiting_admission()) {
+                            return tracing::info!(%node, address = %peer.address(), "a stream ended before its handshake could be judged");
+                        }
                         let order = NodeRequest::Join {
                             hello,
                             session: session.clone(),
                             peer,
+                            turn,
                         };
                         if let Err(error) = nodes.join(node, order).await {
                             let close = Close::new(Code::Unavailable, error.to_string());

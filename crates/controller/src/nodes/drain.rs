@@ -39,8 +39,7 @@ impl Node {
             shutdown,
         };
         self.change_record(|record| record.drain = Some(drain)).await?;
-        let entries = self.machine.roster().entries();
-        let live = entries.filter(|entry| !entry.is_terminal()).count();
+        let live = self.machine.roster().live();
         let now = Instant::now();
         self.machine.set_drain(now, drain_of(now, now_millis(), drain));
         Ok(live)

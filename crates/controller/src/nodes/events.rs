@@ -6,18 +6,18 @@ use prexorcloud_protocol::{
     Close, Code, ControllerEvent, InstanceId,
     compat::ContractMatch,
     handshake::controller::Hello,
-    node::controller::{Commit, ControllerWork, StreamId},
+    node::controller::{Commit, Contest, ControllerWork, StreamId},
     roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
     session::error_code,
 };
 
-use super::{Vitals, commits, starts::is_live, task::Node, view::SessionView};
-use crate::{
-    records::InstanceRecord,
-    store::{self, StoreError},
-    wall_clock::now_millis,
+use super::{
+    Vitals, commits,
+    task::Node,
+    view::{Rival, SessionView},
 };
+use crate::{store::StoreError, wall_clock::now_millis};
 
 impl Node {
     /// Hands an event of a stream to the machine, and does what is left to do about it
@@ -85,7 +85,10 @@ impl Node {
 
     fn handle_established(&mut self, stream: StreamId) {
         let stream = self.streams.get_mut(stream);
-        let Some(view) = stream.and_then(|stream| stream.data.session.take()) else {
+        let Some(view) = stream.and_then(|stream| {
+            stream.data.turn = None;
+            stream.data.session.take()
+        }) else {
             return;
         };
         self.awaiting_shutdown.clear();
@@ -130,6 +133,12 @@ impl Node {
                 ControllerWork::Answer { order, result } => self.answer(order, result),
                 ControllerWork::News(news) => self.show(news),
                 ControllerWork::Drained => self.record_drained().await,
+                ControllerWork::Contested {
+                    holder,
+                    challenger,
+                    is_another,
+                    outcome,
+                } => self.note_contest(holder, challenger, is_another, outcome),
                 // All of it is for a stream. What its session cannot send any more, its end says.
                 work => drop(self.streams.hand(work)),
             }
@@ -137,9 +146,40 @@ impl Node {
         self.streams.feed(&mut self.machine);
     }
 
+    /// Tells the operator of two daemons with one identity
+    fn note_contest(&self, holder: StreamId, challenger: StreamId, is_another: bool, outcome: Contest) {
+        let address = |stream| {
+            let stream = self.streams.get(stream);
+            stream.map(|stream| stream.data.peer.address())
+        };
+        let (Some(holder), Some(challenger)) = (address(holder), address(challenger)) else {
+            return;
+        };
+        match outcome {
+            Contest::Kept => {
+                tracing::warn!(node = %self.id, connected = %holder, turned_away = %challenger, two_processes = is_another, "two daemons use the identity of one node: the one that is connected answers and stays; stop the other one, or enrol it under a name of its own");
+                self.with_view(|view| {
+                    let attempts = view.rival.map_or(0, |rival| rival.attempts);
+                    view.rival = Some(Rival {
+                        address: challenger,
+                        at_ms: now_millis(),
+                        attempts: attempts + 1,
+                    });
+                });
+            }
+            Contest::Replaced => {
+                tracing::warn!(node = %self.id, silent = %holder, replaced_by = %challenger, two_processes = is_another, "the node's daemon did not answer when it came in anew, and the newcomer takes its place");
+            }
+        }
+    }
+
     /// Records the node, and finds out what its admission needs
     async fn admit(&mut self, hello: Box<Hello>) {
         let stream = hello.stream.stream();
+        if !self.is_waiting(stream) {
+            // The machine hears of its end, and goes on with the next.
+            return tracing::info!(node = %self.id, "a stream ended before its handshake could be judged");
+        }
         let prepared = self.prepare_admission(&hello).await;
         let now = Instant::now();
         match prepared {
@@ -162,6 +202,12 @@ impl Node {
         }
     }
 
+    /// Whether a stream is still there to be admitted
+    fn is_waiting(&self, stream: StreamId) -> bool {
+        let stream = self.streams.get(stream);
+        stream.is_some_and(|stream| stream.session.with(|session, _| session.is_awaiting_admission()))
+    }
+
     async fn prepare_admission(&mut self, hello: &Hello) -> Result<Vec<InstanceId>, StoreError> {
         let handshake = &hello.handshake;
         let peer = self
@@ -182,13 +228,9 @@ impl Node {
             record.host_info.clone_from(&handshake.host_info);
         })
         .await?;
-        let (instances, _) = store::load_all::<InstanceRecord>(&*self.context.store).await?;
-        let elsewhere = instances
-            .into_iter()
-            .map(|stored| stored.record)
-            .filter(|record| record.node_id != self.id.as_str() && is_live(record))
-            .filter_map(|record| record.instance_id.parse().ok());
-        Ok(elsewhere.collect())
+        let listed = handshake.running_instances.iter();
+        let listed = listed.filter_map(|listed| listed.instance_id.parse().ok());
+        self.context.inventory.elsewhere(self.id, listed).await
     }
 
     fn accept(&mut self, hello: Box<Hello>, admission: Admission) {
@@ -252,6 +294,10 @@ impl Node {
                 port,
             } => {
                 tracing::info!(node = %self.id, %instance, %group, incarnation = incarnation.get(), %state, port, "an instance was adopted");
+            }
+            InstanceEvent::Forgotten { instance, .. } => {
+                self.forget_rest(instance);
+                tracing::debug!(node = %self.id, %instance, "an instance that had ended is forgotten, for the sake of later ones");
             }
             InstanceEvent::StartFailed {
                 instance, failure, ..

@@ -17,6 +17,7 @@ mod crashes;
 mod drain;
 mod events;
 mod order;
+mod pacing;
 mod record;
 mod registry;
 mod requests;
@@ -29,6 +30,6 @@ pub(crate) use self::{
     crashes::prune as prune_crashes,
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
-    starts::{file_name, is_live, is_path},
+    starts::{file_name, is_path},
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

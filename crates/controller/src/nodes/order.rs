@@ -15,7 +15,7 @@ use prexorcloud_protocol::{
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::{NodeSummary, task::Node, view::StreamNotes};
+use super::{NodeSummary, pacing::Turn, task::Node, view::StreamNotes};
 use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
@@ -27,6 +27,8 @@ pub(super) enum NodeRequest {
         hello: Box<Hello>,
         session: SessionHandle<ControllerSession>,
         peer: Peer,
+        /// Given back when the handshake is decided on
+        turn: Turn,
     },
     /// Read the node's record if it is not known yet
     LoadRecord {
@@ -132,8 +134,18 @@ impl Node {
         }
         let now = Instant::now();
         match order {
-            NodeRequest::Join { hello, session, peer } => {
-                self.streams.push(session, StreamNotes { peer, session: None });
+            NodeRequest::Join {
+                hello,
+                session,
+                peer,
+                turn,
+            } => {
+                let notes = StreamNotes {
+                    peer,
+                    session: None,
+                    turn: Some(turn),
+                };
+                self.streams.push(session, notes);
                 self.machine.handle_hello(now, hello);
             }
             NodeRequest::LoadRecord { reply } => answer(reply, self.load_record().await),

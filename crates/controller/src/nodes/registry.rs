@@ -20,6 +20,7 @@ use super::{
 use crate::{
     config::ControllerConfig,
     console::Consoles,
+    inventory::{Inventory, Outline},
     records::{InstanceRecord, NodeRecord},
     store::{self, Store, StoreError, Stored},
     workloads::Workloads,
@@ -34,6 +35,7 @@ const ORDER_TIMEOUT: Duration = Duration::from_secs(20);
 /// What every node's task needs to know
 pub(crate) struct NodeContext {
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) inventory: Arc<Inventory>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) config: ControllerConfig,
     pub(crate) epoch: Epoch,
@@ -58,6 +60,7 @@ pub(crate) const NOTES: usize = 64;
 impl NodeContext {
     pub(super) fn of(store: Arc<dyn Store>) -> Self {
         Self {
+            inventory: Arc::new(Inventory::new(Arc::clone(&store))),
             store,
             consoles: Arc::new(Consoles::keeping(1)),
             config: ControllerConfig::default(),
@@ -91,19 +94,15 @@ impl Nodes {
     /// Starts a task for every recorded node, with the instances that are recorded for it
     pub(crate) async fn start(context: Arc<NodeContext>) -> Result<Arc<Self>, StoreError> {
         let (records, _) = store::load_all::<NodeRecord>(&*context.store).await?;
-        let (instances, _) = store::load_all::<InstanceRecord>(&*context.store).await?;
         let mut known: BTreeMap<String, (Option<Stored<NodeRecord>>, Vec<InstanceRecord>)> = BTreeMap::new();
         for stored in records {
             let node_id = stored.record.node_id.clone();
             known.entry(node_id).or_default().0 = Some(stored);
         }
-        for stored in instances {
-            known
-                .entry(stored.record.node_id.clone())
-                .or_default()
-                .1
-                .push(stored.record);
-        }
+        let mut recorded = |record: InstanceRecord| {
+            known.entry(record.node_id.clone()).or_default().1.push(record);
+        };
+        context.inventory.load(&mut recorded).await?;
         let nodes = Arc::new(Self {
             context,
             entries: Mutex::default(),
@@ -130,23 +129,12 @@ impl Nodes {
 
     /// All nodes as last seen, by id
     pub(crate) fn views(&self) -> Vec<NodeView> {
-        let views: Vec<SharedView> = self
-            .entries()
-            .values()
-            .map(|entry| Arc::clone(&entry.view))
-            .collect();
-        views
-            .iter()
-            .map(|view| look(view).clone())
-            .filter(|view| !view.record.node_id.is_empty())
-            .collect()
+        self.survey(|view| Some(view.clone()))
     }
 
     /// One node as last seen
     pub(crate) fn view(&self, node: NodeId) -> Option<NodeView> {
-        let view = Arc::clone(&self.entries().get(&node)?.view);
-        let view = look(&view).clone();
-        Some(view).filter(|view| !view.record.node_id.is_empty())
+        self.ask_view(node, Clone::clone)
     }
 
     /// Makes a node that enrolled visible before it connects
@@ -155,16 +143,42 @@ impl Nodes {
         self.ask(node, |reply| NodeRequest::LoadRecord { reply }).await
     }
 
-    /// Starts an instance; the answer is its record
-    pub(crate) async fn launch(&self, node: NodeId, order: StartOrder) -> Result<InstanceRecord, OrderError> {
+    /// What some nodes say of themselves, as last seen
+    pub(crate) fn survey<R>(&self, about: impl FnMut(&NodeView) -> Option<R>) -> Vec<R> {
+        let views: Vec<SharedView> = self
+            .entries()
+            .values()
+            .map(|entry| Arc::clone(&entry.view))
+            .collect();
+        let mut about = about;
+        let known = |view: &SharedView| {
+            let view = look(view);
+            if view.record.node_id.is_empty() {
+                None
+            } else {
+                about(&view)
+            }
+        };
+        views.iter().filter_map(known).collect()
+    }
+
+    /// What one node says of itself, as last seen
+    pub(crate) fn ask_view<R>(&self, node: NodeId, about: impl FnOnce(&NodeView) -> R) -> Option<R> {
+        let view = Arc::clone(&self.entries().get(&node)?.view);
+        let view = look(&view);
+        (!view.record.node_id.is_empty()).then(|| about(&view))
+    }
+
+    /// Starts an instance; the answer is what is recorded of it
+    pub(crate) async fn launch(&self, node: NodeId, order: StartOrder) -> Result<Arc<Outline>, OrderError> {
         let instance = order.instance;
         self.ask(node, |reply| NodeRequest::Start {
             order: Box::new(order),
             reply,
         })
         .await?;
-        let found = store::load::<InstanceRecord>(&*self.context.store, instance.as_str()).await?;
-        found.map(|found| found.record).ok_or(OrderError::UnknownInstance)
+        let found = self.context.inventory.get(instance).await?;
+        found.ok_or(OrderError::UnknownInstance)
     }
 
     pub(crate) async fn stop(

@@ -70,7 +70,9 @@ impl Node {
     }
 
     /// Puts back what was recorded before this controller started
-    pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, instances: Vec<InstanceRecord>) {
+    pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, mut instances: Vec<InstanceRecord>) {
+        // What lives comes first, and what has ended in that order.
+        instances.sort_by_key(|record| (!is_live(record), record.updated_at_ms));
         for record in instances.iter().filter(|record| is_live(record)) {
             if let Some(start) = &record.start {
                 self.admit_plugin(start);
@@ -158,7 +160,7 @@ impl Node {
 
     fn refresh_view(&mut self) {
         let roster = self.machine.roster();
-        let live = roster.entries().filter(|entry| !entry.is_terminal()).count();
+        let live = roster.live();
         let mut view = look(&self.view);
         view.live_instances = live;
         let changes = Some(roster.waiting_changes());

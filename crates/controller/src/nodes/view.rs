@@ -1,11 +1,12 @@
 //! What others see of a node, without asking its task
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::SocketAddr};
 
 use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
 use prexorcloud_transport::Peer;
 
+use super::pacing::Turn;
 use crate::records::NodeRecord;
 
 /// A node as last seen
@@ -25,6 +26,18 @@ pub(crate) struct NodeView {
     pub(crate) vitals: HashMap<InstanceId, Vitals>,
     /// What those that start wait for
     pub(crate) waiting: HashMap<InstanceId, String>,
+    /// Another daemon that came with this node's identity while this one answered
+    pub(crate) rival: Option<Rival>,
+}
+
+/// Whoever was turned away because the node's own daemon is there and answers
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rival {
+    /// Where it came from last
+    pub(crate) address: SocketAddr,
+    pub(crate) at_ms: i64,
+    /// How often it came since this controller started
+    pub(crate) attempts: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -41,6 +54,8 @@ pub(super) struct StreamNotes {
     pub(super) peer: Peer,
     /// What others will see of the session once it counts
     pub(super) session: Option<SessionView>,
+    /// Held until its handshake is decided on
+    pub(super) turn: Option<Turn>,
 }
 
 /// Facts of a running instance that are not recorded

@@ -6,6 +6,7 @@ mod bootstrap;
 mod http;
 mod instances;
 mod kill;
+mod limits;
 mod operations;
 mod puppet;
 mod readiness;

@@ -356,3 +356,87 @@ async fn running_instances_that_nobody_knows_are_adopted() {
     let body = serde_json::json!({ "group": "old", "id": "old-1", "jar": "/srv/server.jar" });
     assert_eq!(cluster.post("/instances", &body).await.1["incarnation"], 10);
 }
+
+fn of_process(boot_id: &str) -> Payload {
+    Payload::Handshake(Box::new(Handshake {
+        boot_id: boot_id.to_owned(),
+        ..handshake("node-1")
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_node_is_turned_away_while_the_node_answers_and_the_operator_is_told() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut first = Puppet::open(&cluster, &credential).await.unwrap();
+    first.say(of_process("first")).await;
+    assert!(matches!(first.next().await, Ok(ToDaemon::HandshakeAck(_))));
+    cluster.node_status("node-1", "ONLINE").await;
+    let session = cluster.node("node-1").await["sessionId"].clone();
+    assert!(cluster.node("node-1").await["rival"].is_null());
+
+    for boot_id in ["copy", ""] {
+        let copy = async {
+            let mut copy = Puppet::open(&cluster, &credential).await.unwrap();
+            copy.say(of_process(boot_id)).await;
+            copy.ends_with(Code::Aborted).await
+        };
+        let message = tokio::select! {
+            status = first.end() => panic!("{boot_id}: {status}"),
+            message = copy => message,
+        };
+        assert!(message.contains("another daemon"), "{message}");
+    }
+    let node = cluster.node("node-1").await;
+    assert_eq!(
+        (&node["status"], &node["sessionId"]),
+        (&"ONLINE".into(), &session)
+    );
+    assert_eq!(node["rival"]["attempts"], 2, "{node}");
+    assert!(
+        node["rival"]["address"]
+            .as_str()
+            .unwrap()
+            .starts_with("127.0.0.1:"),
+        "{node}"
+    );
+
+    // It reads no more, and so answers nobody; its last answer counts for a second.
+    let _copy = eventually("the copy takes its place", async || {
+        let mut copy = Puppet::open(&cluster, &credential).await.unwrap();
+        copy.say(of_process("copy")).await;
+        matches!(copy.next().await, Ok(ToDaemon::HandshakeAck(_))).then_some(copy)
+    })
+    .await;
+    first.ends_with(Code::Aborted).await;
+    assert_ne!(cluster.node("node-1").await["sessionId"], session);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_die_right_after_their_handshake_evict_nobody() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut alive = Puppet::join(&cluster, &credential, "node-1").await;
+    let session = cluster.node("node-1").await["sessionId"].clone();
+    let deaths = async {
+        for _ in 0..10 {
+            let dying = Puppet::open(&cluster, &credential).await.unwrap();
+            dying.say(Payload::Handshake(Box::new(handshake("node-1")))).await;
+            dying.connection.close();
+        }
+        // It is asked for what it takes a handshake to be judged, and still there.
+        let mut last = Puppet::open(&cluster, &credential).await.unwrap();
+        last.say(Payload::Handshake(Box::new(handshake("node-1")))).await;
+        last.ends_with(Code::Aborted).await
+    };
+    let message = tokio::select! {
+        status = alive.end() => panic!("{status}"),
+        message = deaths => message,
+    };
+    assert!(message.contains("another daemon"), "{message}");
+    let node = cluster.node("node-1").await;
+    assert_eq!(
+        (&node["status"], &node["sessionId"]),
+        (&"ONLINE".into(), &session)
+    );
+}

@@ -151,6 +151,8 @@ pub struct Prober {
     missed_limit: u32,
     next_ping: Instant,
     last_sent: i64,
+    /// The last ping of those that come at every interval.
+    judged: i64,
     last_answered: i64,
     confirmed: i64,
     window: [Option<Sent>; WINDOW],
@@ -178,6 +180,7 @@ impl Prober {
             missed_limit: config.missed_limit.max(1),
             next_ping: now,
             last_sent: 0,
+            judged: 0,
             last_answered: 0,
             confirmed: 0,
             window: [None; WINDOW],
@@ -259,7 +262,7 @@ impl Prober {
             .window
             .iter()
             .flatten()
-            .find(|sent| sent.sequence == self.last_sent)
+            .find(|sent| sent.sequence == self.judged)
             .is_some_and(unanswered)
         {
             self.missed = self.missed.saturating_add(1);
@@ -277,12 +280,21 @@ impl Prober {
                 });
             }
         }
+        // Counted from now, not from when it was due: a late timer is followed by one ping, not by many.
+        self.next_ping = now.checked_add(self.interval).unwrap_or(self.next_ping);
         self.ping(now);
+        self.judged = self.last_sent;
+    }
+
+    /// Sends a ping beside those of every interval, because somebody has to know now; says which one is to be answered.
+    pub fn probe(&mut self, now: Instant) -> i64 {
+        if self.ping.is_none() {
+            self.ping(now);
+        }
+        self.last_sent
     }
 
     fn ping(&mut self, now: Instant) {
-        // Counted from now, not from when it was due: a late timer is followed by one ping, not by many.
-        self.next_ping = now.checked_add(self.interval).unwrap_or(self.next_ping);
         let Some(sequence) = self.last_sent.checked_add(1) else {
             return;
         };

@@ -111,6 +111,18 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// What is known for sure of something that runs, if its `start` is not one that could be sent again
+    pub(crate) fn known_of(start: &StartInstance) -> Option<Self> {
+        let unnamed = || GroupName::new("unknown");
+        Some(Self {
+            instance: InstanceId::new(&start.instance_id).ok()?,
+            group: GroupName::new(&start.group).or_else(|_| unnamed()).ok()?,
+            incarnation: Incarnation::new(start.incarnation),
+            port: u16::try_from(start.port).unwrap_or_default(),
+            limits: Limits::of(start),
+        })
+    }
+
     /// What `start` asks for.
     ///
     /// # Errors

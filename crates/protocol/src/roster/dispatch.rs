@@ -17,22 +17,29 @@ impl Roster {
     /// As [`start`](Self::start), of an id whose record is this start already: an earlier incarnation that a daemon has
     /// brought since the start was judged is stopped as an orphan.
     pub(crate) fn start_recorded(&mut self, now: Instant, start: Box<StartInstance>) -> Verdict {
-        let verdict = self.start(now, start.clone());
-        let Verdict::Denied(DeniedReason::StillAlive { .. }) = verdict else {
-            return verdict;
+        let spec = match Spec::of(&start) {
+            Ok(spec) => spec,
+            Err(invalid) => return Verdict::Denied(DeniedReason::Invalid(invalid)),
         };
-        let entry = Spec::of(&start)
-            .ok()
-            .and_then(|spec| self.slots.place(spec.instance).entry);
-        let Some((index, slot)) = entry.and_then(|index| Some((index, self.slots.get_mut(index)?))) else {
-            return verdict;
-        };
-        let (spec, state) = (slot.lifecycle.spec(), slot.lifecycle.state());
-        slot.lifecycle.handle_lost(now, Cause::Superseded);
-        self.pump(now, index);
-        // Before the start, which waits for it.
-        self.stop_orphan(now, spec, state, OrphanReason::Superseded);
-        self.start(now, start)
+        // There may be more of them than when it was judged; it counted then, and is recorded.
+        let mut verdict = self.judge_known(&spec);
+        if let Verdict::Denied(DeniedReason::StillAlive { .. }) = verdict {
+            let entry = self.slots.place(spec.instance).entry;
+            let Some((index, slot)) = entry.and_then(|index| Some((index, self.slots.get_mut(index)?)))
+            else {
+                return verdict;
+            };
+            let (former, state) = (slot.lifecycle.spec(), slot.lifecycle.state());
+            slot.lifecycle.handle_lost(now, Cause::Superseded);
+            self.pump(now, index);
+            // Before the start, which waits for it.
+            self.stop_orphan(now, former, state, OrphanReason::Superseded);
+            verdict = self.judge_known(&spec);
+        }
+        if verdict == Verdict::Accepted {
+            self.begin(now, spec, start);
+        }
+        verdict
     }
 
     /// The next command that has to go out; `None` without a stream.

@@ -37,6 +37,13 @@ pub enum InstanceEvent {
         /// How long the process had been running at the last report.
         uptime: Duration,
     },
+    /// It had ended, and is known no more: it made room for what ended later.
+    Forgotten {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it was.
+        incarnation: Incarnation,
+    },
     /// The daemon has taken a start on.
     StartAccepted {
         /// The instance.
@@ -150,6 +157,7 @@ impl InstanceEvent {
     pub const fn instance(&self) -> Option<InstanceId> {
         match self {
             Self::Changed { instance, .. }
+            | Self::Forgotten { instance, .. }
             | Self::StartAccepted { instance, .. }
             | Self::StartRetrying { instance, .. }
             | Self::StartFailed { instance, .. }

@@ -10,7 +10,6 @@ use super::{Link, Roster};
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Cause, Lifecycle, Limits, Report, Spec, State};
 use crate::ledger::{Order, Reissue, StartFailure};
-use crate::limits;
 use crate::reconcile::{self, Action, KnownInstance, OrphanReason, ReconcilePolicy};
 use crate::verdict::StopMode;
 
@@ -60,8 +59,6 @@ impl Roster {
                     self.with_entry(now, instance, |slot| {
                         slot.lifecycle.handle_lost(now, Cause::Superseded)
                     });
-                } else if self.slots.entries() >= limits::INSTANCES_PER_NODE {
-                    return;
                 }
                 self.adopt(now, instance, group, incarnation, state, port);
             }
@@ -221,6 +218,7 @@ impl Roster {
                 slot.awaited.found();
             }
         }
+        self.bound_ended();
         self.tell(InstanceEvent::Adopted {
             instance,
             group,

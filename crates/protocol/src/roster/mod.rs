@@ -12,7 +12,10 @@
 //! Orphans are not among the [`entries`](Roster::entries).
 //!
 //! # What is bounded
-//! - Entries: [`limits::INSTANCES_PER_NODE`]; a start beyond that is denied, and so are orphans beyond that ignored.
+//! - Entries that live: a start beyond [`limits::INSTANCES_PER_NODE`] is denied, and so are orphans beyond that ignored. What
+//!   a daemon lists alive is believed all the same: it runs, whatever a limit says.
+//! - Entries that have ended: whoever owns the roster forgets [what ended first](Roster::surplus) of more than
+//!   [`ENDED_REMEMBERED`]. They never stand in the way of a start.
 //! - Dispatches: at most one per instance is waiting, in the ledger of the instance. What one incarnation can cost on one
 //!   stream is bounded by its [commands](crate::unstable::ledger), and what an id can cost by `1 + RETRIES` orphans beside
 //!   it; a daemon that refuses a stop is asked again every ten seconds.
@@ -72,6 +75,12 @@ use crate::peer::DaemonPeer;
 use crate::time::Deadline;
 use crate::validate::{Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
+
+/// How many instances that have ended are remembered; of more, those that ended first are to be forgotten.
+pub const ENDED_REMEMBERED: usize = 1_024;
+
+/// How many are kept at most while nobody forgets any.
+const ENDED_KEPT: usize = 2 * limits::INSTANCES_PER_NODE;
 
 /// How many events are kept for an application that does not poll.
 pub const EVENTS_KEPT: usize = 4 * limits::INSTANCES_PER_NODE;
@@ -168,6 +177,11 @@ impl Roster {
             .is_none_or(|newest| !stream.is_older_than(newest))
     }
 
+    /// The newest stream that was ever admitted.
+    pub(crate) const fn newest(&self) -> Option<&StreamOrder> {
+        self.newest.as_ref()
+    }
+
     pub(crate) fn admit(&mut self, stream: &StreamOrder) {
         self.newest = Some(stream.clone());
     }
@@ -208,8 +222,8 @@ impl Roster {
 
     /// Puts recorded instances back after a restart of the controller
     ///
-    /// Those that could not be put back are returned with the reason: their record breaks the contract, or there are
-    /// more than [`limits::INSTANCES_PER_NODE`].
+    /// Give those that have ended in the order of their ends. One that lives is put back even if its record breaks the
+    /// contract: it runs. Those that could not be put back are returned with the reason: they have ended, or have no safe name.
     #[must_use = "an instance that is not restored is an orphan at the next handshake"]
     pub fn restore(
         &mut self,
@@ -219,10 +233,13 @@ impl Roster {
         let mut refused = Vec::new();
         for entry in entries {
             let spec = match Spec::of(&entry.start) {
-                Ok(spec) if self.is_full(spec.instance) => {
-                    refused.push((entry, Self::too_many()));
-                    continue;
-                }
+                Ok(spec) => Ok((spec, true)),
+                Err(invalid) => Spec::known_of(&entry.start)
+                    .filter(|_| !entry.state.is_terminal())
+                    .map(|spec| (spec, false))
+                    .ok_or(invalid),
+            };
+            let (spec, is_valid) = match spec {
                 Ok(spec) => spec,
                 Err(invalid) => {
                     refused.push((entry, DeniedReason::Invalid(invalid)));
@@ -230,12 +247,35 @@ impl Roster {
                 }
             };
             let lifecycle = Lifecycle::restored(now, spec, entry.state, entry.desired);
-            let start = lifecycle.state().is_coming_up().then_some(entry.start);
+            let start = (is_valid && lifecycle.state().is_coming_up()).then_some(entry.start);
             let slot = self.slots.insert(Slot::new(Role::Entry, lifecycle, start));
             self.join(now, slot);
             self.pump(now, slot);
         }
         refused
+    }
+
+    /// How many instances have not ended.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.slots.live()
+    }
+
+    /// Those that ended first, of more ended ones than [`ENDED_REMEMBERED`].
+    pub fn surplus(&self) -> impl Iterator<Item = &Lifecycle> {
+        let surplus = self.slots.ended().saturating_sub(ENDED_REMEMBERED);
+        self.slots.ended_slots().take(surplus).map(|slot| &slot.lifecycle)
+    }
+
+    /// Nobody forgets any: the storage fails, or is given no time. What has ended must not grow without end.
+    fn bound_ended(&mut self) {
+        while self.slots.ended() > ENDED_KEPT {
+            let Some(first) = self.slots.ended_slots().next() else {
+                return;
+            };
+            let instance = first.lifecycle.instance();
+            self.slots.remove(instance, Role::Entry);
+        }
     }
 
     /// What [`start`](Self::start) would say, and nothing more.
@@ -247,6 +287,16 @@ impl Roster {
     }
 
     fn judge_spec(&self, spec: &Spec) -> Verdict {
+        match self.judge_known(spec) {
+            Verdict::Accepted if self.slots.live() >= limits::INSTANCES_PER_NODE => {
+                Verdict::Denied(Self::too_many())
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// Whether what is known of the id forbids the start.
+    fn judge_known(&self, spec: &Spec) -> Verdict {
         if !spec.incarnation.is_known() {
             let invalid = Invalid {
                 field: "start_instance.incarnation",
@@ -255,11 +305,7 @@ impl Roster {
             return Verdict::Denied(DeniedReason::Invalid(invalid));
         }
         let Some(known) = self.get(spec.instance) else {
-            return if self.is_full(spec.instance) {
-                Verdict::Denied(Self::too_many())
-            } else {
-                Verdict::Accepted
-            };
+            return Verdict::Accepted;
         };
         let (given, current) = (spec.incarnation, known.incarnation());
         match (given.cmp(&current), known.is_terminal()) {
@@ -286,9 +332,13 @@ impl Roster {
             Err(invalid) => return Verdict::Denied(DeniedReason::Invalid(invalid)),
         };
         let verdict = self.judge_spec(&spec);
-        if verdict != Verdict::Accepted {
-            return verdict;
+        if verdict == Verdict::Accepted {
+            self.begin(now, spec, start);
         }
+        verdict
+    }
+
+    fn begin(&mut self, now: Instant, spec: Spec, start: Box<StartInstance>) {
         let slot = self
             .slots
             .insert(Slot::new(Role::Entry, Lifecycle::new(now, spec), Some(start)));
@@ -298,7 +348,6 @@ impl Roster {
             let _ = slot.ledger.issue(now, Order::Start);
         }
         self.pump(now, slot);
-        Verdict::Accepted
     }
 
     /// Stops an instance. The wish must be stored already.
@@ -512,10 +561,6 @@ impl Roster {
             let dropped = std::mem::take(&mut self.dropped);
             (dropped > 0).then_some(InstanceEvent::Lagged { dropped })
         })
-    }
-
-    fn is_full(&self, instance: InstanceId) -> bool {
-        self.slots.entries() >= limits::INSTANCES_PER_NODE && self.slots.place(instance).entry.is_none()
     }
 
     fn too_many() -> DeniedReason {

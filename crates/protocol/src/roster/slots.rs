@@ -37,6 +37,8 @@ pub(super) struct Slot {
     pub(super) orphans: u32,
     /// In the queue of slots that have something to send.
     queued: bool,
+    /// The place of an entry that has ended among those that have.
+    ended: Option<u64>,
 }
 
 impl Slot {
@@ -50,6 +52,7 @@ impl Slot {
             awaited: Awaited::default(),
             orphans: 0,
             queued: false,
+            ended: None,
         }
     }
 
@@ -83,6 +86,9 @@ pub(super) struct Slots {
     deadlines: Deadlines<Instant>,
     /// Slots with something to send, each at most once.
     sending: VecDeque<usize>,
+    /// Entries that have ended, the one that did so first first.
+    ended: BTreeMap<u64, usize>,
+    ends: u64,
 }
 
 impl Slots {
@@ -102,9 +108,19 @@ impl Slots {
         self.get(self.place(instance).entry?)
     }
 
-    /// The number of entries; orphans do not count.
-    pub(super) fn entries(&self) -> usize {
-        self.entries
+    /// The number of entries that have not ended; orphans do not count.
+    pub(super) fn live(&self) -> usize {
+        self.entries.saturating_sub(self.ended.len())
+    }
+
+    /// The number of entries that have ended.
+    pub(super) fn ended(&self) -> usize {
+        self.ended.len()
+    }
+
+    /// The entries that have ended, the one that did so first first.
+    pub(super) fn ended_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.ended.values().filter_map(|&index| self.get(index))
     }
 
     pub(super) fn orphans(&self) -> usize {
@@ -179,21 +195,40 @@ impl Slots {
             &mut self.orphans
         };
         *count = count.saturating_sub(1);
-        let removed = self.slots.get_mut(index).and_then(Option::take);
-        if removed.is_some_and(|slot| slot.queued) {
-            self.sending.retain(|&other| other != index);
+        if let Some(removed) = self.slots.get_mut(index).and_then(Option::take) {
+            if removed.queued {
+                self.sending.retain(|&other| other != index);
+            }
+            if let Some(place) = removed.ended {
+                self.ended.remove(&place);
+            }
         }
         self.deadlines.set(index, None);
         self.free.push(index);
     }
 
-    /// Takes note of what has changed in a slot: its deadline, and whether it has something to send.
+    /// Takes note of what has changed in a slot: its deadline, whether it has something to send, and whether it has ended.
     pub(super) fn refresh(&mut self, index: usize) {
         let Some(slot) = self.slots.get_mut(index).and_then(Option::as_deref_mut) else {
             return;
         };
         if slot.ledger.has_dispatch() && !std::mem::replace(&mut slot.queued, true) {
             self.sending.push_back(index);
+        }
+        match (
+            slot.role == Role::Entry && slot.lifecycle.is_terminal(),
+            slot.ended,
+        ) {
+            (true, None) => {
+                self.ends += 1;
+                slot.ended = Some(self.ends);
+                self.ended.insert(self.ends, index);
+            }
+            (false, Some(place)) => {
+                slot.ended = None;
+                self.ended.remove(&place);
+            }
+            (true, Some(_)) | (false, None) => {}
         }
         let at = slot.deadline().map(|deadline| deadline.at);
         self.deadlines.set(index, at);

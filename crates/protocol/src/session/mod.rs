@@ -101,6 +101,9 @@ pub struct Close {
     pub code: Code,
     /// A sentence for the operator at the other end.
     pub message: String,
+    /// When the peer should come again, where this side knows better than its back-off. Additive: who does not know it
+    /// waits as always.
+    pub retry_after: Option<Duration>,
 }
 
 impl Close {
@@ -109,7 +112,15 @@ impl Close {
         Self {
             code,
             message: message.into(),
+            retry_after: None,
         }
+    }
+
+    /// The same, with the time after which the peer should come again.
+    #[must_use]
+    pub fn again_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
     }
 }
 

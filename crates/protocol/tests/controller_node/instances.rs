@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::instance::{Desired, State};
 use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
 use prexorcloud_protocol::node::controller::{CRASHES_WAITING, Change, CommitFailure, OrderOutcome};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
-use prexorcloud_protocol::proto::{ConsoleOutput, Handshake, Pong, RunningInstance};
-use prexorcloud_protocol::roster::InstanceEvent;
+use prexorcloud_protocol::proto::{ConsoleOutput, Handshake, Pong, RunningInstance, StartInstance};
+use prexorcloud_protocol::roster::{ENDED_REMEMBERED, InstanceEvent, RosterEntry};
 use prexorcloud_protocol::session::Anomaly;
 use prexorcloud_protocol::session::controller::{CommandError, CrashStanding};
 use prexorcloud_protocol::{ControllerEvent, StopMode};
@@ -302,6 +302,40 @@ fn orders_pass_a_crash_report_that_waits_to_be_tried_again() {
     world.advance(Duration::from_secs(5));
     let commit = world.commit();
     assert!(matches!(commit.changes[0], Change::Crash { .. }));
+}
+
+#[test]
+fn what_ended_first_is_forgotten_once_nothing_else_waits_for_the_storage() {
+    const SURPLUS: usize = 100;
+    let mut world = World::new();
+    world.commits_at_once = false;
+    let ended = |number: usize| RosterEntry {
+        start: Box::new(StartInstance {
+            instance_id: format!("old-{number}"),
+            ..start(1)
+        }),
+        state: State::Stopped,
+        desired: Desired::Run,
+    };
+    let all = ENDED_REMEMBERED + SURPLUS;
+    assert!(world.node.restore(world.now, (0..all).map(ended)).is_empty());
+    world.turn();
+    // One is under way when an order comes, which is next.
+    let order = world.start(1);
+    let forgotten = world.commit();
+    assert!(matches!(&forgotten.changes[0], Change::Forget { instance, .. } if instance.as_str() == "old-0"));
+    assert!(matches!(world.commit().changes[0], Change::Start(_)));
+    assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
+    world.fail(CommitFailure::Storage("full".into()));
+    assert!(world.commits.is_empty(), "it is left in peace");
+    world.advance(Duration::from_secs(5));
+    world.commit();
+    assert!(world.commits.is_empty() && world.node.is_settled());
+    let told = world.news.iter();
+    let told = told.filter(|event| matches!(event, InstanceEvent::Forgotten { .. }));
+    assert_eq!(told.count(), SURPLUS);
+    assert!(world.node.roster().get("old-99".parse().unwrap()).is_none());
+    assert!(world.node.roster().get("old-100".parse().unwrap()).is_some());
 }
 
 #[test]

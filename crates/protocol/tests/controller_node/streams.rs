@@ -1,9 +1,12 @@
 //! One stream counts; a newer one takes over, an older one never, a dead one costs nobody anything
 
+use std::time::Duration;
+
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::node::controller::StreamId;
-use prexorcloud_protocol::proto::Handshake;
+use prexorcloud_protocol::node::controller::{ANSWERS_WITHIN, Contest, HELD, StreamId};
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
+use prexorcloud_protocol::proto::{Handshake, Pong};
 use prexorcloud_protocol::{Close, Code, ControllerEvent, Session as _};
 
 use crate::world::*;
@@ -217,4 +220,120 @@ fn news_of_a_stream_that_is_not_current_change_nothing() {
     let late = ControllerEvent::Status(status(1, State::Crashed));
     let left = world.node.handle_event(world.now, StreamId::new(1), late);
     assert_eq!((left, world.state()), (None, State::Running));
+}
+
+/// A handshake of a process of that name; none of the Java daemon's.
+fn from_process(boot_id: &str) -> Handshake {
+    Handshake {
+        boot_id: boot_id.into(),
+        ..handshake()
+    }
+}
+
+fn answer(world: &mut World, stream: u64) {
+    let sequence = world.pings().pop().unwrap();
+    world.receive(stream, FromDaemon::Pong(Pong { sequence }));
+}
+
+#[test]
+fn another_daemon_takes_no_place_of_one_that_answers() {
+    for (first, second, is_another) in [("a", "b", true), ("", "", false), ("a", "", false)] {
+        let mut world = World::new();
+        world.connect(1, from_process(first));
+        world.running();
+        world.pings();
+        world.connect(2, from_process(second));
+        assert_eq!(world.pings().len(), 1, "the one that is there is asked at once");
+        world.pings();
+        assert!(world.closes.is_empty() && world.contests.is_empty());
+        let sequence = 2;
+        world.receive(1, FromDaemon::Pong(Pong { sequence }));
+        assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+        assert_eq!(world.state(), State::Running);
+        assert_eq!(world.contests, [(1, 2, is_another, Contest::Kept)]);
+        let (stream, close) = &world.closes[0];
+        assert_eq!((*stream, close.message.as_str()), (2, HELD));
+        assert!(close.retry_after.is_some());
+        assert_eq!(world.sent(2), [], "it is not acknowledged");
+        // Whoever hammers is not even worth a ping.
+        world.connect(3, from_process(second));
+        assert_eq!((world.pings(), world.closed()), (Vec::new(), vec![2, 3]));
+        world.advance(Duration::from_secs(1));
+        world.connect(4, from_process(second));
+        answer(&mut world, 1);
+        assert_eq!(world.closed(), [2, 3, 4]);
+    }
+}
+
+#[test]
+fn another_daemon_takes_the_place_of_one_that_does_not_answer() {
+    let mut world = World::new();
+    world.connect(1, from_process("a"));
+    world.running();
+    world.connect(2, from_process("b"));
+    world.advance(ANSWERS_WITHIN - Duration::from_millis(1));
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(2)));
+    assert_eq!(world.contests, [(1, 2, true, Contest::Replaced)]);
+    assert_eq!(world.closed(), [1]);
+}
+
+#[test]
+fn a_daemon_whose_stream_ends_while_it_is_asked_is_followed_at_once() {
+    let mut world = World::new();
+    world.connect(1, from_process("a"));
+    world.connect(2, from_process("b"));
+    world.disconnect(1);
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(2)));
+    assert!(world.contests.is_empty());
+}
+
+#[test]
+fn a_challenger_that_dies_after_its_handshake_evicts_nobody() {
+    let mut world = World::new();
+    world.connect(1, from_process("a"));
+    world.running();
+    world.connect(2, from_process("b"));
+    world.disconnect(2);
+    world.advance(ANSWERS_WITHIN * 2);
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+    assert_eq!(world.state(), State::Running);
+    assert!(world.node.is_settled());
+}
+
+#[test]
+fn a_daemon_that_dials_anew_while_another_one_waits_is_the_one_that_lives() {
+    let mut world = World::new();
+    world.connect(1, counted(1));
+    world.running();
+    world.connect(2, from_process("b"));
+    world.connect(3, counted(2));
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(3)));
+    assert_eq!(world.closed(), [2, 1]);
+    assert_eq!(world.contests, [(1, 2, true, Contest::Kept)]);
+}
+
+#[test]
+fn of_two_challengers_the_later_one_waits_for_the_same_answer() {
+    let mut world = World::new();
+    world.connect(1, from_process("a"));
+    world.connect(2, from_process("b"));
+    world.connect(3, from_process("c"));
+    answer(&mut world, 1);
+    assert_eq!(world.closed(), [2, 3]);
+    assert_eq!(world.node.current_stream(), Some(StreamId::new(1)));
+}
+
+#[test]
+fn a_daemon_that_never_answers_counts_as_unreachable_however_often_it_is_asked() {
+    let mut world = World::new();
+    world.connect(1, from_process("a"));
+    for stream in 2..20 {
+        world.connect(stream, from_process("b"));
+        world.disconnect(stream);
+        world.advance(Duration::from_secs(6));
+    }
+    let is_lost = |event: &ControllerEvent| matches!(event, ControllerEvent::Unreachable { .. });
+    assert!(world.events.iter().any(is_lost), "{:?}", world.events);
 }

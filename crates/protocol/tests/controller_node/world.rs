@@ -7,7 +7,7 @@ use prexorcloud_protocol::handshake::controller::Hello;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
 use prexorcloud_protocol::node::controller::{
-    Commit, CommitFailure, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId,
+    Commit, CommitFailure, Contest, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId,
 };
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
@@ -41,6 +41,8 @@ pub struct World {
     pub news: Vec<InstanceEvent>,
     pub events: Vec<ControllerEvent>,
     pub drained: u32,
+    /// Holder, challenger, whether they are known to be two, and what came of it.
+    pub contests: Vec<(u64, u64, bool, Contest)>,
     sent: BTreeMap<u64, Vec<FromController>>,
     pings: Vec<i64>,
     /// The pong that the last ping has confirmed.
@@ -64,6 +66,7 @@ impl World {
             news: Vec::new(),
             events: Vec::new(),
             drained: 0,
+            contests: Vec::new(),
             sent: BTreeMap::new(),
             pings: Vec::new(),
             confirmed: 0,
@@ -176,6 +179,14 @@ impl World {
                 }
                 ControllerWork::News(event) => self.news.push(event),
                 ControllerWork::Drained => self.drained += 1,
+                ControllerWork::Contested {
+                    holder,
+                    challenger,
+                    is_another,
+                    outcome,
+                } => self
+                    .contests
+                    .push((holder.get(), challenger.get(), is_another, outcome)),
                 work => {
                     let (now, stream) = (self.now, work.stream().unwrap());
                     // A stream that has ended meanwhile says so in its events.
@@ -335,6 +346,7 @@ pub fn handshake() -> Handshake {
         version: "1".into(),
         protocol_version: 1,
         capabilities: Capabilities::SESSION.to_wire(),
+        boot_id: "boot".into(),
         ..Default::default()
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::instance::{Desired, State};
 use prexorcloud_protocol::limits::INSTANCES_PER_NODE;
-use prexorcloud_protocol::roster::{EVENTS_KEPT, InstanceEvent};
+use prexorcloud_protocol::roster::{ENDED_REMEMBERED, EVENTS_KEPT, InstanceEvent, RosterEntry};
 use prexorcloud_protocol::roster::{GroupPolicy, ReconcilePolicy};
 use prexorcloud_protocol::{DeniedReason, StopMode, Verdict};
 
@@ -25,8 +25,13 @@ fn the_number_of_instances_is_bounded() {
     });
     assert_eq!(roster.start(now, start("more", 1)), full);
     let _ = roster.stop(now, id("i7"), StopMode::Graceful);
-    assert_eq!(roster.forget(id("i7")), Verdict::Accepted);
+    assert_eq!(roster.live(), INSTANCES_PER_NODE - 1);
     assert_eq!(roster.start(now, start("more", 1)), Verdict::Accepted);
+    assert_eq!(
+        roster.start(now, start("i7", 2)),
+        full,
+        "an id that has ended has no privilege"
+    );
 
     let strangers: Vec<_> = (0..INSTANCES_PER_NODE + 9)
         .map(|index| listed(&format!("s{index}"), 1, State::Running))
@@ -38,6 +43,87 @@ fn the_number_of_instances_is_bounded() {
     roster.handle_handshake(now, &strangers, &policy);
     assert_eq!(roster.orphans().count(), INSTANCES_PER_NODE);
     assert_eq!(sent(&mut roster).len(), 2 * INSTANCES_PER_NODE);
+}
+
+#[test]
+fn what_has_ended_is_in_nobodys_way_and_the_first_to_end_is_to_go_first() {
+    let now = Instant::now();
+    let mut roster = roster();
+    let ended = |number: usize| {
+        let start = start(&format!("old{number}"), 1);
+        let (state, desired) = (State::Stopped, Desired::Run);
+        RosterEntry {
+            start,
+            state,
+            desired,
+        }
+    };
+    let all = INSTANCES_PER_NODE + 100;
+    let refused = roster.restore(now, (0..all).map(ended));
+    assert!(refused.is_empty());
+    assert_eq!(
+        (roster.live(), roster.surplus().count()),
+        (0, all - ENDED_REMEMBERED)
+    );
+    assert_eq!(roster.start(now, start("new", 1)), Verdict::Accepted);
+    let first = roster.surplus().next().unwrap().instance();
+    assert_eq!(first, id("old0"));
+    assert_eq!(roster.start(now, start("old0", 2)), Verdict::Accepted);
+    assert_eq!(roster.surplus().next().unwrap().instance(), id("old1"));
+    assert_eq!(roster.live(), 2);
+}
+
+#[test]
+fn what_lives_is_restored_whatever_its_record_says() {
+    let now = Instant::now();
+    let mut roster = roster();
+    let mut broken = start("a", 1);
+    broken.group = "no safe name".into();
+    let entry = |start, state| RosterEntry {
+        start,
+        state,
+        desired: Desired::Run,
+    };
+    let refused = roster.restore(
+        now,
+        [
+            entry(broken.clone(), State::Running),
+            entry(start("b", 1), State::Running),
+        ],
+    );
+    assert!(refused.is_empty());
+    roster.handle_handshake(
+        now,
+        &[listed("a", 1, State::Running), listed("b", 1, State::Running)],
+        &rust_peer(),
+    );
+    assert_eq!(crate::state(&roster, "a"), State::Running);
+    assert!(
+        roster
+            .handle_status(now, &status("a", 1, State::Stopped))
+            .is_accepted()
+    );
+    let refused = roster.restore(now, [entry(broken, State::Stopped)]);
+    assert_eq!(refused.len(), 1, "it is over, and nobody needs it");
+}
+
+#[test]
+fn a_node_that_lists_others_each_time_costs_a_bounded_memory() {
+    let now = Instant::now();
+    let mut roster = roster();
+    for round in 0..5 {
+        let strangers: Vec<_> = (0..INSTANCES_PER_NODE)
+            .map(|index| listed(&format!("s{round}-{index}"), 1, State::Running))
+            .collect();
+        roster.handle_handshake(now, &strangers, &rust_peer());
+        events(&mut roster);
+        assert_eq!(
+            roster.live(),
+            INSTANCES_PER_NODE,
+            "what is listed alive is never ignored"
+        );
+        assert!(roster.entries().count() <= 4 * INSTANCES_PER_NODE);
+    }
 }
 
 #[test]

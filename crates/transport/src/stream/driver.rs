@@ -12,7 +12,7 @@ use prexorcloud_protocol::{Received, Session};
 use tokio::time::Sleep;
 use tonic::{Status, Streaming};
 
-use super::ending::{Origin, origin, status_of};
+use super::ending::{Origin, origin, retry_after, status_of};
 use super::{IDLE_MESSAGES, Role};
 use crate::codec::Frame;
 use crate::handle::{DRAIN_LIMIT, SHORTEST_TIMER, Shared, StreamEnd, Visitor, WriterState, now};
@@ -64,6 +64,8 @@ pub(crate) struct Driver<S: Session> {
     drain_until: Option<Instant>,
     /// The incoming half is over; the session hears of it after the messages before it.
     ended: Option<(StreamEnd, Option<Status>)>,
+    /// When the peer wants to be asked again, if it said so at its end.
+    retry_after: Option<Duration>,
     over: bool,
 }
 
@@ -95,6 +97,7 @@ impl<S: Session> Driver<S> {
             timer_at: None,
             drain_until: None,
             ended: None,
+            retry_after: None,
             over: false,
         }
     }
@@ -157,6 +160,7 @@ impl<S: Session> Driver<S> {
         if let Some((end, farewell)) = end {
             self.over = true;
             cell.farewell = farewell;
+            cell.retry_after = self.retry_after;
             cell.detach(now, end.clone(), wakes);
             return Next::Over(end);
         }
@@ -201,6 +205,7 @@ impl<S: Session> Driver<S> {
                     self.inbox.push(frame.received);
                 }
                 Poll::Ready(Some(Err(status))) => {
+                    self.retry_after = retry_after(&status);
                     self.ended = Some(self.judge(status));
                     break;
                 }

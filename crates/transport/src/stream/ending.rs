@@ -1,11 +1,16 @@
 //! What a status means that ends a stream, and which one a session ends it with
 
 use std::error::Error;
+use std::time::Duration;
 
 use prexorcloud_protocol::{Close, Code};
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use crate::codec::NotAnEnvelope;
+
+/// How gRPC names the time after which a call may be repeated.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// A longer sentence is cut.
 const MAX_STATUS_CHARS: usize = 1024;
@@ -68,8 +73,20 @@ pub(crate) fn status_of(close: &Close) -> Option<Status> {
         Code::Unavailable => tonic::Code::Unavailable,
     };
     // The status travels as a header, and headers have a limit.
-    Some(Status::new(
-        code,
-        close.message.chars().take(MAX_STATUS_CHARS).collect::<String>(),
-    ))
+    let message = close.message.chars().take(MAX_STATUS_CHARS).collect::<String>();
+    let mut metadata = MetadataMap::new();
+    if let Some(wait) = close.retry_after {
+        let millis = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+        metadata.insert(RETRY_PUSHBACK, millis.into());
+    }
+    Some(Status::with_metadata(code, message, metadata))
+}
+
+/// When the peer that sent this status wants to be asked again, if it says
+pub(super) fn retry_after(status: &Status) -> Option<Duration> {
+    let millis = status.metadata().get(RETRY_PUSHBACK)?.to_str().ok()?;
+    millis
+        .parse::<u32>()
+        .ok()
+        .map(|millis| Duration::from_millis(millis.into()))
 }

@@ -83,6 +83,24 @@ async fn the_acceptor_can_refuse_with_a_status() {
 }
 
 #[tokio::test]
+async fn a_controller_without_room_says_when_to_come_again() {
+    let authority = std::sync::Arc::new(Authority::new("cluster"));
+    let full = Close::new(Code::Unavailable, "too many at once").again_after(Duration::from_millis(1500));
+    let controller =
+        Controller::<PlainController>::start_of(authority, ServerOptions::default(), move |_| {
+            Err(full.clone())
+        })
+        .await;
+    let node = controller.authority.node("node-1");
+    let connection = within(controller.dialer(Some(&node)).dial(&controller.target))
+        .await
+        .unwrap();
+    let daemon = SessionHandle::new(PlainDaemon::default());
+    let end = within(connection.run_session(&daemon)).await;
+    assert_eq!(daemon.retry_after(), Some(Duration::from_millis(1500)), "{end}");
+}
+
+#[tokio::test]
 async fn the_server_must_be_who_was_dialled() {
     let controller = Controller::start().await;
     let node = controller.authority.node("node-1");

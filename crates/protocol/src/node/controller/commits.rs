@@ -12,6 +12,7 @@ use super::{
 };
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Desired, Lifecycle, State};
+use crate::roster::InstanceEvent;
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
 /// How many instances a commit of changed ones has at most.
@@ -22,6 +23,8 @@ pub const SNAPSHOTS_PER_COMMIT: usize = 64;
 pub(super) enum Purpose {
     /// Changes that are true already.
     Snapshots(Vec<InstanceSnapshot>),
+    /// The records of instances that ended before too many others did.
+    Surplus(Vec<(InstanceId, Incarnation)>),
     Pending(Pending, Option<Box<InstanceSnapshot>>),
 }
 
@@ -38,6 +41,11 @@ impl ControllerNode {
                         self.records.note(snapshot);
                         self.roster.release(now, snapshot.instance);
                     }
+                }
+            }
+            Purpose::Surplus(forgotten) => {
+                for (instance, incarnation) in forgotten {
+                    self.handle_surplus_forgotten(now, instance, incarnation);
                 }
             }
             Purpose::Pending(pending, snapshot) => {
@@ -74,6 +82,7 @@ impl ControllerNode {
                 }
                 self.records.retry_at = retry_at;
             }
+            Purpose::Surplus(_) => self.records.retry_at = retry_at,
             Purpose::Pending(Pending::Crash(crash), end) => {
                 self.handle_crash_refused(crash, end, &failure, retry_at)
             }
@@ -192,6 +201,8 @@ impl ControllerNode {
                 self.commit_snapshots()
             } else if let Some(pending) = self.records.take_waiting() {
                 self.commit_pending(pending)
+            } else if let Some(surplus) = self.commit_surplus() {
+                Some(surplus)
             } else {
                 return;
             };
@@ -232,6 +243,43 @@ impl ControllerNode {
         }
         let changes: Vec<Change> = snapshots.iter().cloned().map(Change::Instance).collect();
         (!changes.is_empty()).then_some((Purpose::Snapshots(snapshots), changes))
+    }
+
+    /// The records of what ended first, where more is remembered than there is room for; never before anything else.
+    fn commit_surplus(&self) -> Option<(Purpose, Vec<Change>)> {
+        if self.records.retry_at.is_some() {
+            return None;
+        }
+        let surplus = self.roster.surplus().take(SNAPSHOTS_PER_COMMIT);
+        let forgotten: Vec<_> = surplus
+            .map(|ended| (ended.instance(), ended.incarnation()))
+            .collect();
+        let changes: Vec<_> = forgotten
+            .iter()
+            .map(|&(instance, incarnation)| Change::Forget {
+                instance,
+                incarnation,
+            })
+            .collect();
+        (!changes.is_empty()).then_some((Purpose::Surplus(forgotten), changes))
+    }
+
+    fn handle_surplus_forgotten(&mut self, now: Instant, instance: InstanceId, incarnation: Incarnation) {
+        self.records.forget(instance);
+        let known = self.roster.get(instance);
+        let is_over = known.is_some_and(|known| known.is_terminal() && known.incarnation() == incarnation);
+        if is_over && !matches!(self.roster.forget(instance), Verdict::Denied(_)) {
+            self.records.dirty.remove(&instance);
+            let forgotten = InstanceEvent::Forgotten {
+                instance,
+                incarnation,
+            };
+            self.work.push_back(ControllerWork::News(forgotten));
+        } else if self.roster.get(instance).is_some() {
+            // It has turned out to live meanwhile, and its record is gone.
+            self.records.mark(instance, None);
+        }
+        self.roster.release(now, instance);
     }
 
     /// The commit that an order waits for; `None` if it has been answered without.

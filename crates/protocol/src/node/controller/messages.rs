@@ -73,6 +73,7 @@ impl ControllerNode {
                 return Some(event);
             }
             ControllerEvent::HasRoom => {}
+            ControllerEvent::Answered => self.handle_answered(now),
             event => return Some(event),
         }
         None

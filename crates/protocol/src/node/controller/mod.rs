@@ -19,15 +19,19 @@
 //! # Streams
 //! At most one stream is current. A new one goes through `Admit` and `Accept` while the current one goes on, and takes
 //! over when its session says [`Established`](ControllerEvent::Established): a stream that has ended meanwhile costs
-//! the current one nothing, and one that was opened before the current one is turned away. What a stream says that is
+//! the current one nothing, and one that was opened before the current one is turned away. One that is not known to come
+//! from the same process of the daemon (it names another `boot_id`, or none) may be of a copy of the machine: the current
+//! one's daemon is asked, and as long as it [answers](ANSWERS_WITHIN) nobody takes its place. What a stream says that is
 //! not current changes nothing, so let the machine hear what the current one has said *before* it hears of the new
 //! one's `Established`.
 //!
 //! # What is bounded
-//! Two streams beside the current one: a third handshake takes the place of the oldest that waits. [`ORDERS_WAITING`]
+//! Two streams beside the current one, and one that is about to challenge it: another handshake takes the place of the
+//! oldest that waits. [`ORDERS_WAITING`]
 //! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
 //! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again on its next stream
 //! if it keeps crash reports, and is lost if not.
+//! Of the instances that have ended, those that did so first are forgotten once nothing else waits for the storage.
 //! What waits to be recorded is bounded by the roster, and a commit of it by [`SNAPSHOTS_PER_COMMIT`].
 
 mod commits;
@@ -60,8 +64,10 @@ pub use commits::SNAPSHOTS_PER_COMMIT;
 pub use crashes::CRASHES_WAITING;
 pub use drain::Drain;
 pub use orders::ORDERS_WAITING;
-pub use streams::REPLACED;
-pub use work::{Change, Commit, CommitFailure, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal};
+pub use streams::{ANSWERS_WITHIN, HELD, REPLACED};
+pub use work::{
+    Change, Commit, CommitFailure, Contest, ControllerWork, InstanceSnapshot, OrderOutcome, OrderRefusal,
+};
 
 use drain::DrainState;
 use records::Records;
@@ -118,6 +124,8 @@ pub enum ControllerNodeTimer {
     Roster(RosterTimer),
     /// The storage is tried again.
     Storage,
+    /// The daemon that is there has to have answered, since another one has come.
+    Answer,
     /// What still runs when the time of a drain is over is killed.
     Drain,
 }
@@ -286,7 +294,11 @@ impl ControllerNode {
             .map(|deadline| deadline.map(ControllerNodeTimer::Roster));
         let storage = at(self.records.retry_at(), ControllerNodeTimer::Storage);
         let drain = at(self.drain.deadline(), ControllerNodeTimer::Drain);
-        Deadline::earlier(roster, Deadline::earlier(storage, drain))
+        let answer = at(self.streams.challenge_until(), ControllerNodeTimer::Answer);
+        Deadline::earlier(
+            Deadline::earlier(roster, answer),
+            Deadline::earlier(storage, drain),
+        )
     }
 
     /// Lets expired timers take effect; early and repeated calls are harmless.
@@ -294,6 +306,7 @@ impl ControllerNode {
         self.roster.handle_timeout(now);
         self.records.handle_timeout(now);
         self.drain.handle_timeout(now);
+        self.handle_challenge_timeout(now);
         self.settle(now);
     }
 
@@ -311,6 +324,7 @@ impl ControllerNode {
     fn note_event(&mut self, event: &InstanceEvent) {
         let note = match event {
             InstanceEvent::Changed { .. } | InstanceEvent::Adopted { .. } => None,
+            InstanceEvent::Forgotten { .. } => return,
             InstanceEvent::StartRetrying {
                 attempt,
                 after,

@@ -67,7 +67,7 @@ impl Records {
     fn pending(&self) -> impl Iterator<Item = &Pending> {
         let under_way = self.under_way.as_ref().and_then(|(_, purpose)| match purpose {
             Purpose::Pending(pending, _) => Some(pending),
-            Purpose::Snapshots(_) => None,
+            Purpose::Snapshots(_) | Purpose::Surplus(_) => None,
         });
         under_way.into_iter().chain(&self.waiting)
     }

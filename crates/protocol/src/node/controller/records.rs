@@ -117,6 +117,7 @@ impl Records {
     pub(super) fn is_clean(&self, instance: InstanceId) -> bool {
         let is_being_written = self.under_way.as_ref().is_some_and(|(_, purpose)| match purpose {
             Purpose::Snapshots(snapshots) => snapshots.iter().any(|snapshot| snapshot.instance == instance),
+            Purpose::Surplus(_) => false,
             Purpose::Pending(_, snapshot) => snapshot
                 .as_ref()
                 .is_some_and(|snapshot| snapshot.instance == instance),

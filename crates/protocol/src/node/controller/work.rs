@@ -41,6 +41,23 @@ pub enum ControllerWork {
         /// How.
         close: Close,
     },
+    /// Ask the daemon for a sign of life: [`ControllerSession::probe`](crate::ControllerSession::probe).
+    Probe {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Two daemons that may not be the same one have the identity of this node. Nothing has to be done about it, but an
+    /// operator has to know: both streams are still there to be named.
+    Contested {
+        /// The stream that counts.
+        holder: StreamId,
+        /// The one that came in.
+        challenger: StreamId,
+        /// Whether both have said which process they are, so that they are known to be two.
+        is_another: bool,
+        /// What came of it.
+        outcome: Contest,
+    },
     /// Send a message: [`ControllerSession::send_traced`](crate::ControllerSession::send_traced).
     Send {
         /// The stream.
@@ -82,12 +99,16 @@ impl ControllerWork {
     pub fn stream(&self) -> Option<StreamId> {
         match self {
             Self::Accept { hello, .. } => Some(hello.stream.stream()),
-            Self::Close { stream, .. } | Self::Send { stream, .. } | Self::Object { stream, .. } => {
-                Some(*stream)
-            }
-            Self::Admit { .. } | Self::Commit(_) | Self::Answer { .. } | Self::News(_) | Self::Drained => {
-                None
-            }
+            Self::Close { stream, .. }
+            | Self::Probe { stream }
+            | Self::Send { stream, .. }
+            | Self::Object { stream, .. } => Some(*stream),
+            Self::Contested { .. }
+            | Self::Admit { .. }
+            | Self::Commit(_)
+            | Self::Answer { .. }
+            | Self::News(_)
+            | Self::Drained => None,
         }
     }
 
@@ -103,6 +124,7 @@ impl ControllerWork {
                 let _ = session.accept(now, hello, admission);
             }
             Self::Close { close, .. } => session.close_with(close),
+            Self::Probe { .. } => session.probe(now),
             Self::Send { payload, trace, .. } => {
                 let _ = session.send_traced(payload, trace);
             }
@@ -111,6 +133,15 @@ impl ControllerWork {
         }
         None
     }
+}
+
+/// What came of a newcomer that may be another daemon than the one that is there
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contest {
+    /// The daemon that was there has answered, and stays; the newcomer is turned away.
+    Kept,
+    /// The daemon that was there does not answer; the newcomer takes its place as soon as it is admitted.
+    Replaced,
 }
 
 /// Changes that belong together

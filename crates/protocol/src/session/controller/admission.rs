@@ -67,6 +67,7 @@ impl ControllerSession {
             capabilities: hello.capabilities,
             prober: Prober::new(now, self.config.heartbeat),
             waiting: None,
+            probe: None,
             arrivals: Arrivals::default(),
         }));
         self.push(controller_message::Payload::HandshakeAck(Box::new(ack)));

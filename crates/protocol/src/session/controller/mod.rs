@@ -73,6 +73,8 @@ struct Live {
     /// The ping whose place is held in the outbox. A later one takes the place, since a daemon that does not read would be
     /// asked as often as it was silent.
     waiting: Option<Ping>,
+    /// The ping that somebody waits for the answer of.
+    probe: Option<i64>,
     arrivals: Arrivals,
 }
 
@@ -259,6 +261,15 @@ impl ControllerSession {
             self.answer_error(code, anomaly.to_string(), context);
         }
         self.tell(ControllerEvent::Ignored(anomaly));
+    }
+
+    /// Asks the daemon for a sign of life now; [`ControllerEvent::Answered`] tells of it. Without effect on a stream that is
+    /// not established.
+    pub fn probe(&mut self, now: Instant) {
+        if let Link::Established(live) = &mut self.link {
+            live.probe = Some(live.prober.probe(now));
+            self.pump();
+        }
     }
 
     /// Everything that the application has been told is in its store, until it is told more; without effect while there

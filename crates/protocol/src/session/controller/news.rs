@@ -115,6 +115,8 @@ pub enum ControllerEvent {
         /// How long it had been unreachable.
         after: Duration,
     },
+    /// The daemon has answered a [probe](ControllerSession::probe).
+    Answered,
     /// The daemon did something that was ignored; log it.
     Ignored(Anomaly),
     /// The stream ended, or must end. Comes exactly once, and last.

@@ -60,9 +60,13 @@ impl ControllerSession {
             return;
         };
         match live.prober.handle_pong(now, sequence) {
-            Ok(_) => {
+            Ok(answered) => {
+                let is_awaited = live.probe.take_if(|probe| answered.sequence >= *probe).is_some();
                 self.pump();
                 self.confirm();
+                if is_awaited {
+                    self.tell(ControllerEvent::Answered);
+                }
             }
             Err(error) => {
                 // A link that was held back delivers answers of long ago, and nobody made a mistake.

@@ -1,0 +1,95 @@
+//! What is bounded, and what no bound may stand in the way of
+
+use prexorcloud_controller::{
+    records::{InstanceRecord, NodeRecord},
+    store::{SqliteOptions, SqliteStore, Store as _, Txn},
+};
+use prexorcloud_proto::{InstanceState, RunningInstance, StartInstance};
+use serde_json::json;
+
+use crate::{
+    puppet::Puppet,
+    support::{Cluster, eventually, within},
+};
+
+/// As many as a node may have alive
+const INSTANCES_PER_NODE: usize = 4_096;
+
+/// As many as are remembered of those that have ended
+const ENDED_REMEMBERED: usize = 1_024;
+
+fn instance(id: &str, state: InstanceState, port: i32, updated_at_ms: i64) -> InstanceRecord {
+    InstanceRecord {
+        instance_id: id.to_owned(),
+        node_id: "node-1".to_owned(),
+        start: Some(StartInstance {
+            instance_id: id.to_owned(),
+            group: "lobby".to_owned(),
+            port,
+            incarnation: 1,
+            ..StartInstance::default()
+        }),
+        state: state.into(),
+        updated_at_ms,
+        ..InstanceRecord::default()
+    }
+}
+
+/// Writes records while no controller runs
+async fn write(cluster: &Cluster, records: &[InstanceRecord]) {
+    let file = cluster.config.data_dir.join("controller.db");
+    let store = SqliteStore::open(file, &SqliteOptions::default()).unwrap();
+    let node = NodeRecord {
+        node_id: "node-1".to_owned(),
+        ..NodeRecord::default()
+    };
+    let _ = store.txn(Txn::new().put_record(&node)).await.unwrap();
+    for some in records.chunks(512) {
+        let txn = some.iter().fold(Txn::new(), Txn::put_record);
+        let _ = store.txn(txn).await.unwrap();
+    }
+    store.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_ended_blocks_nothing_and_what_lives_is_restored() {
+    let mut cluster = Cluster::start_with(|config| config.instances.port_range = 30_000..=30_001).await;
+    let credential = cluster.enrol("node-1").await;
+    cluster.stop().await;
+    let mut records: Vec<_> = (0..INSTANCES_PER_NODE)
+        .map(|number| instance(&format!("a-{number}"), InstanceState::Stopped, 0, number as i64))
+        .collect();
+    // By its name the last one, and the oldest.
+    records.push(instance("z-live", InstanceState::Running, 30_000, -1));
+    write(&cluster, &records).await;
+    cluster.restart().await;
+
+    let live = RunningInstance {
+        instance_id: "z-live".to_owned(),
+        group: "lobby".to_owned(),
+        port: 30_000,
+        state: InstanceState::Running.into(),
+        incarnation: 1,
+    };
+    let (mut puppet, _) = Puppet::join_with(&cluster, &credential, "node-1", vec![live]).await;
+    let order = json!({ "group": "lobby", "jar": "/srv/server.jar", "node": "node-1" });
+    let (status, started) = cluster.post("/instances", &order).await;
+    assert_eq!((status, &started["port"]), (201, &30_001.into()), "{started}");
+    let start = puppet.start().await;
+    puppet.bring_up(&start).await;
+
+    let (status, body) = cluster.act("/instances/z-live/stop").await;
+    assert_eq!((status, &body["status"]), (200, &"stopping".into()), "{body}");
+    let stop = puppet.stop().await;
+    puppet.bring_down(&stop).await;
+    cluster.instance_state("z-live", "STOPPED").await;
+
+    eventually("the first to end are forgotten", async || {
+        let (_, listed) = cluster.get("/instances?state=stopped").await;
+        (listed.as_array()?.len() <= ENDED_REMEMBERED).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.get("/instances/a-0").await.0, 404);
+    assert_eq!(cluster.instance("a-4095").await["state"], "STOPPED");
+    within(cluster.stop()).await;
+}
