@@ -21,6 +21,12 @@ pub struct ControllerRecord {
     /// When the store was made
     #[prost(int64, tag = "3")]
     pub created_at_ms: i64,
+    /// The highest epoch that a daemon obeys and this controller had not; 0 = none since the last recovery
+    #[prost(uint64, tag = "4")]
+    pub fence: u64,
+    /// The node that reported it
+    #[prost(string, tag = "5")]
+    pub fence_node: String,
 }
 
 impl Record for ControllerRecord {

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use prexorcloud_protocol::{
     Close, Code, ControllerEvent, InstanceId,
     compat::ContractMatch,
+    fence::StaleEpoch,
     handshake::controller::Hello,
     node::controller::{Commit, ControllerWork, StreamId},
     roster::{GroupPolicy, InstanceEvent},
@@ -14,6 +15,7 @@ use prexorcloud_protocol::{
 
 use super::{Vitals, commits, starts::is_live, task::Node, view::SessionView};
 use crate::{
+    lineage,
     records::InstanceRecord,
     store::{self, StoreError},
     wall_clock::now_millis,
@@ -59,6 +61,8 @@ impl Node {
                     && let Ok(instance) = report.context.parse()
                 {
                     self.note(instance, report.error_message);
+                } else if report.error_code == error_code::STALE_EPOCH {
+                    self.note_fence(&report.error_message);
                 }
             }
             ControllerEvent::Request(request) => self.handle_request(request),
@@ -79,6 +83,23 @@ impl Node {
         };
         tokio::spawn(async move {
             commits::note(&*context.store, node, instance, &text).await;
+            drop(permit);
+        });
+    }
+
+    /// A node that obeys a later controller than this one tells something about this data folder
+    fn note_fence(&self, message: &str) {
+        let own = self.context.epoch;
+        let Some(stale) = StaleEpoch::reported(message).filter(|stale| stale.highest > own) else {
+            return;
+        };
+        let (context, node) = (Arc::clone(&self.context), self.id);
+        let Ok(permit) = Arc::clone(&context.notes).try_acquire_owned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let data_dir = &context.config.data_dir;
+            lineage::note_fence(&*context.store, data_dir, node.as_str(), own, stale.highest.get()).await;
             drop(permit);
         });
     }
