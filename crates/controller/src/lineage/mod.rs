@@ -80,9 +80,9 @@ pub enum LineageError {
     },
     /// There are records of a cluster, and not the authority that its nodes believe
     #[error(
-        "{} has no {AUTHORITY_CERTIFICATE}, but {} knows its cluster, and a new authority would cut off every node: \
-         restore {} from a backup, or choose an empty data_dir to begin another cluster",
-        authority.display(), known_by.display(), authority.display()
+        "{}/{AUTHORITY_CERTIFICATE} is missing; restore it from a backup ({} knows its cluster, and a new authority would \
+         cut off every node), or choose an empty data_dir to begin another cluster",
+        authority.display(), known_by.display()
     )]
     AuthorityMissing {
         /// The authority's folder
