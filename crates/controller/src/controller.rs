@@ -272,8 +272,14 @@ impl Foundation {
             Arc::clone(&store),
             tokens.clone(),
             Arc::clone(&authority),
+            revocations.clone(),
             &config.enrolment,
         );
+        let certificates = Arc::new(Certificates::new(
+            Arc::clone(&store),
+            revocations.clone(),
+            Arc::clone(&nodes),
+        ));
 
         let acceptor = StreamAcceptor::new(Arc::clone(&nodes), revocations.clone());
         let admin = Admin::new(tokens.clone(), access.clone(), revocations.clone());
@@ -285,18 +291,14 @@ impl Foundation {
             .add_service(BootstrapServiceServer::new(Bootstrap::new(
                 Arc::new(enrolment),
                 Arc::clone(&nodes),
+                Arc::clone(&certificates),
             )))
             .add_service(AdminServiceServer::new(admin))
             .add_service(health_service);
         let tls = Arc::clone(&certificate);
         let grpc = grpc.serve(move || tls.config(), routes);
 
-        let certificates = Certificates::new(
-            Arc::clone(&store),
-            revocations.clone(),
-            Arc::clone(&nodes),
-            grpc.clone(),
-        );
+        certificates.serve(grpc.clone());
         let api = Api {
             store: Arc::clone(&store),
             tokens: tokens.clone(),

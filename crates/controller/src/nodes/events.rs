@@ -12,13 +12,14 @@ use prexorcloud_protocol::{
     session::controller::{Admission, ControllerOutcome},
     session::error_code,
 };
+use prexorcloud_security::certificate::Certificate;
 
 use super::{Vitals, commits, starts::is_live, task::Node, view::SessionView};
 use crate::{
     lineage,
     records::InstanceRecord,
     store::{self, StoreError},
-    wall_clock::now_millis,
+    wall_clock::{now_millis, to_millis},
 };
 
 impl Node {
@@ -185,10 +186,12 @@ impl Node {
 
     async fn prepare_admission(&mut self, hello: &Hello) -> Result<Vec<InstanceId>, StoreError> {
         let handshake = &hello.handshake;
-        let peer = self
-            .streams
-            .get(hello.stream.stream())
-            .map(|stream| stream.data.peer.address());
+        let stream = self.streams.get(hello.stream.stream());
+        let peer = stream.map(|stream| stream.data.peer.address());
+        let expires_at_ms = stream
+            .and_then(|stream| stream.data.peer.certificate())
+            .and_then(|certificate| Certificate::from_der(certificate).ok())
+            .map(|certificate| to_millis(certificate.not_after()));
         let address = match (handshake.advertise_address.as_str(), peer) {
             ("", Some(peer)) => peer.ip().to_string(),
             (advertised, _) => advertised.to_owned(),
@@ -201,6 +204,7 @@ impl Node {
             record.available_cpus = handshake.available_cpus;
             record.labels.clone_from(&handshake.labels);
             record.host_info.clone_from(&handshake.host_info);
+            record.certificate_expires_at_ms = expires_at_ms.unwrap_or(record.certificate_expires_at_ms);
         })
         .await?;
         let (instances, _) = store::load_all::<InstanceRecord>(&*self.context.store).await?;
