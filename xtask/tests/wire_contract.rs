@@ -189,6 +189,7 @@ fn what_we_speak_is_the_table_and_our_own_additions() {
     let (ours, strange): (Vec<_>, Vec<_>) = current.difference(&table).partition(|line| is_ours(line));
     assert!(strange.is_empty(), "{strange:#?}");
     for expected in [
+        "message\tbootstrap_service.proto\tExchangeJoinTokenRequest\tcertificate_request\t100\tbytes\t\t",
         "message\tdaemon_service.proto\tConsoleOutput\tsequence\t101\tuint64\t\t",
         "message\tdaemon_service.proto\tControllerMessage\tcrash_report_ack\t100\tCrashReportAck\t\tpayload",
         "message\tdaemon_service.proto\tHandshake\tcapabilities\t100\tstring\trepeated\t",

@@ -110,6 +110,9 @@ pub struct Node {
     /// When it was heard of last
     #[serde(default)]
     pub last_seen: Option<String>,
+    /// When its certificate expires
+    #[serde(default)]
+    pub certificate_expires_at: Option<String>,
 }
 
 /// An instance

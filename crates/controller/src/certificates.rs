@@ -5,7 +5,8 @@
 //! afterwards gets a certificate that counts.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    collections::BTreeMap,
+    sync::{Arc, OnceLock, PoisonError, RwLock},
     time::{Duration, SystemTime},
 };
 
@@ -23,7 +24,7 @@ use prexorcloud_transport::ServerHandle;
 
 use crate::{
     audit,
-    nodes::{Nodes, OrderError},
+    nodes::{NodeView, Nodes, OrderError},
     records::{CertificateRecord, NodeRecord, NodeRevocationRecord},
     store::{self, Expect, Record as _, Store, StoreError, Txn},
     wall_clock::{from_millis, now_millis},
@@ -31,6 +32,9 @@ use crate::{
 
 /// Longest validity of a node's certificate: what a revocation outlives
 const LONGEST_VALIDITY: Duration = Duration::from_secs(366 * 24 * 3600);
+
+/// A day in milliseconds
+pub(crate) const DAY_MS: i64 = 24 * 3600 * 1000;
 
 /// How long a session that is told that its certificate is revoked has to take note
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -153,7 +157,8 @@ pub(crate) struct Certificates {
     store: Arc<dyn Store>,
     revocations: SharedRevocations,
     nodes: Arc<Nodes>,
-    server: ServerHandle,
+    /// Set once it serves
+    server: OnceLock<ServerHandle>,
 }
 
 /// Reads what is revoked
@@ -190,18 +195,37 @@ pub(crate) async fn load_revocations(store: &dyn Store) -> Result<RevocationList
 }
 
 impl Certificates {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        revocations: SharedRevocations,
-        nodes: Arc<Nodes>,
-        server: ServerHandle,
-    ) -> Self {
+    pub(crate) fn new(store: Arc<dyn Store>, revocations: SharedRevocations, nodes: Arc<Nodes>) -> Self {
         Self {
             store,
             revocations,
             nodes,
-            server,
+            server: OnceLock::new(),
         }
+    }
+
+    /// From now on, connections of this server are cut
+    pub(crate) fn serve(&self, server: ServerHandle) {
+        let _once = self.server.set(server);
+    }
+
+    /// Ends the session and the connections of a node that has enrolled again, which are of its former certificate
+    pub(crate) async fn cut_superseded(self: &Arc<Self>, node: NodeId) {
+        let close = Close::new(
+            Code::PermissionDenied,
+            "this node has enrolled again, and the client certificate of before no longer counts",
+        );
+        match self.nodes.close(node, close).await {
+            Ok(()) | Err(OrderError::UnknownNode) => {}
+            Err(error) => {
+                tracing::warn!(%node, %error, "the session of a superseded certificate could not be closed, its connections are cut");
+            }
+        }
+        let certificates = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(FAREWELL).await;
+            certificates.cut_revoked();
+        });
     }
 
     /// Revokes every certificate that was issued to a node until now
@@ -268,11 +292,58 @@ impl Certificates {
     /// Cuts every connection whose certificate no longer counts
     fn cut_revoked(&self) -> usize {
         let revocations = self.revocations.current();
-        self.server.close_where(|peer| {
+        let Some(server) = self.server.get() else {
+            return 0;
+        };
+        server.close_where(|peer| {
             let identity = peer.certificate().map(PeerIdentity::from_der);
             identity
                 .is_some_and(|identity| identity.is_ok_and(|peer| revocations.is_revoked(&peer).is_some()))
         })
+    }
+}
+
+/// Which ends of certificates were told already: the node, and within how many days
+#[derive(Debug, Default)]
+pub(crate) struct ToldExpiries(BTreeMap<String, i64>);
+
+impl ToldExpiries {
+    /// Tells of the certificates that expire within 30 and within 7 days, or have, each once
+    pub(crate) fn tell(&mut self, nodes: &[NodeView], now_ms: i64) {
+        let mut told = BTreeMap::new();
+        for view in nodes {
+            let (node, expires_at_ms) = (&view.record.node_id, view.record.certificate_expires_at_ms);
+            if expires_at_ms == 0 {
+                continue;
+            }
+            let left = expires_at_ms - now_ms;
+            let Some(within) = [0, 7, 30].into_iter().find(|days| left <= days * DAY_MS) else {
+                continue;
+            };
+            told.insert(node.clone(), within);
+            if self.0.get(node) == Some(&within) {
+                continue;
+            }
+            let days = left / DAY_MS;
+            match within {
+                0 => tracing::error!(
+                    node,
+                    "the certificate of a node has expired: it cannot connect; give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
+                ),
+                7 => tracing::error!(
+                    node,
+                    days,
+                    "the certificate of a node expires within 7 days: give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
+                ),
+                _ => tracing::warn!(
+                    node,
+                    days,
+                    "the certificate of a node expires within 30 days: give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
+                ),
+            }
+        }
+        // A node that enrolled again, or is gone, is told anew when it is time.
+        self.0 = told;
     }
 }
 
@@ -297,4 +368,35 @@ pub(crate) async fn prune(store: &dyn Store, now: SystemTime) -> Result<usize, S
         pruned += usize::from(store.txn(txn).await?.committed().is_some());
     }
     Ok(pruned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::NodeRecord;
+
+    #[test]
+    fn the_end_of_a_certificate_is_told_once_for_each_threshold() {
+        let node = |days: i64| NodeView {
+            record: NodeRecord {
+                node_id: "node-1".to_owned(),
+                certificate_expires_at_ms: days * DAY_MS,
+                ..NodeRecord::default()
+            },
+            ..NodeView::default()
+        };
+        let mut told = ToldExpiries::default();
+        let mut after = |days, now| {
+            told.tell(&[node(days)], now * DAY_MS);
+            told.0.get("node-1").copied()
+        };
+        assert_eq!(after(100, 0), None);
+        assert_eq!(after(100, 71), Some(30));
+        assert_eq!(after(100, 94), Some(7));
+        assert_eq!(after(100, 100), Some(0));
+        // It enrolled again.
+        assert_eq!(after(465, 101), None);
+        told.tell(&[], 0);
+        assert!(told.0.is_empty());
+    }
 }

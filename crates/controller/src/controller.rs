@@ -40,21 +40,15 @@ use crate::{
     http::{self, Api, HttpServer, HttpServerError},
     inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
+    lineage::{Known, Lineage, LineageError, STORE_FILE},
     maintenance::Maintenance,
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
     readiness::Readiness,
     records::ControllerRecord,
     services::{Admin, Bootstrap},
-    store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError, Txn},
-    wall_clock::now_millis,
+    store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError},
     workloads::Workloads,
 };
-
-/// Name of the store's file in the data folder
-const STORE_FILE: &str = "controller.db";
-
-/// Name of the authority's folder in the data folder
-const AUTHORITY_FOLDER: &str = "ca";
 
 /// How long connections may take to end at a shutdown
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -75,6 +69,9 @@ pub enum StartError {
     /// The store cannot be read or written
     #[error(transparent)]
     Records(#[from] StoreError),
+    /// The parts of the data folder do not belong together
+    #[error(transparent)]
+    Lineage(#[from] LineageError),
     /// The certificate authority cannot be loaded
     #[error(transparent)]
     Authority(#[from] LoadError),
@@ -171,6 +168,7 @@ impl Controller {
 struct Foundation {
     lock: DataDirLock,
     store: Arc<dyn Store>,
+    lineage: Arc<Lineage>,
     authority: Arc<Authority>,
     epoch: Epoch,
     access: AccessTokens,
@@ -189,20 +187,21 @@ impl Foundation {
         });
         let (lock, store) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let store: Arc<dyn Store> = Arc::new(store);
-        let started_before = store::load::<ControllerRecord>(&*store, ControllerRecord::ONLY)
-            .await?
-            .is_some();
-        let folder = config.data_dir.join(AUTHORITY_FOLDER);
+        let known = Known::of(&*store).await?;
+        let data_dir = config.data_dir.clone();
         let on_disk = tokio::task::spawn_blocking(move || {
             let policy = AuthorityPolicy::default();
-            // The record comes after the authority: where it is, a new one would cut off every node.
-            if started_before {
-                return Authority::load(&folder, &policy);
-            }
-            Authority::load_or_create(&folder, &policy, SystemTime::now()).map(|(authority, _)| authority)
+            let lineage = Lineage::examine(&data_dir, &known)?;
+            let folder = lineage.authority_folder();
+            let authority = match lineage.is_first_start() {
+                true => Authority::load_or_create(folder, &policy, SystemTime::now())?.0,
+                false => Authority::load(folder, &policy)?,
+            };
+            Ok::<_, StartError>((lineage, authority))
         });
-        let authority = Arc::new(on_disk.await.map_err(|_| StartError::Interrupted)??);
-        let epoch = next_epoch(&*store).await?;
+        let (lineage, authority) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let (lineage, authority) = (Arc::new(lineage), Arc::new(authority));
+        let epoch = lineage.next_epoch(&*store).await?;
         let access = AccessTokens::new(Arc::clone(&store));
         let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {
             admin_token_file: config.data_dir.join(ADMIN_TOKEN_FILE),
@@ -217,6 +216,7 @@ impl Foundation {
         Ok(Self {
             lock,
             store,
+            lineage,
             authority,
             epoch,
             access,
@@ -236,6 +236,7 @@ impl Foundation {
         let Self {
             lock,
             store,
+            lineage,
             authority,
             epoch,
             access,
@@ -274,8 +275,14 @@ impl Foundation {
             Arc::clone(&store),
             tokens.clone(),
             Arc::clone(&authority),
+            revocations.clone(),
             &config.enrolment,
         );
+        let certificates = Arc::new(Certificates::new(
+            Arc::clone(&store),
+            revocations.clone(),
+            Arc::clone(&nodes),
+        ));
 
         let acceptor = StreamAcceptor::new(Arc::clone(&nodes), revocations.clone());
         let admin = Admin::new(tokens.clone(), access.clone(), revocations.clone());
@@ -287,18 +294,14 @@ impl Foundation {
             .add_service(BootstrapServiceServer::new(Bootstrap::new(
                 Arc::new(enrolment),
                 Arc::clone(&nodes),
+                Arc::clone(&certificates),
             )))
             .add_service(AdminServiceServer::new(admin))
             .add_service(health_service);
         let tls = Arc::clone(&certificate);
         let grpc = grpc.serve(move || tls.config(), routes);
 
-        let certificates = Certificates::new(
-            Arc::clone(&store),
-            revocations.clone(),
-            Arc::clone(&nodes),
-            grpc.clone(),
-        );
+        certificates.serve(grpc.clone());
         let api = Api {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
@@ -323,6 +326,9 @@ impl Foundation {
         };
         tokio::spawn(vital.guard("the maintenance", maintenance.run(stopping.clone())));
         tokio::spawn(vital.guard("the inventory", inventory.follow(stopping.clone())));
+        let (following, followed, until) = (Arc::clone(&lineage), Arc::clone(&store), stopping.clone());
+        let following = async move { following.follow(&*followed, until).await };
+        tokio::spawn(vital.guard("the mark beside the authority", following));
         let http = tokio::spawn(watch_http(http, stopping.clone(), failed.clone()));
         tokio::spawn(watch_grpc(grpc.clone(), stopping.clone(), failed.clone()));
         let watched = watch_store(Arc::clone(&store), stopping.clone(), failed.clone());
@@ -342,6 +348,7 @@ impl Foundation {
             http,
             grpc,
             store,
+            lineage,
             lock,
         };
         Ok(RunningController {
@@ -366,6 +373,7 @@ struct Ending {
     http: JoinHandle<()>,
     grpc: ServerHandle,
     store: Arc<dyn Store>,
+    lineage: Arc<Lineage>,
     lock: DataDirLock,
 }
 
@@ -383,6 +391,7 @@ impl Ending {
         if ended.cut_off > 0 {
             tracing::warn!(connections = ended.cut_off, "connections were cut at the end");
         }
+        self.lineage.note(&*self.store).await;
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the store did not close cleanly; nothing that was acknowledged is lost");
         }
@@ -486,37 +495,6 @@ impl RunningController {
         drop(self.stop);
         if self.ending.await.is_err() {
             tracing::error!("the controller could not end in good order");
-        }
-    }
-}
-
-/// Counts this start: daemons obey the highest epoch they have seen
-async fn next_epoch(store: &dyn Store) -> Result<Epoch, StoreError> {
-    loop {
-        let found = store::load::<ControllerRecord>(store, ControllerRecord::ONLY).await?;
-        let (record, txn) = match found {
-            Some(found) => {
-                let record = ControllerRecord {
-                    epoch: found.record.epoch + 1,
-                    ..found.record
-                };
-                let txn = Txn::new().replace(found.revision, &record);
-                (record, txn)
-            }
-            None => {
-                let cluster_id = uuid::Uuid::new_v4().to_string();
-                let record = ControllerRecord {
-                    cluster_id,
-                    epoch: 1,
-                    created_at_ms: now_millis(),
-                };
-                let txn = Txn::new().create(&record);
-                (record, txn)
-            }
-        };
-        // The data folder is locked, so nobody else counts; a conflict only means that this one counted already.
-        if store.txn(txn).await?.committed().is_some() {
-            return Ok(Epoch::new(record.epoch));
         }
     }
 }

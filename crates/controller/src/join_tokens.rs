@@ -5,9 +5,10 @@
 //! exactly one wins, and what comes with it (the node, its certificate, the audit entry) is recorded or the token is
 //! still open.
 //!
-//! The reply to a redemption can be lost on its way. The token is consumed all the same: handing the key out a second
-//! time would serve whoever overheard the first. The operator mints another token, which is always allowed for a node
-//! that is known already.
+//! The reply to a redemption can be lost on its way. A node that made its key itself asks again with the same token and the
+//! same key for as long as the token would be good: nobody else has a use for what it gets. Where the controller made the
+//! key, handing it out a second time would serve whoever overheard the first; the operator mints another token, bound to
+//! the node.
 
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
@@ -108,8 +109,22 @@ pub enum TokenStatus {
 /// A token that may be redeemed as far as it was when it was looked at
 #[derive(Debug)]
 pub struct Redeemable {
-    redeemed: JoinTokenRecord,
+    redeemed: JoinTokenEntry,
     revision: Revision,
+}
+
+impl Redeemable {
+    /// Whether it is for this very node and no other
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        !self.redeemed.node_id.is_empty()
+    }
+
+    /// The certificate that the token became before, if this asks for its lost answer
+    #[must_use]
+    pub fn repeats(&self) -> Option<&str> {
+        Some(self.redeemed.consumed_serial.as_str()).filter(|serial| !serial.is_empty())
+    }
 }
 
 /// The join tokens of this controller
@@ -216,9 +231,16 @@ impl JoinTokens {
 
     /// Judges a presented token, without changing anything
     ///
+    /// `key` names the key that the node made for itself; empty = it made none.
+    ///
     /// # Errors
     /// [`RedemptionError::Refused`] with the reason, or what the store reported.
-    pub async fn judge(&self, presented: &str, node_id: &str) -> Result<Redeemable, RedemptionError> {
+    pub async fn judge(
+        &self,
+        presented: &str,
+        node_id: &str,
+        key: &str,
+    ) -> Result<Redeemable, RedemptionError> {
         // A text that is no token at all is as unknown as a token that was never minted.
         let Ok(presented) = JoinToken::parse(presented) else {
             return Err(RedeemError::Unknown.into());
@@ -229,19 +251,38 @@ impl JoinTokens {
             .as_ref()
             .map(|found| from_entry(&found.record))
             .transpose()?;
-        let redeemed = token::redeem(record.as_ref(), &hash, SystemTime::now(), node_id)?;
-        let revision = found.map_or(Revision::ZERO, |found| found.revision);
+        let now = SystemTime::now();
+        let judged = token::redeem(record.as_ref(), &hash, now, node_id);
+        let Some(Stored {
+            record: entry,
+            revision,
+        }) = found
+        else {
+            return Err(judged.err().unwrap_or(RedeemError::Unknown).into());
+        };
+        let redeemed = match judged {
+            Ok(redeemed) => JoinTokenEntry {
+                consumed_key: key.to_owned(),
+                ..to_entry(&redeemed)
+            },
+            Err(RedeemError::Consumed) if is_same_use(&entry, node_id, key, now) => entry,
+            Err(refused) => return Err(refused.into()),
+        };
         Ok(Redeemable { redeemed, revision })
     }
 
-    /// Redeems a judged token together with what `with` adds to the transaction
+    /// Redeems a judged token for this certificate, together with what `with` adds to the transaction
     ///
     /// `Ok(false)`: something changed since it was judged, so judge it again.
     ///
     /// # Errors
     /// [`StoreError`]; the token is open still, unless it is [`StoreError::Timeout`].
-    pub async fn redeem(&self, redeemable: &Redeemable, with: Txn) -> Result<bool, StoreError> {
-        let txn = with.replace(redeemable.revision, &to_entry(&redeemable.redeemed));
+    pub async fn redeem(&self, redeemable: &Redeemable, serial: &str, with: Txn) -> Result<bool, StoreError> {
+        let entry = JoinTokenEntry {
+            consumed_serial: serial.to_owned(),
+            ..redeemable.redeemed.clone()
+        };
+        let txn = with.replace(redeemable.revision, &entry);
         Ok(self.store.txn(txn).await?.committed().is_some())
     }
 
@@ -300,6 +341,14 @@ pub fn status(entry: &JoinTokenEntry, now: SystemTime) -> TokenStatus {
     }
 }
 
+/// Whether a token that was used was used like this, and would still be good
+fn is_same_use(entry: &JoinTokenEntry, node_id: &str, key: &str, now: SystemTime) -> bool {
+    entry.consumed_by == node_id
+        && !key.is_empty()
+        && entry.consumed_key == key
+        && to_millis(now) <= entry.expires_at_ms
+}
+
 fn contended(token_id: &str) -> StoreError {
     StoreError::Io {
         detail: format!("{token_id} is changed by too many callers at once"),
@@ -321,6 +370,7 @@ fn to_entry(record: &JoinTokenRecord) -> JoinTokenEntry {
         consumed_at_ms,
         consumed_by,
         revoked_at_ms,
+        ..JoinTokenEntry::default()
     }
 }
 

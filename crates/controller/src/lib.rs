@@ -29,6 +29,7 @@
 //! | [`store`], [`records`] | remembers, durably |
 //! | [`access`], [`audit`] | knows who may do what, and who did |
 //! | [`join_tokens`], [`enrolment`], [`rate_limit`] | turns one-time tokens into nodes' certificates |
+//! | [`lineage`] | judges whether a data folder is one cluster's newest state; backup and recovery |
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `inventory` | knows in memory what is recorded of every instance |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
@@ -53,6 +54,7 @@ mod fleet;
 mod http;
 mod inventory;
 pub mod join_tokens;
+pub mod lineage;
 mod maintenance;
 mod nodes;
 pub mod rate_limit;

@@ -9,11 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit,
-    certificates::{self, ServerCertificate},
+    certificates::{self, ServerCertificate, ToldExpiries},
     fleet::Fleet,
     join_tokens::JoinTokens,
     nodes::{Nodes, prune_crashes},
     store::{Store, StoreError},
+    wall_clock::now_millis,
 };
 
 /// After the start, when everything else has settled
@@ -32,12 +33,14 @@ pub(crate) struct Maintenance {
 impl Maintenance {
     pub(crate) async fn run(self, stopping: CancellationToken) {
         let mut wait = FIRST;
+        let mut told = ToldExpiries::default();
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
             wait = INTERVAL;
+            told.tell(&self.nodes.views(), now_millis());
             match self.certificate.renew_if_due(SystemTime::now()) {
                 Ok(true) => tracing::info!("the server certificate was renewed"),
                 Ok(false) => {}

@@ -1,7 +1,8 @@
 //! How many failures an address may cause before it has to wait
 //!
 //! A token bucket per address that only failures empty: a fleet behind one address that enrols properly is never
-//! slowed. IPv6 addresses count by /64, which is what one machine usually owns.
+//! slowed. IPv6 addresses count by /64, which is what one machine usually owns. Failures with a token that exists count
+//! apart from all others, so that who lost a race for one, or goes on with a spent one, is in nobody else's way.
 
 use std::{
     collections::HashMap,
@@ -9,6 +10,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+use prexorcloud_security::token::TokenHash;
 
 /// Addresses that are remembered; beyond it, the half with the fewest failures is forgotten
 const MAX_ADDRESSES: usize = 4096;
@@ -18,8 +21,11 @@ const MAX_ADDRESSES: usize = 4096;
 pub struct FailureLimit {
     burst: f64,
     per_second: f64,
-    failures: Mutex<HashMap<IpAddr, Failures>>,
+    failures: Mutex<HashMap<Subject, Failures>>,
 }
+
+/// Whose failures are counted together: an address, and the token that exists, if it was one
+type Subject = (IpAddr, Option<[u8; 32]>);
 
 #[derive(Copy, Clone, Debug)]
 struct Failures {
@@ -43,8 +49,8 @@ impl FailureLimit {
     ///
     /// # Errors
     /// The time until the next attempt is allowed.
-    pub fn check(&self, now: Instant, peer: IpAddr) -> Result<(), Duration> {
-        let Some(failures) = self.failures().get(&subject(peer)).copied() else {
+    pub fn check(&self, now: Instant, peer: IpAddr, token: Option<&TokenHash>) -> Result<(), Duration> {
+        let Some(failures) = self.failures().get(&subject(peer, token)).copied() else {
             return Ok(());
         };
         let over = self.remaining(now, failures) - (self.burst - 1.0);
@@ -55,14 +61,15 @@ impl FailureLimit {
         }
     }
 
-    /// Counts a failure of `peer`
-    pub fn record_failure(&self, now: Instant, peer: IpAddr) {
+    /// Counts a failure of `peer` with a token that exists, or with anything else
+    pub fn record_failure(&self, now: Instant, peer: IpAddr, token: Option<&TokenHash>) {
+        let subject = subject(peer, token);
         let mut failures = self.failures();
-        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&subject(peer)) {
+        if failures.len() >= MAX_ADDRESSES && !failures.contains_key(&subject) {
             self.make_room(now, &mut failures);
         }
         let entry = failures
-            .entry(subject(peer))
+            .entry(subject)
             .or_insert(Failures { count: 0.0, at: now });
         // Callers that were let in together may overshoot; what is beyond the burst does not add to the wait.
         entry.count = (self.remaining(now, *entry) + 1.0).min(self.burst);
@@ -74,7 +81,7 @@ impl FailureLimit {
         (failures.count - forgiven).max(0.0)
     }
 
-    fn make_room(&self, now: Instant, failures: &mut HashMap<IpAddr, Failures>) {
+    fn make_room(&self, now: Instant, failures: &mut HashMap<Subject, Failures>) {
         failures.retain(|_, entry| self.remaining(now, *entry) > 0.0);
         if failures.len() < MAX_ADDRESSES {
             return;
@@ -90,20 +97,25 @@ impl FailureLimit {
         failures.retain(|_, entry| self.remaining(now, *entry) > median);
     }
 
-    fn failures(&self) -> MutexGuard<'_, HashMap<IpAddr, Failures>> {
+    fn failures(&self) -> MutexGuard<'_, HashMap<Subject, Failures>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn subject(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
+fn subject(peer: IpAddr, token: Option<&TokenHash>) -> Subject {
+    let address = match peer.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
-    }
+    };
+    (address, token.map(|token| *token.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use prexorcloud_security::token::JoinToken;
+
     use super::*;
 
     const PEER: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1));
@@ -115,17 +127,30 @@ mod tests {
         let limit = FailureLimit::new(3, 60);
         let now = Instant::now();
         for _ in 0..3 {
-            assert_eq!(limit.check(now, PEER), Ok(()));
-            limit.record_failure(now, PEER);
+            assert_eq!(limit.check(now, PEER, None), Ok(()));
+            limit.record_failure(now, PEER, None);
         }
-        assert_eq!(limit.check(now, PEER), Err(Duration::from_secs(1)));
-        assert_eq!(limit.check(now, NEIGHBOUR), Err(Duration::from_secs(1)));
-        assert_eq!(limit.check(now, STRANGER), Ok(()));
+        assert_eq!(limit.check(now, PEER, None), Err(Duration::from_secs(1)));
+        assert_eq!(limit.check(now, NEIGHBOUR, None), Err(Duration::from_secs(1)));
+        assert_eq!(limit.check(now, STRANGER, None), Ok(()));
         let later = now + Duration::from_secs(1);
-        assert_eq!(limit.check(later, PEER), Ok(()));
-        limit.record_failure(later, PEER);
-        assert!(limit.check(later, PEER).is_err());
-        assert_eq!(limit.check(later + Duration::from_secs(60), PEER), Ok(()));
+        assert_eq!(limit.check(later, PEER, None), Ok(()));
+        limit.record_failure(later, PEER, None);
+        assert!(limit.check(later, PEER, None).is_err());
+        assert_eq!(limit.check(later + Duration::from_secs(60), PEER, None), Ok(()));
+    }
+
+    #[test]
+    fn a_token_that_exists_counts_for_itself() {
+        let limit = FailureLimit::new(2, 60);
+        let now = Instant::now();
+        let [spent, other] = [(); 2].map(|()| JoinToken::generate(None).unwrap().hash());
+        for _ in 0..5 {
+            limit.record_failure(now, PEER, Some(&spent));
+        }
+        assert!(limit.check(now, PEER, Some(&spent)).is_err());
+        assert_eq!(limit.check(now, PEER, Some(&other)), Ok(()));
+        assert_eq!(limit.check(now, PEER, None), Ok(()));
     }
 
     #[test]
@@ -133,9 +158,9 @@ mod tests {
         let limit = FailureLimit::new(3, 60);
         let now = Instant::now();
         for _ in 0..1000 {
-            limit.record_failure(now, PEER);
+            limit.record_failure(now, PEER, None);
         }
-        assert_eq!(limit.check(now, PEER), Err(Duration::from_secs(1)));
+        assert_eq!(limit.check(now, PEER, None), Err(Duration::from_secs(1)));
     }
 
     #[test]
@@ -143,12 +168,12 @@ mod tests {
         let limit = FailureLimit::new(3, 60);
         let now = Instant::now();
         for _ in 0..3 {
-            limit.record_failure(now, PEER);
+            limit.record_failure(now, PEER, None);
         }
         for number in 0..20_000_u32 {
-            limit.record_failure(now, IpAddr::V4(std::net::Ipv4Addr::from_bits(number)));
+            limit.record_failure(now, IpAddr::V4(std::net::Ipv4Addr::from_bits(number)), None);
         }
         assert!(limit.failures().len() <= MAX_ADDRESSES);
-        assert!(limit.check(now, PEER).is_err());
+        assert!(limit.check(now, PEER, None).is_err());
     }
 }

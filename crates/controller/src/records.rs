@@ -21,6 +21,12 @@ pub struct ControllerRecord {
     /// When the store was made
     #[prost(int64, tag = "3")]
     pub created_at_ms: i64,
+    /// The highest epoch that a daemon obeys and this controller had not; 0 = none since the last recovery
+    #[prost(uint64, tag = "4")]
+    pub fence: u64,
+    /// The node that reported it
+    #[prost(string, tag = "5")]
+    pub fence_node: String,
 }
 
 impl Record for ControllerRecord {
@@ -72,6 +78,9 @@ pub struct NodeRecord {
     /// About the machine
     #[prost(message, optional, tag = "11")]
     pub host_info: Option<HostInfo>,
+    /// When the certificate expires that it connected with last, or enrolled for; 0 = not known
+    #[prost(int64, tag = "12")]
+    pub certificate_expires_at_ms: i64,
 }
 
 impl Record for NodeRecord {
@@ -170,6 +179,12 @@ pub struct JoinTokenEntry {
     /// When it was revoked; 0 = it was not
     #[prost(int64, tag = "8")]
     pub revoked_at_ms: i64,
+    /// SHA-256 in hex of the node's own key that it was used for; empty = the controller made the key
+    #[prost(string, tag = "9")]
+    pub consumed_key: String,
+    /// Serial number of the certificate that it became last
+    #[prost(string, tag = "10")]
+    pub consumed_serial: String,
 }
 
 impl Record for JoinTokenEntry {

@@ -11,15 +11,17 @@ use prexorcloud_controller::{
     access::{AccessError, AccessTokens, Caller, Permission},
     audit,
     config::{ControllerConfig, EnrolmentConfig},
-    enrolment::{Enrolment, ExchangeError},
+    enrolment::{Enrolment, ExchangeError, Exchanged},
     join_tokens::{JoinTokens, MintTokenError, REMEMBERED_FOR, RevokeOutcome, TokenStatus, status},
     records::{AuditRecord, CertificateRecord, JoinTokenEntry, NodeRecord},
     store::{self, SqliteOptions, SqliteStore, Store, Txn},
 };
+use prexorcloud_proto::{ExchangeJoinTokenRequest, ExchangeJoinTokenResponse};
 use prexorcloud_security::{
-    authority::{Authority, AuthorityPolicy},
+    authority::{Authority, AuthorityPolicy, NodeKey},
     identity::PeerIdentity,
     keystore::{self, KeystorePassword},
+    revocation::SharedRevocations,
     token::{CaPin, JoinToken, RedeemError},
 };
 
@@ -29,8 +31,45 @@ struct Fixture {
     _folder: tempfile::TempDir,
     store: Arc<dyn Store>,
     tokens: JoinTokens,
-    enrolment: Arc<Enrolment>,
+    enrolment: Arc<Bootstrap>,
     authority: Arc<Authority>,
+    revocations: SharedRevocations,
+}
+
+/// Exchanges tokens for nodes that make no key of their own
+struct Bootstrap(Enrolment);
+
+impl Bootstrap {
+    async fn exchange(
+        &self,
+        peer: IpAddr,
+        join_token: &str,
+        node_id: &str,
+    ) -> Result<ExchangeJoinTokenResponse, ExchangeError> {
+        let request = ExchangeJoinTokenRequest {
+            join_token: join_token.to_owned(),
+            node_id: node_id.to_owned(),
+            ..Default::default()
+        };
+        self.0
+            .exchange(peer, &request)
+            .await
+            .map(|exchanged| exchanged.answer)
+    }
+
+    async fn exchange_for(
+        &self,
+        key: &NodeKey,
+        join_token: &str,
+        node_id: &str,
+    ) -> Result<Exchanged, ExchangeError> {
+        let request = ExchangeJoinTokenRequest {
+            join_token: join_token.to_owned(),
+            node_id: node_id.to_owned(),
+            certificate_request: key.request().unwrap().into(),
+        };
+        self.0.exchange(PEER, &request).await
+    }
 }
 
 fn fixture(limits: &EnrolmentConfig) -> Fixture {
@@ -40,13 +79,21 @@ fn fixture(limits: &EnrolmentConfig) -> Fixture {
     let authority = Arc::new(Authority::create(&AuthorityPolicy::default(), SystemTime::now()).unwrap());
     let pin = CaPin::of(authority.certificate());
     let tokens = JoinTokens::new(Arc::clone(&store), pin, ControllerConfig::default().tokens);
-    let enrolment = Enrolment::new(Arc::clone(&store), tokens.clone(), Arc::clone(&authority), limits);
+    let revocations = SharedRevocations::default();
+    let enrolment = Bootstrap(Enrolment::new(
+        Arc::clone(&store),
+        tokens.clone(),
+        Arc::clone(&authority),
+        revocations.clone(),
+        limits,
+    ));
     Fixture {
         _folder: folder,
         store,
         tokens,
         enrolment: Arc::new(enrolment),
         authority,
+        revocations,
     }
 }
 
@@ -301,6 +348,15 @@ async fn failures_are_limited_per_address_and_successes_are_not() {
         .await
         .unwrap_err();
     assert!(matches!(error, ExchangeError::RateLimited { .. }), "{error}");
+    // A good token is good whatever else came from there, and the losers of a race are in nobody's way.
+    let minted = cluster.tokens.mint("token:admin", None, None).await.unwrap();
+    for _ in 0..2 {
+        let exchanged = cluster
+            .enrolment
+            .exchange(PEER, minted.token.expose(), "node-7")
+            .await;
+        assert!(exchanged.is_ok() || refusal(&exchanged.unwrap_err()) == Some(RedeemError::Consumed));
+    }
     // Another address is not concerned.
     let elsewhere = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 8));
     let minted = cluster.tokens.mint("token:admin", None, None).await.unwrap();
@@ -493,4 +549,129 @@ async fn old_audit_entries_go_first() {
     assert_eq!(left.len(), audit::KEPT);
     assert_eq!(left[0].record.target, "1/0");
     assert_eq!(audit::prune(&*cluster.store).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn an_unbound_token_takes_no_node_over() {
+    let cluster = fixture(&generous());
+    let first = cluster.tokens.mint("token:admin", None, None).await.unwrap();
+    let unbound = cluster.tokens.mint("token:admin", None, None).await.unwrap();
+    let bound = cluster
+        .tokens
+        .mint("token:admin", Some("node-1"), None)
+        .await
+        .unwrap();
+    let before = cluster
+        .enrolment
+        .exchange(PEER, first.token.expose(), "node-1")
+        .await
+        .unwrap();
+    let refused = cluster
+        .enrolment
+        .exchange(PEER, unbound.token.expose(), "node-1")
+        .await
+        .unwrap_err();
+    assert_eq!(refusal(&refused), Some(RedeemError::NodeKnown));
+    assert!(refused.to_string().contains("--node"), "{refused}");
+    let counts = |reply: &ExchangeJoinTokenResponse| {
+        let password = KeystorePassword::new(&reply.pkcs12_password).unwrap();
+        let credential = keystore::read(&reply.pkcs12, &password).unwrap();
+        let identity = PeerIdentity::from_certificate(credential.leaf()).unwrap();
+        cluster.revocations.current().is_revoked(&identity).is_none()
+    };
+    assert!(counts(&before));
+    // The token is still good for a node that is new.
+    cluster
+        .enrolment
+        .exchange(PEER, unbound.token.expose(), "node-2")
+        .await
+        .unwrap();
+    let after = cluster
+        .enrolment
+        .exchange(PEER, bound.token.expose(), "node-1")
+        .await
+        .unwrap();
+    assert!(!counts(&before) && counts(&after));
+    let (audit, _) = store::load_all::<AuditRecord>(&*cluster.store).await.unwrap();
+    let again = audit
+        .iter()
+        .find(|entry| entry.record.action == "node.enrol-again")
+        .unwrap();
+    assert!(again.record.detail.contains("in place of"), "{again:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_was_lost_is_asked_for_again_by_the_same_key_only() {
+    let cluster = fixture(&generous());
+    let minted = cluster
+        .tokens
+        .mint("token:admin", Some("node-1"), None)
+        .await
+        .unwrap();
+    let token = minted.token.expose();
+    let (key, other) = (NodeKey::generate().unwrap(), NodeKey::generate().unwrap());
+    for _ in 0..3 {
+        let exchanged = cluster
+            .enrolment
+            .exchange_for(&key, token, "node-1")
+            .await
+            .unwrap();
+        assert!(exchanged.answer.pkcs12.is_empty() && exchanged.superseded.is_empty());
+        let credential = key.join(&exchanged.answer.certificate_chain_pem).unwrap();
+        let identity = PeerIdentity::from_certificate(credential.leaf()).unwrap();
+        assert_eq!(identity.node_id(), Some("node-1"));
+        assert_eq!(cluster.revocations.current().is_revoked(&identity), None);
+    }
+    let spent = |exchanged: Result<Exchanged, ExchangeError>| refusal(&exchanged.unwrap_err());
+    assert_eq!(
+        spent(cluster.enrolment.exchange_for(&other, token, "node-1").await),
+        Some(RedeemError::Consumed)
+    );
+    assert_eq!(
+        spent(cluster.enrolment.exchange_for(&key, token, "node-2").await),
+        Some(RedeemError::Consumed)
+    );
+    let without = cluster.enrolment.exchange(PEER, token, "node-1").await;
+    assert_eq!(refusal(&without.unwrap_err()), Some(RedeemError::Consumed));
+
+    // What was revoked since then does not come back by asking again.
+    let newer = cluster
+        .tokens
+        .mint("token:admin", Some("node-1"), None)
+        .await
+        .unwrap();
+    let exchanged = cluster
+        .enrolment
+        .exchange_for(&other, newer.token.expose(), "node-1")
+        .await
+        .unwrap();
+    assert_eq!(exchanged.superseded.len(), 3);
+    assert_eq!(
+        spent(cluster.enrolment.exchange_for(&key, token, "node-1").await),
+        Some(RedeemError::Consumed)
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_is_none_costs_no_token() {
+    let cluster = fixture(&generous());
+    let minted = cluster.tokens.mint("token:admin", None, None).await.unwrap();
+    let request = |bytes: Vec<u8>| ExchangeJoinTokenRequest {
+        join_token: minted.token.expose().to_owned(),
+        node_id: "node-1".to_owned(),
+        certificate_request: bytes.into(),
+    };
+    let mut damaged = NodeKey::generate().unwrap().request().unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    for bytes in [vec![0], vec![0x30; 5000], damaged] {
+        let error = cluster
+            .enrolment
+            .0
+            .exchange(PEER, &request(bytes))
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ExchangeError::Request(_)), "{error}");
+    }
+    let good = NodeKey::generate().unwrap().request().unwrap();
+    cluster.enrolment.0.exchange(PEER, &request(good)).await.unwrap();
 }

@@ -1,17 +1,20 @@
 //! Joining the cluster: a one-time token for a certificate
 //!
-//! Happens once in the life of a node. [`prexorcloud_transport::enrolment`] makes the exchange and writes its result down;
-//! then the token is removed from where it was.
+//! Happens once in the life of a node, and again when its certificate is no good any more.
+//! [`prexorcloud_transport::enrolment`] makes the exchange and writes its result down; then the token is removed from where
+//! it was. A token that was not used stays where it is: it may be needed.
 
 use std::path::Path;
+use std::time::SystemTime;
 
 use prexorcloud_protocol::NodeId;
 use prexorcloud_security::certificate_directory::{CertificateDirectory, CertificateDirectoryError};
 use prexorcloud_security::enrolment::Enrolled;
 use prexorcloud_security::identity::PeerIdentity;
+use prexorcloud_security::token::JoinToken;
 use prexorcloud_transport::{EnrolError, Enrolment, Target};
 
-use crate::config::DaemonConfig;
+use crate::config::{DaemonConfig, TokenSource};
 
 /// Why a node could not join; none of these goes away by trying again
 #[derive(Debug, thiserror::Error)]
@@ -72,10 +75,13 @@ fn advice(error: &EnrolError) -> &'static str {
     }
 }
 
+/// A join token that was not used yet, and where it is
+pub(crate) type SpareToken = (JoinToken, TokenSource);
+
 /// The node's credentials: those it has, or fresh ones for its token
 ///
-/// Controllers that cannot be reached are tried again, in turn and with growing waits, for as long as it takes; drop the
-/// future to give up.
+/// What has expired is as good as nothing. Controllers that cannot be reached are tried again, in turn and with growing
+/// waits, for as long as it takes; drop the future to give up.
 ///
 /// # Errors
 /// [`EnrolmentFailure`], one sentence for the operator.
@@ -85,35 +91,64 @@ pub async fn credentials(
     targets: &[Target],
 ) -> Result<Enrolled, EnrolmentFailure> {
     let directory = CertificateDirectory::new(config.certificate_dir());
-    if let Some(enrolled) = load(&directory, node).await? {
-        if let Some((_, source)) = &config.enrolment.token
-            && let Err(error) = source.remove()
-        {
-            tracing::warn!(%error, "the join token is not needed any more and could not be removed");
+    let present = load(&directory, node).await?;
+    if let Some(enrolled) = present {
+        if has_expired(&enrolled) && spare(config).is_some() {
+            tracing::warn!(
+                "the node's certificate has expired: enrolling again with the configured join token"
+            );
+        } else {
+            return Ok(enrolled);
         }
-        return Ok(enrolled);
     }
-    let Some((token, source)) = &config.enrolment.token else {
+    let Some((token, source)) = spare(config) else {
         return Err(EnrolmentFailure::NoToken);
     };
-    let mut enrolment = Enrolment::new(token.clone(), node);
-    if token.pin().is_none() {
-        if !config.enrolment.trust_on_first_use {
-            return Err(EnrolmentFailure::NoPin);
-        }
-        enrolment = enrolment.trust_on_first_use();
+    if token.pin().is_none() && config.enrolment.trust_on_first_use {
         tracing::warn!("the join token has no certificate pin: believing whoever answers, this one time");
     }
-    let enrolled = enrolment
+    let enrolled = enrolment(config, node, &token)?
         .persist_into(&directory, targets, |error| {
             tracing::warn!("{error}; trying again")
         })
         .await?;
-    if let Err(error) = source.remove() {
-        tracing::warn!(%error, "the join token was used and could not be removed from its file");
-    }
+    remove(&source);
     tracing::info!(directory = %directory.path().display(), "enrolled: this node has its certificate");
     Ok(enrolled)
+}
+
+/// The configured token, unless it became the present certificate: then it is removed
+pub(crate) fn spare(config: &DaemonConfig) -> Option<SpareToken> {
+    let (token, source) = config.enrolment.token.clone()?;
+    if CertificateDirectory::new(config.certificate_dir()).was_used(&token) {
+        remove(&source);
+        return None;
+    }
+    Some((token, source))
+}
+
+/// How a token is exchanged here
+pub(crate) fn enrolment(
+    config: &DaemonConfig,
+    node: NodeId,
+    token: &JoinToken,
+) -> Result<Enrolment, EnrolmentFailure> {
+    let enrolment = Enrolment::new(token.clone(), node);
+    match token.pin() {
+        Some(_) => Ok(enrolment),
+        None if config.enrolment.trust_on_first_use => Ok(enrolment.trust_on_first_use()),
+        None => Err(EnrolmentFailure::NoPin),
+    }
+}
+
+pub(crate) fn remove(used: &TokenSource) {
+    if let Err(error) = used.remove() {
+        tracing::warn!(%error, "the join token was used and could not be removed from where it was");
+    }
+}
+
+fn has_expired(enrolled: &Enrolled) -> bool {
+    enrolled.credential.leaf().not_after() < SystemTime::now()
 }
 
 /// What is in the directory, if it is this node's

@@ -35,7 +35,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs a controller: the certificate authority, the nodes' sessions and the operators' interface
-    Controller(ServeArguments),
+    Controller(ControllerArguments),
     /// Runs a node daemon, which hosts instances; they go on when it is restarted
     Daemon(ServeArguments),
     /// Checks a configuration file, or prints an example of one
@@ -50,12 +50,41 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
+pub struct ControllerArguments {
+    #[command(flatten)]
+    pub serve: ServeArguments,
+    #[command(subcommand)]
+    pub command: Option<ControllerCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ControllerCommand {
+    /// Copies the authority and the records into an empty folder; the controller may run meanwhile
+    Backup {
+        /// The folder, which is made if need be
+        target: PathBuf,
+    },
+    /// Lets a controller go on with records that are older than its daemons' memory, or without any; it must be stopped
+    Recover(RecoverArguments),
+}
+
+#[derive(Args, Debug)]
+pub struct RecoverArguments {
+    /// Begin with no records beside the authority that is there: nodes, instances, tokens and revocations are forgotten
+    #[arg(long)]
+    pub without_records: bool,
+    /// Give the next start at least this epoch [default: one more than anybody has reported]
+    #[arg(long, value_name = "NUMBER")]
+    pub epoch: Option<u64>,
+}
+
+#[derive(Args, Debug)]
 pub struct ServeArguments {
     /// Configuration file; without one, the defaults and the environment apply
-    #[arg(long, value_name = "FILE", env = "PREXORCLOUD_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "PREXORCLOUD_CONFIG", global = true)]
     pub config: Option<PathBuf>,
     /// Where everything is kept, over file and environment
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
     /// Print one line of JSON on standard output once it serves
     #[arg(long, hide = true)]

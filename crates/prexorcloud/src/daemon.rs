@@ -126,6 +126,9 @@ async fn reload(daemon: &RunningDaemon, before: &DaemonConfig, arguments: &Serve
                 ),
                 Err(error) => tracing::error!("SIGHUP: the log stays as it is: {}", sentence(&error)),
             }
+            let mut offered = before.clone();
+            offered.enrolment.token.clone_from(&now.enrolment.token);
+            daemon.offer_token(offered);
             if takes_a_restart(&now, before, arguments) {
                 tracing::warn!("SIGHUP: other changes of the configuration take effect at the next start");
             }

@@ -31,10 +31,12 @@ impl fmt::Debug for ExchangeJoinTokenRequest {
         let Self {
             join_token: _,
             node_id,
+            certificate_request,
         } = self;
         f.debug_struct("ExchangeJoinTokenRequest")
             .field("join_token", &Redacted)
             .field("node_id", node_id)
+            .field("certificate_request_bytes", &certificate_request.len())
             .finish()
     }
 }
@@ -46,12 +48,14 @@ impl fmt::Debug for ExchangeJoinTokenResponse {
             pkcs12_password: _,
             ca_certificate_pem,
             cli_token: _,
+            certificate_chain_pem,
         } = self;
         f.debug_struct("ExchangeJoinTokenResponse")
             .field("pkcs12_bytes", &pkcs12.len())
             .field("pkcs12_password", &Redacted)
             .field("ca_certificate_pem", &String::from_utf8_lossy(ca_certificate_pem))
             .field("cli_token", &Redacted)
+            .field("certificate_chain_pem", certificate_chain_pem)
             .finish()
     }
 }

@@ -38,6 +38,7 @@ fn debug_output_hides_every_secret() {
     let request = ExchangeJoinTokenRequest {
         join_token: secret.into(),
         node_id: "node-1".into(),
+        ..Default::default()
     };
     let response = ExchangeJoinTokenResponse {
         pkcs12: secret.as_bytes().to_vec().into(),

@@ -54,6 +54,27 @@ pub struct StaleEpoch {
     pub highest: Epoch,
 }
 
+impl StaleEpoch {
+    /// Reads what the `ErrorReport` of a daemon says, whose message is this error's sentence
+    ///
+    /// ```
+    /// use prexorcloud_protocol::{Epoch, fence::StaleEpoch};
+    ///
+    /// let stale = StaleEpoch { given: Epoch::new(6), highest: Epoch::new(7) };
+    /// assert_eq!(StaleEpoch::reported(&stale.to_string()), Some(stale));
+    /// assert_eq!(StaleEpoch::reported("epoch 6 is stale"), None);
+    /// ```
+    #[must_use]
+    pub fn reported(message: &str) -> Option<Self> {
+        let (given, rest) = message.strip_prefix("epoch ")?.split_once(" is stale, epoch ")?;
+        let (highest, _) = rest.split_once(" has been accepted")?;
+        Some(Self {
+            given: Epoch::new(given.parse().ok()?),
+            highest: Epoch::new(highest.parse().ok()?),
+        })
+    }
+}
+
 /// A message whose epoch is higher than any that is obeyed
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -400,7 +400,7 @@ impl FromStr for Serial {
     }
 }
 
-/// SHA-256 of a certificate's DER encoding, shown as lower-case hexadecimal
+/// SHA-256 of a certificate's DER encoding, or of a public key, shown as lower-case hexadecimal
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint([u8; 32]);
 

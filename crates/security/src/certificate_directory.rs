@@ -8,21 +8,29 @@
 //! | `ca.pem` | 0600 | the authorities to believe, the active one first |
 //! | `node.p12` | 0600 | private key and certificate chain |
 //!
+//! Beside them, while a join token is on its way, `.node-key` (0600): the key that the certificate is asked for, so that an
+//! answer that is lost can be asked for again; and `.enrolled-with`, by which a token that was used is told from another.
+//!
 //! They are written in this order, each one durably, so the keystore is there only when everything is: a crash in between leaves a
 //! directory that counts as not enrolled, or one that still works with the previous certificate.
 
 use std::path::{Path, PathBuf};
 
+use crate::authority::{IssueError, NodeKey};
 use crate::credential::CredentialError;
 use crate::enrolment::Enrolled;
 use crate::files::{self, FileError};
 use crate::keystore::{self, KeystoreError, KeystorePassword, KeystorePasswordError, MAX_KEYSTORE_LEN};
 use crate::random::NoRandomness;
+use crate::token::JoinToken;
 use crate::trust::{TrustAnchors, TrustError};
 
 const PASSWORD_FILE: &str = ".node-password";
 const ANCHORS_FILE: &str = "ca.pem";
 const KEYSTORE_FILE: &str = "node.p12";
+const PENDING_KEY_FILE: &str = ".node-key";
+const USED_TOKEN_FILE: &str = ".enrolled-with";
+const MAX_KEY_LEN: u64 = 4096;
 const MAX_PASSWORD_LEN: u64 = 1024;
 const MAX_ANCHORS_LEN: u64 = 128 * 1024;
 
@@ -74,6 +82,9 @@ pub enum CertificateDirectoryError {
     /// No random bytes for a password
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
+    /// No key could be made
+    #[error("the node's key: {0}")]
+    Key(#[from] IssueError),
 }
 
 impl CertificateDirectory {
@@ -151,7 +162,48 @@ impl CertificateDirectory {
             }
         })?;
         files::write_secret(&anchors_path, enrolled.anchors.to_pem().as_bytes())?;
-        Ok(files::write_secret(&keystore_path, &pkcs12)?)
+        files::write_secret(&keystore_path, &pkcs12)?;
+        // It is in the keystore now, or was not taken.
+        Ok(files::remove(&self.path.join(PENDING_KEY_FILE))?)
+    }
+
+    /// The key that a certificate is to be asked for: the one of an attempt that was cut short, or a new one
+    ///
+    /// It is on disk when this returns. [`store`](Self::store) removes it.
+    ///
+    /// # Errors
+    /// [`CertificateDirectoryError::File`], or a key that cannot be made.
+    pub fn pending_key(&self) -> Result<NodeKey, CertificateDirectoryError> {
+        let path = self.path.join(PENDING_KEY_FILE);
+        // One that is damaged was never asked for: it was written whole, or not at all.
+        if let Ok(text) = files::read_secret_text(&path, MAX_KEY_LEN)
+            && let Ok(key) = NodeKey::from_pem(&text)
+        {
+            return Ok(key);
+        }
+        files::ensure_private_dir(&self.path)?;
+        let key = NodeKey::generate()?;
+        files::write_secret(&path, key.to_pem().as_bytes())?;
+        Ok(key)
+    }
+
+    /// Notes which join token became the present certificate
+    ///
+    /// # Errors
+    /// [`CertificateDirectoryError::File`]
+    pub fn note_used(&self, token: &JoinToken) -> Result<(), CertificateDirectoryError> {
+        let text = format!("{}\n", token.hash());
+        Ok(files::write_secret(
+            &self.path.join(USED_TOKEN_FILE),
+            text.as_bytes(),
+        )?)
+    }
+
+    /// Whether this join token became the present certificate, as far as that was noted
+    #[must_use]
+    pub fn was_used(&self, token: &JoinToken) -> bool {
+        files::read_secret_text(&self.path.join(USED_TOKEN_FILE), MAX_KEY_LEN)
+            .is_ok_and(|text| text.trim().parse() == Ok(token.hash()))
     }
 
     /// Creates the directory and proves that it can be written

@@ -24,6 +24,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, OtherError, SignatureScheme};
 
+use crate::authority::NodeKey;
 use crate::certificate::{Certificate, Fingerprint};
 use crate::credential::{Credential, CredentialError, MAX_CHAIN_LEN};
 use crate::identity::{Identity, IdentityError, PeerIdentity};
@@ -191,15 +192,23 @@ impl ObservedServer {
         let anchors = TrustAnchors::from_pem(ca_certificate_pem)?;
         self.check_authority(&anchors)?;
         let password = KeystorePassword::new(pkcs12_password)?;
-        let credential = keystore::read(pkcs12, &password)?;
-        credential.check_trusted(&anchors)?;
-        match PeerIdentity::from_certificate(credential.leaf())?.identity {
-            Identity::Node(found) if found == node_id => Ok(Enrolled { credential, anchors }),
-            found => Err(EnrolmentError::WrongIdentity {
-                found,
-                expected: node_id.to_owned(),
-            }),
-        }
+        check(keystore::read(pkcs12, &password)?, anchors, node_id)
+    }
+
+    /// The same for a reply to the request of the node's own key: a chain, leaf first, as PEM
+    ///
+    /// # Errors
+    /// [`EnrolmentError`], saying which part does not fit.
+    pub fn accept_chain(
+        &self,
+        node_id: &str,
+        key: &NodeKey,
+        chain_pem: &str,
+        ca_certificate_pem: &str,
+    ) -> Result<Enrolled, EnrolmentError> {
+        let anchors = TrustAnchors::from_pem(ca_certificate_pem)?;
+        self.check_authority(&anchors)?;
+        check(key.join(chain_pem)?, anchors, node_id)
     }
 
     /// Checks the authorities of the server's reply against what the server showed
@@ -216,6 +225,18 @@ impl ObservedServer {
         } else {
             Err(EnrolmentError::ForeignAuthority)
         }
+    }
+}
+
+/// Whether this is what the node was promised
+fn check(credential: Credential, anchors: TrustAnchors, node_id: &str) -> Result<Enrolled, EnrolmentError> {
+    credential.check_trusted(&anchors)?;
+    match PeerIdentity::from_certificate(credential.leaf())?.identity {
+        Identity::Node(found) if found == node_id => Ok(Enrolled { credential, anchors }),
+        found => Err(EnrolmentError::WrongIdentity {
+            found,
+            expected: node_id.to_owned(),
+        }),
     }
 }
 

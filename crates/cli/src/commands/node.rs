@@ -88,6 +88,10 @@ async fn show(id: &str, client: &Client, output: &Output) -> Result<(), Failure>
         ("memory", memory(&node)),
         ("free disk", node.free_disk_mb.map(|mib| format!("{mib} MiB"))),
         ("instances", node.instance_count.map(|count| count.to_string())),
+        (
+            "certificate until",
+            output.moment(node.certificate_expires_at.as_deref()),
+        ),
         ("contract", node.contract.as_deref().map(str::to_lowercase)),
         ("labels", labels),
         (

@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "620e8afbf4b6c22422059e0c97ec77bdc333ded3a8160e321a60e6409d04a57a";
+pub const WIRE_DIGEST: &str = "6a9611538aa85ca2f0c631011049f9375f909e59b20a6f045a9b69d5810635f4";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -17,7 +17,7 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/bootstrap_service.proto",
-        "691668915db8b59b8972e2e5da8563d49fa846d2ec178c5383d47e3b540031ca",
+        "7f1c0a4a7c4971ec2b867ba80e7d1bcc64e4e6aeaac1de34b486653403aacc67",
     ),
     (
         "proto/prexorcloud/daemon_service.proto",

@@ -14,7 +14,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use prexorcloud_protocol::compat;
 
 use super::Api;
+use crate::certificates::DAY_MS;
 use crate::nodes::{CONTRACT_MATCHES, NodeSummary, NodeView, contract_name};
+use crate::wall_clock::now_millis;
 
 /// The text format of Prometheus, as its content type names it
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -22,16 +24,21 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'static str); 1], String) {
     (
         [(header::CONTENT_TYPE, TEXT_FORMAT)],
-        exposition(&api.nodes.views(), api.surroundings.lost_log_lines()),
+        exposition(
+            &api.nodes.views(),
+            api.surroundings.lost_log_lines(),
+            now_millis(),
+        ),
     )
 }
 
-fn exposition(nodes: &[NodeView], lost_log_lines: u64) -> String {
+fn exposition(nodes: &[NodeView], lost_log_lines: u64, now_ms: i64) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder, || {
         describe();
         record(nodes);
+        record_expiries(nodes, now_ms);
         counter!("prexorcloud_log_lines_lost_total").absolute(lost_log_lines);
     });
     handle.render()
@@ -57,6 +64,10 @@ fn describe() {
         (
             "prexorcloud_daemon_sessions_by_contract",
             "Accepted sessions by whether the daemon was built from the same contract",
+        ),
+        (
+            "prexorcloud_node_certificates_expiring",
+            "Nodes whose certificate has expired, or does so within 7 or 30 days; the greater contains the lesser",
         ),
     ];
     for (name, meaning) in about {
@@ -95,6 +106,18 @@ fn record(nodes: &[NodeView]) {
         let those = sessions.clone().filter(|session| session.contract == contract);
         gauge!("prexorcloud_daemon_sessions_by_contract", "contract" => contract_name(contract))
             .set(number(those.count()));
+    }
+}
+
+fn record_expiries(nodes: &[NodeView], now_ms: i64) {
+    let expiries = nodes
+        .iter()
+        .map(|node| node.record.certificate_expires_at_ms)
+        .filter(|expires_at_ms| *expires_at_ms != 0);
+    for (within, days) in [("0d", 0), ("7d", 7), ("30d", 30)] {
+        let until = now_ms + days * DAY_MS;
+        let those = expiries.clone().filter(|expires_at_ms| *expires_at_ms <= until);
+        gauge!("prexorcloud_node_certificates_expiring", "within" => within).set(number(those.count()));
     }
 }
 

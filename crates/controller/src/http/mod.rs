@@ -42,7 +42,7 @@ pub(crate) struct Api {
     pub(crate) access: AccessTokens,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) fleet: Fleet,
-    pub(crate) certificates: Certificates,
+    pub(crate) certificates: Arc<Certificates>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) workloads: Arc<Workloads>,
     pub(crate) stopping: CancellationToken,

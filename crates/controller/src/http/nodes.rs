@@ -52,6 +52,8 @@ pub(super) struct Node {
     last_heartbeat: Option<String>,
     first_seen: String,
     last_seen: String,
+    /// When the certificate expires that it has
+    certificate_expires_at: Option<String>,
 }
 
 impl From<NodeView> for Node {
@@ -107,6 +109,7 @@ impl From<NodeView> for Node {
             connected_since: session.as_ref().map(|session| time(session.since_ms)),
             session_id: session.map(|session| session.session_id),
             last_heartbeat: time_unless_never(heard_at_ms),
+            certificate_expires_at: time_unless_never(record.certificate_expires_at_ms),
             first_seen: time(record.first_seen_ms),
             last_seen: time(record.last_seen_ms.max(heard_at_ms)),
         }

@@ -5,19 +5,25 @@ use std::{sync::Arc, time::Instant};
 use prexorcloud_protocol::{
     Close, Code, ControllerEvent, InstanceId,
     compat::ContractMatch,
+    fence::StaleEpoch,
     handshake::controller::Hello,
     node::controller::{Commit, Contest, ControllerWork, StreamId},
     roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
     session::error_code,
 };
+use prexorcloud_security::certificate::Certificate;
 
 use super::{
     Vitals, commits,
     task::Node,
     view::{Rival, SessionView},
 };
-use crate::{store::StoreError, wall_clock::now_millis};
+use crate::{
+    lineage,
+    store::StoreError,
+    wall_clock::{now_millis, to_millis},
+};
 
 impl Node {
     /// Hands an event of a stream to the machine, and does what is left to do about it
@@ -59,6 +65,8 @@ impl Node {
                     && let Ok(instance) = report.context.parse()
                 {
                     self.note(instance, report.error_message);
+                } else if report.error_code == error_code::STALE_EPOCH {
+                    self.note_fence(&report.error_message);
                 }
             }
             ControllerEvent::Request(request) => self.handle_request(request),
@@ -79,6 +87,23 @@ impl Node {
         };
         tokio::spawn(async move {
             commits::note(&*context.store, node, instance, &text).await;
+            drop(permit);
+        });
+    }
+
+    /// A node that obeys a later controller than this one tells something about this data folder
+    fn note_fence(&self, message: &str) {
+        let own = self.context.epoch;
+        let Some(stale) = StaleEpoch::reported(message).filter(|stale| stale.highest > own) else {
+            return;
+        };
+        let (context, node) = (Arc::clone(&self.context), self.id);
+        let Ok(permit) = Arc::clone(&context.notes).try_acquire_owned() else {
+            return;
+        };
+        tokio::spawn(async move {
+            let data_dir = &context.config.data_dir;
+            lineage::note_fence(&*context.store, data_dir, node.as_str(), own, stale.highest.get()).await;
             drop(permit);
         });
     }
@@ -210,10 +235,12 @@ impl Node {
 
     async fn prepare_admission(&mut self, hello: &Hello) -> Result<Vec<InstanceId>, StoreError> {
         let handshake = &hello.handshake;
-        let peer = self
-            .streams
-            .get(hello.stream.stream())
-            .map(|stream| stream.data.peer.address());
+        let stream = self.streams.get(hello.stream.stream());
+        let peer = stream.map(|stream| stream.data.peer.address());
+        let expires_at_ms = stream
+            .and_then(|stream| stream.data.peer.certificate())
+            .and_then(|certificate| Certificate::from_der(certificate).ok())
+            .map(|certificate| to_millis(certificate.not_after()));
         let address = match (handshake.advertise_address.as_str(), peer) {
             ("", Some(peer)) => peer.ip().to_string(),
             (advertised, _) => advertised.to_owned(),
@@ -226,6 +253,7 @@ impl Node {
             record.available_cpus = handshake.available_cpus;
             record.labels.clone_from(&handshake.labels);
             record.host_info.clone_from(&handshake.host_info);
+            record.certificate_expires_at_ms = expires_at_ms.unwrap_or(record.certificate_expires_at_ms);
         })
         .await?;
         let listed = handshake.running_instances.iter();

@@ -159,6 +159,18 @@ pub enum OpenError {
         /// The file
         path: PathBuf,
     },
+    /// The file was in use when it was copied, and its log was not copied along
+    #[error(
+        "{} was copied while it was in use, without its log {}: what was committed last may be missing. Copy the log along, \
+         restore another backup, or go on with what is there: {}",
+        path.display(), log.display(), crate::lineage::command(path, "")
+    )]
+    LogMissing {
+        /// The file
+        path: PathBuf,
+        /// The log that should be there
+        log: PathBuf,
+    },
     /// Another process holds the file
     #[error("{} is in use by another process", path.display())]
     InUse {

@@ -58,7 +58,9 @@ async fn each_refusal_has_its_status() {
         assert!(!status.message().is_empty());
     }
     cluster.exchange(&bound, "node-1").await.unwrap();
-    cluster.exchange(&open, "node-1").await.unwrap();
+    let status = cluster.exchange(&open, "node-1").await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied, "{}", status.message());
+    cluster.exchange(&open, "node-3").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,6 +74,7 @@ async fn of_64_callers_on_the_network_exactly_one_wins() {
             let request = ExchangeJoinTokenRequest {
                 join_token: token.clone(),
                 node_id: format!("node-{caller}"),
+                ..Default::default()
             };
             tokio::spawn(async move { client.exchange_join_token(request).await })
         })

@@ -138,6 +138,7 @@ impl Cluster {
         let request = ExchangeJoinTokenRequest {
             join_token: token.to_owned(),
             node_id: node.to_owned(),
+            ..Default::default()
         };
         within(self.bootstrap().await.exchange_join_token(request))
             .await

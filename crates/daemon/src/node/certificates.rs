@@ -1,7 +1,8 @@
 //! The node's certificate while the daemon runs: it can be replaced on disk and read again
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use prexorcloud_protocol::NodeId;
 use prexorcloud_security::certificate_directory::CertificateDirectory;
@@ -27,11 +28,13 @@ pub enum ReloadError {
     Tls(#[from] TlsError),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Certificates {
     node: NodeId,
     directory: CertificateDirectory,
     material: Arc<ClientMaterial>,
+    /// When the one in use expires.
+    not_after: Arc<Mutex<SystemTime>>,
 }
 
 impl Certificates {
@@ -40,7 +43,20 @@ impl Certificates {
             node,
             directory: CertificateDirectory::new(directory),
             material: Arc::new(ClientMaterial::new(tls(enrolled)?)),
+            not_after: Arc::new(Mutex::new(enrolled.credential.leaf().not_after())),
         })
+    }
+
+    /// Takes another one, for connections from now on
+    pub(super) fn take(&self, enrolled: &Enrolled) -> Result<(), TlsError> {
+        self.material.replace(tls(enrolled)?);
+        *self.not_after.lock().unwrap_or_else(PoisonError::into_inner) =
+            enrolled.credential.leaf().not_after();
+        Ok(())
+    }
+
+    pub(super) fn not_after(&self) -> SystemTime {
+        *self.not_after.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A dialer that takes what was read last
@@ -53,8 +69,7 @@ impl Certificates {
         let enrolled = enrolment::load(&self.directory, self.node)
             .await?
             .ok_or_else(|| ReloadError::Missing(self.directory.path().to_path_buf()))?;
-        self.material.replace(tls(&enrolled)?);
-        Ok(())
+        Ok(self.take(&enrolled)?)
     }
 }
 

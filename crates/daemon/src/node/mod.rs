@@ -17,6 +17,7 @@ mod crashes;
 mod host;
 mod memory;
 mod orders;
+mod renewal;
 mod requests;
 
 use std::io;
@@ -30,6 +31,7 @@ use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{DaemonSession, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
 use prexorcloud_security::tls::TlsError;
+use prexorcloud_transport::client::DialError;
 use prexorcloud_transport::{Backoff, DaemonRunner, LinkEvent, RunEnd, SessionHandle, Target, Vital};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -47,6 +49,7 @@ use crashes::CrashSpool;
 use host::Host;
 use memory::Memory;
 use orders::Orders;
+use renewal::{Occasion, Renewal};
 
 pub use certificates::ReloadError;
 
@@ -150,6 +153,7 @@ pub struct RunningDaemon {
     node_id: NodeId,
     adopted: usize,
     certificates: Certificates,
+    occasions: mpsc::Sender<Occasion>,
     health: Option<HealthServer>,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<Finished>,
@@ -175,6 +179,8 @@ impl Daemon {
         let credentials = enrolment::credentials(&config, node_id, &targets).await?;
         let certificates = Certificates::of(node_id, config.certificate_dir(), &credentials)?;
         let dialer = certificates.dialer();
+        let renewal = Renewal::new(&config, node_id, targets.clone(), certificates.clone());
+        let (occasions, occasioned) = mpsc::channel(4);
 
         let instances_dir = absolute(&config.instances_dir())?;
         let run_folder = data_dir.join("run");
@@ -238,7 +244,7 @@ impl Daemon {
                 initial: config.reconnect.initial_delay,
                 max: config.reconnect.max_delay,
             })
-            .observe(observer(Arc::clone(&dialled), learned_sender));
+            .observe(observer(Arc::clone(&dialled), learned_sender, occasions.clone()));
         let session = runner.session();
         let health = match config.health.enabled {
             true => Some(start_health(&config, node_id, &session, &supervisor, &dialled).await?),
@@ -247,6 +253,7 @@ impl Daemon {
         let (vital, own_deaths) = Vital::new();
         let forwarding = console::forward(session.clone(), reports.consoles);
         let consoles = tokio::spawn(vital.guard("the forwarding of consoles", forwarding));
+        let renewing = tokio::spawn(vital.guard("the renewal of the certificate", renewal.run(occasioned)));
         let deaths = reports.deaths;
         let mut orders = Orders::new(
             session,
@@ -274,6 +281,7 @@ impl Daemon {
                 task = own_deaths.first() => Err(task),
             };
             consoles.abort();
+            renewing.abort();
             supervisor.detach();
             drop(lock);
             match end {
@@ -296,6 +304,7 @@ impl Daemon {
             node_id,
             adopted: adopted.len(),
             certificates,
+            occasions,
             health,
             stop: Some(stop),
             task,
@@ -329,6 +338,12 @@ impl RunningDaemon {
     /// [`ReloadError`]; the daemon goes on with what it has.
     pub async fn reload_certificate(&self) -> Result<(), ReloadError> {
         self.certificates.reload().await
+    }
+
+    /// Takes the join token of a configuration that was read again, for when the present certificate is no good
+    pub fn offer_token(&self, config: DaemonConfig) {
+        // What is in front of it are refusals, each of which comes again.
+        let _ = self.occasions.try_send(Occasion::Configured(Box::new(config)));
     }
 
     /// Waits until the daemon has finished; cancel safe, and answers the same when asked again
@@ -465,8 +480,30 @@ async fn start_health(
 fn observer(
     dialled: Arc<Mutex<Option<Target>>>,
     learned: mpsc::Sender<Vec<Target>>,
+    occasions: mpsc::Sender<Occasion>,
 ) -> impl FnMut(LinkEvent) + Send {
-    move |event| match event {
+    let refused = move |target: &Target, error: &DialError| {
+        if renewal::may_help(error) {
+            // If one waits already, that is enough.
+            let _ = occasions.try_send(Occasion::Refused(target.clone()));
+        }
+    };
+    move |event| {
+        if let LinkEvent::DialFailed { target, error }
+        | LinkEvent::StreamEnded {
+            target,
+            error: Some(error),
+            ..
+        } = &event
+        {
+            refused(target, error);
+        }
+        tell(event, &dialled, &learned);
+    }
+}
+
+fn tell(event: LinkEvent, dialled: &Mutex<Option<Target>>, learned: &mpsc::Sender<Vec<Target>>) {
+    match event {
         LinkEvent::Dialling { target, after } => {
             tracing::debug!(%target, after_ms = after.as_millis(), "dialling the controller");
             *dialled.lock().unwrap_or_else(PoisonError::into_inner) = Some(target);

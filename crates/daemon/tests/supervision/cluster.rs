@@ -375,6 +375,7 @@ impl BootstrapService for Bootstrap {
                 .into_bytes()
                 .into(),
             cli_token: String::new(),
+            ..Default::default()
         }))
     }
 }

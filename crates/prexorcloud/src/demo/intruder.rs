@@ -27,6 +27,7 @@ pub async fn replay(target: &Target, token: &JoinToken, node: &str) -> anyhow::R
     let request = ExchangeJoinTokenRequest {
         join_token: token.expose().to_owned(),
         node_id: node.to_owned(),
+        ..Default::default()
     };
     match exchange_join_token(&dialer, target, request, LIMIT).await {
         Err(CallError::Status { code, message }) => Ok((code, message)),

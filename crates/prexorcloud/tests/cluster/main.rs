@@ -8,6 +8,7 @@ mod endings;
 mod enrolment;
 mod examples;
 mod handwritten;
+mod lineage;
 mod link;
 mod operator;
 mod readiness;

@@ -942,6 +942,10 @@ pub struct ExchangeJoinTokenRequest {
     /// first a letter or digit. Required. It becomes the identity in the certificate.
     #[prost(string, tag = "2")]
     pub node_id: ::prost::alloc::string::String,
+    /// A PKCS#10 request in DER that carries the node's own EC P-256 key and is signed with it, at most 4096 bytes. Only the
+    /// key is taken from it. Empty = the controller makes the key. Java controllers ignore it and make one.
+    #[prost(bytes = "bytes", tag = "100")]
+    pub certificate_request: ::prost::bytes::Bytes,
 }
 /// What the node needs for every later call. Secret as a whole.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -960,6 +964,10 @@ pub struct ExchangeJoinTokenResponse {
     /// A bearer token for operator tools on the same machine. Empty = none, which is the rule for a daemon.
     #[prost(string, tag = "4")]
     pub cli_token: ::prost::alloc::string::String,
+    /// The chain of the certificate for the key of `certificate_request`, leaf first, as PEM. Empty = the key and the chain
+    /// are in `pkcs12`; otherwise `pkcs12` and its password are empty.
+    #[prost(string, tag = "100")]
+    pub certificate_chain_pem: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 #[cfg(feature = "client")]
@@ -1049,8 +1057,12 @@ pub mod bootstrap_service_client {
         ///
         /// INVALID_ARGUMENT if a field is missing or the node id is not a safe name, NOT_FOUND for an unknown token,
         /// FAILED_PRECONDITION for one that is expired, revoked or already consumed, PERMISSION_DENIED for one that is bound to
-        /// another node id. After each of these only a new token helps. Java controllers answer all of them with
-        /// UNAUTHENTICATED.
+        /// another node id, or bound to none while the node id is known already. After each of these only a new token helps.
+        /// Java controllers answer all of them with UNAUTHENTICATED.
+        ///
+        /// A token that was consumed with a `certificate_request` can be exchanged again by the same node for the same key until
+        /// it expires, so that an answer that was lost on its way costs no token. An exchange for a node that is known ends the
+        /// validity of the certificates that it had.
         pub async fn exchange_join_token(
             &mut self,
             request: impl tonic::IntoRequest<super::ExchangeJoinTokenRequest>,
@@ -1100,8 +1112,12 @@ pub mod bootstrap_service_server {
         ///
         /// INVALID_ARGUMENT if a field is missing or the node id is not a safe name, NOT_FOUND for an unknown token,
         /// FAILED_PRECONDITION for one that is expired, revoked or already consumed, PERMISSION_DENIED for one that is bound to
-        /// another node id. After each of these only a new token helps. Java controllers answer all of them with
-        /// UNAUTHENTICATED.
+        /// another node id, or bound to none while the node id is known already. After each of these only a new token helps.
+        /// Java controllers answer all of them with UNAUTHENTICATED.
+        ///
+        /// A token that was consumed with a `certificate_request` can be exchanged again by the same node for the same key until
+        /// it expires, so that an answer that was lost on its way costs no token. An exchange for a node that is known ends the
+        /// validity of the certificates that it had.
         async fn exchange_join_token(
             &self,
             request: tonic::Request<super::ExchangeJoinTokenRequest>,

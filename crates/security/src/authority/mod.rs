@@ -18,20 +18,21 @@
 //! ```
 
 mod directory;
+mod request;
 mod server_names;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
-    SerialNumber, string::Ia5String,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, string::Ia5String,
 };
-use rustls::pki_types::{CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use zeroize::{Zeroize as _, Zeroizing};
 
 pub use self::directory::{LoadError, Origin};
+pub use self::request::{NodeKey, requested_key};
 pub use self::server_names::{InvalidServerName, ServerNames};
 use crate::certificate::{Certificate, CertificateError, Fingerprint};
 use crate::credential::{Credential, CredentialError};
@@ -46,7 +47,7 @@ use crate::validity::{to_unix_millis, to_x509};
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Largest certificate signing request that is read, in bytes of DER
-pub const MAX_REQUEST_LEN: usize = 8 * 1024;
+pub const MAX_REQUEST_LEN: usize = 4 * 1024;
 
 /// How long certificates live
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -296,15 +297,7 @@ impl Authority {
         node_id: &str,
         now: SystemTime,
     ) -> Result<Vec<Certificate>, IssueError> {
-        if csr_der.len() > MAX_REQUEST_LEN {
-            return Err(IssueError::BadRequest);
-        }
-        let mut request =
-            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(csr_der))
-                .map_err(|_| IssueError::BadRequest)?;
-        if *request.public_key.algorithm() != rcgen::PKCS_ECDSA_P256_SHA256 {
-            return Err(IssueError::UnsupportedKey);
-        }
+        let mut request = request::parse_request(csr_der)?;
         request.params = self.params(&Purpose::Node { id: node_id }, now)?;
         let leaf = Certificate::from_der(request.signed_by(&self.issuer)?.der())?;
         Ok(vec![leaf, self.certificate.clone()])

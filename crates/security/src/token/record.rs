@@ -166,6 +166,12 @@ pub enum RedeemError {
     /// It is meant for another node
     #[error("this join token is bound to another node id")]
     BoundElsewhere,
+    /// The node is known already, and the token is not bound to it
+    #[error(
+        "a node of this id is known already, and only a join token that is bound to it enrols it again \
+         (`prexorctl token create --node`)"
+    )]
+    NodeKnown,
 }
 
 /// What revoking did

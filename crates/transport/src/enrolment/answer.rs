@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use prexorcloud_proto::ExchangeJoinTokenResponse;
 use prexorcloud_security::NoRandomness;
 use prexorcloud_security::authority::{Authority, IssueError};
+use prexorcloud_security::certificate::Certificate;
 use prexorcloud_security::credential::Credential;
 use prexorcloud_security::keystore::{self, KeystoreError, KeystorePassword};
 use prexorcloud_security::token::RedeemError;
@@ -58,10 +59,30 @@ pub fn issue_node(
         pkcs12: keystore::write(&credential, &password)?.into(),
         pkcs12_password: password.expose().to_owned(),
         ca_certificate_pem: authority.certificate().to_pem().into_bytes().into(),
-        // A node acts through its certificate; a second credential would only be one more to steal.
-        cli_token: String::new(),
+        // No `cli_token`: a node acts through its certificate; a second credential would only be one more to steal.
+        ..ExchangeJoinTokenResponse::default()
     };
     Ok(IssuedNode { credential, answer })
+}
+
+/// Makes a certificate for a node's own key, and the answer to its join token; the key stays with the node
+///
+/// # Errors
+/// [`IssueNodeError::Issue`], with [`IssueError::BadRequest`] or [`IssueError::UnsupportedKey`] for a request that is none.
+pub fn sign_node(
+    authority: &Authority,
+    node_id: &str,
+    request: &[u8],
+    now: SystemTime,
+) -> Result<(Certificate, ExchangeJoinTokenResponse), IssueNodeError> {
+    let chain = authority.sign_node_request(request, node_id, now)?;
+    let answer = ExchangeJoinTokenResponse {
+        certificate_chain_pem: chain.iter().map(Certificate::to_pem).collect(),
+        ca_certificate_pem: authority.certificate().to_pem().into_bytes().into(),
+        ..ExchangeJoinTokenResponse::default()
+    };
+    let leaf = chain.into_iter().next().ok_or(IssueError::BadRequest)?;
+    Ok((leaf, answer))
 }
 
 /// The status that a token is refused with
@@ -71,14 +92,14 @@ pub fn issue_node(
 /// | `INVALID_ARGUMENT` | the node id is not a safe name |
 /// | `NOT_FOUND` | there is no such token |
 /// | `FAILED_PRECONDITION` | it has expired, was revoked, or was redeemed before |
-/// | `PERMISSION_DENIED` | it is bound to another node |
+/// | `PERMISSION_DENIED` | it is bound to another node, or the node is known and it is bound to none |
 #[must_use]
 pub fn refusal(error: RedeemError) -> Status {
     let message = error.to_string();
     match error {
         RedeemError::InvalidNodeId => Status::invalid_argument(message),
         RedeemError::Unknown => Status::not_found(message),
-        RedeemError::BoundElsewhere => Status::permission_denied(message),
+        RedeemError::BoundElsewhere | RedeemError::NodeKnown => Status::permission_denied(message),
         RedeemError::Expired | RedeemError::Revoked | RedeemError::Consumed => {
             Status::failed_precondition(message)
         }

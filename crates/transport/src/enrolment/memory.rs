@@ -115,7 +115,10 @@ impl BootstrapService for InMemoryEnrolment {
         request: Request<ExchangeJoinTokenRequest>,
     ) -> Result<Response<ExchangeJoinTokenResponse>, Status> {
         let inner = Arc::clone(&self.0);
-        let ExchangeJoinTokenRequest { join_token, node_id } = request.into_inner();
+        // Makes every key itself, as a Java controller does; a node's own request is ignored.
+        let ExchangeJoinTokenRequest {
+            join_token, node_id, ..
+        } = request.into_inner();
         let work = spawn_blocking(move || inner.exchange(&join_token, &node_id));
         let answer = work
             .await

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use prexorcloud_proto::ExchangeJoinTokenRequest;
 use prexorcloud_protocol::NodeId;
+use prexorcloud_security::authority::{IssueError, NodeKey};
 use prexorcloud_security::certificate_directory::{CertificateDirectory, CertificateDirectoryError};
 use prexorcloud_security::enrolment::{Enrolled, EnrolmentError, EnrolmentTls};
 use prexorcloud_security::tls::TlsError;
@@ -21,7 +22,7 @@ use prexorcloud_security::token::JoinToken;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-pub use self::answer::{IssueNodeError, IssuedNode, issue_node, refusal};
+pub use self::answer::{IssueNodeError, IssuedNode, issue_node, refusal, sign_node};
 pub use self::memory::InMemoryEnrolment;
 use crate::client::{CallError, DialError, DialOptions, Dialer, Target, exchange_join_token};
 
@@ -86,6 +87,9 @@ pub enum EnrolError {
     /// TLS cannot be set up.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The request for a certificate cannot be made.
+    #[error("the node's key: {0}")]
+    Key(#[from] IssueError),
 }
 
 impl EnrolError {
@@ -152,19 +156,7 @@ pub async fn enrol_once(
         return Ok(enrolled);
     }
     let enrolment = Enrolment::new(token.ok_or(EnrolError::NoToken)?.clone(), node);
-    keep(directory, enrolment.attempt(target)).await
-}
-
-/// A token that is spent while the disk is full is gone, so the directory is proven first.
-async fn keep(
-    directory: &CertificateDirectory,
-    exchange: impl Future<Output = Result<Enrolled, EnrolError>>,
-) -> Result<Enrolled, EnrolError> {
-    on_disk(directory, CertificateDirectory::prepare).await?;
-    let enrolled = exchange.await?;
-    let stored = enrolled.clone();
-    on_disk(directory, move |directory| directory.store(&stored)).await?;
-    Ok(enrolled)
+    enrolment.attempt_into(directory, target).await
 }
 
 async fn on_disk<T: Send + 'static>(
@@ -185,6 +177,8 @@ pub struct Enrolment {
     node: NodeId,
     trust_on_first_use: bool,
     deadline: Duration,
+    /// Without one, the controller makes the key.
+    key: Option<NodeKey>,
 }
 
 impl Enrolment {
@@ -196,7 +190,17 @@ impl Enrolment {
             node,
             trust_on_first_use: false,
             deadline: CALL_DEADLINE,
+            key: None,
         }
+    }
+
+    /// Asks for a certificate for this key, so that an answer that is lost can be asked for again with the same token
+    ///
+    /// A Java controller makes a key all the same, and then that one counts.
+    #[must_use]
+    pub fn key(mut self, key: NodeKey) -> Self {
+        self.key = Some(key);
+        self
     }
 
     /// With a token that has no pin, as a Java controller makes it, believes whoever answers
@@ -229,6 +233,7 @@ impl Enrolment {
         let request = ExchangeJoinTokenRequest {
             join_token: self.token.expose().to_owned(),
             node_id: self.node.as_str().to_owned(),
+            certificate_request: self.key.as_ref().map_or(Ok(Vec::new()), NodeKey::request)?.into(),
         };
         let reply = match exchange_join_token(&dialer, target, request, self.deadline).await {
             Ok(reply) => reply,
@@ -250,12 +255,17 @@ impl Enrolment {
         };
         let server = tls.observed().ok_or_else(unreadable)?;
         let anchors = std::str::from_utf8(&reply.ca_certificate_pem).map_err(|_| unreadable())?;
-        server
-            .accept(self.node.as_str(), &reply.pkcs12, &reply.pkcs12_password, anchors)
-            .map_err(|error| EnrolError::UnusableReply {
-                target: target.clone(),
-                error,
-            })
+        let node = self.node.as_str();
+        let accepted = match &self.key {
+            Some(key) if !reply.certificate_chain_pem.is_empty() => {
+                server.accept_chain(node, key, &reply.certificate_chain_pem, anchors)
+            }
+            _ => server.accept(node, &reply.pkcs12, &reply.pkcs12_password, anchors),
+        };
+        accepted.map_err(|error| EnrolError::UnusableReply {
+            target: target.clone(),
+            error,
+        })
     }
 
     /// Asks all controllers in turn and with growing waits, until one answers or it is clear that none ever will
@@ -296,7 +306,22 @@ impl Enrolment {
         }
     }
 
-    /// As [`persist`](Self::persist), and keeps the result in `directory`, which is tried before the token is sent.
+    /// As [`attempt`](Self::attempt), for a key of `directory`, where the result is kept
+    ///
+    /// The directory is tried before the token is sent. What is in it stays until there is something better.
+    ///
+    /// # Errors
+    /// [`EnrolError`]; [`EnrolError::Directory`] if it cannot be kept.
+    pub async fn attempt_into(
+        &self,
+        directory: &CertificateDirectory,
+        target: &Target,
+    ) -> Result<Enrolled, EnrolError> {
+        let enrolled = self.with_key_of(directory).await?.attempt(target).await?;
+        self.keep(directory, enrolled).await
+    }
+
+    /// As [`persist`](Self::persist), for a key of `directory`, where the result is kept
     ///
     /// # Errors
     /// [`EnrolError`]; [`EnrolError::Directory`] if it cannot be kept.
@@ -306,6 +331,32 @@ impl Enrolment {
         targets: &[Target],
         retrying: impl FnMut(&EnrolError),
     ) -> Result<Enrolled, EnrolError> {
-        keep(directory, self.persist(targets, retrying)).await
+        let enrolled = self
+            .with_key_of(directory)
+            .await?
+            .persist(targets, retrying)
+            .await?;
+        self.keep(directory, enrolled).await
+    }
+
+    /// A token that is spent while the disk is full is gone, so the directory is proven first.
+    async fn with_key_of(&self, directory: &CertificateDirectory) -> Result<Self, EnrolError> {
+        on_disk(directory, CertificateDirectory::prepare).await?;
+        let key = on_disk(directory, CertificateDirectory::pending_key).await?;
+        Ok(self.clone().key(key))
+    }
+
+    async fn keep(
+        &self,
+        directory: &CertificateDirectory,
+        enrolled: Enrolled,
+    ) -> Result<Enrolled, EnrolError> {
+        let (stored, token) = (enrolled.clone(), self.token.clone());
+        on_disk(directory, move |directory| {
+            directory.store(&stored)?;
+            directory.note_used(&token)
+        })
+        .await?;
+        Ok(enrolled)
     }
 }

@@ -212,6 +212,7 @@ async fn exchanging_a_token_reports_statuses_dead_ends_and_deadlines() {
     let request = || ExchangeJoinTokenRequest {
         join_token: "pxr_x".into(),
         node_id: "node-1".into(),
+        ..Default::default()
     };
     let dialer = controller.dialer(None);
     let limit = Duration::from_secs(30);

@@ -8,8 +8,9 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, backup::Backup};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, backup::Backup, config::DbConfig};
 
+use super::SqliteOptions;
 use crate::store::{OpenError, Revision, StoreError};
 
 /// "PXRC": what SQLite keeps in the file header to tell our files from others
@@ -29,15 +30,67 @@ const MIGRATIONS: &[&str] = &["
 /// Wait for a lock that another connection of this process, or a backup tool, holds
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) fn open_for_writing(path: &Path, max_bytes: Option<u64>) -> Result<Connection, OpenError> {
+/// Opens the file, and notes in it that it is in use
+///
+/// While it is, what was committed last stands in its log only. A file that was in use and has no log is an old state that
+/// looks like a whole one, so it is refused unless `options` take it.
+pub(super) fn open_for_writing(path: &Path, options: &SqliteOptions) -> Result<Connection, OpenError> {
+    let had_log = log_of(path).exists();
     create(path)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection =
         Connection::open_with_flags(path, flags).map_err(|error| open_error(path, &error))?;
     refuse_if_not_ours(&connection, path)?;
-    prepare(&mut connection, path, max_bytes)
+    prepare(&mut connection, path, options.max_bytes)
         .map_err(|error| open_error(path, &error))?
-        .map_or(Ok(connection), Err)
+        .map_or(Ok(()), Err)?;
+    let was_in_use = is_in_use(&connection).map_err(|error| open_error(path, &error))?;
+    if was_in_use && !had_log && !options.without_log {
+        return Err(OpenError::LogMissing {
+            path: path.to_path_buf(),
+            log: log_of(path),
+        });
+    }
+    set_in_use(&connection, true)
+        .and_then(|()| checkpoint(&connection))
+        // Only an end in good order folds the log in, or a file without one would not tell that it lacks something.
+        .and_then(|()| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true))
+        .map_err(|error| open_error(path, &error))?;
+    Ok(connection)
+}
+
+/// Folds the log into the file, which is whole from then on
+pub(super) fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    set_in_use(connection, false)?;
+    checkpoint(connection)
+}
+
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+fn is_in_use(connection: &Connection) -> rusqlite::Result<bool> {
+    let value: Option<i64> = connection
+        .query_row("SELECT value FROM counters WHERE name = 'in_use'", [], |row| {
+            row.get(0)
+        })
+        .optional()?;
+    Ok(value.is_some_and(|value| value != 0))
+}
+
+fn set_in_use(connection: &Connection, in_use: bool) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT INTO counters (name, value) VALUES ('in_use', ?1) ON CONFLICT (name) DO UPDATE SET value = ?1",
+            [i64::from(in_use)],
+        )
+        .map(drop)
+}
+
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push("-wal");
+    path.with_file_name(name)
 }
 
 pub(super) fn open_for_reading(path: &Path) -> rusqlite::Result<Connection> {
@@ -197,6 +250,8 @@ fn copy_to(connection: &Connection, unfinished: &Path) -> Result<(), StoreError>
             .run_to_completion(256, Duration::ZERO, None)
             .map_err(store_error)?;
     }
+    // The copy is whole, whoever has the original open.
+    set_in_use(&copy, false).map_err(store_error)?;
     copy.close().map_err(|(_, error)| store_error(error))
 }
 

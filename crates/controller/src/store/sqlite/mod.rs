@@ -40,6 +40,8 @@ pub struct SqliteOptions {
     pub watch_bytes: usize,
     /// Longest wait for a transaction, queueing included. Default 30 s
     pub txn_timeout: Duration,
+    /// Take a file whose log is missing, with what is in it. Default no
+    pub without_log: bool,
 }
 
 impl Default for SqliteOptions {
@@ -49,6 +51,7 @@ impl Default for SqliteOptions {
             watch_commits: 4096,
             watch_bytes: 16 * 1024 * 1024,
             txn_timeout: Duration::from_secs(30),
+            without_log: false,
         }
     }
 }
@@ -80,7 +83,7 @@ impl SqliteStore {
     /// [`OpenError`] says whether the file is foreign, newer, damaged, in use, or not writable.
     pub fn open(path: impl AsRef<Path>, options: &SqliteOptions) -> Result<Self, OpenError> {
         let path = path.as_ref().to_path_buf();
-        let connection = file::open_for_writing(&path, options.max_bytes)?;
+        let connection = file::open_for_writing(&path, options)?;
         let revision = file::revision(&connection).map_err(|error| file::open_error(&path, &error))?;
         let log = Arc::new(ChangeLog::starting_at(
             revision,
@@ -123,6 +126,15 @@ impl SqliteStore {
         self.readers
             .read(move |connection| file::backup(connection, &target))
             .await
+    }
+
+    /// The same for a file that this or another process may have open; blocks the calling thread
+    ///
+    /// # Errors
+    /// As [`backup`](Self::backup).
+    pub fn copy(source: &Path, target: &Path) -> Result<(), StoreError> {
+        let mut connection = file::open_for_reading(source).map_err(file::store_error)?;
+        file::backup(&mut connection, target)
     }
 
     async fn request<T>(

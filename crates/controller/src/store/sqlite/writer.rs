@@ -5,7 +5,7 @@ use std::sync::Weak;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::file::store_error;
+use super::file::{self, store_error};
 use crate::store::{Change, ChangeSet, Revision, StoreError, Txn, TxnOutcome, change_log::ChangeLog};
 
 /// Transactions in one commit; bounds how long the first of them waits for the others
@@ -172,10 +172,7 @@ impl Writer {
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {
-        let checkpoint = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        checkpoint.map_err(store_error)
+        file::settle(&self.connection).map_err(store_error)
     }
 }
 

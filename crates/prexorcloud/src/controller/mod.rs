@@ -1,4 +1,6 @@
-//! `prexorcloud controller`
+//! `prexorcloud controller`: the server, and what is done to its data folder
+
+mod data_folder;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +13,7 @@ use anyhow::Context as _;
 use prexorcloud_controller::config::{self, ControllerConfig, LogFormat};
 use prexorcloud_controller::{Controller, RunningController, Surroundings};
 
-use crate::arguments::{EXIT_FAILED, EXIT_USAGE, ServeArguments};
+use crate::arguments::{ControllerArguments, EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::ControllerReady;
 use crate::ending::{Ending, Hangup};
 use crate::logging::{self, Log, Shape};
@@ -20,7 +22,11 @@ use crate::{complain, environment, sentence, tether};
 /// How long a shutdown may take before the process ends anyway
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
-pub async fn run(arguments: ServeArguments) -> ExitCode {
+pub async fn run(arguments: ControllerArguments) -> ExitCode {
+    let ControllerArguments {
+        serve: arguments,
+        command,
+    } = arguments;
     let loaded = match config::load(arguments.config.as_deref(), environment()) {
         Ok(loaded) => loaded,
         Err(error) => return complain(&error.to_string(), EXIT_USAGE),
@@ -28,6 +34,12 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
     let mut config = loaded.config;
     if let Some(folder) = &arguments.data_dir {
         config.data_dir.clone_from(folder);
+    }
+    if let Some(command) = command {
+        return match data_folder::run(&config.data_dir, command).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&sentence(&error), EXIT_FAILED),
+        };
     }
     let shape = match config.log.format {
         LogFormat::Text => Shape::Text,
