@@ -23,6 +23,8 @@ pub struct Record {
     pub state: State,
     /// What was asked for.
     pub desired: Desired,
+    /// The end was only inferred.
+    pub lost: bool,
     /// Why the state is what it is, if it ever changed.
     pub cause: Option<Cause>,
 }
@@ -117,6 +119,7 @@ impl Store {
             start: record.start.clone(),
             state: record.state,
             desired: record.desired,
+            lost: record.lost,
         };
         self.records.values().map(entry).collect()
     }
@@ -219,6 +222,7 @@ impl Store {
                 start,
                 state: State::Scheduled,
                 desired: Desired::Run,
+                lost: false,
                 cause: None,
             };
             self.records.insert(instance, record);
@@ -252,6 +256,7 @@ impl Store {
         if let Some(record) = self.records.get_mut(&instance) {
             record.state = state;
             record.desired = desired;
+            record.lost = snapshot.lost;
             if let Some(seen) = seen.filter(|seen| seen.state == state) {
                 record.cause = Some(seen.cause);
             }

@@ -312,6 +312,7 @@ fn updated(
     }
     let was_running = record.state == State::Running.to_wire();
     record.state = snapshot.state.to_wire();
+    record.lost = snapshot.lost;
     record.set_wanted(wanted_of(snapshot.desired));
     if snapshot.state == State::Running && !was_running {
         // What went wrong before did not keep it from running.
@@ -397,6 +398,7 @@ impl InstanceRecord {
             start: Box::new(self.start?),
             state,
             desired,
+            lost: self.lost,
         })
     }
 }
@@ -520,6 +522,7 @@ mod tests {
             port: 0,
             state,
             desired: Desired::Run,
+            lost: false,
             note: note.map(str::to_owned),
         };
         record = updated(node, Some(&record), &snapshot(State::Running, None), None).unwrap();

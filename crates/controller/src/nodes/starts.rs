@@ -44,11 +44,11 @@ impl Node {
 
     /// Instances and reported ports are both looked at: a port is never booked twice, even right after a reconnect
     fn choose_port(&self, wanted: Option<u16>) -> Result<u16, OrderError> {
-        let booked: HashSet<u16> = self.machine.ports().collect();
+        let mut booked: HashSet<u16> = self.machine.ports().collect();
         if let Some(port) = wanted {
             return if booked.contains(&port) {
                 Err(OrderError::Conflict(format!(
-                    "port {port} is used by another instance on {}",
+                    "port {port} is in use on {}",
                     self.id
                 )))
             } else {
@@ -61,6 +61,8 @@ impl Node {
                 .map(|load| load.used_ports.iter().copied().collect())
                 .unwrap_or_default()
         });
+        // Whoever names a port knows what is there.
+        booked.extend(self.machine.roster().doubtful_ports());
         let range = self.context.config.instances.port_range.clone();
         range
             .clone()

@@ -26,6 +26,8 @@ pub(super) enum Phase {
     },
     Starting {
         due: Option<Instant>,
+        /// Where `RUNNING` may never come.
+        lifetime_due: Option<Instant>,
     },
     Running {
         lifetime_due: Option<Instant>,
@@ -49,6 +51,8 @@ pub(super) struct Stop {
     pub(super) stage: StopStage,
     /// There is a process to stop, as far as the daemon has been heard.
     pub(super) launched: bool,
+    /// It has been said that even a kill had no effect.
+    pub(super) is_in_vain: bool,
     pub(super) due: Option<Instant>,
 }
 
@@ -87,10 +91,22 @@ impl Phase {
         }
     }
 
+    /// Fixes or lifts the moment at which the instance has lived long enough; without effect unless it is up.
+    pub(super) const fn set_lifetime_due(&mut self, at: Option<Instant>) {
+        if let Self::Starting { lifetime_due, .. }
+        | Self::Running { lifetime_due }
+        | Self::Draining { lifetime_due, .. } = self
+        {
+            *lifetime_due = at;
+        }
+    }
+
     /// When the instance has lived long enough, if it is up.
     pub(super) const fn lifetime_due(self) -> Option<Instant> {
         match self {
-            Self::Running { lifetime_due } | Self::Draining { lifetime_due, .. } => lifetime_due,
+            Self::Starting { lifetime_due, .. }
+            | Self::Running { lifetime_due }
+            | Self::Draining { lifetime_due, .. } => lifetime_due,
             _ => None,
         }
     }
@@ -99,7 +115,7 @@ impl Phase {
     pub(super) fn daemon_due(self) -> Option<Deadline<LifecycleTimer>> {
         let (timer, due) = match self {
             Self::Scheduled { due } | Self::Preparing { due } => (LifecycleTimer::Preparation, due),
-            Self::Starting { due } => (LifecycleTimer::Startup, due),
+            Self::Starting { due, .. } => (LifecycleTimer::Startup, due),
             Self::Stopping(Stop { due, .. }) => (LifecycleTimer::Stop, due),
             Self::Running { .. } | Self::Draining { .. } | Self::Stopped | Self::Crashed { .. } => {
                 return None;
@@ -110,7 +126,7 @@ impl Phase {
 
     /// Fixes or lifts the deadline of a start; without effect in a phase that is none.
     pub(super) const fn set_startup_due(&mut self, at: Option<Instant>) {
-        if let Self::Scheduled { due } | Self::Preparing { due } | Self::Starting { due } = self {
+        if let Self::Scheduled { due } | Self::Preparing { due } | Self::Starting { due, .. } = self {
             *due = at;
         }
     }
