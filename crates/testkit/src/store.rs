@@ -72,6 +72,8 @@ pub struct Store {
     /// Instances that nobody knows are stopped when their node lists them, and not adopted.
     pub refuses_unknown: bool,
     committed: BTreeSet<(InstanceId, Incarnation)>,
+    /// The starts that were ever recorded as begun by their daemon.
+    begun: BTreeSet<(InstanceId, Incarnation)>,
     ended: BTreeSet<(InstanceId, Incarnation)>,
     /// Changes that must not be: an incarnation that had ended and was committed alive again.
     pub revived: Vec<String>,
@@ -91,6 +93,7 @@ impl Default for Store {
             drain: None,
             refuses_unknown: false,
             committed: BTreeSet::new(),
+            begun: BTreeSet::new(),
             ended: BTreeSet::new(),
             revived: Vec::new(),
         }
@@ -128,6 +131,12 @@ impl Store {
     #[must_use]
     pub fn has_recorded(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
         self.committed.contains(&(instance, incarnation))
+    }
+
+    /// Whether this start has ever been recorded as begun by its daemon.
+    #[must_use]
+    pub fn has_begun(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
+        self.begun.contains(&(instance, incarnation))
     }
 
     /// Whether the store is slow, or does not write at all.
@@ -260,6 +269,12 @@ impl Store {
             if let Some(seen) = seen.filter(|seen| seen.state == state) {
                 record.cause = Some(seen.cause);
             }
+        }
+        if matches!(
+            state,
+            State::Preparing | State::Starting | State::Running | State::Draining
+        ) {
+            self.begun.insert((instance, incarnation));
         }
         if state.is_terminal() {
             self.ended.insert((instance, incarnation));

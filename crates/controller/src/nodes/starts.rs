@@ -44,7 +44,7 @@ impl Node {
 
     /// Instances and reported ports are both looked at: a port is never booked twice, even right after a reconnect
     fn choose_port(&self, wanted: Option<u16>) -> Result<u16, OrderError> {
-        let mut booked: HashSet<u16> = self.machine.ports().collect();
+        let booked: HashSet<u16> = self.machine.ports().collect();
         if let Some(port) = wanted {
             return if booked.contains(&port) {
                 Err(OrderError::Conflict(format!(
@@ -61,12 +61,14 @@ impl Node {
                 .map(|load| load.used_ports.iter().copied().collect())
                 .unwrap_or_default()
         });
-        // Whoever names a port knows what is there.
-        booked.extend(self.machine.roster().doubtful_ports());
+        let doubtful: HashSet<u16> = self.machine.roster().doubtful_ports().collect();
         let range = self.context.config.instances.port_range.clone();
+        let is_free = |port: &u16| !booked.contains(port) && !reported.contains(&i32::from(*port));
         range
             .clone()
-            .find(|port| !booked.contains(port) && !reported.contains(&i32::from(*port)))
+            .find(|port| is_free(port) && !doubtful.contains(port))
+            // Better one that may turn out to be in use than none.
+            .or_else(|| range.clone().find(is_free))
             .ok_or(OrderError::NoFreePort {
                 first: *range.start(),
                 last: *range.end(),

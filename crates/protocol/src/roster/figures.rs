@@ -5,14 +5,13 @@
 //! nobody. What the daemon reports as ended is taken out of them at once; the next report may be half a minute away.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use prexorcloud_proto::NodeStatus;
 
 use super::Roster;
 use crate::instance::Lifecycle;
 use crate::limits;
-#[cfg(doc)]
-use crate::node::ControllerNode;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Figures {
@@ -32,6 +31,13 @@ impl Figures {
         }
     }
 
+    /// The daemon says of a server that it lives.
+    pub(super) fn note_life(&mut self, port: u16) {
+        if port != 0 && self.ports.len() < limits::INSTANCES_PER_NODE && self.ports.insert(port) {
+            self.running += 1;
+        }
+    }
+
     /// The daemon says of a server that it has ended.
     pub(super) fn note_end(&mut self, port: u16) {
         self.running = self.running.saturating_sub(1);
@@ -40,11 +46,31 @@ impl Figures {
 }
 
 impl Roster {
-    /// The daemon says what load it has.
-    pub fn handle_figures(&mut self, status: &NodeStatus) {
-        if self.is_connected() {
-            self.figures = Some(Figures::of(status));
+    /// The daemon says what load it has. What was given up while it was to stop, and runs, is stopped again.
+    pub fn handle_figures(&mut self, now: Instant, status: &NodeStatus) {
+        if !self.is_connected() {
+            return;
         }
+        self.figures = Some(Figures::of(status));
+        for index in self.slots.entry_indices() {
+            let Some(known) = self.slots.get(index).map(|slot| &slot.lifecycle) else {
+                continue;
+            };
+            let is_to_stop = known.is_lost() && known.desired().stop_mode().is_some();
+            if !is_to_stop || self.is_held_by_another(known) || !self.says_it_lives(known) {
+                continue;
+            }
+            if let Some(slot) = self.slots.get_mut(index) {
+                slot.lifecycle.stop_after_all(now);
+            }
+            self.pump(now, index);
+        }
+    }
+
+    /// Whether something else that lives has the port of this instance.
+    fn is_held_by_another(&self, known: &Lifecycle) -> bool {
+        let mut others = self.entries().chain(self.orphans());
+        known.port() == 0 || others.any(|other| !other.is_terminal() && other.port() == known.port())
     }
 
     /// The ports that the daemon's own figures say are used.
@@ -82,6 +108,7 @@ impl Roster {
 
     /// Whether an instance that counts as ended without having been seen to end still runs, by the daemon's own figures.
     pub(super) fn runs_on(&self, known: &Lifecycle) -> bool {
-        known.is_lost() && !known.peer().names_incarnations && self.says_it_lives(known)
+        let is_counted = self.says_it_lives(known) && !self.is_held_by_another(known);
+        known.is_lost() && !known.peer().names_incarnations && is_counted
     }
 }

@@ -43,6 +43,13 @@ impl Roster {
             return Judgement::UnknownInstance;
         };
         let judgement = slot.lifecycle.handle_report(now, report);
+        if let Some(figures) = self
+            .figures
+            .as_mut()
+            .filter(|_| is_alive(state) && !state.is_before_process())
+        {
+            figures.note_life(report.port);
+        }
         match judgement {
             Judgement::Applied { .. } | Judgement::Duplicate => {
                 Self::note_evidence(slot, state);

@@ -238,19 +238,44 @@ fn a_port_that_the_daemon_says_is_used_is_given_to_nobody() {
 #[test]
 fn an_id_is_free_again_when_the_daemon_has_no_server_of_it_any_more() {
     let mut world = world_in(State::Running);
-    world.stop(StopMode::Force);
-    // Nothing says that it runs, so it is given up; then the figures come.
-    world.sits(1, &[]);
+    world.disconnect(1);
+    world.connect(2, plain());
     assert_eq!(world.state(), State::Crashed);
-    world.figures(1, &[30_000]);
+    world.figures(2, &[30_000]);
     let refused = world.start_of();
     assert!(matches!(
         world.answers[&refused],
         Err(OrderRefusal::Denied(DeniedReason::StillRuns { .. }))
     ));
-    world.figures(1, &[]);
+    world.figures(2, &[]);
     let started = world.start_of();
     assert_eq!(world.answers[&started], Ok(OrderOutcome::Started));
+}
+
+#[test]
+fn what_was_given_up_and_shows_in_the_figures_is_stopped_again() {
+    let mut world = world_in(State::Running);
+    world.stop(StopMode::Force);
+    world.sits(1, &[]);
+    assert_eq!(world.state(), State::Crashed, "nothing said that it runs");
+    world.sent(1);
+    world.figures(1, &[30_000]);
+    assert_eq!(world.state(), State::Stopping);
+    assert_eq!(world.stops(1), [true]);
+}
+
+#[test]
+fn what_was_launched_while_its_stop_was_lost_with_the_stream_is_stopped_when_the_figures_show_it() {
+    let mut world = world_in(State::Scheduled);
+    world.stop(StopMode::Force);
+    world.disconnect(1);
+    // Its list was written before the launch, and what it said of that before it was acknowledged was lost.
+    world.connect(2, plain());
+    assert_eq!(world.state(), State::Stopped);
+    world.sent(2);
+    world.figures(2, &[30_000]);
+    assert_eq!(world.state(), State::Stopping);
+    assert_eq!(world.stops(2), [true]);
 }
 
 #[test]

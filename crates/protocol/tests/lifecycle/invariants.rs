@@ -213,7 +213,7 @@ proptest! {
             prop_assert!(lifecycle.desired() >= before.desired() || taken_back, "desired_never_relaxes");
             asked |= matches!(action, Action::Stop(_)) && !before.is_terminal();
             prop_assert!(!asked || lifecycle.desired() != Desired::Run, "desired_never_relaxes");
-            prop_assert!(!lifecycle.is_lost() || lifecycle.state() == State::Crashed);
+            prop_assert!(!lifecycle.is_lost() || lifecycle.is_terminal());
             if before.state() == State::Draining && before.is_drain_requested() {
                 let reported_running = matches!(action, Action::Report { state: State::Running, .. } | Action::Ready);
                 prop_assert!(

@@ -175,9 +175,7 @@ impl Lifecycle {
     /// The same, where the end that is recorded was only inferred.
     #[must_use]
     pub const fn as_lost(mut self) -> Self {
-        if let Phase::Crashed { lost } = &mut self.phase {
-            *lost = true;
-        }
+        self.phase.set_lost(true);
         self
     }
 
@@ -265,7 +263,10 @@ impl Lifecycle {
     /// Whether this incarnation only counts as ended because nothing was heard of it.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
-        matches!(self.phase, Phase::Crashed { lost: true })
+        matches!(
+            self.phase,
+            Phase::Stopped { lost: true } | Phase::Crashed { lost: true }
+        )
     }
 
     /// Whether it has been said that even a kill had no effect.
@@ -299,7 +300,10 @@ impl Lifecycle {
                 self.phase.set_lifetime_due(lifetime_due);
             }
             Phase::Stopping(_) => self.arm_stop(now),
-            Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
+            Phase::Running { .. }
+            | Phase::Draining { .. }
+            | Phase::Stopped { .. }
+            | Phase::Crashed { .. } => {}
         }
     }
 
@@ -355,7 +359,10 @@ impl Lifecycle {
                 ..
             }) => *due = now.checked_add(LATE_REPORT),
             Phase::Stopping(_) => self.arm_stop(now),
-            Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
+            Phase::Running { .. }
+            | Phase::Draining { .. }
+            | Phase::Stopped { .. }
+            | Phase::Crashed { .. } => {}
         }
     }
 
@@ -569,16 +576,17 @@ impl Lifecycle {
 
     /// The instance is known to be gone, unexpectedly, or is given up.
     pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
-        if let Transition::To(_) = self.apply(now, Input::Lost, cause)
-            && let Phase::Crashed { lost } = &mut self.phase
-        {
-            *lost = cause != Cause::Superseded;
+        if let Transition::To(_) = self.apply(now, Input::Lost, cause) {
+            self.phase.set_lost(cause != Cause::Superseded);
         }
     }
 
-    /// The instance is known to be gone, as it was meant to be.
+    /// The instance is known to be gone, as it was meant to be; or is taken to be, where its daemon may have it all the same.
     pub fn handle_gone(&mut self, now: Instant, cause: Cause) {
-        self.apply(now, Input::Reported(State::Stopped), cause);
+        let is_inferred = matches!(cause, Cause::Reconciled | Cause::StopAcknowledged);
+        if let Transition::To(_) = self.apply(now, Input::Reported(State::Stopped), cause) {
+            self.phase.set_lost(is_inferred && !self.peer.finds_its_servers);
+        }
     }
 
     /// Someone wants the instance stopped. One that is [lost](Self::is_lost) is `STOPPING` again, until the daemon has said
@@ -590,12 +598,10 @@ impl Lifecycle {
     fn stop(&mut self, now: Instant, mode: StopMode, cause: Cause) -> Verdict {
         // From now on somebody wants it, so it is not taken back any more.
         self.phase.confirm_stop();
-        if self.is_lost() && cause == Cause::Requested {
+        if self.is_lost() && self.state() == State::Crashed && cause == Cause::Requested {
             // Nobody has seen it end, so its daemon is asked.
             self.desired = self.desired.max(mode.into());
-            self.apply(now, Input::TakenBack(State::Stopping), Cause::TakenBack);
-            let mode = self.desired.stop_mode().unwrap_or(mode);
-            self.outputs.push(LifecycleOutput::Stop(mode));
+            self.stop_after_all(now);
             return Verdict::Accepted;
         }
         if self.is_terminal() || self.desired >= Desired::from(mode) {
@@ -608,6 +614,14 @@ impl Lifecycle {
         }
         self.outputs.push(LifecycleOutput::Stop(mode));
         Verdict::Accepted
+    }
+
+    /// The daemon's own figures count what was to stop and counts as ended without having been seen to end.
+    pub(crate) fn stop_after_all(&mut self, now: Instant) {
+        if let Some(mode) = self.desired.stop_mode().filter(|_| self.is_lost()) {
+            self.apply(now, Input::TakenBack(State::Stopping), Cause::TakenBack);
+            self.outputs.push(LifecycleOutput::Stop(mode));
+        }
     }
 
     /// Someone wants the instance to empty itself.

@@ -38,7 +38,10 @@ pub(super) enum Phase {
         lifetime_due: Option<Instant>,
     },
     Stopping(Stop),
-    Stopped,
+    Stopped {
+        /// As of `Crashed`.
+        lost: bool,
+    },
     Crashed {
         /// The end was inferred, and not seen.
         lost: bool,
@@ -86,7 +89,7 @@ impl Phase {
             Self::Running { .. } => State::Running,
             Self::Draining { .. } => State::Draining,
             Self::Stopping(_) => State::Stopping,
-            Self::Stopped => State::Stopped,
+            Self::Stopped { .. } => State::Stopped,
             Self::Crashed { .. } => State::Crashed,
         }
     }
@@ -117,7 +120,7 @@ impl Phase {
             Self::Scheduled { due } | Self::Preparing { due } => (LifecycleTimer::Preparation, due),
             Self::Starting { due, .. } => (LifecycleTimer::Startup, due),
             Self::Stopping(Stop { due, .. }) => (LifecycleTimer::Stop, due),
-            Self::Running { .. } | Self::Draining { .. } | Self::Stopped | Self::Crashed { .. } => {
+            Self::Running { .. } | Self::Draining { .. } | Self::Stopped { .. } | Self::Crashed { .. } => {
                 return None;
             }
         };
@@ -154,11 +157,16 @@ impl Phase {
         }
     }
 
+    /// Whether the end was only inferred; without effect unless it has ended.
+    pub(super) const fn set_lost(&mut self, is_lost: bool) {
+        if let Self::Stopped { lost } | Self::Crashed { lost } = self {
+            *lost = is_lost;
+        }
+    }
+
     /// What was only assumed has been seen: it is not taken back any more.
     pub(super) const fn confirm(&mut self) {
-        if let Self::Crashed { lost } = self {
-            *lost = false;
-        }
+        self.set_lost(false);
         self.confirm_stop();
     }
 

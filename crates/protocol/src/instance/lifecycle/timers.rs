@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Lifecycle, Link, MARGIN, ON_ITS_WAY, PREPARATION, Phase, Stop, StopStage};
-use crate::instance::{Cause, Desired, Input, LifecycleOutput, LifecycleTimer, Limits, State};
+use crate::instance::{Cause, Desired, LifecycleOutput, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
 
@@ -65,7 +65,7 @@ impl Lifecycle {
                 self.handle_lost(now, Cause::StopOverdue);
             }
             StopStage::Acknowledged => {
-                self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
+                self.handle_gone(now, Cause::StopAcknowledged);
             }
         }
     }
@@ -109,7 +109,7 @@ impl Lifecycle {
                     due,
                 })
             }
-            State::Stopped => Phase::Stopped,
+            State::Stopped => Phase::Stopped { lost: false },
             State::Crashed => Phase::Crashed { lost: false },
         };
     }

@@ -255,7 +255,10 @@ impl ControllerNode {
             } => {
                 // The daemon is asked about one that only counts as ended.
                 let is_connected = self.roster.is_connected();
-                let is_open = |known: &&Lifecycle| !known.is_terminal() || (known.is_lost() && is_connected);
+                let is_open = |known: &&Lifecycle| {
+                    let is_lost = known.is_lost() && known.state() == State::Crashed;
+                    !known.is_terminal() || (is_lost && is_connected)
+                };
                 let live = self.roster.get(*instance).filter(is_open);
                 let Some(mut wish) = live.and_then(|_| snapshot(&self.roster, *instance, None)) else {
                     if let Some(order) = *order {

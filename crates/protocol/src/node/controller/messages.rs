@@ -66,7 +66,7 @@ impl ControllerNode {
             ControllerEvent::Crash(report) => self.handle_crash(now, stream, report),
             ControllerEvent::Console(output) => return self.handle_console(now, stream, output),
             ControllerEvent::NodeStatus(status) => {
-                self.roster.handle_figures(&status);
+                self.roster.handle_figures(now, &status);
                 return Some(ControllerEvent::NodeStatus(status));
             }
             ControllerEvent::Unreachable { .. } => {

@@ -319,8 +319,8 @@ impl ControllerNode {
             (State::Crashed, Cause::Reconciled) => Some(
                 "lost: its daemon does not list it; if the daemon was killed, the server may still run on its host",
             ),
-            (State::Stopped, Cause::Reconciled) if !is_lasting => Some(
-                "its daemon does not list it any more; if the daemon was killed, the server may still run on its host",
+            (State::Stopped, Cause::Reconciled | Cause::StopAcknowledged) if !is_lasting => Some(
+                "its daemon has nothing of it any more; if the daemon was killed, the server may still run on its host",
             ),
             (State::Crashed, Cause::DeclaredLost) => Some("lost: it was given up while its node was away"),
             (State::Crashed, Cause::StopOverdue) => Some("lost: its daemon did not confirm the stop"),
