@@ -318,6 +318,9 @@ pub struct InstanceRecord {
     /// What went wrong last; empty = nothing
     #[prost(string, tag = "9")]
     pub last_error: String,
+    /// It counts as ended because nothing was heard of it; when it is listed alive again, it is taken back
+    #[prost(bool, tag = "12")]
+    pub lost: bool,
 }
 
 impl Record for InstanceRecord {

@@ -8,6 +8,12 @@
 //! |---|---|---|
 //! | incarnations | tells the uses of an id apart | judged by state; an id is free again when its listing is gone |
 //! | preparation | unlisted `PREPARING` never ran | unlisted `PREPARING` or `STARTING` may run |
+//! | its own death | it finds its servers again, or they are gone | they may run on, unlisted and unknown to it |
+//! | the answer to a start | when the preparation begins | when the process is there |
+//! | the answer to a stop | when the stop begins | when the process is gone |
+//! | late reports | are a mistake, and it is told | are of an earlier use of the id, and nobody is told |
+//! | lifetime | counts from `RUNNING` | counts from `STARTING`, as `RUNNING` may never come |
+//! | files | takes paths on its host | takes http(s) only |
 //! | readiness | the daemon says `RUNNING` | the controller judges by the console, or the plugin says so over HTTP |
 //! | time to end | as long as the daemon says | [`KILL_TIMEOUT`] |
 //! | startup deadline | the daemon ends a server that is late | nobody does, but the operator |
@@ -43,6 +49,8 @@ pub struct DaemonPeer {
     pub names_incarnations: bool,
     /// It lists instances in preparation; what it does not list it does not prepare.
     pub lists_preparing: bool,
+    /// It finds the servers again that it started before it died; what it does not list does not run.
+    pub finds_its_servers: bool,
     /// It reports `RUNNING` and player counts itself.
     pub judges_readiness: bool,
     /// It takes it from the controller that a server's plugin says that the server is ready.
@@ -82,12 +90,46 @@ impl DaemonPeer {
         Self {
             names_incarnations: shared.contains(Capabilities::INCARNATIONS),
             lists_preparing: shared.contains(Capabilities::PREPARING_REPORTED),
+            // An incarnation that it can list after it died is one that it wrote down.
+            finds_its_servers: shared.contains(Capabilities::INCARNATIONS),
             judges_readiness: shared.contains(Capabilities::READINESS),
             takes_plugin_calls: shared.contains(Capabilities::PLUGIN_READY),
             keeps_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             keeps_crashes: shared.contains(Capabilities::CRASH_ACK),
             kill_timeout: KILL_TIMEOUT,
         }
+    }
+}
+
+impl DaemonPeer {
+    /// Whether it acknowledges a stop when the process is gone, and not when the stop begins.
+    #[must_use]
+    pub const fn acknowledges_ends(self) -> bool {
+        !self.names_incarnations
+    }
+
+    /// Whether it accepts a start when the process is there, and not when the preparation begins.
+    #[must_use]
+    pub const fn accepts_at_launch(self) -> bool {
+        !self.names_incarnations
+    }
+
+    /// Whether a report that does not fit may be about an earlier use of the id, which is nobody's mistake.
+    #[must_use]
+    pub const fn speaks_of_the_past(self) -> bool {
+        !self.names_incarnations
+    }
+
+    /// Whether a server may serve players without ever being said to be `RUNNING`.
+    #[must_use]
+    pub const fn may_never_say_running(self) -> bool {
+        !self.judges_readiness
+    }
+
+    /// Whether it can be given a path on its own host in place of an address to download from.
+    #[must_use]
+    pub const fn takes_local_files(self) -> bool {
+        self.finds_its_servers
     }
 }
 

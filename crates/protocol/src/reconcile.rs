@@ -388,6 +388,7 @@ impl Planner<'_> {
         let instance = known.instance;
         if known.state.is_terminal() {
             let taken_back = known.lost
+                && known.state == State::Crashed
                 && known.desired == Desired::Run
                 && listed.state != Some(State::Scheduled)
                 && !self.elsewhere.contains(&instance);

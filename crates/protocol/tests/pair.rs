@@ -935,11 +935,7 @@ fn commands_of_a_java_leader_before_its_acknowledgement_are_carried_out_after_it
 
 #[test]
 fn the_same_seed_gives_the_same_log() {
-    let log = |seed: u64| {
-        Scenario::random(seed, 60)
-            .run_logged()
-            .map(|pair| pair.into_log().to_string())
-    };
+    let log = |seed: u64| Scenario::random(seed, 60).run_logged().map(|log| log.to_string());
     for seed in 1..=8 {
         let (first, second) = (log(seed), log(seed));
         assert_eq!(first.unwrap(), second.unwrap(), "seed {seed}");

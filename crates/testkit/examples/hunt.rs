@@ -1,7 +1,7 @@
 //! Plays random scenarios until one breaks an invariant, and prints the shortest form of it
 //!
 //! ```text
-//! cargo run --release -p prexorcloud-testkit --example hunt -- [SCENARIOS] [ACTIONS] [FIRST_SEED]
+//! cargo run --release -p prexorcloud-testkit --example hunt -- [SCENARIOS] [ACTIONS] [FIRST_SEED] [--peer plain-daemon]
 //! cargo run --release -p prexorcloud-testkit --example hunt -- replay FILE
 //! ```
 #![allow(clippy::expect_used, reason = "a wrong argument ends an example")]
@@ -10,18 +10,23 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use prexorcloud_testkit::{Failure, Scenario};
+use prexorcloud_testkit::{Failure, Peers, Scenario};
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let peers: Option<Peers> = arguments.iter().position(|word| word == "--peer").map(|at| {
+        let named: Vec<String> = arguments.drain(at..(at + 2).min(arguments.len())).collect();
+        let peers = named.get(1).expect("--peer has a value");
+        peers.parse().expect("the peer is known")
+    });
     if let [first, file] = arguments.as_slice()
         && first == "replay"
     {
         let text = std::fs::read_to_string(file).expect("the file can be read");
         let scenario: Scenario = text.parse().expect("the file holds a scenario");
         return match scenario.run_logged() {
-            Ok(pair) => {
-                print!("{}", pair.log());
+            Ok(log) => {
+                print!("{log}");
                 ExitCode::SUCCESS
             }
             Err(failure) => {
@@ -41,9 +46,13 @@ fn main() -> ExitCode {
     let mut busiest = 0;
     let began = Instant::now();
     for seed in first..first + scenarios {
-        let scenario = Scenario::random(seed, actions as usize);
+        let random = Scenario::random(seed, actions as usize);
+        let scenario = match peers {
+            Some(peers) => random.between(peers),
+            None => random,
+        };
         match scenario.run() {
-            Ok(pair) => busiest = busiest.max(pair.busiest_second()),
+            Ok(busy) => busiest = busiest.max(busy),
             Err(violation) => {
                 let entry = found
                     .entry(violation.invariant)

@@ -11,7 +11,8 @@ use prexorcloud_protocol::node::controller::{ControllerNode, ControllerWork, Str
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::roster::Roster;
 use prexorcloud_protocol::{
-    ControllerConfig, ControllerEvent, ControllerSession, InstanceId, NodeId, Received, Session as _,
+    ControllerConfig, ControllerEvent, ControllerSession, Incarnation, InstanceId, NodeId, Received,
+    Session as _,
 };
 
 use crate::action::Action;
@@ -143,9 +144,10 @@ impl ControllerHost {
             }
             ControllerWork::News(news) => {
                 turn.note(|| format!("{}: {}", self.name, describe::news(&news)));
-                self.facts.note_news(&news);
+                self.facts.note_news(turn.moment(), &news);
             }
             ControllerWork::Drained => {
+                self.facts.drained.push(turn.moment());
                 if let Some(node) = &mut self.node {
                     self.clerk.record_drained(turn, store, node);
                 }
@@ -239,8 +241,8 @@ impl ControllerSide for ControllerHost {
         operator::act(self, turn, store, action)
     }
 
-    fn handle_ready(&mut self, turn: &mut Turn<'_>, instance: InstanceId) {
-        operator::hear_plugin(self, turn, instance);
+    fn handle_ready(&mut self, turn: &mut Turn<'_>, instance: InstanceId, start: Incarnation) {
+        operator::hear_plugin(self, turn, instance, start);
     }
 
     fn depose(&mut self, _turn: &mut Turn<'_>) -> Option<Self> {

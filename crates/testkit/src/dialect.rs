@@ -3,11 +3,22 @@
 //! The Java implementation knows neither the fields that were added from number 100 on nor capabilities. A stream with
 //! one Java end carries none of them in either direction: the one never writes them, the other never reads them.
 
-use prexorcloud_protocol::InstanceId;
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage, controller_message, daemon_message};
+use prexorcloud_protocol::proto::{
+    ControllerMessage, DaemonMessage, StartInstance, controller_message, daemon_message,
+};
+use prexorcloud_protocol::{Incarnation, InstanceId};
 
 use crate::scenario::Peers;
+
+/// Where a start says to the simulation, and to no daemon, which one it is.
+const ORDERED: &str = "SIMULATED_INCARNATION";
+
+/// Which start it is, as its controller numbers it.
+pub(crate) fn ordered(start: &StartInstance) -> Incarnation {
+    let ordered = start.env.get(ORDERED).and_then(|number| number.parse().ok());
+    Incarnation::new(ordered.unwrap_or(start.incarnation))
+}
 
 /// Takes from a daemon's message what does not pass between these peers.
 pub(crate) fn up(peers: Peers, message: &mut DaemonMessage) {
@@ -24,7 +35,7 @@ pub(crate) fn up(peers: Peers, message: &mut DaemonMessage) {
                 .running_instances
                 .iter_mut()
                 .for_each(|instance| instance.incarnation = 0);
-            if peers == Peers::JavaDaemon {
+            if peers.has_java_daemon() {
                 let in_preparation = [State::Scheduled.to_wire(), State::Preparing.to_wire()];
                 handshake
                     .running_instances
@@ -54,7 +65,10 @@ pub(crate) fn down(peers: Peers, message: &mut ControllerMessage) {
     }
     match &mut message.payload {
         Some(Payload::HandshakeAck(ack)) => ack.capabilities.clear(),
-        Some(Payload::StartInstance(start)) => start.incarnation = 0,
+        Some(Payload::StartInstance(start)) => {
+            let ordered = std::mem::take(&mut start.incarnation).to_string();
+            start.env.insert(ORDERED.to_owned(), ordered);
+        }
         Some(Payload::StopInstance(stop)) => stop.incarnation = 0,
         Some(Payload::SendCommand(command)) => command.incarnation = 0,
         Some(Payload::Ping(ping)) => ping.answered = 0,

@@ -13,6 +13,7 @@
 //! | [`behaviour`] | what a simulated process does with its life |
 //! | [`side`] | what a pair needs of the host on either side, shipped or of your own |
 //! | [`daemon_host`], [`supervisor`] | the shipped daemon's machines, their processes and their disk |
+//! | [`plain`] | a daemon that announces nothing, and shares nothing with the shipped one |
 //! | [`controller_host`], [`store`] | the shipped controller's machines, an operator, and what survives them |
 //! | [`facts`] | what both remember for the invariants |
 //! | [`pair`] | the world, step by step |
@@ -63,6 +64,7 @@ pub mod link;
 pub mod log;
 mod operator;
 pub mod pair;
+pub mod plain;
 pub mod rng;
 pub mod scenario;
 pub mod side;
@@ -79,6 +81,7 @@ pub use daemon_host::DaemonHost;
 pub use link::{Link, Quality};
 pub use log::Log;
 pub use pair::{NODE, Pair, RunError, Violation};
+pub use plain::PlainDaemon;
 pub use rng::Rng;
 pub use scenario::{Failure, ParseError, Peers, Scenario};
 pub use side::{ControllerSide, DaemonSide, Turn};

@@ -6,12 +6,11 @@ use std::time::Instant;
 
 use prexorcloud_protocol::node::controller::{ControllerNode, Drain, OrderId};
 use prexorcloud_protocol::proto::{StartInstance, StopInstance, TemplateData, controller_message};
-use prexorcloud_protocol::{Close, Code, InstanceId, StopMode};
+use prexorcloud_protocol::{Close, Code, Incarnation, InstanceId, StopMode};
 
 use crate::action::Action;
 use crate::behaviour::Behaviour;
 use crate::controller_host::ControllerHost;
-use crate::scenario::Peers;
 use crate::side::{Effect, NoEffect};
 use crate::store::{PlannedDrain, Store};
 use crate::world::Turn;
@@ -238,9 +237,16 @@ fn drain_node(host: &mut ControllerHost, turn: &mut Turn<'_>, store: &Store) -> 
 }
 
 /// A server on a Java node says that it is ready, past its daemon.
-pub(crate) fn hear_plugin(host: &mut ControllerHost, turn: &mut Turn<'_>, instance: InstanceId) {
+pub(crate) fn hear_plugin(
+    host: &mut ControllerHost,
+    turn: &mut Turn<'_>,
+    instance: InstanceId,
+    start: Incarnation,
+) {
     let known = host.roster().and_then(|roster| roster.get(instance));
-    if host.peers == Peers::JavaDaemon && known.is_some_and(|known| known.state().is_coming_up()) {
+    let is_its = |given: Incarnation| !start.is_known() || given == start;
+    let is_awaited = known.is_some_and(|known| known.state().is_coming_up() && is_its(known.incarnation()));
+    if host.peers.has_java_daemon() && is_awaited {
         let what = format!("{instance} is ready");
         let _ = at_once(host, turn, what, |node, now| node.ready(now, instance));
     }

@@ -30,7 +30,10 @@ use prexorcloud_protocol::{Capabilities, ControllerConfig, DaemonConfig, NodeId}
 use crate::action::Action;
 use crate::log::Log;
 use crate::pair::{Pair, Violation};
+#[cfg(doc)]
+use crate::plain::PlainDaemon;
 use crate::rng::Rng;
+use crate::side::{ControllerSide, DaemonSide};
 use crate::text::{self, Words, show};
 
 /// What the two sides are
@@ -41,9 +44,19 @@ pub enum Peers {
     Rust,
     /// The daemon speaks as the Java daemon: nothing beyond protocol version 1, no `RUNNING`, no incarnations.
     JavaDaemon,
+    /// The daemon is a [`PlainDaemon`]: it shares nothing with this repository's, and forgets its servers when it dies.
+    PlainDaemon,
     /// The controller speaks as the Java controller: no incarnations, no acknowledgement of crash reports, commands
     /// before the handshake's acknowledgement.
     JavaController,
+}
+
+impl Peers {
+    /// Whether the daemon announces nothing.
+    #[must_use]
+    pub const fn has_java_daemon(self) -> bool {
+        matches!(self, Self::JavaDaemon | Self::PlainDaemon)
+    }
 }
 
 /// A reproducible run
@@ -113,6 +126,7 @@ impl Scenario {
     pub fn random(seed: u64, actions: usize) -> Self {
         let mut rng = Rng::new(seed);
         let peers = match rng.below(10) {
+            0 if seed.is_multiple_of(2) => Peers::PlainDaemon,
             0 => Peers::JavaDaemon,
             1 => Peers::JavaController,
             _ => Peers::Rust,
@@ -152,30 +166,51 @@ impl Scenario {
         let mut config = DaemonConfig::new(node, "testkit");
         config.bounds.control.messages = self.queue;
         config.bounds.best_effort.messages = 64;
-        if self.peers == Peers::JavaDaemon {
+        if self.peers.has_java_daemon() {
             config.capabilities = Capabilities::NONE;
         }
         config
     }
 
+    /// The same with other peers.
+    #[must_use]
+    pub fn between(self, peers: Peers) -> Self {
+        Self { peers, ..self }
+    }
+
     /// Plays the scenario, lets everything heal and come to rest, and judges the end.
+    ///
+    /// Gives what the busiest stream carried, as [`Pair::busiest_second`].
     ///
     /// # Errors
     /// The first [`Violation`] of an [invariant](crate::invariants).
-    pub fn run(&self) -> Result<Pair, Violation> {
-        let mut pair = Pair::of(self);
-        pair.play(&self.actions)?;
-        Ok(pair)
+    pub fn run(&self) -> Result<u32, Violation> {
+        match self.peers {
+            Peers::PlainDaemon => self.play(&mut Pair::plain(self)),
+            Peers::Rust | Peers::JavaDaemon | Peers::JavaController => self.play(&mut Pair::of(self)),
+        }
     }
 
-    /// Like [`run`](Self::run), and tells the whole story of a failure.
+    /// Like [`run`](Self::run), and tells the whole story.
     ///
     /// # Errors
     /// The first violation and the log that leads to it.
-    pub fn run_logged(&self) -> Result<Pair, Box<Failure>> {
-        let mut pair = Pair::of(self).with_log(Log::new());
-        match pair.play(&self.actions) {
-            Ok(()) => Ok(pair),
+    pub fn run_logged(&self) -> Result<Log, Box<Failure>> {
+        match self.peers {
+            Peers::PlainDaemon => self.tell(Pair::plain(self)),
+            Peers::Rust | Peers::JavaDaemon | Peers::JavaController => self.tell(Pair::of(self)),
+        }
+    }
+
+    fn play<D: DaemonSide, C: ControllerSide>(&self, pair: &mut Pair<D, C>) -> Result<u32, Violation> {
+        pair.play(&self.actions)?;
+        Ok(pair.busiest_second())
+    }
+
+    fn tell<D: DaemonSide, C: ControllerSide>(&self, pair: Pair<D, C>) -> Result<Log, Box<Failure>> {
+        let mut pair = pair.with_log(Log::new());
+        match self.play(&mut pair) {
+            Ok(_) => Ok(pair.into_log()),
             Err(violation) => Err(Box::new(Failure {
                 violation,
                 log: pair.into_log(),
@@ -252,6 +287,7 @@ impl fmt::Display for Peers {
         f.write_str(match self {
             Self::Rust => "rust",
             Self::JavaDaemon => "java-daemon",
+            Self::PlainDaemon => "plain-daemon",
             Self::JavaController => "java-controller",
         })
     }
@@ -264,8 +300,12 @@ impl FromStr for Peers {
         match word {
             "rust" => Ok(Self::Rust),
             "java-daemon" => Ok(Self::JavaDaemon),
+            "plain-daemon" => Ok(Self::PlainDaemon),
             "java-controller" => Ok(Self::JavaController),
-            other => Err(ParseError::new(other, "rust, java-daemon or java-controller")),
+            other => Err(ParseError::new(
+                other,
+                "rust, java-daemon, plain-daemon or java-controller",
+            )),
         }
     }
 }

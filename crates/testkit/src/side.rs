@@ -68,11 +68,12 @@ use std::time::Duration;
 use prexorcloud_protocol::node::controller::ControllerNode;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::roster::Roster;
-use prexorcloud_protocol::{ControllerSession, DaemonSession, InstanceId, Received};
+use prexorcloud_protocol::{ControllerSession, DaemonSession, Incarnation, InstanceId, Received};
 
 use crate::action::Action;
 use crate::clock::Clock;
 use crate::facts::{ControllerFacts, DaemonFacts};
+use crate::plain::PlainDaemon;
 use crate::store::Store;
 use crate::supervisor::Supervisor;
 pub use crate::world::Turn;
@@ -149,8 +150,22 @@ pub trait DaemonSide {
         Err(UNKNOWN)
     }
 
+    /// The instances whose plugin has something to say to the controller, past a daemon that does not judge readiness.
+    ///
+    /// With the start that its credential is of, if that can be told.
+    fn plugins(&self) -> Vec<(InstanceId, Incarnation)> {
+        let ready = self.view().map(|view| view.supervisor.ready_instances());
+        let ready = ready.unwrap_or_default().into_iter();
+        ready.map(|instance| (instance, Incarnation::UNKNOWN)).collect()
+    }
+
     /// What invariants may ask; `None` if they cannot.
     fn view(&self) -> Option<DaemonView<'_>> {
+        None
+    }
+
+    /// The host itself, for the invariants about daemons that announce nothing; `None` for any other.
+    fn plain(&self) -> Option<&PlainDaemon> {
         None
     }
 }
@@ -210,8 +225,9 @@ pub trait ControllerSide {
         Err(UNKNOWN)
     }
 
-    /// A server says itself that it is ready, past a daemon that does not (the Java daemon).
-    fn handle_ready(&mut self, _turn: &mut Turn<'_>, _instance: InstanceId) {}
+    /// A server says itself that it is ready, past a daemon that does not (the Java daemon). Its credential is of that start,
+    /// if that can be told.
+    fn handle_ready(&mut self, _turn: &mut Turn<'_>, _instance: InstanceId, _start: Incarnation) {}
 
     /// Another controller takes over, while this one goes on believing in itself; `None` if there is no other.
     fn depose(&mut self, _turn: &mut Turn<'_>) -> Option<Self>

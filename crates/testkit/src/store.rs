@@ -23,6 +23,8 @@ pub struct Record {
     pub state: State,
     /// What was asked for.
     pub desired: Desired,
+    /// The end was only inferred.
+    pub lost: bool,
     /// Why the state is what it is, if it ever changed.
     pub cause: Option<Cause>,
 }
@@ -70,6 +72,8 @@ pub struct Store {
     /// Instances that nobody knows are stopped when their node lists them, and not adopted.
     pub refuses_unknown: bool,
     committed: BTreeSet<(InstanceId, Incarnation)>,
+    /// The starts that were ever recorded as begun by their daemon.
+    begun: BTreeSet<(InstanceId, Incarnation)>,
     ended: BTreeSet<(InstanceId, Incarnation)>,
     /// Changes that must not be: an incarnation that had ended and was committed alive again.
     pub revived: Vec<String>,
@@ -89,6 +93,7 @@ impl Default for Store {
             drain: None,
             refuses_unknown: false,
             committed: BTreeSet::new(),
+            begun: BTreeSet::new(),
             ended: BTreeSet::new(),
             revived: Vec::new(),
         }
@@ -117,6 +122,7 @@ impl Store {
             start: record.start.clone(),
             state: record.state,
             desired: record.desired,
+            lost: record.lost,
         };
         self.records.values().map(entry).collect()
     }
@@ -125,6 +131,12 @@ impl Store {
     #[must_use]
     pub fn has_recorded(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
         self.committed.contains(&(instance, incarnation))
+    }
+
+    /// Whether this start has ever been recorded as begun by its daemon.
+    #[must_use]
+    pub fn has_begun(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
+        self.begun.contains(&(instance, incarnation))
     }
 
     /// Whether the store is slow, or does not write at all.
@@ -219,6 +231,7 @@ impl Store {
                 start,
                 state: State::Scheduled,
                 desired: Desired::Run,
+                lost: false,
                 cause: None,
             };
             self.records.insert(instance, record);
@@ -252,9 +265,16 @@ impl Store {
         if let Some(record) = self.records.get_mut(&instance) {
             record.state = state;
             record.desired = desired;
+            record.lost = snapshot.lost;
             if let Some(seen) = seen.filter(|seen| seen.state == state) {
                 record.cause = Some(seen.cause);
             }
+        }
+        if matches!(
+            state,
+            State::Preparing | State::Starting | State::Running | State::Draining
+        ) {
+            self.begun.insert((instance, incarnation));
         }
         if state.is_terminal() {
             self.ended.insert((instance, incarnation));

@@ -317,6 +317,7 @@ fn updated(
     let was = record.state;
     let was_wanted = record.wanted();
     record.state = snapshot.state.to_wire();
+    record.lost = snapshot.lost;
     record.set_wanted(wanted_of(snapshot.desired));
     if matches!(snapshot.state, State::Running | State::Stopped) && was != snapshot.state.to_wire() {
         // What went wrong before did not keep it from running, or from ending well.
@@ -408,6 +409,7 @@ impl InstanceRecord {
             start: Box::new(self.start?),
             state,
             desired,
+            lost: self.lost,
         })
     }
 }
@@ -531,6 +533,7 @@ mod tests {
             port: 0,
             state,
             desired: Desired::Run,
+            lost: false,
             note: note.map(str::to_owned),
         };
         record = updated(node, Some(&record), &snapshot(State::Running, None), None).unwrap();

@@ -348,6 +348,13 @@ impl Node {
             } => {
                 tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), attempt, ?after, error = message, "the daemon refuses to stop an instance; it is asked again");
             }
+            InstanceEvent::StillRuns {
+                instance,
+                incarnation,
+                port,
+            } => {
+                tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), port, "a stop was not confirmed, and the daemon's own figures say that the server still runs; it is asked again");
+            }
             InstanceEvent::StopUnanswered {
                 instance,
                 incarnation,

@@ -48,7 +48,7 @@ impl Node {
         if let Some(port) = wanted {
             return if booked.contains(&port) {
                 Err(OrderError::Conflict(format!(
-                    "port {port} is used by another instance on {}",
+                    "port {port} is in use on {}",
                     self.id
                 )))
             } else {
@@ -61,10 +61,14 @@ impl Node {
                 .map(|load| load.used_ports.iter().copied().collect())
                 .unwrap_or_default()
         });
+        let doubtful: HashSet<u16> = self.machine.roster().doubtful_ports().collect();
         let range = self.context.config.instances.port_range.clone();
+        let is_free = |port: &u16| !booked.contains(port) && !reported.contains(&i32::from(*port));
         range
             .clone()
-            .find(|port| !booked.contains(port) && !reported.contains(&i32::from(*port)))
+            .find(|port| is_free(port) && !doubtful.contains(port))
+            // Better one that may turn out to be in use than none.
+            .or_else(|| range.clone().find(is_free))
             .ok_or(OrderError::NoFreePort {
                 first: *range.start(),
                 last: *range.end(),

@@ -26,6 +26,9 @@ pub enum LifecycleOutput {
     },
     /// A stop took too long. After a graceful one a forced one follows, after a forced one the instance is given up.
     StopOverdue(StopMode),
+    /// Even a forced stop took too long, and the daemon's own figures say that the instance runs; the stop goes out again.
+    /// Said once for each stop.
+    StillRuns,
     /// The instance has lived as long as it was meant to; a graceful stop follows.
     LifetimeOver,
 }

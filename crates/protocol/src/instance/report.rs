@@ -41,6 +41,17 @@ pub enum Cause {
     TakenBack,
 }
 
+impl Cause {
+    /// Whether the daemon itself says, or shows, what the state followed from; otherwise it is a conclusion of ours.
+    #[must_use]
+    pub const fn is_seen(self) -> bool {
+        matches!(
+            self,
+            Self::Reported | Self::CrashReported | Self::StopAcknowledged
+        )
+    }
+}
+
 /// What a daemon says about an instance
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {

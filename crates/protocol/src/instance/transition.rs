@@ -130,6 +130,8 @@ pub const fn transition(state: State, input: Input) -> Transition {
         Input::TakenBack(seen) => match (state, seen) {
             (Crashed, Preparing | Starting | Running | Draining | Stopping) => To(seen),
             (Stopping, Running) => To(Running),
+            // Asked to stop once more, because it may not have.
+            (Stopped, Stopping) => To(Stopping),
             _ => Illegal,
         },
     }

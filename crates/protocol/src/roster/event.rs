@@ -137,6 +137,16 @@ pub enum InstanceEvent {
         /// The stop that had no effect in time.
         mode: StopMode,
     },
+    /// Even a kill took too long, and the daemon's own figures say that the instance runs on. It stays `STOPPING`, and the
+    /// daemon is asked again and again. Told once for each stop; the incarnation may be an orphan's.
+    StillRuns {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// Its port; 0 if unknown.
+        port: u16,
+    },
     /// The instance has lived as long as it was meant to, and is being stopped.
     LifetimeOver {
         /// The instance.
@@ -167,6 +177,7 @@ impl InstanceEvent {
             | Self::OrphanStopped { instance, .. }
             | Self::StartupTimedOut { instance, .. }
             | Self::StopOverdue { instance, .. }
+            | Self::StillRuns { instance, .. }
             | Self::LifetimeOver { instance, .. } => Some(*instance),
             Self::Lagged { .. } => None,
         }
@@ -191,6 +202,8 @@ pub struct RosterEntry {
     pub state: State,
     /// What was asked for.
     pub desired: Desired,
+    /// The end is one that was only inferred.
+    pub lost: bool,
 }
 
 /// What a roster is waiting for

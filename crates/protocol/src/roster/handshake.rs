@@ -22,6 +22,7 @@ impl Roster {
         self.handle_disconnected(now);
         let peer = policy.peer;
         self.link = Link::Up { peer };
+        self.figures = None;
         self.touch();
         let entries = self.slots.entry_indices();
         for &index in &entries {

@@ -10,6 +10,7 @@ use super::{CrashVerdict, Roster};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Judgement, Limits, Report, Spec, State};
 use crate::ledger::{Answer, Order, Reissue, StartFailure};
+use crate::peer::DaemonPeer;
 use crate::reconcile::OrphanReason;
 use crate::validate::{Fault, Invalid};
 
@@ -42,6 +43,13 @@ impl Roster {
             return Judgement::UnknownInstance;
         };
         let judgement = slot.lifecycle.handle_report(now, report);
+        if let Some(figures) = self
+            .figures
+            .as_mut()
+            .filter(|_| is_alive(state) && !state.is_before_process())
+        {
+            figures.note_life(report.port);
+        }
         match judgement {
             Judgement::Applied { .. } | Judgement::Duplicate => {
                 Self::note_evidence(slot, state);
@@ -116,6 +124,7 @@ impl Roster {
             Err(judgement) => return judgement,
         };
         let names_incarnations = self.peer().is_some_and(|peer| peer.names_incarnations);
+        let shows_launch = self.peer().is_some_and(DaemonPeer::accepts_at_launch);
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };
@@ -129,6 +138,7 @@ impl Roster {
             // Every start that was sent from here had one, and would be rejected by it.
             return Self::past(given, current);
         }
+        let is_launched = ack.accepted || ack.error_code == crate::ledger::ALREADY_RUNNING;
         let answer = match slot.ledger.handle_start_ack(now, ack) {
             Answer::Retrying { .. } if slot.start.is_none() => {
                 // Only the daemon had it, so there is nothing to send again.
@@ -140,6 +150,10 @@ impl Roster {
         let event = match answer {
             Answer::Settled => {
                 slot.lifecycle.handle_start_accepted(now);
+                if is_launched && shows_launch && from.is_before_process() {
+                    // What it said of that before was lost with an earlier stream.
+                    let _ = slot.lifecycle.handle_report(now, Report::of(State::Starting));
+                }
                 let plan_hash = ack.plan_hash.clone();
                 Some(InstanceEvent::StartAccepted {
                     instance,
@@ -208,8 +222,7 @@ impl Roster {
             Ok(found) => found,
             Err(judgement) => return judgement,
         };
-        // A peer that announces nothing answers once the process is gone.
-        let conclusive = self.peer().is_some_and(|peer| !peer.names_incarnations);
+        let conclusive = self.peer().is_some_and(DaemonPeer::acknowledges_ends);
         let Some(slot) = self.slots.get_mut(index) else {
             return Judgement::UnknownInstance;
         };

@@ -30,6 +30,10 @@
 //! [`declare_lost`](Roster::declare_lost). If the node comes back after all, what runs there is
 //! [taken back](crate::instance::lifecycle), unless it was meant to stop, or another incarnation has taken its place.
 //!
+//! # What a daemon's own figures say
+//! A load report names the ports in use and counts what runs. It is evidence against an end that is only inferred: what it
+//! says runs stays `STOPPING`, its port is in use, and its id is not used again on a node whose daemon names no incarnations.
+//!
 //! # Invariants
 //! Checked after every step by `tests/roster`:
 //! - `traffic_is_bounded`: whatever the daemon says, an incarnation costs a bounded number of messages per stream, and
@@ -46,6 +50,8 @@
 mod deadlines;
 mod dispatch;
 mod event;
+mod expiry;
+mod figures;
 mod handshake;
 mod messages;
 mod readiness;
@@ -58,6 +64,7 @@ use std::time::Instant;
 use prexorcloud_proto::StartInstance;
 
 pub use event::{Dispatch, Due, InstanceEvent, RosterEntry, RosterTimer};
+use figures::Figures;
 use readiness::Awaited;
 pub(crate) use slots::Role;
 use slots::{Place, Slot, Slots};
@@ -69,10 +76,9 @@ pub use crate::reconcile::{GroupPolicy, OrphanReason, ReconcilePolicy};
 
 use crate::id::{InstanceId, NodeId};
 use crate::instance::{Cause, Judgement, Lifecycle, LifecycleOutput, Spec, State};
-use crate::ledger::{Expired, Order, RETRIES};
+use crate::ledger::{Order, RETRIES};
 use crate::limits;
 use crate::peer::DaemonPeer;
-use crate::time::Deadline;
 use crate::validate::{Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
@@ -146,6 +152,8 @@ pub struct Roster {
     /// The newest stream that was ever admitted.
     newest: Option<StreamOrder>,
     waiting_changes: u64,
+    /// What the daemon last said of its load, on the present stream.
+    figures: Option<Figures>,
 }
 
 impl Roster {
@@ -160,6 +168,7 @@ impl Roster {
             dropped: 0,
             newest: None,
             waiting_changes: 0,
+            figures: None,
         }
     }
 
@@ -246,7 +255,10 @@ impl Roster {
                     continue;
                 }
             };
-            let lifecycle = Lifecycle::restored(now, spec, entry.state, entry.desired);
+            let mut lifecycle = Lifecycle::restored(now, spec, entry.state, entry.desired);
+            if entry.lost {
+                lifecycle = lifecycle.as_lost();
+            }
             let start = (is_valid && lifecycle.state().is_coming_up()).then_some(entry.start);
             let slot = self.slots.insert(Slot::new(Role::Entry, lifecycle, start));
             self.join(now, slot);
@@ -309,6 +321,9 @@ impl Roster {
         };
         let (given, current) = (spec.incarnation, known.incarnation());
         match (given.cmp(&current), known.is_terminal()) {
+            (std::cmp::Ordering::Greater, true) if self.runs_on(known) => {
+                Verdict::Denied(DeniedReason::StillRuns { current })
+            }
             (std::cmp::Ordering::Greater, true) => Verdict::Accepted,
             (std::cmp::Ordering::Greater, false) => Verdict::Denied(DeniedReason::StillAlive { current }),
             (std::cmp::Ordering::Equal, false) if known.desired().stop_mode().is_none() => {
@@ -471,6 +486,7 @@ impl Roster {
             return;
         }
         self.link = Link::Down;
+        self.figures = None;
         self.touch();
         for Place { entry, orphan } in self.slots.places().collect::<Vec<_>>() {
             if let Some(slot) = orphan.and_then(|index| self.slots.get(index)) {
@@ -486,72 +502,6 @@ impl Roster {
             }
             self.slots.refresh(index);
         }
-    }
-
-    /// Lets expired timers take effect; early and repeated calls are harmless.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((index, _)) = self.slots.earliest().filter(|&(_, at)| at <= now) {
-            let Some(slot) = self.slots.get_mut(index) else {
-                return;
-            };
-            if slot.ledger.is_stop_undelivered() {
-                // Its time begins when it has left.
-                slot.lifecycle.handle_stop_leaves(now);
-            }
-            slot.lifecycle.handle_timeout(now);
-            let (instance, incarnation) = (slot.lifecycle.instance(), slot.lifecycle.incarnation());
-            let news = match slot.ledger.handle_timeout(now) {
-                None
-                | Some(Expired::Retrying {
-                    order: Order::Stop(_),
-                    ..
-                }) => None,
-                Some(Expired::Retrying {
-                    order: Order::Start,
-                    attempt,
-                }) => {
-                    slot.lifecycle.handle_redispatch(now);
-                    let (after, failure) = (std::time::Duration::ZERO, StartFailure::unanswered());
-                    Some(InstanceEvent::StartRetrying {
-                        instance,
-                        incarnation,
-                        attempt,
-                        after,
-                        failure,
-                    })
-                }
-                Some(Expired::Failed { order: Order::Start }) => {
-                    slot.lifecycle.handle_start_failed(now);
-                    let failure = StartFailure::unanswered();
-                    Some(InstanceEvent::StartFailed {
-                        instance,
-                        incarnation,
-                        failure,
-                    })
-                }
-                Some(Expired::Failed {
-                    order: Order::Stop(_),
-                }) => Some(InstanceEvent::StopUnanswered {
-                    instance,
-                    incarnation,
-                }),
-            };
-            let is_entry = slot.role == Role::Entry;
-            if let Some(news) = news.filter(|_| is_entry) {
-                self.tell(news);
-            }
-            self.pump(now, index);
-        }
-    }
-
-    /// The earliest armed timer of all instances.
-    #[must_use]
-    pub fn poll_timeout(&self) -> Option<Deadline<RosterTimer>> {
-        let (index, _) = self.slots.earliest()?;
-        let slot = self.slots.get(index)?;
-        let instance = slot.lifecycle.instance();
-        slot.deadline()
-            .map(|deadline| deadline.map(|due| RosterTimer { instance, due }))
     }
 
     /// The next piece of news.
@@ -667,6 +617,12 @@ impl Roster {
                         slot.awaited = Awaited::default();
                     }
                     self.waiting_changes = self.waiting_changes.wrapping_add(1);
+                    if to.is_terminal()
+                        && cause.is_seen()
+                        && let Some(figures) = &mut self.figures
+                    {
+                        figures.note_end(lifecycle.port());
+                    }
                     InstanceEvent::Changed {
                         instance,
                         group: lifecycle.group(),
@@ -681,7 +637,10 @@ impl Roster {
                 }
                 LifecycleOutput::Stop(mode) => {
                     if lifecycle.is_dispatched() {
-                        let _ = slot.ledger.issue(now, Order::Stop(mode));
+                        if slot.ledger.issue(now, Order::Stop(mode)) == Verdict::AlreadyInEffect {
+                            // It had no effect.
+                            slot.ledger.renew(now);
+                        }
                     } else {
                         lifecycle.handle_gone(now, Cause::Withdrawn);
                     }
@@ -697,6 +656,15 @@ impl Roster {
                     incarnation,
                     mode,
                 },
+                LifecycleOutput::StillRuns => {
+                    let port = lifecycle.port();
+                    self.tell(InstanceEvent::StillRuns {
+                        instance,
+                        incarnation,
+                        port,
+                    });
+                    continue;
+                }
                 LifecycleOutput::LifetimeOver => InstanceEvent::LifetimeOver {
                     instance,
                     incarnation,

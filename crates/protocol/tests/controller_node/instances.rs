@@ -316,6 +316,7 @@ fn what_ended_first_is_forgotten_once_nothing_else_waits_for_the_storage() {
         }),
         state: State::Stopped,
         desired: Desired::Run,
+        lost: false,
     };
     let all = ENDED_REMEMBERED + SURPLUS;
     assert!(world.node.restore(world.now, (0..all).map(ended)).is_empty());

@@ -5,6 +5,7 @@
 mod drain;
 mod instances;
 mod orders;
+mod plain;
 mod readiness;
 mod storage;
 mod streams;

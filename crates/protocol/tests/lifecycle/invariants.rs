@@ -47,6 +47,7 @@ enum Action {
     Undrain,
     Lost,
     Gone,
+    Lives(bool),
 }
 
 fn delays() -> impl Strategy<Value = Duration> {
@@ -87,6 +88,7 @@ fn action() -> impl Strategy<Value = Action> {
         2 => Just(Action::Undrain),
         1 => Just(Action::Lost),
         1 => Just(Action::Gone),
+        1 => any::<bool>().prop_map(Action::Lives),
     ]
 }
 
@@ -181,6 +183,7 @@ proptest! {
                 Action::Undrain => drop(lifecycle.cancel_drain(now)),
                 Action::Lost => lifecycle.handle_lost(now, Cause::DeclaredLost),
                 Action::Gone => lifecycle.handle_gone(now, Cause::Reconciled),
+                Action::Lives(lives) => lifecycle.note_lives(lives),
             }
 
             if let Some(judgement) = judgement {
@@ -198,7 +201,9 @@ proptest! {
                 prop_assert_eq!(&lifecycle, &before, "stale_news_changes_nothing");
             }
             if before.is_terminal() && lifecycle.state() != before.state() {
-                prop_assert!(before.is_lost() && before.desired() == Desired::Run, "terminal_is_final");
+                let is_asked = matches!(action, Action::Stop(_)) && lifecycle.state() == State::Stopping;
+                prop_assert!(before.is_lost(), "terminal_is_final");
+                prop_assert!(before.desired() == Desired::Run || is_asked, "terminal_is_final");
                 prop_assert!(!lifecycle.is_terminal() && !lifecycle.is_lost(), "terminal_is_final");
             }
             if lifecycle.is_terminal() {
@@ -208,7 +213,7 @@ proptest! {
             prop_assert!(lifecycle.desired() >= before.desired() || taken_back, "desired_never_relaxes");
             asked |= matches!(action, Action::Stop(_)) && !before.is_terminal();
             prop_assert!(!asked || lifecycle.desired() != Desired::Run, "desired_never_relaxes");
-            prop_assert!(!lifecycle.is_lost() || lifecycle.state() == State::Crashed);
+            prop_assert!(!lifecycle.is_lost() || lifecycle.is_terminal());
             if before.state() == State::Draining && before.is_drain_requested() {
                 let reported_running = matches!(action, Action::Report { state: State::Running, .. } | Action::Ready);
                 prop_assert!(

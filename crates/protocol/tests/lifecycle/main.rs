@@ -335,10 +335,78 @@ fn a_stop_without_effect_becomes_a_kill_and_then_a_loss() {
         ]
     );
     assert_eq!(lifecycle.poll_timeout(), None);
+}
+
+#[test]
+fn a_stop_is_asked_for_again_as_long_as_the_daemons_own_figures_count_the_server() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    let _ = lifecycle.request_stop(now, StopMode::Force);
+    drain(&mut lifecycle);
+    lifecycle.note_lives(true);
+    for round in 0..3 {
+        let due = lifecycle.poll_timeout().unwrap().at;
+        lifecycle.handle_timeout(due);
+        let said = [LifecycleOutput::StillRuns].into_iter().filter(|_| round == 0);
+        let expected: Vec<_> = said.chain([LifecycleOutput::Stop(StopMode::Force)]).collect();
+        assert_eq!(drain(&mut lifecycle), expected);
+        assert_eq!(lifecycle.state(), State::Stopping);
+    }
+    lifecycle.note_lives(false);
+    let due = lifecycle.poll_timeout().unwrap().at;
+    lifecycle.handle_timeout(due);
+    assert!(lifecycle.is_lost(), "nothing says any more that it runs");
+}
+
+#[test]
+fn a_stop_of_what_only_counts_as_ended_asks_the_daemon() {
+    let now = Instant::now();
+    let mut lifecycle = in_state(now, State::Running);
+    lifecycle.handle_lost(now, Cause::Reconciled);
+    drain(&mut lifecycle);
+    assert_eq!(lifecycle.request_stop(now, StopMode::Graceful), Verdict::Accepted);
     assert_eq!(
-        lifecycle.request_stop(given_up, StopMode::Force),
+        drain(&mut lifecycle),
+        [
+            changed(State::Crashed, State::Stopping, Cause::TakenBack),
+            LifecycleOutput::Stop(StopMode::Graceful)
+        ]
+    );
+    lifecycle.handle_stop_acknowledged(now, true);
+    let due = lifecycle.poll_timeout().unwrap().at;
+    lifecycle.handle_timeout(due);
+    assert_eq!(lifecycle.state(), State::Stopped);
+    assert_eq!(
+        lifecycle.request_stop(now, StopMode::Graceful),
         Verdict::AlreadyInEffect
     );
+}
+
+#[test]
+fn a_lifetime_counts_from_starting_where_running_may_never_come() {
+    let now = Instant::now();
+    let hour = Duration::from_secs(3600);
+    let mut lifecycle = Lifecycle::new(now, spec(Some(hour)));
+    lifecycle.handle_connected(now, java());
+    lifecycle.mark_dispatched();
+    let _ = lifecycle.handle_report(now, Report::of(State::Starting));
+    drain(&mut lifecycle);
+    let deadline = lifecycle.poll_timeout().unwrap();
+    assert_eq!(
+        (deadline.at, deadline.timer),
+        (now + hour, LifecycleTimer::Lifetime)
+    );
+    // It says so after all, by its plugin: the life began before.
+    let _ = lifecycle.handle_ready(now + hour / 2);
+    assert_eq!(lifecycle.poll_timeout().unwrap().at, now + hour);
+    lifecycle.handle_timeout(now + hour);
+    assert_eq!(lifecycle.state(), State::Stopping);
+
+    let mut ours = Lifecycle::new(now, spec(Some(hour)));
+    ours.handle_connected(now, self::ours());
+    ours.mark_dispatched();
+    let _ = ours.handle_report(now, report(State::Starting));
+    assert_eq!(ours.poll_timeout().unwrap().timer, LifecycleTimer::Startup);
 }
 
 #[test]

@@ -56,6 +56,7 @@ fn what_has_ended_is_in_nobodys_way_and_the_first_to_end_is_to_go_first() {
             start,
             state,
             desired,
+            lost: false,
         }
     };
     let all = INSTANCES_PER_NODE + 100;
@@ -83,6 +84,7 @@ fn what_lives_is_restored_whatever_its_record_says() {
         start,
         state,
         desired: Desired::Run,
+        lost: false,
     };
     let refused = roster.restore(
         now,

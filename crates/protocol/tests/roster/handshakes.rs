@@ -124,6 +124,7 @@ fn a_restarted_controller_goes_on_where_it_was() {
         start: start(name, 1),
         state,
         desired,
+        lost: false,
     };
     let mut roster = roster();
     let refused = roster.restore(

@@ -347,6 +347,7 @@ fn a_rejection_ends_a_start_that_an_earlier_controller_sent() {
                     start: start("a", 1),
                     state: before,
                     desired: prexorcloud_protocol::instance::Desired::Run,
+                    lost: false,
                 };
                 assert!(roster.restore(now, [entry]).is_empty());
             }

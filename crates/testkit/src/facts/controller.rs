@@ -1,6 +1,7 @@
 //! What is remembered of a controller for the invariants
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use prexorcloud_protocol::instance::{Cause, State};
 use prexorcloud_protocol::node::controller::{Change, CommitFailure, OrderOutcome, OrderRefusal};
@@ -44,8 +45,29 @@ pub struct ControllerFacts {
     pub ignored: Vec<String>,
     /// Instances that were up and counted as ended because a start was rejected.
     pub rejected_live: Vec<String>,
+    /// What this controller has concluded to have ended, and when.
+    pub ends: Vec<Ended>,
+    /// When the node was found to be drained.
+    pub drained: Vec<Duration>,
+    /// The starts that their daemon said to have begun.
+    begun: BTreeSet<(InstanceId, Incarnation)>,
     silent: BTreeSet<u32>,
     pub(crate) seen: Sightings,
+}
+
+/// An end as a controller concluded it
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// When.
+    pub at: Duration,
+    /// The instance.
+    pub instance: InstanceId,
+    /// Which start of the id it is.
+    pub incarnation: Incarnation,
+    /// From what.
+    pub cause: Cause,
+    /// The daemon had said that it had begun.
+    pub had_begun: bool,
 }
 
 impl ControllerFacts {
@@ -103,7 +125,7 @@ impl ControllerFacts {
         }
     }
 
-    pub(crate) fn note_news(&mut self, news: &InstanceEvent) {
+    pub(crate) fn note_news(&mut self, at: Duration, news: &InstanceEvent) {
         match *news {
             InstanceEvent::Changed {
                 instance,
@@ -113,6 +135,23 @@ impl ControllerFacts {
                 cause,
                 ..
             } => {
+                let start = (instance, incarnation);
+                if matches!(
+                    state,
+                    State::Preparing | State::Starting | State::Running | State::Draining
+                ) {
+                    self.begun.insert(start);
+                }
+                if state.is_terminal() {
+                    let had_begun = self.begun.contains(&start);
+                    self.ends.push(Ended {
+                        at,
+                        instance,
+                        incarnation,
+                        cause,
+                        had_begun,
+                    });
+                }
                 let was_up = matches!(from, State::Running | State::Draining);
                 if was_up && cause == Cause::StartFailed {
                     let fault =
@@ -138,6 +177,12 @@ impl ControllerFacts {
             }
             _ => {}
         }
+    }
+
+    /// Whether the daemon said that this start had begun.
+    #[must_use]
+    pub fn had_begun(&self, instance: InstanceId, incarnation: Incarnation) -> bool {
+        self.begun.contains(&(instance, incarnation))
     }
 
     /// A wish that is committed is a reason.

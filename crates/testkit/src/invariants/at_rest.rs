@@ -53,7 +53,7 @@ pub fn both_sides_agree<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> 
             (None, Some(known)) => return Err(format!("{instance} is {} and has no process", known.state())),
             // A Java daemon does not list what it prepares, so that counts as ended, and the operator may have forgotten
             // it before it was up. The next handshake shows it.
-            (Some(_), None) if pair.peers() == Peers::JavaDaemon && known.is_none() => {}
+            (Some(_), None) if pair.peers().has_java_daemon() && known.is_none() => {}
             (Some(process), None) => {
                 let belief = known.map_or("unknown".to_owned(), |known| known.state().to_string());
                 return Err(format!(
@@ -66,7 +66,7 @@ pub fn both_sides_agree<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> 
                 let same_state = known.state() == process.state || drained;
                 // On a Java node, a server without a plugin says that it is ready on its console and nowhere else, and lines
                 // may be lost.
-                let unheard = pair.peers() == Peers::JavaDaemon
+                let unheard = pair.peers().has_java_daemon()
                     && process.behaviour.bare
                     && process.state == State::Running
                     && known.state() == State::Starting;

@@ -14,6 +14,7 @@ macro_rules! shown {
 }
 
 mod at_rest;
+mod plain;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -31,6 +32,11 @@ use crate::side::{ControllerSide, DaemonSide};
 pub use at_rest::{
     an_asked_stop_is_not_a_crash, both_sides_agree, every_crash_is_stored_exactly_once,
     nothing_goes_on_for_ever, nothing_is_left_waiting, the_session_is_established, what_was_asked_for_is_so,
+};
+
+pub use plain::{
+    a_drained_node_is_empty, a_live_server_is_never_called_ended, a_plain_daemon_and_its_controller_agree,
+    no_second_copy_of_a_live_server,
 };
 
 /// How soon news must arrive when nothing is in their way.
@@ -53,7 +59,7 @@ macro_rules! invariants {
 
 /// Checked after every step.
 #[must_use]
-pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 27] {
+pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 30] {
     invariants![
         one_process_per_instance,
         no_superseded_incarnation_is_started,
@@ -82,16 +88,20 @@ pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 27] {
         no_acknowledgement_without_its_record,
         a_graceful_stop_gets_its_grace,
         a_ghost_is_never_counted,
+        a_live_server_is_never_called_ended,
+        no_second_copy_of_a_live_server,
+        a_drained_node_is_empty,
     ]
 }
 
 /// Checked at the end, when nothing disturbs any more.
 #[must_use]
-pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 7] {
+pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 8] {
     invariants![
         the_session_is_established,
         nothing_goes_on_for_ever,
         both_sides_agree,
+        a_plain_daemon_and_its_controller_agree,
         what_was_asked_for_is_so,
         an_asked_stop_is_not_a_crash,
         every_crash_is_stored_exactly_once,

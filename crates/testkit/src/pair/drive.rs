@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use prexorcloud_protocol::Received;
 use prexorcloud_protocol::proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::session::kind;
-use prexorcloud_protocol::{InstanceId, Received};
 use prost::Message as _;
 
 use super::dialler::Dialler;
@@ -41,17 +41,10 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
                 next = earlier(next, at);
             }
         }
-        if !self.ready_instances().is_empty() {
+        if !self.daemon.host.plugins().is_empty() {
             next = earlier(next, Some(self.plugin_at));
         }
         next.map(|at| at.max(self.world.now))
-    }
-
-    /// The instances whose plugin has something to say to the controller, past a Java daemon.
-    fn ready_instances(&self) -> Vec<InstanceId> {
-        let view = self.daemon_view();
-        view.map(|view| view.supervisor.ready_instances())
-            .unwrap_or_default()
     }
 
     /// Goes to the next moment and lets one thing happen there.
@@ -107,13 +100,15 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
         }
         if self.plugin_at <= now {
             self.plugin_at = now + PLUGIN_INTERVAL;
-            for instance in self.ready_instances() {
+            for (instance, start) in self.daemon.host.plugins() {
                 if let Some(leader) = self
                     .controllers
                     .last_mut()
                     .filter(|leader| !leader.is_asleep(now))
                 {
-                    leader.with(&mut self.world, |host, turn| host.handle_ready(turn, instance));
+                    leader.with(&mut self.world, |host, turn| {
+                        host.handle_ready(turn, instance, start)
+                    });
                 }
             }
         }

@@ -32,6 +32,7 @@ use crate::daemon_host::DaemonHost;
 use crate::invariants;
 use crate::link::Quality;
 use crate::log::Log;
+use crate::plain::PlainDaemon;
 use crate::rng::Rng;
 use crate::scenario::{Peers, Scenario};
 use crate::side::{ControllerSide, ControllerView, DaemonSide, DaemonView};
@@ -124,6 +125,14 @@ impl Pair {
     #[must_use]
     pub fn of(scenario: &Scenario) -> Self {
         Self::between(scenario, shipped_daemon(scenario), shipped_controller(scenario))
+    }
+}
+
+impl Pair<PlainDaemon> {
+    /// A daemon that announces nothing and the shipped controller's side, before the first action; the log is off.
+    #[must_use]
+    pub fn plain(scenario: &Scenario) -> Self {
+        Self::between(scenario, PlainDaemon::new(node()), shipped_controller(scenario))
     }
 }
 

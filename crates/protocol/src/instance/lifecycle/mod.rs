@@ -8,8 +8,8 @@
 //! |---|---|---|
 //! | [`Preparation`](super::LifecycleTimer::Preparation) | in `SCHEDULED`, once the daemon has accepted the start, and in `PREPARING`: [`PREPARATION`], or the startup time if that is longer | [`LifecycleOutput::StartupTimedOut`] and a forced stop |
 //! | [`Startup`](super::LifecycleTimer::Startup) | in `STARTING`: `startup_timeout_seconds`, 0 = 60 | the same |
-//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later (a forced stop has no grace); begun anew when the daemon [refuses](Lifecycle::handle_stop_refused) | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED` |
-//! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`: `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
+//! | [`Stop`](super::LifecycleTimer::Stop) | in `STOPPING`: `shutdown_grace_seconds` (0 = 30), the time before the [daemon](crate::peer::DaemonPeer::kill_timeout) kills, and a margin, from when the daemon has shown that it has the order, or else from [`ON_ITS_WAY`] later (a forced stop has no grace); begun anew when the daemon [refuses](Lifecycle::handle_stop_refused) | first [`LifecycleOutput::StopOverdue`] and a forced stop, then `CRASHED`, unless the daemon's own figures say that it [lives](Lifecycle::note_lives): then the forced stop once more |
+//! | [`Lifetime`](super::LifecycleTimer::Lifetime) | in `RUNNING` and `DRAINING`, and in `STARTING` where `RUNNING` [may never come](DaemonPeer::may_never_say_running): `max_lifetime_seconds`, 0 = none, counted from the start of the process | [`LifecycleOutput::LifetimeOver`] and a graceful stop |
 //!
 //! # Silence judges nobody
 //! All but `Lifetime` wait for the daemon, so they rest while there is no stream, and while the node does not answer on
@@ -27,6 +27,10 @@
 //! # A refusal ends nothing
 //! A daemon may [refuse](Lifecycle::handle_stop_refused) a stop, because it cannot write down who its controller is, say. So
 //! the instance runs on, and nothing is overdue: it stays `STOPPING` and ends when the daemon takes the order.
+//!
+//! # What still runs has not ended
+//! A daemon may accept a stop, or leave it without an answer, and not carry it out. Silence about it proves nothing as long
+//! as the daemon's [figures](Lifecycle::note_lives) count the server among those that run: it stays `STOPPING`.
 //!
 //! # What is taken back
 //! Two things are believed without having been seen, and are taken back when the very incarnation shows otherwise. An end
@@ -125,6 +129,8 @@ pub struct Lifecycle {
     uptime: Duration,
     since: Instant,
     link: Link,
+    /// The daemon's own figures say that it runs.
+    lives: bool,
     outputs: Outputs,
 }
 
@@ -142,6 +148,7 @@ impl Lifecycle {
             uptime: Duration::ZERO,
             since: now,
             link: Link::Down,
+            lives: false,
             outputs: Outputs::default(),
         }
     }
@@ -163,6 +170,13 @@ impl Lifecycle {
         lifecycle.set_drain_requested(true);
         lifecycle.phase.note_seen(state);
         lifecycle
+    }
+
+    /// The same, where the end that is recorded was only inferred.
+    #[must_use]
+    pub const fn as_lost(mut self) -> Self {
+        self.phase.set_lost(true);
+        self
     }
 
     /// An instance that only the daemon knew of.
@@ -249,7 +263,15 @@ impl Lifecycle {
     /// Whether this incarnation only counts as ended because nothing was heard of it.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
-        matches!(self.phase, Phase::Crashed { lost: true })
+        matches!(
+            self.phase,
+            Phase::Stopped { lost: true } | Phase::Crashed { lost: true }
+        )
+    }
+
+    /// Whether it has been said that even a kill had no effect.
+    pub(crate) const fn is_stop_in_vain(&self) -> bool {
+        matches!(self.phase, Phase::Stopping(Stop { is_in_vain: true, .. }))
     }
 
     /// Whether a drain has been asked for and not been taken back.
@@ -270,10 +292,24 @@ impl Lifecycle {
         self.peer = peer;
         match self.phase {
             Phase::Scheduled { .. } => self.phase.set_startup_due(None),
-            Phase::Preparing { .. } | Phase::Starting { .. } => self.arm_startup(now),
+            Phase::Preparing { .. } => self.arm_startup(now),
+            Phase::Starting { lifetime_due, .. } => {
+                self.arm_startup(now);
+                let lifetime_due = lifetime_due.or_else(|| self.lifetime_from(now));
+                let lifetime_due = lifetime_due.filter(|_| peer.may_never_say_running());
+                self.phase.set_lifetime_due(lifetime_due);
+            }
             Phase::Stopping(_) => self.arm_stop(now),
-            Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
+            Phase::Running { .. }
+            | Phase::Draining { .. }
+            | Phase::Stopped { .. }
+            | Phase::Crashed { .. } => {}
         }
+    }
+
+    /// Whether the daemon's own figures say that the server runs, or that it does not, or nothing.
+    pub const fn note_lives(&mut self, lives: bool) {
+        self.lives = lives;
     }
 
     /// The stream is gone.
@@ -323,7 +359,10 @@ impl Lifecycle {
                 ..
             }) => *due = now.checked_add(LATE_REPORT),
             Phase::Stopping(_) => self.arm_stop(now),
-            Phase::Running { .. } | Phase::Draining { .. } | Phase::Stopped | Phase::Crashed { .. } => {}
+            Phase::Running { .. }
+            | Phase::Draining { .. }
+            | Phase::Stopped { .. }
+            | Phase::Crashed { .. } => {}
         }
     }
 
@@ -444,17 +483,12 @@ impl Lifecycle {
             return;
         }
         self.uptime = report.uptime;
-        if let Phase::Running {
-            lifetime_due: Some(due),
-        }
-        | Phase::Draining {
-            lifetime_due: Some(due),
-            ..
-        } = &mut self.phase
+        if let Some(due) = self.phase.lifetime_due()
             && let Some(lifetime) = self.spec.limits.lifetime
         {
             let left = lifetime.saturating_sub(report.uptime);
-            *due = now.checked_add(left).map_or(*due, |earlier| earlier.min(*due));
+            let earlier = now.checked_add(left).map_or(due, |earlier| earlier.min(due));
+            self.phase.set_lifetime_due(Some(earlier));
         }
     }
 
@@ -542,19 +576,21 @@ impl Lifecycle {
 
     /// The instance is known to be gone, unexpectedly, or is given up.
     pub fn handle_lost(&mut self, now: Instant, cause: Cause) {
-        if let Transition::To(_) = self.apply(now, Input::Lost, cause)
-            && let Phase::Crashed { lost } = &mut self.phase
-        {
-            *lost = cause != Cause::Superseded;
+        if let Transition::To(_) = self.apply(now, Input::Lost, cause) {
+            self.phase.set_lost(cause != Cause::Superseded);
         }
     }
 
-    /// The instance is known to be gone, as it was meant to be.
+    /// The instance is known to be gone, as it was meant to be; or is taken to be, where its daemon may have it all the same.
     pub fn handle_gone(&mut self, now: Instant, cause: Cause) {
-        self.apply(now, Input::Reported(State::Stopped), cause);
+        let is_inferred = matches!(cause, Cause::Reconciled | Cause::StopAcknowledged);
+        if let Transition::To(_) = self.apply(now, Input::Reported(State::Stopped), cause) {
+            self.phase.set_lost(is_inferred && !self.peer.finds_its_servers);
+        }
     }
 
-    /// Someone wants the instance stopped.
+    /// Someone wants the instance stopped. One that is [lost](Self::is_lost) is `STOPPING` again, until the daemon has said
+    /// what it knows of it.
     pub fn request_stop(&mut self, now: Instant, mode: StopMode) -> Verdict {
         self.stop(now, mode, Cause::Requested)
     }
@@ -562,6 +598,12 @@ impl Lifecycle {
     fn stop(&mut self, now: Instant, mode: StopMode, cause: Cause) -> Verdict {
         // From now on somebody wants it, so it is not taken back any more.
         self.phase.confirm_stop();
+        if self.is_lost() && self.state() == State::Crashed && cause == Cause::Requested {
+            // Nobody has seen it end, so its daemon is asked.
+            self.desired = self.desired.max(mode.into());
+            self.stop_after_all(now);
+            return Verdict::Accepted;
+        }
         if self.is_terminal() || self.desired >= Desired::from(mode) {
             return Verdict::AlreadyInEffect;
         }
@@ -572,6 +614,14 @@ impl Lifecycle {
         }
         self.outputs.push(LifecycleOutput::Stop(mode));
         Verdict::Accepted
+    }
+
+    /// The daemon's own figures count what was to stop and counts as ended without having been seen to end.
+    pub(crate) fn stop_after_all(&mut self, now: Instant) {
+        if let Some(mode) = self.desired.stop_mode().filter(|_| self.is_lost()) {
+            self.apply(now, Input::TakenBack(State::Stopping), Cause::TakenBack);
+            self.outputs.push(LifecycleOutput::Stop(mode));
+        }
     }
 
     /// Someone wants the instance to empty itself.

@@ -7,7 +7,7 @@ use crate::instance::{Cause, LifecycleOutput, State};
 /// One of each kind at most: what is told again takes the place of what was not polled, and moves to the end. So there
 /// is room for everything in a fixed place, and thousands of instances that nobody polls do not grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Outputs([Option<LifecycleOutput>; 5]);
+pub(super) struct Outputs([Option<LifecycleOutput>; 6]);
 
 impl Outputs {
     pub(super) fn push(&mut self, output: LifecycleOutput) {

@@ -26,6 +26,8 @@ pub(super) enum Phase {
     },
     Starting {
         due: Option<Instant>,
+        /// Where `RUNNING` may never come.
+        lifetime_due: Option<Instant>,
     },
     Running {
         lifetime_due: Option<Instant>,
@@ -36,7 +38,10 @@ pub(super) enum Phase {
         lifetime_due: Option<Instant>,
     },
     Stopping(Stop),
-    Stopped,
+    Stopped {
+        /// As of `Crashed`.
+        lost: bool,
+    },
     Crashed {
         /// The end was inferred, and not seen.
         lost: bool,
@@ -49,6 +54,8 @@ pub(super) struct Stop {
     pub(super) stage: StopStage,
     /// There is a process to stop, as far as the daemon has been heard.
     pub(super) launched: bool,
+    /// It has been said that even a kill had no effect.
+    pub(super) is_in_vain: bool,
     pub(super) due: Option<Instant>,
 }
 
@@ -82,15 +89,27 @@ impl Phase {
             Self::Running { .. } => State::Running,
             Self::Draining { .. } => State::Draining,
             Self::Stopping(_) => State::Stopping,
-            Self::Stopped => State::Stopped,
+            Self::Stopped { .. } => State::Stopped,
             Self::Crashed { .. } => State::Crashed,
+        }
+    }
+
+    /// Fixes or lifts the moment at which the instance has lived long enough; without effect unless it is up.
+    pub(super) const fn set_lifetime_due(&mut self, at: Option<Instant>) {
+        if let Self::Starting { lifetime_due, .. }
+        | Self::Running { lifetime_due }
+        | Self::Draining { lifetime_due, .. } = self
+        {
+            *lifetime_due = at;
         }
     }
 
     /// When the instance has lived long enough, if it is up.
     pub(super) const fn lifetime_due(self) -> Option<Instant> {
         match self {
-            Self::Running { lifetime_due } | Self::Draining { lifetime_due, .. } => lifetime_due,
+            Self::Starting { lifetime_due, .. }
+            | Self::Running { lifetime_due }
+            | Self::Draining { lifetime_due, .. } => lifetime_due,
             _ => None,
         }
     }
@@ -99,9 +118,9 @@ impl Phase {
     pub(super) fn daemon_due(self) -> Option<Deadline<LifecycleTimer>> {
         let (timer, due) = match self {
             Self::Scheduled { due } | Self::Preparing { due } => (LifecycleTimer::Preparation, due),
-            Self::Starting { due } => (LifecycleTimer::Startup, due),
+            Self::Starting { due, .. } => (LifecycleTimer::Startup, due),
             Self::Stopping(Stop { due, .. }) => (LifecycleTimer::Stop, due),
-            Self::Running { .. } | Self::Draining { .. } | Self::Stopped | Self::Crashed { .. } => {
+            Self::Running { .. } | Self::Draining { .. } | Self::Stopped { .. } | Self::Crashed { .. } => {
                 return None;
             }
         };
@@ -110,7 +129,7 @@ impl Phase {
 
     /// Fixes or lifts the deadline of a start; without effect in a phase that is none.
     pub(super) const fn set_startup_due(&mut self, at: Option<Instant>) {
-        if let Self::Scheduled { due } | Self::Preparing { due } | Self::Starting { due } = self {
+        if let Self::Scheduled { due } | Self::Preparing { due } | Self::Starting { due, .. } = self {
             *due = at;
         }
     }
@@ -138,11 +157,16 @@ impl Phase {
         }
     }
 
+    /// Whether the end was only inferred; without effect unless it has ended.
+    pub(super) const fn set_lost(&mut self, is_lost: bool) {
+        if let Self::Stopped { lost } | Self::Crashed { lost } = self {
+            *lost = is_lost;
+        }
+    }
+
     /// What was only assumed has been seen: it is not taken back any more.
     pub(super) const fn confirm(&mut self) {
-        if let Self::Crashed { lost } = self {
-            *lost = false;
-        }
+        self.set_lost(false);
         self.confirm_stop();
     }
 

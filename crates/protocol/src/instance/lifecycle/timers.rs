@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Lifecycle, Link, MARGIN, ON_ITS_WAY, PREPARATION, Phase, Stop, StopStage};
-use crate::instance::{Cause, Desired, Input, LifecycleOutput, LifecycleTimer, Limits, State};
+use crate::instance::{Cause, Desired, LifecycleOutput, LifecycleTimer, Limits, State};
 use crate::time::Deadline;
 use crate::verdict::StopMode;
 
@@ -51,12 +51,21 @@ impl Lifecycle {
                 self.outputs.push(LifecycleOutput::Stop(StopMode::Force));
                 self.arm_stop(now);
             }
+            StopStage::Forced { .. } if self.lives => {
+                if let Phase::Stopping(stop) = &mut self.phase
+                    && !std::mem::replace(&mut stop.is_in_vain, true)
+                {
+                    self.outputs.push(LifecycleOutput::StillRuns);
+                }
+                self.outputs.push(LifecycleOutput::Stop(StopMode::Force));
+                self.arm_stop(now);
+            }
             StopStage::Forced { .. } => {
                 self.outputs.push(LifecycleOutput::StopOverdue(StopMode::Force));
                 self.handle_lost(now, Cause::StopOverdue);
             }
             StopStage::Acknowledged => {
-                self.apply(now, Input::Reported(State::Stopped), Cause::StopAcknowledged);
+                self.handle_gone(now, Cause::StopAcknowledged);
             }
         }
     }
@@ -75,15 +84,15 @@ impl Lifecycle {
     /// Goes over to a state, with the deadlines that begin there; those of the former end with it.
     pub(super) fn enter(&mut self, now: Instant, to: State) {
         let due = self.startup_due(now, to);
-        let lifetime_due = self.phase.lifetime_due().or_else(|| {
-            let lifetime = self.spec.limits.lifetime;
-            lifetime.and_then(|lifetime| now.checked_add(lifetime))
-        });
+        let lifetime_due = self.phase.lifetime_due().or_else(|| self.lifetime_from(now));
         self.since = now;
         self.phase = match to {
             State::Scheduled => Phase::Scheduled { due: None },
             State::Preparing => Phase::Preparing { due },
-            State::Starting => Phase::Starting { due },
+            State::Starting => Phase::Starting {
+                due,
+                lifetime_due: lifetime_due.filter(|_| self.peer.may_never_say_running()),
+            },
             State::Running => Phase::Running { lifetime_due },
             State::Draining => Phase::Draining {
                 requested: false,
@@ -93,11 +102,21 @@ impl Lifecycle {
                 let stage = self.stage_of_desired();
                 let due = self.stop_due(now, stage);
                 let launched = !self.state().is_before_process();
-                Phase::Stopping(Stop { stage, launched, due })
+                Phase::Stopping(Stop {
+                    stage,
+                    launched,
+                    is_in_vain: false,
+                    due,
+                })
             }
-            State::Stopped => Phase::Stopped,
+            State::Stopped => Phase::Stopped { lost: false },
             State::Crashed => Phase::Crashed { lost: false },
         };
+    }
+
+    pub(super) fn lifetime_from(&self, now: Instant) -> Option<Instant> {
+        let lifetime = self.spec.limits.lifetime;
+        lifetime.and_then(|lifetime| now.checked_add(lifetime))
     }
 
     /// How long the state may last on the way up; `None` if nobody can tell.
@@ -131,22 +150,17 @@ impl Lifecycle {
 
     /// Begins the stop that is wanted, or begins it anew.
     pub(super) fn arm_stop(&mut self, now: Instant) {
-        let Phase::Stopping(Stop {
-            stage: before,
-            launched,
-            ..
-        }) = self.phase
-        else {
+        let Phase::Stopping(stop) = self.phase else {
             return;
         };
-        let stage = match (self.stage_of_desired(), before) {
+        let stage = match (self.stage_of_desired(), stop.stage) {
             // What is known of the same stop stays known.
             (StopStage::Graceful { .. }, StopStage::Graceful { .. })
-            | (StopStage::Forced { .. }, StopStage::Forced { .. }) => before,
+            | (StopStage::Forced { .. }, StopStage::Forced { .. }) => stop.stage,
             (stage, _) => stage,
         };
         let due = self.stop_due(now, stage);
-        self.phase = Phase::Stopping(Stop { stage, launched, due });
+        self.phase = Phase::Stopping(Stop { stage, due, ..stop });
     }
 
     fn stop_due(&self, now: Instant, stage: StopStage) -> Option<Instant> {

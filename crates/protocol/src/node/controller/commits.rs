@@ -109,7 +109,10 @@ impl ControllerNode {
                 mode,
             } => {
                 let current = self.roster.get(instance).map(Lifecycle::incarnation);
-                let verdict = if current == recorded {
+                let is_lost = self.roster.get(instance).is_some_and(Lifecycle::is_lost);
+                let verdict = if is_lost && !self.roster.is_connected() {
+                    Verdict::Denied(DeniedReason::AlreadyEnded)
+                } else if current == recorded {
                     self.roster.stop(now, instance, mode)
                 } else {
                     Verdict::Denied(DeniedReason::AlreadyEnded)
@@ -171,6 +174,7 @@ impl ControllerNode {
                     port,
                     state: State::Crashed,
                     desired: Desired::Run,
+                    lost: false,
                     note: Some(reason.to_string()),
                 };
                 self.records.refused.push_back(ended);
@@ -297,7 +301,13 @@ impl ControllerNode {
                 instance,
                 mode,
             } => {
-                let live = self.roster.get(*instance).filter(|known| !known.is_terminal());
+                // The daemon is asked about one that only counts as ended.
+                let is_connected = self.roster.is_connected();
+                let is_open = |known: &&Lifecycle| {
+                    let is_lost = known.is_lost() && known.state() == State::Crashed;
+                    !known.is_terminal() || (is_lost && is_connected)
+                };
+                let live = self.roster.get(*instance).filter(is_open);
                 let Some(mut wish) = live.and_then(|_| snapshot(&self.roster, *instance, None)) else {
                     if let Some(order) = *order {
                         self.answer(order, Ok(OrderOutcome::AlreadyEnded));

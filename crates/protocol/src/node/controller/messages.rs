@@ -7,6 +7,7 @@ use prexorcloud_proto::ConsoleOutput;
 use super::{ControllerNode, ControllerWork, StreamId};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Age, Judgement};
+use crate::peer::DaemonPeer;
 use crate::session::controller::{ControllerEvent, Objection};
 use crate::session::{Anomaly, error_code};
 
@@ -64,6 +65,10 @@ impl ControllerNode {
             }
             ControllerEvent::Crash(report) => self.handle_crash(now, stream, report),
             ControllerEvent::Console(output) => return self.handle_console(now, stream, output),
+            ControllerEvent::NodeStatus(status) => {
+                self.roster.handle_figures(now, &status);
+                return Some(ControllerEvent::NodeStatus(status));
+            }
             ControllerEvent::Unreachable { .. } => {
                 self.roster.handle_silence();
                 return Some(event);
@@ -131,7 +136,9 @@ impl ControllerNode {
             Judgement::UnknownInstance => (Anomaly::UnknownInstance { what }, error_code::UNKNOWN_INSTANCE),
             Judgement::Invalid(invalid) => (invalid.into(), error_code::INVALID_MESSAGE),
         };
-        self.object(stream, anomaly, Some(code), instance_id);
+        let is_late = !matches!(anomaly, Anomaly::Invalid(_))
+            && self.peer().is_some_and(DaemonPeer::speaks_of_the_past);
+        self.object(stream, anomaly, Some(code).filter(|_| !is_late), instance_id);
     }
 
     pub(super) fn object(

@@ -49,8 +49,8 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_proto::controller_message;
 
-use crate::id::NodeId;
-use crate::instance::Lifecycle;
+use crate::id::{InstanceId, NodeId};
+use crate::instance::{Cause, Lifecycle, State};
 use crate::peer::DaemonPeer;
 use crate::roster::{Dispatch, InstanceEvent, Roster, RosterEntry, RosterTimer};
 use crate::session::budget::Bucket;
@@ -238,12 +238,14 @@ impl ControllerNode {
         self.streams.current().map(|current| current.peer)
     }
 
-    /// The ports that instances have or are about to have; those of instances that are not wanted there included.
+    /// The ports that instances have or are about to have, those of instances that are not wanted there included, and those
+    /// that the daemon's own figures say are used.
     pub fn ports(&self) -> impl Iterator<Item = u16> + '_ {
         let live = self.roster.entries().chain(self.roster.orphans());
         live.filter(|entry| !entry.is_terminal())
             .map(Lifecycle::port)
             .chain(self.records.ports())
+            .chain(self.roster.used_ports())
     }
 
     /// Whether everything is recorded, and no order or admission waits.
@@ -320,10 +322,36 @@ impl ControllerNode {
         self.begin_commit();
     }
 
+    /// What to say of a state that nobody has seen.
+    fn conclusion(&self, instance: InstanceId, to: State, cause: Cause) -> Option<&'static str> {
+        let lifecycle = self.roster.get(instance)?;
+        let is_lasting = lifecycle.peer().finds_its_servers;
+        match (to, cause) {
+            (State::Crashed, Cause::Reconciled) if !lifecycle.is_lost() => None,
+            (State::Crashed, Cause::Reconciled) if is_lasting => Some("lost: its daemon does not list it"),
+            (State::Crashed, Cause::Reconciled) => Some(
+                "lost: its daemon does not list it; if the daemon was killed, the server may still run on its host",
+            ),
+            (State::Stopped, Cause::Reconciled | Cause::StopAcknowledged) if !is_lasting => Some(
+                "its daemon has nothing of it any more; if the daemon was killed, the server may still run on its host",
+            ),
+            (State::Crashed, Cause::DeclaredLost) => Some("lost: it was given up while its node was away"),
+            (State::Crashed, Cause::StopOverdue) => Some("lost: its daemon did not confirm the stop"),
+            (State::Stopping, Cause::TakenBack) => Some("it counted as lost; its daemon is asked to stop it"),
+            (State::Preparing | State::Starting, Cause::TakenBack) => {
+                Some("it counted as lost, and its daemon shows that it runs")
+            }
+            _ => None,
+        }
+    }
+
     /// What an event leaves to be recorded.
     fn note_event(&mut self, event: &InstanceEvent) {
         let note = match event {
-            InstanceEvent::Changed { .. } | InstanceEvent::Adopted { .. } => None,
+            InstanceEvent::Changed {
+                instance, to, cause, ..
+            } => self.conclusion(*instance, *to, *cause).map(str::to_owned),
+            InstanceEvent::Adopted { .. } => None,
             InstanceEvent::Forgotten { .. } => return,
             InstanceEvent::StartRetrying {
                 attempt,
@@ -355,6 +383,15 @@ impl ControllerNode {
                 Some(format!("not running after {} s", limit.as_secs()))
             }
             InstanceEvent::StopOverdue { mode, .. } => Some(format!("the stop ({mode:?}) took too long")),
+            InstanceEvent::StillRuns {
+                instance,
+                incarnation,
+                ..
+            } if self.roster.get(*instance).map(Lifecycle::incarnation) != Some(*incarnation) => return,
+            InstanceEvent::StillRuns { .. } => Some(
+                "the stop was not confirmed, and the daemon's own figures say that the server still runs; it is asked again"
+                    .to_owned(),
+            ),
             // Nothing is lost: a step brings less than the roster keeps, and its events are taken after every step.
             InstanceEvent::Lagged { .. } => return,
             InstanceEvent::StartAccepted { .. } | InstanceEvent::OrphanStopped { .. } => return,

@@ -165,6 +165,7 @@ pub(super) fn snapshot(
         port: lifecycle.port(),
         state: lifecycle.state(),
         desired: lifecycle.desired(),
+        lost: lifecycle.is_lost(),
         note,
     })
 }

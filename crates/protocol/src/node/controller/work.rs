@@ -194,6 +194,8 @@ pub struct InstanceSnapshot {
     pub state: State,
     /// What is wanted of it.
     pub desired: Desired,
+    /// Its end was only inferred: when it is listed alive again, it is taken back.
+    pub lost: bool,
     /// What went wrong with it, if something did since the last snapshot.
     pub note: Option<String>,
 }
