@@ -64,6 +64,7 @@ impl DaemonHost {
     fn boot(&mut self, turn: &mut Turn<'_>) {
         turn.note(|| "daemon starts");
         self.boots_at = None;
+        self.config.boot_id = format!("booted-at-{:?}", turn.moment());
         let (session, node, faults) = self.supervisor.start_daemon(turn, self.config.clone());
         self.facts.disbelieved.extend(faults);
         self.running = Some(Running {

@@ -30,6 +30,9 @@ pub(crate) fn up(peers: Peers, message: &mut DaemonMessage) {
         Some(Payload::Handshake(handshake)) => {
             handshake.capabilities.clear();
             handshake.min_protocol_version = 0;
+            handshake.boot_id.clear();
+            handshake.stream_ordinal = 0;
+            handshake.kill_timeout_seconds = 0;
             handshake.ended_instances.clear();
             handshake
                 .running_instances

@@ -41,9 +41,19 @@ struct Stream {
 
 impl Stream {
     async fn open(controller: &mut Controller<ControllerSession>) -> Self {
+        Self::nth(controller, 1).await
+    }
+
+    /// The nth stream of one daemon process.
+    async fn nth(controller: &mut Controller<ControllerSession>, ordinal: u64) -> Self {
         let connection = controller.connect().await;
-        let config = DaemonConfig::new(node(), "1.0.0");
-        let session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
+        let mut config = DaemonConfig::new(node(), "1.0.0");
+        config.boot_id = "of the one process".into();
+        let mut session = DaemonSession::new(config, Hosted::new(), EpochFence::default());
+        for _ in 1..ordinal {
+            session.handle_connected(Instant::now());
+            session.handle_disconnected(Instant::now());
+        }
         let daemon = SessionHandle::new(session);
         let driven = daemon.clone();
         let end = tokio::spawn(async move { connection.run_session(&driven).await });
@@ -161,7 +171,7 @@ async fn what_the_former_stream_has_said_comes_before_its_successor_counts() {
     host.until(one, "established").await;
     assert_eq!(host.machine.current_stream(), Some(one));
 
-    let second = Stream::open(&mut controller).await;
+    let second = Stream::nth(&mut controller, 2).await;
     let two = host.streams.push(second.session.clone(), "second");
     host.held = Some(Vec::new());
     host.until(two, "hello").await;
