@@ -25,6 +25,7 @@ const TICK: Duration = Duration::from_millis(10);
 pub fn run(report: &mut Report, program: &Path) -> Result<()> {
     eprintln!("programs: {}", program.display());
     let cluster = Cluster::start(program)?;
+    cluster.await_node()?;
     for number in 1..=SERVERS {
         cluster.start_server(number)?;
     }
@@ -39,10 +40,10 @@ pub fn run(report: &mut Report, program: &Path) -> Result<()> {
         settle(pid)?;
     }
 
-    let before = [spent(controller)?, spent(daemon)?];
+    let before = [Spent::of(controller)?, Spent::of(daemon)?];
     std::thread::sleep(IDLE);
-    let idle = |pid, before: Duration| -> Result<f64> {
-        Ok((spent(pid)?.saturating_sub(before)).as_secs_f64() / IDLE.as_secs_f64() * 100.0)
+    let idle = |pid, before: Spent| -> Result<f64> {
+        Ok(Spent::of(pid)?.since(before).as_secs_f64() / IDLE.as_secs_f64() * 100.0)
     };
     let idle = [idle(controller, before[0])?, idle(daemon, before[1])?];
 
@@ -151,6 +152,21 @@ impl Cluster {
                 let _ = controller.wait();
                 Err(error)
             }
+        }
+    }
+
+    /// Waits until the controller has the daemon, which is enrolled before it is connected
+    fn await_node(&self) -> Result<()> {
+        let limit = Instant::now() + Duration::from_secs(60);
+        let arguments = ["node", "list", "-o", "json"];
+        loop {
+            let nodes = ctl(&self.program, self.folder.path(), &self.http, &arguments)?;
+            let nodes = nodes.as_array().context("no list of nodes")?;
+            if nodes.iter().any(|node| node["status"] == "ONLINE") {
+                return Ok(());
+            }
+            ensure!(Instant::now() < limit, "the daemon does not connect: {nodes:?}");
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -299,21 +315,39 @@ fn threads(pid: u32) -> Result<f64> {
     count.context("no Threads")?.trim().parse().context("Threads")
 }
 
-/// The processor time that a process has used: the larger of two counts
-///
-/// The counters of its threads have nanoseconds, forget those of threads that ended, and stay at zero in a kernel that does
-/// not keep them; the count of the process misses nothing that was running when the clock ticked.
-fn spent(pid: u32) -> Result<Duration> {
-    let mut nanoseconds = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
-        let file = task.path().join("schedstat");
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let spent = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
-        nanoseconds += spent.with_context(|| format!("{} says {text:?}", file.display()))?;
+/// The processor time that a process has used, by two counts
+#[derive(Clone, Copy, Debug)]
+struct Spent {
+    /// By the counters of its threads: nanoseconds, which those of threads that end take with them, and which stay at zero
+    /// in a kernel that does not keep them
+    scheduled: Duration,
+    /// By the process's own count: whoever runs when the clock ticks has used the tick
+    ticked: Duration,
+}
+
+impl Spent {
+    fn of(pid: u32) -> Result<Self> {
+        let mut nanoseconds = 0;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            let file = task.path().join("schedstat");
+            let text =
+                fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let spent = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
+            nanoseconds += spent.with_context(|| format!("{} says {text:?}", file.display()))?;
+        }
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let ticks = ticks(&stat).with_context(|| format!("/proc/{pid}/stat says {stat:?}"))?;
+        Ok(Self {
+            scheduled: Duration::from_nanos(nanoseconds),
+            ticked: TICK * ticks,
+        })
     }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let ticks = ticks(&stat).with_context(|| format!("/proc/{pid}/stat says {stat:?}"))?;
-    Ok(Duration::from_nanos(nanoseconds).max(TICK * ticks))
+
+    /// What was used in between: the larger of what the two counts have seen of it
+    fn since(self, before: Self) -> Duration {
+        let scheduled = self.scheduled.saturating_sub(before.scheduled);
+        scheduled.max(self.ticked.saturating_sub(before.ticked))
+    }
 }
 
 /// `utime` and `stime`, fields 14 and 15, counted after the name, which may hold anything
@@ -326,6 +360,20 @@ fn ticks(stat: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::Spent;
+
+    #[test]
+    fn a_thread_that_ended_hides_nothing() {
+        let spent = |scheduled, ticked| Spent {
+            scheduled: Duration::from_millis(scheduled),
+            ticked: Duration::from_millis(ticked),
+        };
+        assert_eq!(spent(40, 90).since(spent(60, 70)), Duration::from_millis(20));
+        assert_eq!(spent(64, 70).since(spent(60, 70)), Duration::from_millis(4));
+    }
+
     #[test]
     fn ticks_of_user_and_system_are_added() {
         let stat = "42 (a) 9 (b) S 1 42 42 0 -1 4194560 10 11 12 13 300 45 7 8 20 0 5 0 987654 100 1";
