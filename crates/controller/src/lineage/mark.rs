@@ -66,8 +66,8 @@ impl Mark {
         }
     }
 
+    /// Writes it into a folder that exists: one that was removed is not made again by a controller that still runs
     pub(super) fn write(&self, folder: &Path) -> Result<(), FileError> {
-        files::ensure_private_dir(folder)?;
         let mut text = serde_json::to_string(self).unwrap_or_default();
         text.push('\n');
         files::write_secret(&folder.join(MARK_FILE), text.as_bytes())

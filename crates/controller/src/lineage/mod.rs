@@ -30,7 +30,7 @@ use std::{
 };
 
 use prexorcloud_protocol::Epoch;
-use prexorcloud_security::files::FileError;
+use prexorcloud_security::files::{self, FileError};
 use tokio_util::sync::CancellationToken;
 
 use self::mark::{MARK_FILE, Mark};
@@ -210,6 +210,7 @@ impl Lineage {
                 }),
                 None if !has_authority => {
                     let mark = Mark::of_first_start();
+                    files::ensure_private_dir(&folder)?;
                     mark.write(&folder)?;
                     Ok(at(mark, true))
                 }

@@ -47,6 +47,30 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
+/// A folder that is gone with the test, also where its controller is still putting its things in order
+pub struct Folder(tempfile::TempDir);
+
+impl Folder {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(5);
+        let is_gone = || !self.path().exists();
+        while std::fs::remove_dir_all(self.path()).is_err() && !is_gone() {
+            assert!(
+                std::time::Instant::now() < deadline,
+                "{} stays",
+                self.path().display()
+            );
+            std::thread::yield_now();
+        }
+    }
+}
+
 pub struct Cluster {
     pub controller: Option<RunningController>,
     pub grpc: SocketAddr,
@@ -54,7 +78,7 @@ pub struct Cluster {
     pub config: ControllerConfig,
     pub admin: String,
     pub anchors: TrustAnchors,
-    pub folder: tempfile::TempDir,
+    pub folder: Folder,
 }
 
 impl Cluster {
@@ -63,7 +87,7 @@ impl Cluster {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut ControllerConfig)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = Folder(tempfile::tempdir().unwrap());
         let data_dir = folder.path().join("data");
         let mut config = ControllerConfig {
             data_dir,
