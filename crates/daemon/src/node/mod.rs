@@ -24,11 +24,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::{DaemonSession, InvalidName, NodeId};
+use prexorcloud_protocol::{DaemonSession, InstanceId, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
 use prexorcloud_security::tls::TlsError;
 use prexorcloud_transport::client::DialError;
@@ -52,6 +53,9 @@ use orders::Orders;
 use renewal::{Occasion, Renewal};
 
 pub use certificates::ReloadError;
+
+/// How long the first stream waits for how instances have ended while no daemon ran
+const ENDS_FIRST: Duration = Duration::from_secs(2);
 
 /// The version that controllers are told
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -247,7 +251,7 @@ impl Daemon {
             .observe(observer(Arc::clone(&dialled), learned_sender, occasions.clone()));
         let session = runner.session();
         let health = match config.health.enabled {
-            true => Some(start_health(&config, node_id, &session, &supervisor, &dialled).await?),
+            true => Some(start_health(&config, node_id, &session, &dialled).await?),
             false => None,
         };
         let (vital, own_deaths) = Vital::new();
@@ -271,8 +275,14 @@ impl Daemon {
         for report in pending {
             orders.hand_over(report);
         }
+        let ended: Vec<InstanceId> = adopted
+            .iter()
+            .filter(|instance| !instance.is_running)
+            .map(|instance| instance.facts.instance)
+            .collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
+            orders.take_ends(&ended, ENDS_FIRST).await;
             let end = tokio::select! {
                 // A dropped sender means the same: there is nobody left to serve.
                 end = runner.run(&mut orders, async { drop(stopped.await) }) => Ok(end),
@@ -456,15 +466,14 @@ async fn start_health(
     config: &DaemonConfig,
     node_id: NodeId,
     session: &SessionHandle<DaemonSession>,
-    supervisor: &Supervisor,
     dialled: &Arc<Mutex<Option<Target>>>,
 ) -> Result<HealthServer, StartError> {
     let address = config.health.listen;
-    let (session, supervisor, dialled) = (session.clone(), supervisor.clone(), Arc::clone(dialled));
+    let (session, dialled) = (session.clone(), Arc::clone(dialled));
     let health = move || Health {
         node_id: node_id.to_string(),
         connected: session.with(|session, _| session.is_established()),
-        instance_count: supervisor.count(),
+        instance_count: session.with(|session, _| session.hosted().live().count()),
         controller: dialled
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use prexorcloud_proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
 use prexorcloud_proto::{
     ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, NodeStatus,
-    ShutdownNodeAck, StartInstance, controller_message,
+    RunningInstance, ShutdownNodeAck, StartInstance, controller_message,
 };
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
@@ -54,6 +54,8 @@ struct Shared {
     node: Option<ControllerNode>,
     sessions: HashMap<StreamId, SessionHandle<ControllerSession>>,
     orders: u64,
+    /// The states in the last handshake, of what lives and of what has ended
+    listed: (Vec<i32>, Vec<i32>),
 }
 
 impl Shared {
@@ -246,6 +248,11 @@ impl Cluster {
         while !matches!(self.next().await, Seen::Established) {}
     }
 
+    /// The states in the last handshake, of what lives and of what has ended
+    pub fn listed(&self) -> (Vec<i32>, Vec<i32>) {
+        self.shared.lock().unwrap().listed.clone()
+    }
+
     /// The states that an instance goes through until `last`
     pub async fn states_until(&mut self, last: State) -> Vec<State> {
         let mut states = Vec::new();
@@ -308,6 +315,12 @@ impl NodeAcceptor for Acceptor {
             while let Some(event) = session.next_event().await {
                 let mut shared = shared.lock().unwrap();
                 if let ControllerEvent::Hello(hello) = &event {
+                    let states =
+                        |listed: &[RunningInstance]| listed.iter().map(|listed| listed.state).collect();
+                    shared.listed = (
+                        states(&hello.handshake.running_instances),
+                        states(&hello.handshake.ended_instances),
+                    );
                     shared.sessions.insert(stream, session.clone());
                     shared
                         .node

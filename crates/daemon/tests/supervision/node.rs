@@ -66,6 +66,10 @@ pub fn trials() -> Vec<Trial> {
             a_stopped_daemon_leaves_instances_running,
         ),
         trial(
+            "what_ended_while_no_daemon_ran_is_not_listed_as_alive",
+            what_ended_while_no_daemon_ran_is_not_listed_as_alive,
+        ),
+        trial(
             "a_token_is_used_once_and_removed",
             a_token_is_used_once_and_removed,
         ),
@@ -488,6 +492,29 @@ async fn a_stopped_daemon_leaves_instances_running() {
     cluster.stop_instance("lobby-1", StopMode::Graceful);
     cluster.states_until(State::Stopped).await;
     assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn what_ended_while_no_daemon_ran_is_not_listed_as_alive() {
+    for (word, end) in [("stop", State::Stopped), ("crash", State::Crashed)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cluster = Cluster::start().await;
+        let daemon = node(&mut cluster, folder.path()).await;
+        cluster.start_instance(standin(free_port()));
+        cluster.states_until(State::Running).await;
+        assert_eq!(daemon.shutdown().await, Finished::Stopped);
+        let control = only_control(&folder.path().join("data"));
+        std::fs::write(control.stdin(), format!("{word}\n")).unwrap();
+        until("it has ended", || control.read_exit().unwrap()).await;
+        let again = config(folder.path(), &cluster.address.to_string(), None);
+        let daemon = Daemon::start(again, own_program()).await.unwrap();
+        cluster.established().await;
+        assert_eq!(cluster.listed(), (vec![], vec![end.to_wire()]), "{word}");
+        let health = daemon.health_addr().unwrap();
+        let health = reqwest::get(format!("http://{health}/health")).await.unwrap();
+        let health: serde_json::Value = serde_json::from_str(&health.text().await.unwrap()).unwrap();
+        assert_eq!(health["instanceCount"], 0, "{health}");
+        assert_eq!(daemon.shutdown().await, Finished::Stopped);
+    }
 }
 
 async fn a_token_is_used_once_and_removed() {

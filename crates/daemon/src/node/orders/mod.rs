@@ -13,11 +13,12 @@ mod work;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
+use prexorcloud_protocol::hosted::HostedInstance;
 use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, DaemonNodeConfig};
 use prexorcloud_protocol::session::error_code;
 use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, InstanceId, SendError};
@@ -139,6 +140,29 @@ impl Orders {
             is_stopping: instance.found == Found::Stopping,
         };
         self.node.adopt(Instant::now(), &adopted);
+    }
+
+    /// Takes over how these have ended while no daemon ran, before a controller hears of them: it would take them for alive
+    ///
+    /// What does not come in time is told when it comes.
+    pub(super) async fn take_ends(&mut self, ended: &[InstanceId], within: Duration) {
+        let session = self.session.clone();
+        let is_open = || {
+            let is_live = |hosted: HostedInstance| !hosted.state.is_terminal();
+            session.with(|session, _| {
+                let mut hosted = ended.iter().filter_map(|id| session.hosted().get(*id));
+                hosted.any(is_live)
+            })
+        };
+        let taking = async {
+            while is_open() {
+                // Nobody can have ordered that the daemon finishes.
+                let _ = self.idle(&session).await;
+            }
+        };
+        if tokio::time::timeout(within, taking).await.is_err() {
+            tracing::warn!("how instances have ended is not known yet, and is told later");
+        }
     }
 
     /// Gives a crash report to the session, which keeps it until a controller has it
