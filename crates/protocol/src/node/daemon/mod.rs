@@ -194,25 +194,11 @@ impl<L> DaemonNode<L> {
     /// A controller admitted the node: the handshake told of every end, or what follows it does.
     pub fn handle_connected(&mut self, _now: Instant, peer: ControllerPeer) {
         self.peer = Some(peer);
-        for entry in self.entries.values_mut() {
-            if let Phase::Ended { told, .. } = &mut entry.phase
-                && *told == Told::Not
-            {
-                *told = Told::OnStream;
-            }
-        }
     }
 
-    /// The stream ended: what it carried last may not have arrived.
+    /// The stream ended.
     pub fn handle_disconnected(&mut self) {
         self.peer = None;
-        for entry in self.entries.values_mut() {
-            if let Phase::Ended { told, .. } = &mut entry.phase
-                && *told == Told::OnStream
-            {
-                *told = Told::Not;
-            }
-        }
     }
 
     /// A controller has surely heard of this end, or none ever waits for it.

@@ -87,10 +87,8 @@ pub(super) struct Early {
 /// Whether a controller has surely heard of an end
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
-    /// No session is established.
-    Not,
-    /// It was told on the current stream; whether it was heard, the session says.
-    OnStream,
+    /// It is on disk and reported to the session, which says when it was heard.
+    Reported,
     /// Only a confirmation of its crash report says so: nothing else would survive this process.
     Unwritten,
     /// It was heard, and the supervisor is letting go.

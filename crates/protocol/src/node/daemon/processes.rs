@@ -157,8 +157,7 @@ impl<L> DaemonNode<L> {
     fn ended(&mut self, instance: InstanceId, report_id: Option<String>, kept: Kept) {
         let told = match kept {
             Kept::InMemory => Told::Unwritten,
-            Kept::OnDisk if self.peer.is_some() => Told::OnStream,
-            Kept::OnDisk => Told::Not,
+            Kept::OnDisk => Told::Reported,
         };
         if let Some(entry) = self.entries.get_mut(&instance) {
             entry.phase = Phase::Ended { told, report_id };
