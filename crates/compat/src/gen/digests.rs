@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "3265cf76e229c664688df8c91f997f504c6e8858c888bc6bb2e4f9e50d272871";
+pub const WIRE_DIGEST: &str = "3f8759898f4b9011655d46a2fa1c36b9b111d2a569e17766267752dd76515ec1";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "f65753886cb004d4a345b5dcbf8a1623f797c65cd35ab178fd4404999b432983",
+        "ff932bc74452c7b72855ee0a8a186d13e95800211699d2e91eb79bf82c6f6d8c",
     ),
 ];
