@@ -211,6 +211,34 @@ pub struct Outcome {
     pub revoked_serials: Vec<String>,
     /// Sessions that were closed by it
     pub closed_connections: Option<u64>,
+    /// Whether the daemon has said that a command was written
+    pub confirmed: Option<bool>,
+    /// Why not
+    pub detail: Option<String>,
+}
+
+/// A page of what was done
+#[derive(Clone, Debug, Deserialize)]
+pub struct AuditPage {
+    /// The newest first
+    pub entries: Vec<AuditEntry>,
+}
+
+/// What somebody did
+#[derive(Clone, Debug, Deserialize)]
+pub struct AuditEntry {
+    /// When
+    pub at: String,
+    /// Who
+    pub actor: String,
+    /// What
+    pub action: String,
+    /// On what
+    #[serde(default)]
+    pub target: String,
+    /// More about it
+    #[serde(default)]
+    pub detail: String,
 }
 
 /// What the controller says about itself

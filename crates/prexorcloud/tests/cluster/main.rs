@@ -1,13 +1,16 @@
 //! Real processes: a controller, a daemon and servers, killed and misused in every way that an operator may meet
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod access;
 mod capacity;
+mod commands;
 mod delivery;
 mod diagnostics;
 mod endings;
 mod enrolment;
 mod examples;
 mod handwritten;
+mod liars;
 mod lineage;
 mod link;
 mod operator;
