@@ -1,6 +1,6 @@
 //! The node's own record
 
-use super::{OrderError, commits::ATTEMPTS, task::Node};
+use super::{NodeView, OrderError, commits::ATTEMPTS, registry::look, task::Node};
 use crate::{
     records::NodeRecord,
     store::{self, Record as _, StoreError, Stored, Txn},
@@ -55,5 +55,25 @@ impl Node {
                 NodeRecord::key_of(self.id.as_str())
             ),
         })
+    }
+
+    /// Deletes the record; what the node claimed must be forgotten already
+    pub(super) async fn remove(&mut self) -> Result<(), OrderError> {
+        if self.is_connected() {
+            return Err(OrderError::Conflict("the node is connected".to_owned()));
+        }
+        if let Some(left) = self.machine.roster().entries().next() {
+            return Err(OrderError::Conflict(format!(
+                "{} is still known there",
+                left.instance()
+            )));
+        }
+        let txn = Txn::new().delete(NodeRecord::key_of(self.id.as_str()));
+        // A deletion without a condition cannot conflict.
+        let _ = self.context.store.txn(txn).await?;
+        self.record = None;
+        *look(&self.view) = NodeView::default();
+        tracing::info!(node = %self.id, "the node is removed");
+        Ok(())
     }
 }
