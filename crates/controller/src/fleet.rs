@@ -242,7 +242,11 @@ fn by_load(nodes: &Nodes) -> Vec<NodeId> {
             return None;
         }
         let node: NodeId = view.record.node_id.parse().ok()?;
-        Some((view.live_instances, std::cmp::Reverse(view.free_memory_mb()), node))
+        Some((
+            view.live_instances,
+            std::cmp::Reverse(view.free_memory_mb()),
+            node,
+        ))
     });
     ready.sort_unstable();
     ready.into_iter().map(|(_, _, node)| node).collect()

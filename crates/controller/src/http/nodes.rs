@@ -16,7 +16,7 @@ use super::{
 use crate::{
     access::Permission,
     audit,
-    nodes::{NodeView, OrderError, contract_name, is_live},
+    nodes::{NodeView, OrderError, contract_name},
     store::Txn,
 };
 
@@ -250,12 +250,8 @@ pub(super) async fn remove(
             "the node is connected: drain it and shut its daemon down first",
         ));
     }
-    let instances = api.fleet.list().await?.into_iter().map(|seen| seen.record);
-    let there: Vec<_> = instances
-        .filter(|record| record.node_id == node.as_str())
-        .filter_map(|record| Some((record.instance_id.parse().ok()?, is_live(&record))))
-        .collect();
-    let live = there.iter().filter(|(_, is_live)| *is_live).count();
+    let (there, _) = api.fleet.list(Some(node), None, usize::MAX, |_| true).await?;
+    let live = there.iter().filter(|seen| seen.record.is_live()).count();
     if live > 0 && !force {
         return Err(ApiError::conflict(format!(
             "{live} instances count as alive there, and may run: remove it with force to give them up"
@@ -271,16 +267,19 @@ pub(super) async fn remove(
     let _ = api.store.txn(Txn::new().put_record(&entry)).await?;
     // First of all nobody may come back under its name.
     let revoked = api.certificates.revoke_node(&actor, node).await?;
-    for &(instance, is_live) in &there {
-        if is_live {
-            api.nodes.declare_lost(node, instance).await?;
+    let mut leftovers = Vec::new();
+    for record in there.iter().map(|seen| &seen.record) {
+        if record.is_live() {
+            api.nodes.declare_lost(node, record.instance).await?;
         }
-        match api.nodes.forget(node, instance).await {
-            Ok(()) | Err(OrderError::UnknownInstance) => {}
+        match api.nodes.forget(node, record.instance).await {
+            Ok(()) => {}
+            // Only recorded: there are more than a node remembers.
+            Err(OrderError::UnknownInstance) => leftovers.push(record.instance),
             Err(error) => return Err(error.into()),
         }
     }
-    api.nodes.remove(node).await?;
+    api.nodes.remove(node, leftovers).await?;
     Ok(Json(json!({
         "nodeId": node.to_string(), "status": "REMOVED", "instances": there.len(),
         "revokedSerials": revoked.serials, "closedConnections": revoked.closed_connections,

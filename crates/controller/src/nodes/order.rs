@@ -83,6 +83,8 @@ pub(super) enum NodeRequest {
     },
     /// Delete the record of a node that is away and has no instances any more
     Remove {
+        /// Ended instances that are recorded there and not remembered
+        leftovers: Vec<InstanceId>,
         reply: Reply<()>,
     },
     /// End the present session
@@ -107,7 +109,7 @@ impl NodeRequest {
             | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
-            | Self::Remove { reply }
+            | Self::Remove { reply, .. }
             | Self::Close { reply, .. } => reply.is_closed(),
         }
     }
@@ -203,7 +205,7 @@ impl Node {
             } => answer(reply, self.drain(shutdown, timeout).await),
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
-            NodeRequest::Remove { reply } => answer(reply, self.remove().await),
+            NodeRequest::Remove { leftovers, reply } => answer(reply, self.remove(&leftovers).await),
             NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {

@@ -268,8 +268,9 @@ impl Nodes {
     }
 
     /// Removes a node that is away and has no instances any more, and ends its task
-    pub(crate) async fn remove(&self, node: NodeId) -> Result<(), OrderError> {
-        self.ask(node, |reply| NodeRequest::Remove { reply }).await?;
+    pub(crate) async fn remove(&self, node: NodeId, leftovers: Vec<InstanceId>) -> Result<(), OrderError> {
+        self.ask(node, |reply| NodeRequest::Remove { leftovers, reply })
+            .await?;
         self.entries().remove(&node);
         Ok(())
     }
