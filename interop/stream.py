@@ -96,8 +96,9 @@ class Conversation:
 class DaemonSide(Conversation):
     """A daemon's stream to a controller."""
 
-    def __init__(self, channel):
+    def __init__(self, channel, answers_pings=False):
         super().__init__()
+        self.answers_pings = answers_pings
         method = channel.stream_stream(
             contract.CONNECT,
             request_serializer=contract.encode,
@@ -109,7 +110,10 @@ class DaemonSide(Conversation):
     def _read(self):
         try:
             for message in self.call:
-                self.incoming.put(message)
+                if self.answers_pings and message.WhichOneof("payload") == "ping":
+                    self.tell(pong=contract.daemon.Pong(sequence=message.ping.sequence))
+                else:
+                    self.incoming.put(message)
             self.incoming.put(StreamEnded(self.call.code(), self.call.details()))
         except grpc.RpcError:
             self.incoming.put(StreamEnded(self.call.code(), self.call.details()))

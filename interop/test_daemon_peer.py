@@ -67,7 +67,7 @@ class DaemonPeer(unittest.TestCase):
 
     def started(self, node_id, stream, group, **report):
         """An instance that the controller believes to be running here."""
-        record = self.controller.post("/instances", {"group": group, "node": node_id, "jar": "/srv/server.jar"})
+        record = self.controller.post("/instances", {"group": group, "node": node_id, "jar": "https://jars.example/server.jar"})
         start = stream.expect("start_instance", lambda start: start.instance_id == record["id"])
         tag = {"incarnation": start.incarnation} if report.get("incarnation", True) else {}
         for state in ("PREPARING", "STARTING", "RUNNING"):

@@ -209,6 +209,16 @@ pub enum NodeCommand {
         #[arg(long, default_value = "asked for by prexorctl")]
         reason: String,
     },
+    /// Removes a node that is away: its certificates are revoked, its instances and itself forgotten
+    #[command(visible_alias = "forget")]
+    Remove {
+        /// The node
+        #[arg(value_parser = id)]
+        id: String,
+        /// Give up what counts as alive there
+        #[arg(long)]
+        force: bool,
+    },
     /// Revokes the certificates of a node and closes its connections; a fresh join token enrols it again
     RevokeCert {
         /// The node

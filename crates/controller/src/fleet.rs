@@ -297,12 +297,12 @@ fn by_load(nodes: &Nodes) -> Vec<NodeId> {
         if view.status() != NodeSummary::Online {
             return None;
         }
-        let free_mb = view
-            .load
-            .as_ref()
-            .map_or(0, |load| load.total_memory_mb - load.used_memory_mb);
         let node: NodeId = view.record.node_id.parse().ok()?;
-        Some((view.live_instances, std::cmp::Reverse(free_mb), node))
+        Some((
+            view.live_instances,
+            std::cmp::Reverse(view.free_memory_mb()),
+            node,
+        ))
     });
     ready.sort_unstable();
     ready.into_iter().map(|(_, _, node)| node).collect()

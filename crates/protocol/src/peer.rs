@@ -11,6 +11,7 @@
 //! | its own death | it finds its servers again, or they are gone | they may run on, unlisted and unknown to it |
 //! | the answer to a start | when the preparation begins | when the process is there |
 //! | the answer to a stop | when the stop begins | when the process is gone |
+//! | before the acknowledgement | what ends is told after it | what ends is told to nobody |
 //! | late reports | are a mistake, and it is told | are of an earlier use of the id, and nobody is told |
 //! | lifetime | counts from `RUNNING` | counts from `STARTING`, as `RUNNING` may never come |
 //! | files | takes paths on its host | takes http(s) only |
@@ -121,6 +122,12 @@ impl DaemonPeer {
     /// Whether a report that does not fit may be about an earlier use of the id, which is nobody's mistake.
     #[must_use]
     pub const fn speaks_of_the_past(self) -> bool {
+        !self.names_incarnations
+    }
+
+    /// Whether what happens between its handshake and the acknowledgement is lost, ends included.
+    #[must_use]
+    pub const fn is_mute_until_acknowledged(self) -> bool {
         !self.names_incarnations
     }
 

@@ -38,14 +38,6 @@ pub enum DeniedReason {
         /// The incarnation that is alive.
         current: Incarnation,
     },
-    /// An earlier use of the same id counts as ended, and its daemon's own figures say that it runs on.
-    #[error(
-        "the daemon's own figures say that the former server of this id still runs; the id is free when it is gone"
-    )]
-    StillRuns {
-        /// The incarnation that counts as ended.
-        current: Incarnation,
-    },
     /// The instance's state does not allow the command.
     #[error("the instance is {state}")]
     WrongState {

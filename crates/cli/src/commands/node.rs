@@ -30,6 +30,9 @@ pub(super) async fn run(command: NodeCommand, client: &Client, output: &Output) 
         NodeCommand::Shutdown { id, reason } => {
             act(&id, "shutdown", &[("reason", reason)], client, output).await
         }
+        NodeCommand::Remove { id, force } => {
+            act(&id, "remove", &[("force", force.to_string())], client, output).await
+        }
         NodeCommand::RevokeCert { id } => act(&id, "revoke-cert", &[], client, output).await,
     }
 }

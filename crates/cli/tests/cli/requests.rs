@@ -73,6 +73,16 @@ fn every_command_asks_for_the_right_thing() {
             "POST /api/v1/nodes/n1/shutdown?reason=a+%26+b%2F%C3%BC",
         ),
         (
+            &["node", "remove", "n1"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/remove?force=false",
+        ),
+        (
+            &["node", "forget", "n1", "--force"],
+            (200, "{}"),
+            "POST /api/v1/nodes/n1/remove?force=true",
+        ),
+        (
             &["node", "revoke-cert", "n1"],
             (200, "{}"),
             "POST /api/v1/nodes/n1/revoke-cert",

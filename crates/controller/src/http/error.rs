@@ -120,7 +120,7 @@ impl From<OrderError> for ApiError {
             OrderError::NoNode | OrderError::NoFreePort { .. } => {
                 Self::new(StatusCode::CONFLICT, "NO_CAPACITY", message)
             }
-            OrderError::Invalid(_) => Self::invalid(message),
+            OrderError::Invalid(_) | OrderError::Unsuitable(_) => Self::invalid(message),
             OrderError::Busy | OrderError::Unanswered => Self::unavailable(message),
             OrderError::Store(error) => error.into(),
         }

@@ -71,6 +71,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/cordon", post(nodes::cordon))
         .route("/nodes/{id}/uncordon", post(nodes::uncordon))
         .route("/nodes/{id}/shutdown", post(nodes::shutdown))
+        .route("/nodes/{id}/remove", post(nodes::remove))
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
         .route("/instances", get(instances::list).post(instances::start))
         .route("/instances/{id}", get(instances::show).delete(instances::forget))

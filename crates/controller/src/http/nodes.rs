@@ -16,7 +16,7 @@ use super::{
 use crate::{
     access::Permission,
     audit,
-    nodes::{NodeView, contract_name},
+    nodes::{NodeView, OrderError, contract_name},
     store::Txn,
 };
 
@@ -59,6 +59,7 @@ pub(super) struct Node {
 impl From<NodeView> for Node {
     fn from(view: NodeView) -> Self {
         let status = view.status().name();
+        let total_memory_mb = view.total_memory_mb();
         let NodeView {
             record,
             session,
@@ -88,11 +89,7 @@ impl From<NodeView> for Node {
             address: record.address,
             version: record.version,
             cpu_usage: (load.cpu_usage * 1000.0).round() / 10.0,
-            total_memory_mb: if load.total_memory_mb > 0 {
-                load.total_memory_mb
-            } else {
-                record.total_memory_mb
-            },
+            total_memory_mb,
             used_memory_mb: load.used_memory_mb,
             free_disk_mb: load.free_disk_mb,
             total_disk_mb: load.total_disk_mb,
@@ -225,6 +222,68 @@ pub(super) async fn shutdown(
         _ => json!({ "status": "STOPPING", "acknowledged": false }),
     };
     Ok((StatusCode::ACCEPTED, Json(body)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Remove {
+    #[serde(default)]
+    force: bool,
+}
+
+/// The node is known no more: its certificates are revoked, its instances forgotten, its record deleted
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+    Params(Remove { force }): Params<Remove>,
+) -> Result<Json<Value>, ApiError> {
+    let actor = caller.require(Permission::NodesManage)?;
+    let node: NodeId = id.parse("node")?;
+    let view = api.nodes.view(node);
+    if view
+        .ok_or_else(|| ApiError::not_found("no such node"))?
+        .session
+        .is_some()
+    {
+        return Err(ApiError::conflict(
+            "the node is connected: drain it and shut its daemon down first",
+        ));
+    }
+    let (there, _) = api.fleet.list(Some(node), None, usize::MAX, |_| true).await?;
+    let live = there.iter().filter(|seen| seen.record.is_live()).count();
+    if live > 0 && !force {
+        return Err(ApiError::conflict(format!(
+            "{live} instances count as alive there, and may run: remove it with force to give them up"
+        )));
+    }
+    let entry = audit::entry(
+        &actor,
+        "node.remove",
+        node.as_str(),
+        if force { "force" } else { "" },
+    );
+    // A put without a condition cannot conflict.
+    let _ = api.store.txn(Txn::new().put_record(&entry)).await?;
+    // First of all nobody may come back under its name.
+    let revoked = api.certificates.revoke_node(&actor, node).await?;
+    let mut leftovers = Vec::new();
+    for record in there.iter().map(|seen| &seen.record) {
+        if record.is_live() {
+            api.nodes.declare_lost(node, record.instance).await?;
+        }
+        match api.nodes.forget(node, record.instance).await {
+            Ok(()) => {}
+            // Only recorded: there are more than a node remembers.
+            Err(OrderError::UnknownInstance) => leftovers.push(record.instance),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    api.nodes.remove(node, leftovers).await?;
+    Ok(Json(json!({
+        "nodeId": node.to_string(), "status": "REMOVED", "instances": there.len(),
+        "revokedSerials": revoked.serials, "closedConnections": revoked.closed_connections,
+    })))
 }
 
 pub(super) async fn revoke_certificates(

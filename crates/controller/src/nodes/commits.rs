@@ -22,6 +22,9 @@ use crate::{
 /// Times that a record is read and written anew because others changed it
 pub(super) const ATTEMPTS: usize = 8;
 
+/// The code of a start whose jar could not be had
+const DOWNLOAD_FAILED: &str = "RUNTIME_PROVISION_FAILED";
+
 /// The pause before a storage that did not answer is asked again
 const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -330,7 +333,10 @@ fn updated(
         record.last_error = ENDED_EARLY.to_owned();
     }
     if let Some(note) = snapshot.note.clone().or(reason) {
-        record.last_error = note;
+        record.last_error = match record.start.as_ref().and_then(|start| asked_for(start, &note)) {
+            Some(asked) => format!("{note} ({asked})"),
+            None => note,
+        };
     }
     if snapshot.state == State::Running && record.running_since_ms == 0 {
         record.running_since_ms = now;
@@ -414,6 +420,35 @@ impl InstanceRecord {
     }
 }
 
+/// What a daemon was asked to download, where it says that it could not and not what: one that announces nothing gives only
+/// its own sentence
+fn asked_for(start: &StartInstance, note: &str) -> Option<String> {
+    let runtime = start.composition_plan.as_ref()?.runtime.as_ref()?;
+    // Only such a daemon is given them.
+    let is_plain = !runtime.platform_version.is_empty();
+    let url = shown(&runtime.download_url);
+    if !is_plain || !note.starts_with(DOWNLOAD_FAILED) || note.contains(&url) {
+        return None;
+    }
+    Some(match runtime.sha256.as_str() {
+        "" => format!("asked for {url}"),
+        sha256 => format!("asked for {url} with the SHA-256 {sha256}"),
+    })
+}
+
+/// An address without what may be secret in it
+fn shown(url: &str) -> String {
+    let address = url.split(['?', '#']).next().unwrap_or_default();
+    match address.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let host = host.rsplit('@').next().unwrap_or_default();
+            format!("{scheme}://{host}/{path}")
+        }
+        None => address.to_owned(),
+    }
+}
+
 fn desired_of(wanted: Wanted) -> Desired {
     match wanted {
         Wanted::Run => Desired::Run,
@@ -439,6 +474,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering},
     };
 
+    use prexorcloud_proto::{CompositionPlan, RuntimeArtifact};
     use prexorcloud_protocol::Incarnation;
 
     use super::*;
@@ -514,6 +550,29 @@ mod tests {
             let refused = write(&context, node.parse().unwrap(), &start(incarnation)).await;
             assert!(matches!(refused, Err(CommitFailure::Conflict(_))), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn a_download_that_failed_says_what_was_asked() {
+        let runtime = RuntimeArtifact {
+            download_url: "https://me:secret@jars.example/paper.jar?token=secret".into(),
+            platform_version: "unpinned".into(),
+            ..RuntimeArtifact::default()
+        };
+        let start = StartInstance {
+            composition_plan: Some(CompositionPlan {
+                runtime: Some(runtime),
+                ..CompositionPlan::default()
+            }),
+            ..StartInstance::default()
+        };
+        let note = "RUNTIME_PROVISION_FAILED: Failed to provision runtime artifact for lobby-1";
+        let asked = asked_for(&start, note).unwrap();
+        assert_eq!(asked, "asked for https://jars.example/paper.jar");
+        assert_eq!(asked_for(&start, "START_FAILED: no"), None);
+        let told = "RUNTIME_PROVISION_FAILED: https://jars.example/paper.jar returned HTTP 404";
+        assert_eq!(asked_for(&start, told), None);
+        assert_eq!(asked_for(&StartInstance::default(), note), None);
     }
 
     #[test]

@@ -82,6 +82,12 @@ pub(super) enum NodeRequest {
         reason: String,
         reply: Reply<oneshot::Receiver<ShutdownNodeAck>>,
     },
+    /// Delete the record of a node that is away and has no instances any more
+    Remove {
+        /// Ended instances that are recorded there and not remembered
+        leftovers: Vec<InstanceId>,
+        reply: Reply<()>,
+    },
     /// End the present session
     Close {
         close: Close,
@@ -104,6 +110,7 @@ impl NodeRequest {
             | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
+            | Self::Remove { reply, .. }
             | Self::Close { reply, .. } => reply.is_closed(),
         }
     }
@@ -203,6 +210,7 @@ impl Node {
             } => answer(reply, self.drain(shutdown, timeout).await),
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
+            NodeRequest::Remove { leftovers, reply } => answer(reply, self.remove(&leftovers).await),
             NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
@@ -325,6 +333,9 @@ pub(crate) enum OrderError {
     NotSchedulable(&'static str),
     #[error("{0}")]
     Conflict(String),
+    /// This node cannot do it, and another one may
+    #[error("{0}")]
+    Unsuitable(String),
     #[error("no node is ready")]
     NoNode,
     #[error("no free port from {first} to {last}")]

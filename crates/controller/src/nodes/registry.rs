@@ -281,6 +281,14 @@ impl Nodes {
             .await
     }
 
+    /// Removes a node that is away and has no instances any more, and ends its task
+    pub(crate) async fn remove(&self, node: NodeId, leftovers: Vec<InstanceId>) -> Result<(), OrderError> {
+        self.ask(node, |reply| NodeRequest::Remove { leftovers, reply })
+            .await?;
+        self.entries().remove(&node);
+        Ok(())
+    }
+
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {
         self.ask(node, |reply| NodeRequest::Close { close, reply }).await
     }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fmt::Write as _, time::Duration};
 
 use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
-use prexorcloud_protocol::{instance::State, validate};
+use prexorcloud_protocol::{instance::State, peer::DaemonPeer, readiness::Rule, validate};
 use sha2::{Digest as _, Sha256};
 
 use super::{OrderError, StartOrder, commits, task::Node};
@@ -16,6 +16,7 @@ impl Node {
         order: &StartOrder,
     ) -> Result<Box<StartInstance>, OrderError> {
         self.require_schedulable()?;
+        self.require_suitable(order)?;
         let port = self.choose_port(order.port)?;
         let (last, _) = commits::last_incarnation(&*self.context.store, order.instance).await?;
         let mut start = self.start_instance(order, port, last + 1);
@@ -40,6 +41,18 @@ impl Node {
         } else {
             Ok(())
         }
+    }
+
+    /// A daemon that announces nothing downloads from http(s) addresses and nowhere else
+    fn require_suitable(&self, order: &StartOrder) -> Result<(), OrderError> {
+        let takes_paths = self.machine.peer().is_none_or(DaemonPeer::takes_local_files);
+        if takes_paths || !is_path(&order.jar) {
+            return Ok(());
+        }
+        Err(OrderError::Unsuitable(format!(
+            "the daemon of {} takes jars from http(s) addresses only: put {} on a web server, or start it on a node whose daemon takes paths",
+            self.id, order.jar
+        )))
     }
 
     /// Instances and reported ports are both looked at: a port is never booked twice, even right after a reconnect
@@ -83,20 +96,17 @@ impl Node {
         } else {
             order.jar.clone()
         };
-        let runtime = RuntimeArtifact {
-            jar_file: jar_file.clone(),
-            download_url: download_url.clone(),
-            sha256: order.sha256.clone(),
-            category: InstanceCategory::Server.into(),
-            ..RuntimeArtifact::default()
-        };
+        let mut env = order.env.clone();
+        if let Some(seeds) = seeds(&self.context.grpc_addresses, self.context.http_port) {
+            env.entry(SEEDS.to_owned()).or_insert(seeds);
+        }
         let mut start = StartInstance {
             instance_id: order.instance.to_string(),
             group: order.group.to_string(),
             port: i32::from(port),
             memory_mb: order.memory_mb,
             jvm_args: order.jvm_args.clone(),
-            env: order.env.clone(),
+            env,
             jar_file,
             download_url,
             startup_timeout_seconds: seconds(order.startup_timeout.unwrap_or(defaults.startup_timeout)),
@@ -107,6 +117,21 @@ impl Node {
             readiness: order.readiness.clone(),
             ..StartInstance::default()
         };
+        let mut runtime = RuntimeArtifact {
+            jar_file: start.jar_file.clone(),
+            download_url: start.download_url.clone(),
+            sha256: order.sha256.clone(),
+            category: InstanceCategory::Server.into(),
+            ..RuntimeArtifact::default()
+        };
+        if self.machine.peer().is_some_and(|peer| !peer.takes_local_files()) {
+            // Only on the path that these two select, it looks at the status of an answer and follows redirects.
+            runtime.platform = match Rule::of(&start) {
+                Rule::Platform(platform) => platform.as_str().to_owned(),
+                _ => "server".to_owned(),
+            };
+            runtime.platform_version = pinned_version(&order.sha256);
+        }
         let plan_hash = plan_hash(&start, &order.sha256);
         start.composition_plan = Some(CompositionPlan {
             plan_hash,
@@ -114,6 +139,29 @@ impl Node {
             ..CompositionPlan::default()
         });
         start
+    }
+}
+
+/// What a plugin reads the addresses of the controllers from, besides the one that its daemon names
+const SEEDS: &str = "CLOUD_CONTROLLER_SEEDS";
+
+/// The REST addresses of the controllers, as the plugin inside a server takes them; `None` if there are none to be told
+fn seeds(grpc_addresses: &[String], http_port: u16) -> Option<String> {
+    let hosts = grpc_addresses
+        .iter()
+        .filter_map(|address| address.rsplit_once(':'));
+    let seeds: Vec<String> = hosts
+        .map(|(host, _)| format!("http://{host}:{http_port}"))
+        .collect();
+    (http_port != 0 && !seeds.is_empty()).then(|| seeds.join(","))
+}
+
+/// A daemon that announces nothing compares what it has in its cache by platform, version and address, and not by content:
+/// another content is another version
+fn pinned_version(sha256: &str) -> String {
+    match sha256.get(..16) {
+        Some(pin) => pin.to_owned(),
+        None => "unpinned".to_owned(),
     }
 }
 
@@ -177,6 +225,17 @@ fn plan_hash(start: &StartInstance, sha256: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn seeds_are_the_rest_addresses_of_the_controllers() {
+        let addresses = ["a.example:9090".to_owned(), "[::1]:9090".to_owned()];
+        assert_eq!(
+            seeds(&addresses, 8080).as_deref(),
+            Some("http://a.example:8080,http://[::1]:8080")
+        );
+        assert_eq!(seeds(&addresses, 0), None, "there is no HTTP");
+        assert_eq!(seeds(&[], 8080), None);
+    }
 
     #[test]
     fn a_path_stays_a_path() {

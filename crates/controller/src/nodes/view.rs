@@ -114,6 +114,23 @@ pub(crate) const fn contract_name(contract: ContractMatch) -> &'static str {
 }
 
 impl NodeView {
+    /// Memory that instances may use: what the daemon offered at its handshake, or what it reports, whichever is less. One
+    /// that announces nothing reports all of its machine's.
+    pub(crate) fn total_memory_mb(&self) -> i64 {
+        let reported = self.load.as_ref().map_or(0, |load| load.total_memory_mb);
+        match (self.record.total_memory_mb, reported) {
+            (offered, 0) => offered,
+            (0, reported) => reported,
+            (offered, reported) => offered.min(reported),
+        }
+    }
+
+    /// What is left of it
+    pub(crate) fn free_memory_mb(&self) -> i64 {
+        let used = self.load.as_ref().map_or(0, |load| load.used_memory_mb);
+        self.total_memory_mb() - used
+    }
+
     pub(crate) fn status(&self) -> NodeSummary {
         match &self.session {
             None => NodeSummary::Offline,
@@ -122,5 +139,36 @@ impl NodeView {
             Some(_) if self.record.cordoned => NodeSummary::Cordoned,
             Some(_) => NodeSummary::Online,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_daemon_offers_and_what_it_reports_the_smaller_counts() {
+        let view = |offered, reported: Option<i64>| NodeView {
+            record: NodeRecord {
+                total_memory_mb: offered,
+                ..NodeRecord::default()
+            },
+            load: reported.map(|total_memory_mb| proto::NodeStatus {
+                total_memory_mb,
+                used_memory_mb: 1_000,
+                ..proto::NodeStatus::default()
+            }),
+            ..NodeView::default()
+        };
+        for (offered, reported, total) in [
+            (19_284, Some(24_105), 19_284),
+            (19_284, Some(16_000), 16_000),
+            (19_284, None, 19_284),
+            (0, Some(24_105), 24_105),
+            (19_284, Some(0), 19_284),
+        ] {
+            assert_eq!(view(offered, reported).total_memory_mb(), total);
+        }
+        assert_eq!(view(19_284, Some(24_105)).free_memory_mb(), 18_284);
     }
 }

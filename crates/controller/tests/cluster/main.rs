@@ -8,6 +8,7 @@ mod instances;
 mod kill;
 mod limits;
 mod operations;
+mod plain;
 mod puppet;
 mod readiness;
 mod sessions;

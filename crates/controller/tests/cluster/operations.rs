@@ -200,3 +200,39 @@ async fn questions_that_cannot_be_answered_get_an_error() {
     puppet.say(Payload::TemplateRequest(request)).await;
     assert!(matches!(puppet.next().await.unwrap(), ToDaemon::ErrorReport(_)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_away_can_be_removed_and_frees_what_it_claimed() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    let order = json!({ "group": "lobby", "jar": JAR });
+    cluster.post("/instances", &order).await;
+    let start = puppet.start().await;
+    puppet.bring_up(&start).await;
+    cluster.instance_state("lobby-1", "RUNNING").await;
+    let (status, body) = cluster.act("/nodes/node-1/remove").await;
+    assert_eq!(status, 409, "it is here: {body}");
+    puppet.vanish(&cluster, "node-1").await;
+    let (status, body) = cluster.act("/nodes/node-1/remove").await;
+    assert_eq!(status, 409, "{body}");
+    assert!(
+        body["error"]["message"].as_str().unwrap().contains("force"),
+        "{body}"
+    );
+
+    let (status, body) = cluster.act("/nodes/node-1/remove?force=true").await;
+    assert_eq!((status, &body["status"]), (200, &json!("REMOVED")), "{body}");
+    assert_eq!(cluster.get("/nodes/node-1").await.0, 404);
+    assert_eq!(cluster.get("/instances/lobby-1").await.0, 404);
+    assert_eq!(cluster.act("/nodes/node-1/remove").await.0, 404);
+    // Its certificate opens nothing any more, and a fresh token does.
+    let refused = match Puppet::open(&cluster, &credential).await {
+        Ok(mut puppet) => puppet.next().await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused);
+    let credential = cluster.enrol("node-1").await;
+    let _puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    assert_eq!(cluster.node("node-1").await["instanceCount"], 0);
+}

@@ -17,7 +17,11 @@ const DONE: &str = "[12:00:07] [Server thread/INFO]: Done (6.217s)! For help, ty
 const READY_LINE: &str = "waiting for the ready line (Done (1.2s)! For help) or the plugin's call";
 
 /// A daemon that speaks as the Java daemon does: no capabilities, no incarnations, never RUNNING
-async fn java(cluster: &Cluster, credential: &Credential, running_instances: Vec<RunningInstance>) -> Puppet {
+pub async fn java(
+    cluster: &Cluster,
+    credential: &Credential,
+    running_instances: Vec<RunningInstance>,
+) -> Puppet {
     let mut puppet = Puppet::open(cluster, credential).await.unwrap();
     let hello = Handshake {
         running_instances,
@@ -32,7 +36,7 @@ async fn java(cluster: &Cluster, credential: &Credential, running_instances: Vec
 }
 
 /// What a Java daemon says about a start, and it is the last that it says until the end
-async fn bring_up_to_starting(puppet: &Puppet, start: &StartInstance) {
+pub async fn bring_up_to_starting(puppet: &Puppet, start: &StartInstance) {
     puppet
         .report(&start.instance_id, 0, InstanceState::Preparing)
         .await;
@@ -58,7 +62,7 @@ async fn print(puppet: &Puppet, line: &str) {
 }
 
 async fn start(cluster: &Cluster, extra: Value) -> (u16, Value) {
-    let mut body = json!({ "group": "lobby", "jar": "/srv/paper-1.21.4.jar" });
+    let mut body = json!({ "group": "lobby", "jar": "https://jars.example/paper-1.21.4.jar" });
     for (name, value) in extra.as_object().unwrap() {
         body[name] = value.clone();
     }

@@ -10,8 +10,11 @@ use std::time::Instant;
 use prexorcloud_proto::NodeStatus;
 
 use super::Roster;
-use crate::instance::Lifecycle;
+use crate::instance::{Cause, Lifecycle, Report, State};
 use crate::limits;
+
+/// In how many load reports in a row a server is not counted that has ended: one may be written while it is launched.
+const UNCOUNTED: u8 = 2;
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Figures {
@@ -46,24 +49,47 @@ impl Figures {
 }
 
 impl Roster {
-    /// The daemon says what load it has. What was given up while it was to stop, and runs, is stopped again.
+    /// The daemon says what load it has
+    ///
+    /// What was given up and is counted is stopped after all, or taken back. Of a daemon that [says nothing] between its
+    /// handshake and the acknowledgement, what lives here and is not counted twice in a row has ended meanwhile.
+    ///
+    /// [says nothing]: crate::peer::DaemonPeer::is_mute_until_acknowledged
     pub fn handle_figures(&mut self, now: Instant, status: &NodeStatus) {
-        if !self.is_connected() {
-            return;
-        }
+        let Some(peer) = self.peer() else { return };
         self.figures = Some(Figures::of(status));
         for index in self.slots.entry_indices() {
             let Some(known) = self.slots.get(index).map(|slot| &slot.lifecycle) else {
                 continue;
             };
-            let is_to_stop = known.is_lost() && known.desired().stop_mode().is_some();
-            if !is_to_stop || self.is_held_by_another(known) || !self.says_it_lives(known) {
+            let is_counted = self.says_it_lives(known);
+            let is_back = known.is_lost() && is_counted && !self.is_held_by_another(known);
+            let Some(slot) = self.slots.get_mut(index) else {
                 continue;
-            }
-            if let Some(slot) = self.slots.get_mut(index) {
-                slot.lifecycle.stop_after_all(now);
+            };
+            let lifecycle = &mut slot.lifecycle;
+            if is_back && lifecycle.desired().stop_mode().is_some() {
+                lifecycle.stop_after_all(now);
+            } else if is_back && peer.is_mute_until_acknowledged() {
+                let _ = lifecycle.handle_report(now, Report::of(State::Running));
+            } else if is_counted || !lifecycle.has_process() || lifecycle.port() == 0 {
+                slot.uncounted = 0;
+            } else if peer.is_mute_until_acknowledged() {
+                slot.uncounted = slot.uncounted.saturating_add(1);
+                if slot.uncounted >= UNCOUNTED {
+                    Self::end_unheard(lifecycle, now);
+                }
             }
             self.pump(now, index);
+        }
+    }
+
+    /// Nobody has heard the end of it.
+    fn end_unheard(lifecycle: &mut Lifecycle, now: Instant) {
+        if lifecycle.state() == State::Stopping {
+            lifecycle.handle_gone(now, Cause::Reconciled);
+        } else {
+            lifecycle.handle_lost(now, Cause::Reconciled);
         }
     }
 
@@ -104,11 +130,5 @@ impl Roster {
         };
         let others = self.entries().chain(self.orphans()).filter(is_other).count();
         figures.running > others
-    }
-
-    /// Whether an instance that counts as ended without having been seen to end still runs, by the daemon's own figures.
-    pub(super) fn runs_on(&self, known: &Lifecycle) -> bool {
-        let is_counted = self.says_it_lives(known) && !self.is_held_by_another(known);
-        known.is_lost() && !known.peer().names_incarnations && is_counted
     }
 }

@@ -32,7 +32,7 @@
 //!
 //! # What a daemon's own figures say
 //! A load report names the ports in use and counts what runs. It is evidence against an end that is only inferred: what it
-//! says runs stays `STOPPING`, its port is in use, and its id is not used again on a node whose daemon names no incarnations.
+//! counts stays `STOPPING`, or is taken back, and its port is in use.
 //!
 //! # Invariants
 //! Checked after every step by `tests/roster`:
@@ -321,9 +321,6 @@ impl Roster {
         };
         let (given, current) = (spec.incarnation, known.incarnation());
         match (given.cmp(&current), known.is_terminal()) {
-            (std::cmp::Ordering::Greater, true) if self.runs_on(known) => {
-                Verdict::Denied(DeniedReason::StillRuns { current })
-            }
             (std::cmp::Ordering::Greater, true) => Verdict::Accepted,
             (std::cmp::Ordering::Greater, false) => Verdict::Denied(DeniedReason::StillAlive { current }),
             (std::cmp::Ordering::Equal, false) if known.desired().stop_mode().is_none() => {
@@ -497,6 +494,7 @@ impl Roster {
             let Some(index) = entry else { continue };
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.lifecycle.rest();
+                slot.uncounted = 0;
                 slot.orphans = 0;
                 slot.ledger.handle_disconnected();
             }

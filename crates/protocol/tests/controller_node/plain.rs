@@ -236,20 +236,57 @@ fn a_port_that_the_daemon_says_is_used_is_given_to_nobody() {
 }
 
 #[test]
-fn an_id_is_free_again_when_the_daemon_has_no_server_of_it_any_more() {
+fn what_counts_as_lost_and_shows_in_the_figures_is_taken_back() {
     let mut world = world_in(State::Running);
     world.disconnect(1);
     world.connect(2, plain());
     assert_eq!(world.state(), State::Crashed);
     world.figures(2, &[30_000]);
+    assert_eq!(world.state(), State::Running);
     let refused = world.start_of();
     assert!(matches!(
         world.answers[&refused],
-        Err(OrderRefusal::Denied(DeniedReason::StillRuns { .. }))
+        Err(OrderRefusal::Denied(DeniedReason::StillAlive { .. }))
     ));
-    world.figures(2, &[]);
-    let started = world.start_of();
-    assert_eq!(world.answers[&started], Ok(OrderOutcome::Started));
+}
+
+#[test]
+fn what_ended_between_the_handshake_and_its_acknowledgement_shows_in_the_figures() {
+    for is_to_stop in [false, true] {
+        let mut world = world_in(State::Running);
+        if is_to_stop {
+            world.stop(StopMode::Graceful);
+        }
+        world.disconnect(1);
+        world.connect(2, listed(State::Starting));
+        world.figures(2, &[]);
+        let still = if is_to_stop {
+            State::Stopping
+        } else {
+            State::Running
+        };
+        assert_eq!(world.state(), still, "it may be about to be counted");
+        world.figures(2, &[30_000]);
+        world.figures(2, &[]);
+        assert_eq!(world.state(), still, "twice in a row");
+        world.figures(2, &[]);
+        let ended = if is_to_stop {
+            State::Stopped
+        } else {
+            State::Crashed
+        };
+        assert_eq!(world.state(), ended);
+    }
+}
+
+#[test]
+fn a_daemon_of_ours_tells_its_ends_itself() {
+    let mut world = World::connected();
+    world.running();
+    for _ in 0..4 {
+        world.figures(1, &[]);
+    }
+    assert_eq!(world.state(), State::Running);
 }
 
 #[test]
@@ -257,7 +294,7 @@ fn what_was_given_up_and_shows_in_the_figures_is_stopped_again() {
     let mut world = world_in(State::Running);
     world.stop(StopMode::Force);
     world.sits(1, &[]);
-    assert_eq!(world.state(), State::Crashed, "nothing said that it runs");
+    assert_eq!(world.state(), State::Stopped, "nothing says that it runs");
     world.sent(1);
     world.figures(1, &[30_000]);
     assert_eq!(world.state(), State::Stopping);

@@ -269,6 +269,17 @@ impl Lifecycle {
         )
     }
 
+    /// Whether there is a process, as far as the daemon has been heard.
+    pub(crate) const fn has_process(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Starting { .. }
+                | Phase::Running { .. }
+                | Phase::Draining { .. }
+                | Phase::Stopping(Stop { launched: true, .. })
+        )
+    }
+
     /// Whether it has been said that even a kill had no effect.
     pub(crate) const fn is_stop_in_vain(&self) -> bool {
         matches!(self.phase, Phase::Stopping(Stop { is_in_vain: true, .. }))
