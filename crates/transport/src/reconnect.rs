@@ -6,6 +6,8 @@
 //! - The first attempt goes out at once. After that the wait is drawn evenly from zero up to a ceiling that starts at
 //!   [`Backoff::initial`] and doubles with each attempt up to [`Backoff::max`] ("full jitter": daemons that lost their
 //!   controller together do not come back together). An accepted handshake sets the ceiling back.
+//! - After a session was lost no wait is longer than 10 s until two minutes have been waited in all: a Java controller places
+//!   the instances of a node elsewhere that stays away for 30 s. Then the ceiling is what it would have been.
 //! - An attempt that got no handshake accepted moves on to the next controller of the list, round and round. One
 //!   that did is followed by a second try at the same controller.
 //! - A redirect names the next target, dialled without waiting the first time. If it leads nowhere, the
@@ -32,6 +34,12 @@ use crate::client::Target;
 
 /// The list holds at most this many controllers; announcements beyond it are ignored.
 pub const MAX_CANDIDATES: usize = 64;
+
+/// The longest wait soon after a session was lost.
+const SOON_MAX: Duration = Duration::from_secs(10);
+
+/// How long "soon" is, in waits.
+const SOON: Duration = Duration::from_secs(120);
 
 /// How long to wait between attempts
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +112,8 @@ pub struct Reconnect {
     redirected: bool,
     /// The controller has asked for this wait.
     postponed: Option<Duration>,
+    /// How much has been waited since a session was lost; absent before the first one.
+    waited: Option<Duration>,
     advertised: Vec<Target>,
 }
 
@@ -129,6 +139,7 @@ impl Reconnect {
             immediate: true,
             redirected: false,
             postponed: None,
+            waited: None,
             advertised: Vec::new(),
         })
     }
@@ -146,13 +157,20 @@ impl Reconnect {
         } else if let Some(wait) = postponed {
             wait.min(self.backoff.max).mul_f64(1.0 + random / 2.0)
         } else {
-            self.backoff
-                .ceiling(self.failures.saturating_sub(1))
-                .mul_f64(random)
+            self.ceiling().mul_f64(random)
         };
+        self.waited = self.waited.map(|waited| waited.saturating_add(delay));
         Attempt {
             target: self.current.clone(),
             delay,
+        }
+    }
+
+    fn ceiling(&self) -> Duration {
+        let ceiling = self.backoff.ceiling(self.failures.saturating_sub(1));
+        match self.waited {
+            Some(waited) if waited < SOON => ceiling.min(SOON_MAX),
+            _ => ceiling,
         }
     }
 
@@ -178,6 +196,7 @@ impl Reconnect {
     pub fn handshaken(&mut self) {
         self.failures = 0;
         self.redirected = false;
+        self.waited = Some(Duration::ZERO);
         let current = self.current.clone();
         self.join(&current);
         self.settle_on(current);
@@ -307,6 +326,30 @@ mod tests {
         assert_eq!(policy.next_attempt(0.0).delay.as_secs(), 60);
         policy.ended(&Ended::Failed);
         assert_eq!(policy.next_attempt(1.0).delay.as_secs(), 1);
+    }
+
+    #[test]
+    fn soon_after_the_loss_of_a_session_no_wait_is_long() {
+        let mut policy = over(&["a:1"]);
+        policy.next_attempt(0.0);
+        policy.handshaken();
+        policy.ended(&Ended::Established);
+        let mut waited = Duration::ZERO;
+        while waited < Duration::from_secs(120) {
+            let wait = policy.next_attempt(1.0).delay;
+            assert!(wait <= Duration::from_secs(10), "{wait:?} after {waited:?}");
+            waited += wait;
+            policy.ended(&Ended::Failed);
+        }
+        assert_eq!(policy.next_attempt(1.0).delay, Duration::from_secs(60));
+        // Whom a controller asks to wait does, and another session begins it anew.
+        policy.ended(&Ended::Postponed(Duration::from_secs(40)));
+        assert_eq!(policy.next_attempt(0.0).delay, Duration::from_secs(40));
+        policy.handshaken();
+        for _ in 0..8 {
+            policy.ended(&Ended::Failed);
+        }
+        assert_eq!(policy.next_attempt(1.0).delay, Duration::from_secs(10));
     }
 
     #[test]
