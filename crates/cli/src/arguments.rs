@@ -115,6 +115,15 @@ pub enum Command {
     /// Crash reports
     #[command(subcommand)]
     Crash(CrashCommand),
+    /// Who did what, the newest first
+    Audit {
+        /// How many entries
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+        /// Only what is older than the entry with this id
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
+    },
     /// Versions of this program and of the controller
     Version,
     /// Prints a completion script for a shell

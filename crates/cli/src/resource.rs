@@ -213,6 +213,30 @@ pub struct Outcome {
     pub closed_connections: Option<u64>,
 }
 
+/// A page of what was done
+#[derive(Clone, Debug, Deserialize)]
+pub struct AuditPage {
+    /// The newest first
+    pub entries: Vec<AuditEntry>,
+}
+
+/// What somebody did
+#[derive(Clone, Debug, Deserialize)]
+pub struct AuditEntry {
+    /// When
+    pub at: String,
+    /// Who
+    pub actor: String,
+    /// What
+    pub action: String,
+    /// On what
+    #[serde(default)]
+    pub target: String,
+    /// More about it
+    #[serde(default)]
+    pub detail: String,
+}
+
 /// What the controller says about itself
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

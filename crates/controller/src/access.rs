@@ -1,17 +1,22 @@
 //! Who may do what: bearer tokens, permissions, and the identity of a caller
 
-use std::{path::Path, sync::Arc, time::SystemTime};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use prexorcloud_security::{
     NoRandomness,
     files::{self, FileError},
-    token::ApiToken,
+    name::is_safe_name,
+    token::{ApiToken, TokenHash},
 };
 
 use crate::{
     audit,
     records::AccessTokenRecord,
-    store::{self, Store, StoreError, Txn, TxnOutcome},
+    store::{self, Expect, Record as _, Store, StoreError, Txn, TxnOutcome},
     wall_clock::{now_millis, to_millis},
 };
 
@@ -33,9 +38,31 @@ pub enum Permission {
     InstancesManage,
     /// See crash records
     CrashesView,
+    /// Mint, list and revoke access tokens, with at most the permissions of one's own
+    AccessManage,
+    /// See who did what
+    AuditView,
 }
 
 impl Permission {
+    /// All of them
+    pub const ALL: [Self; 8] = [
+        Self::TokensManage,
+        Self::NodesView,
+        Self::NodesManage,
+        Self::InstancesView,
+        Self::InstancesManage,
+        Self::CrashesView,
+        Self::AccessManage,
+        Self::AuditView,
+    ];
+
+    /// The one with this name
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|permission| permission.name() == name)
+    }
+
     /// Its name in a token's record
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -46,6 +73,8 @@ impl Permission {
             Self::InstancesView => "instances.view",
             Self::InstancesManage => "instances.manage",
             Self::CrashesView => "crashes.view",
+            Self::AccessManage => "access.manage",
+            Self::AuditView => "audit.view",
         }
     }
 }
@@ -68,6 +97,8 @@ pub enum Caller {
         /// What it allows
         permissions: Vec<String>,
     },
+    /// Whoever can read the controller's data folder: may do everything
+    Host,
     /// A daemon: may do nothing here
     Node {
         /// Its id
@@ -80,11 +111,20 @@ impl Caller {
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
         match self {
-            Self::Administrator { .. } => true,
+            Self::Administrator { .. } | Self::Host => true,
             Self::Token { permissions, .. } => permissions
                 .iter()
                 .any(|held| held == ALL_PERMISSIONS || held == permission.name()),
             Self::Node { .. } => false,
+        }
+    }
+
+    /// Whether this caller may do what somebody with this permission may, who may be allowed everything
+    #[must_use]
+    pub fn may_grant(&self, name: &str) -> bool {
+        match Permission::named(name) {
+            Some(permission) => self.may(permission),
+            None => Permission::ALL.into_iter().all(|permission| self.may(permission)),
         }
     }
 
@@ -94,6 +134,7 @@ impl Caller {
         match self {
             Self::Administrator { name } => format!("admin:{name}"),
             Self::Token { name, .. } => format!("token:{name}"),
+            Self::Host => "operator:host".to_owned(),
             Self::Node { node_id } => format!("node:{node_id}"),
         }
     }
@@ -124,19 +165,72 @@ pub enum MintError {
     /// No random bytes
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
+    /// The name is not one
+    #[error("the name of an access token is 1 to 64 letters, digits, dots, hyphens or underscores")]
+    Name,
+    /// There is no such permission
+    #[error("\"{name}\" is not a permission: {}", permission_names())]
+    Permission {
+        /// The start of what was asked for
+        name: String,
+    },
+    /// None was asked for
+    #[error("an access token needs at least one permission: {}", permission_names())]
+    NoPermission,
+    /// Too many are remembered
+    #[error("{MAX_TOKENS} access tokens exist: revoke some, they are forgotten 30 days later")]
+    TooMany,
+}
+
+/// Access tokens that are remembered; minting more is refused
+pub const MAX_TOKENS: usize = 1000;
+
+/// How long a token that can no longer be used stays in lists
+const REMEMBERED_FOR_MS: i64 = 30 * 24 * 3600 * 1000;
+
+fn permission_names() -> String {
+    let names = Permission::ALL.map(Permission::name).join(", ");
+    format!("{names}, or {ALL_PERMISSIONS} for all")
+}
+
+/// By which an access token is listed and revoked: the beginning of its hash, which is no secret
+#[must_use]
+pub fn id_of(record: &AccessTokenRecord) -> String {
+    format!("atk_{}", record.hash.get(..16).unwrap_or(&record.hash))
+}
+
+/// What became of an access token, for lists
+#[must_use]
+pub fn status_of(record: &AccessTokenRecord, now_ms: i64) -> &'static str {
+    if record.revoked_at_ms != 0 {
+        "REVOKED"
+    } else if record.expires_at_ms != 0 && now_ms >= record.expires_at_ms {
+        "EXPIRED"
+    } else {
+        "ACTIVE"
+    }
 }
 
 /// The bearer tokens of people and tools
 #[derive(Clone)]
 pub struct AccessTokens {
     store: Arc<dyn Store>,
+    /// Stands for whoever can read the data folder; lives as long as the process
+    host: Option<TokenHash>,
 }
 
 impl AccessTokens {
     /// Over this store
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, host: None }
+    }
+
+    /// Lets the holder of this token do everything, as the data folder's owner may
+    #[must_use]
+    pub(crate) fn with_host(mut self, token: TokenHash) -> Self {
+        self.host = Some(token);
+        self
     }
 
     /// Who the value of an `authorization` header stands for
@@ -145,6 +239,9 @@ impl AccessTokens {
     /// [`AccessError::Invalid`] for anything but a live token, [`AccessError::Store`] when that could not be found out.
     pub async fn authenticate(&self, authorization: &str) -> Result<Caller, AccessError> {
         let token = ApiToken::from_authorization(authorization).map_err(|_| AccessError::Invalid)?;
+        if self.host.is_some_and(|host| token.matches(&host)) {
+            return Ok(Caller::Host);
+        }
         let id = token.hash().to_string();
         let found = store::load::<AccessTokenRecord>(&*self.store, &id)
             .await?
@@ -161,14 +258,102 @@ impl AccessTokens {
         })
     }
 
-    /// Mints a token
+    /// Mints a token, for ever unless `ttl` says how long
     ///
     /// # Errors
-    /// [`MintError`] when it could not be recorded; then it is worthless.
-    pub async fn mint(&self, actor: &str, name: &str, permissions: &[&str]) -> Result<ApiToken, MintError> {
+    /// [`MintError`] when the name or a permission is not acceptable, or when it could not be recorded; then it is worthless.
+    pub async fn mint(
+        &self,
+        actor: &str,
+        name: &str,
+        permissions: &[&str],
+        ttl: Option<Duration>,
+    ) -> Result<(ApiToken, AccessTokenRecord), MintError> {
+        if !is_safe_name(name) {
+            return Err(MintError::Name);
+        }
+        if permissions.is_empty() {
+            return Err(MintError::NoPermission);
+        }
+        if let Some(unknown) = permissions
+            .iter()
+            .find(|name| **name != ALL_PERMISSIONS && Permission::named(name).is_none())
+        {
+            return Err(MintError::Permission {
+                name: unknown.chars().take(64).collect(),
+            });
+        }
+        if self.list().await?.len() >= MAX_TOKENS {
+            return Err(MintError::TooMany);
+        }
         let token = ApiToken::generate()?;
-        self.record(actor, name, permissions, &token).await?;
-        Ok(token)
+        let record = self.record(actor, name, permissions, ttl, &token).await?;
+        Ok((token, record))
+    }
+
+    /// Every token that is remembered, oldest first
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn list(&self) -> Result<Vec<AccessTokenRecord>, StoreError> {
+        let (stored, _) = store::load_all::<AccessTokenRecord>(&*self.store).await?;
+        let mut records: Vec<_> = stored.into_iter().map(|stored| stored.record).collect();
+        records.sort_by_key(|record| record.created_at_ms);
+        Ok(records)
+    }
+
+    /// Revokes the token with this id; `false` if there is none
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn revoke_id(&self, actor: &str, id: &str) -> Result<bool, StoreError> {
+        for found in store::load_all::<AccessTokenRecord>(&*self.store).await?.0 {
+            if id_of(&found.record) != id {
+                continue;
+            }
+            if found.record.revoked_at_ms != 0 {
+                return Ok(true);
+            }
+            let name = found.record.name.clone();
+            let record = AccessTokenRecord {
+                revoked_at_ms: now_millis(),
+                ..found.record
+            };
+            let audit = audit::entry(actor, "access-token.revoke", &name, id);
+            let txn = Txn::new().replace(found.revision, &record).put_record(&audit);
+            // A record is only ever changed by a revocation.
+            let _ = self.store.txn(txn).await?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// Forgets tokens that could no longer be used for 30 days; says how many
+    ///
+    /// The last one stays: without any, the next start would take itself for the first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn prune(&self, now_ms: i64) -> Result<usize, StoreError> {
+        let all = store::load_all::<AccessTokenRecord>(&*self.store).await?.0;
+        let mut left = all.len();
+        let mut pruned = 0;
+        for found in all {
+            let record = &found.record;
+            let ended = [record.revoked_at_ms, record.expires_at_ms]
+                .into_iter()
+                .filter(|at| *at != 0)
+                .min();
+            if left <= 1 || ended.is_none_or(|ended| now_ms.saturating_sub(ended) <= REMEMBERED_FOR_MS) {
+                continue;
+            }
+            let txn = Txn::new()
+                .expect(record.key(), Expect::At(found.revision))
+                .delete(record.key());
+            let gone = usize::from(self.store.txn(txn).await?.committed().is_some());
+            (pruned, left) = (pruned + gone, left - gone);
+        }
+        Ok(pruned)
     }
 
     /// Makes the first administrator's token, unless there ever was one; says whether it did
@@ -190,7 +375,7 @@ impl AccessTokens {
         let path = data_dir.join(ADMIN_TOKEN_FILE);
         // Once in the life of a data folder, before anything is served: blocking here delays nobody.
         files::write_secret(&path, format!("{}\n", token.expose()).as_bytes())?;
-        self.record("controller", "admin", &[ALL_PERMISSIONS], &token)
+        self.record("controller", "admin", &[ALL_PERMISSIONS], None, &token)
             .await?;
         Ok(true)
     }
@@ -200,8 +385,9 @@ impl AccessTokens {
         actor: &str,
         name: &str,
         permissions: &[&str],
+        ttl: Option<Duration>,
         token: &ApiToken,
-    ) -> Result<(), StoreError> {
+    ) -> Result<AccessTokenRecord, StoreError> {
         let record = AccessTokenRecord {
             hash: token.hash().to_string(),
             name: name.to_owned(),
@@ -210,7 +396,9 @@ impl AccessTokens {
                 .map(|permission| (*permission).to_owned())
                 .collect(),
             created_at_ms: now_millis(),
-            expires_at_ms: 0,
+            expires_at_ms: ttl
+                .and_then(|ttl| SystemTime::now().checked_add(ttl))
+                .map_or(0, to_millis),
             revoked_at_ms: 0,
         };
         let audit = audit::entry(actor, "access-token.create", name, &record.permissions.join(","));
@@ -219,7 +407,7 @@ impl AccessTokens {
             .txn(Txn::new().create(&record).put_record(&audit))
             .await?
         {
-            TxnOutcome::Committed { .. } => Ok(()),
+            TxnOutcome::Committed { .. } => Ok(record),
             // 240 random bits do not repeat; if they did, the other token's record must stay as it is.
             TxnOutcome::Conflict { .. } => Err(StoreError::Io {
                 detail: "token collision".to_owned(),

@@ -37,6 +37,7 @@ use crate::{
     console::Consoles,
     enrolment::Enrolment,
     fleet::Fleet,
+    host_access::HostAccessFile,
     http::{self, Api, HttpServer, HttpServerError},
     inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
@@ -76,7 +77,7 @@ pub enum StartError {
     #[error(transparent)]
     Authority(#[from] LoadError),
     /// The first administrator's token cannot be made
-    #[error("the administrator's token cannot be made: {0}")]
+    #[error("an administrator's token cannot be made: {0}")]
     AdminToken(#[from] MintError),
     /// There is no server certificate
     #[error(transparent)]
@@ -244,6 +245,8 @@ impl Foundation {
             certificate,
             revocations,
         } = self;
+        let (host_access, host) = HostAccessFile::write(&config.data_dir, http.local_addr())?;
+        let access = access.with_host(host);
         let stopping = CancellationToken::new();
         let (vital, deaths) = Vital::new();
         let (failed, failure) = watch::channel(None);
@@ -349,6 +352,7 @@ impl Foundation {
             grpc,
             store,
             lineage,
+            host_access,
             lock,
         };
         Ok(RunningController {
@@ -374,6 +378,7 @@ struct Ending {
     grpc: ServerHandle,
     store: Arc<dyn Store>,
     lineage: Arc<Lineage>,
+    host_access: HostAccessFile,
     lock: DataDirLock,
 }
 
@@ -395,6 +400,7 @@ impl Ending {
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the store did not close cleanly; nothing that was acknowledged is lost");
         }
+        self.host_access.remove();
         // The last to go: nobody else may open the folder before the store is closed.
         drop(self.lock);
         tracing::info!("the controller has stopped");

@@ -27,7 +27,7 @@
 //! |---|---|
 //! | [`config`] | reads what an operator sets |
 //! | [`store`], [`records`] | remembers, durably |
-//! | [`access`], [`audit`] | knows who may do what, and who did |
+//! | [`access`], [`host_access`], [`audit`] | knows who may do what, and who did |
 //! | [`join_tokens`], [`enrolment`], [`rate_limit`] | turns one-time tokens into nodes' certificates |
 //! | [`lineage`] | judges whether a data folder is one cluster's newest state; backup and recovery |
 //! | `certificates` | revokes nodes, renews the server's certificate |
@@ -51,6 +51,7 @@ mod controller;
 pub mod crash;
 pub mod enrolment;
 mod fleet;
+pub mod host_access;
 mod http;
 mod inventory;
 pub mod join_tokens;

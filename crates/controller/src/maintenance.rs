@@ -8,6 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::AccessTokens,
     audit,
     certificates::{self, ServerCertificate, ToldExpiries},
     fleet::Fleet,
@@ -60,6 +61,9 @@ impl Maintenance {
         let store = &*self.store;
         let now = SystemTime::now();
         let mut records = self.tokens.prune(now).await?;
+        records += AccessTokens::new(Arc::clone(&self.store))
+            .prune(now_millis())
+            .await?;
         records += audit::prune(store).await?;
         records += prune_crashes(store, self.keep_crashes).await?;
         records += Fleet::new(Arc::clone(&self.nodes)).prune().await?;

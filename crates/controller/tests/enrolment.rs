@@ -481,10 +481,23 @@ async fn tokens_are_forgotten_long_after_they_ended() {
 async fn bearer_tokens_allow_what_they_name_until_revoked() {
     let cluster = fixture(&generous());
     let access = AccessTokens::new(Arc::clone(&cluster.store));
-    let viewer = access
-        .mint("token:admin", "viewer", &[Permission::NodesView.name()])
+    let (viewer, record) = access
+        .mint("token:admin", "viewer", &[Permission::NodesView.name()], None)
         .await
         .unwrap();
+    assert_eq!(access.list().await.unwrap(), [record]);
+    for (name, permissions) in [("a b", &["*"][..]), ("a", &[]), ("a", &["nodes.everything"])] {
+        assert!(access.mint("token:admin", name, permissions, None).await.is_err());
+    }
+    let (brief, record) = access
+        .mint("token:admin", "brief", &["*"], Some(Duration::ZERO))
+        .await
+        .unwrap();
+    assert_ne!(record.expires_at_ms, 0);
+    assert_eq!(
+        access.authenticate(&format!("Bearer {}", brief.expose())).await,
+        Err(AccessError::Invalid)
+    );
     let header = format!("Bearer {}", viewer.expose());
     let caller = access.authenticate(&header).await.unwrap();
     assert!(caller.may(Permission::NodesView));

@@ -66,6 +66,32 @@ pub enum ControllerCommand {
     },
     /// Lets a controller go on with records that are older than its daemons' memory, or without any; it must be stopped
     Recover(RecoverArguments),
+    /// Makes, lists and revokes access tokens, whether the controller runs or not; for who can read its data folder
+    #[command(subcommand)]
+    AdminToken(AdminTokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AdminTokenCommand {
+    /// Makes a token and prints it on standard output, this once
+    Mint {
+        /// Whom it stands for, in lists and in the audit log
+        #[arg(long, default_value = "admin")]
+        name: String,
+        /// What it allows, for instance nodes.view; may be repeated [default: everything]
+        #[arg(long, value_name = "PERMISSION")]
+        permission: Vec<String>,
+        /// For how many days [default: until it is revoked]
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        ttl_days: Option<u32>,
+    },
+    /// Lists tokens: id, status, name, permissions
+    List,
+    /// Revokes a token at once
+    Revoke {
+        /// Its id (atk_...), from the list
+        id: String,
+    },
 }
 
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! What each command does
 
+mod audit;
 mod console;
 mod crash;
 mod instance;
@@ -47,6 +48,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Node(command) => node::run(command, &client(target)?, &output).await,
         Command::Instance(command) => instance::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
+        Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,
         Command::Version => version::run(&client(target)?, &output).await,
         // Done above, before anything that could fail.
         Command::Completion { .. } => Ok(()),

@@ -14,6 +14,11 @@ use crate::access::{AccessError, Caller, Permission};
 pub(super) struct Authenticated(Caller);
 
 impl Authenticated {
+    /// Whether this caller may do what a token with this permission would allow
+    pub(super) fn may_grant(&self, permission: &str) -> bool {
+        self.0.may_grant(permission)
+    }
+
     /// The name for the audit log, if this caller may do that
     pub(super) fn require(&self, permission: Permission) -> Result<String, ApiError> {
         if self.0.may(permission) {

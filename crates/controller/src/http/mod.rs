@@ -4,6 +4,8 @@
 //! `{"error":{"code":"NOT_FOUND","message":"no such node","status":404}}`.
 
 mod access;
+mod access_tokens;
+mod audit;
 mod console;
 mod crashes;
 mod error;
@@ -56,6 +58,12 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
     let routes = Router::new()
         .route("/admin/tokens", get(tokens::list).post(tokens::create))
         .route("/admin/tokens/{id}", delete(tokens::revoke))
+        .route(
+            "/admin/access-tokens",
+            get(access_tokens::list).post(access_tokens::create),
+        )
+        .route("/admin/access-tokens/{id}", delete(access_tokens::revoke))
+        .route("/admin/audit", get(audit::list))
         .route("/nodes", get(nodes::list))
         .route("/nodes/{id}", get(nodes::show))
         .route("/nodes/{id}/drain", post(nodes::drain))

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use self::mark::{MARK_FILE, Mark};
 pub use self::{
     backup::{BackupError, backup},
-    recover::{RecoverError, RecoverOptions, Recovered, recover},
+    recover::{RecoverError, RecoverOptions, Recovered, open_records, recover},
 };
 use crate::{
     records::ControllerRecord,

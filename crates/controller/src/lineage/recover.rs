@@ -95,6 +95,19 @@ pub async fn recover(data_dir: &Path, options: RecoverOptions) -> Result<Recover
     Ok(recovered)
 }
 
+/// Opens the records of a data folder in which no controller runs, which the caller has locked; blocks
+///
+/// # Errors
+/// [`RecoverError::Nothing`], or what keeps the database from being opened.
+pub fn open_records(data_dir: &Path) -> Result<SqliteStore, RecoverError> {
+    let database = data_dir.join(STORE_FILE);
+    if !database.exists() {
+        let folder = data_dir.display().to_string();
+        return Err(RecoverError::Nothing { folder });
+    }
+    Ok(SqliteStore::open(database, &SqliteOptions::default())?)
+}
+
 fn open(data_dir: &Path) -> Result<(DataDirLock, SqliteStore, Option<Mark>), RecoverError> {
     let (authority, database) = (data_dir.join(AUTHORITY_FOLDER), data_dir.join(STORE_FILE));
     let mark = match Mark::read(&authority) {

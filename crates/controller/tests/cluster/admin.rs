@@ -143,12 +143,12 @@ async fn only_administrators_are_administrators() {
         let file = cluster.config.data_dir.join("controller.db");
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(file, &SqliteOptions::default()).unwrap());
         let access = AccessTokens::new(Arc::clone(&store));
-        let viewer = access
-            .mint("test", "viewer", &[Permission::NodesView.name()])
+        let (viewer, _) = access
+            .mint("test", "viewer", &[Permission::NodesView.name()], None)
             .await
             .unwrap();
-        let gone = access
-            .mint("test", "gone", &[Permission::TokensManage.name()])
+        let (gone, _) = access
+            .mint("test", "gone", &[Permission::TokensManage.name()], None)
             .await
             .unwrap();
         access.revoke("test", "gone").await.unwrap();

@@ -1,9 +1,10 @@
-//! `prexorcloud controller backup` and `recover`
+//! What is done to a controller's data folder beside serving from it
 
 use std::path::Path;
 
 use prexorcloud_controller::lineage::{self, RecoverOptions};
 
+use super::admin_token;
 use crate::arguments::{ControllerCommand, RecoverArguments};
 use crate::logging;
 
@@ -19,6 +20,7 @@ pub async fn run(data_dir: &Path, command: ControllerCommand) -> anyhow::Result<
             ));
         }
         ControllerCommand::Recover(arguments) => recover(data_dir, arguments).await?,
+        ControllerCommand::AdminToken(command) => admin_token::run(data_dir, command).await?,
     }
     Ok(())
 }

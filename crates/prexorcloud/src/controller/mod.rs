@@ -1,5 +1,6 @@
 //! `prexorcloud controller`: the server, and what is done to its data folder
 
+mod admin_token;
 mod data_folder;
 
 use std::io;

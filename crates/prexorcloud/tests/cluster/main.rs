@@ -1,6 +1,7 @@
 //! Real processes: a controller, a daemon and servers, killed and misused in every way that an operator may meet
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod access;
 mod capacity;
 mod delivery;
 mod diagnostics;

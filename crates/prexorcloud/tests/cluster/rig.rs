@@ -618,6 +618,23 @@ pub fn get(rig: &Rig, path: &str) -> String {
     answer
 }
 
+/// The whole answer to JSON that is posted with a bearer token
+pub fn post(rig: &Rig, path: &str, token: &str, body: &Value) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut connection = std::net::TcpStream::connect(rig.http()).unwrap();
+    connection.set_read_timeout(Some(LIMIT)).unwrap();
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-type: \
+         application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    connection.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 /// What a program says when it serves; `None` if it ends instead
 fn announcement(child: &mut Child) -> Option<Value> {
     let mut line = String::new();
