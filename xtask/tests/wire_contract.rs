@@ -169,6 +169,7 @@ fn is_ours(line: &str) -> bool {
     *file == "artifact_service.proto"
         || [
             "ArtifactRef",
+            "CommandWritten",
             "ConsoleOutputAck",
             "CrashReportAck",
             "InstanceReady",

@@ -319,6 +319,7 @@ fn from_controller() -> Vec<(&'static str, ControllerMessage)> {
                 instance_id: "lobby-1".into(),
                 command: text(30),
                 incarnation: 1,
+                ..Default::default()
             }),
         ),
         (

@@ -211,6 +211,10 @@ pub struct Outcome {
     pub revoked_serials: Vec<String>,
     /// Sessions that were closed by it
     pub closed_connections: Option<u64>,
+    /// Whether the daemon has said that a command was written
+    pub confirmed: Option<bool>,
+    /// Why not
+    pub detail: Option<String>,
 }
 
 /// A page of what was done

@@ -1,18 +1,22 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, NodeId, instance::State};
+use tokio::sync::OnceCell;
 
 use crate::{
     inventory::{Inventory, Outline},
-    nodes::{NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals},
+    nodes::{CommandResult, NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals},
     store::StoreError,
     wall_clock::now_millis,
 };
+
+/// Named commands that are remembered
+const NAMED_COMMANDS: usize = 1024;
 
 /// Times that a start is placed anew because others were faster
 const ATTEMPTS: usize = 8;
@@ -71,6 +75,32 @@ pub(crate) struct Fleet {
     nodes: Arc<Nodes>,
     /// Ids that were chosen for starts under way, so that starts at the same time choose different ones
     reserved: Mutex<HashSet<String>>,
+    commands: Mutex<NamedCommands>,
+}
+
+/// Commands that their callers have named; the oldest is forgotten first
+#[derive(Default)]
+struct NamedCommands(VecDeque<(InstanceId, String, Outcome)>);
+
+/// What became of a command, once that is known
+type Outcome = Arc<OnceCell<CommandResult>>;
+
+impl NamedCommands {
+    fn of(&mut self, instance: InstanceId, name: String) -> Outcome {
+        let known = self
+            .0
+            .iter()
+            .find(|(of, known, _)| *of == instance && *known == name);
+        if let Some((_, _, outcome)) = known {
+            return Arc::clone(outcome);
+        }
+        if self.0.len() >= NAMED_COMMANDS {
+            self.0.pop_front();
+        }
+        let outcome = Outcome::default();
+        self.0.push_back((instance, name, Arc::clone(&outcome)));
+        outcome
+    }
 }
 
 /// An id that nobody else chooses while this exists
@@ -91,6 +121,7 @@ impl Fleet {
             inventory: Arc::clone(&nodes.context().inventory),
             nodes,
             reserved: Mutex::default(),
+            commands: Mutex::default(),
         }
     }
 
@@ -166,10 +197,35 @@ impl Fleet {
             .await
     }
 
-    pub(crate) async fn command(&self, instance: InstanceId, line: String) -> Result<(), OrderError> {
+    pub(crate) async fn command(
+        &self,
+        instance: InstanceId,
+        line: String,
+    ) -> Result<CommandResult, OrderError> {
         self.nodes
             .command(self.node_of(instance).await?, instance, line)
             .await
+    }
+
+    /// The same for a caller that may ask again: what is named alike is typed once, and answered alike
+    pub(crate) async fn command_once(
+        &self,
+        instance: InstanceId,
+        name: String,
+        line: String,
+    ) -> Result<CommandResult, OrderError> {
+        let node = self.node_of(instance).await?;
+        let (nodes, outcome) = (Arc::clone(&self.nodes), self.commands().of(instance, name));
+        // Goes on when the caller has gone: it may have been typed. What was refused was not, and may be tried again.
+        let typed = tokio::spawn(async move {
+            let typed = outcome.get_or_try_init(|| nodes.command(node, instance, line));
+            typed.await.cloned()
+        });
+        typed.await.unwrap_or(Err(OrderError::Unanswered))
+    }
+
+    fn commands(&self) -> MutexGuard<'_, NamedCommands> {
+        self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody who knows says that the instance is ready

@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -23,6 +23,7 @@ const NAMES: [&str; 11] = [
     "receipts/1",
     "console-ack/1",
     "plugin-ready/1",
+    "exec-ack/1",
 ];
 
 impl Capabilities {
@@ -50,10 +51,13 @@ impl Capabilities {
     pub const CONSOLE_ACK: Self = Self(1 << 9);
     /// `plugin-ready/1`: the daemon takes it from the controller that a server's plugin says that the server is ready.
     pub const PLUGIN_READY: Self = Self(1 << 10);
+    /// `exec-ack/1`: the daemon says whether a command was written.
+    pub const EXEC_ACK: Self = Self(1 << 11);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
-    /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has.
+    /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has. Nor is
+    /// [`EXEC_ACK`](Self::EXEC_ACK): only an application knows what was written, and who waits for it.
     pub const SESSION: Self = Self(
         Self::INCARNATIONS.0
             | Self::PREPARING_REPORTED.0

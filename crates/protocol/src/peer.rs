@@ -21,6 +21,7 @@
 //! | console lines | kept until acknowledged | counted as received at the ping after they were written |
 //! | ended instances | listed until surely known | only what lives is listed |
 //! | receipt of news | the next pings say it | counted as received at the ping after it was written |
+//! | a command | is answered once it is written | may be lost unheard |
 //! | a plugin's call | is told to the daemon, which judges | makes the server ready |
 //!
 //! ```
@@ -59,6 +60,8 @@ pub struct DaemonPeer {
     pub keeps_startup_deadline: bool,
     /// It keeps a crash report until `CrashReportAck`.
     pub keeps_crashes: bool,
+    /// It says whether a command was written.
+    pub answers_commands: bool,
     /// How long it waits between the polite signal and the kill.
     pub kill_timeout: Duration,
 }
@@ -96,6 +99,7 @@ impl DaemonPeer {
             takes_plugin_calls: shared.contains(Capabilities::PLUGIN_READY),
             keeps_startup_deadline: shared.contains(Capabilities::STARTUP_DEADLINE),
             keeps_crashes: shared.contains(Capabilities::CRASH_ACK),
+            answers_commands: shared.contains(Capabilities::EXEC_ACK),
             kill_timeout: KILL_TIMEOUT,
         }
     }

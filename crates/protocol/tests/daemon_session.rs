@@ -660,6 +660,58 @@ fn a_stop_is_ordered_once_and_may_be_forced() {
 }
 
 #[test]
+fn a_command_with_a_number_is_written_once_and_answered_as_often_as_it_is_asked() {
+    let mut bench = Bench::connected();
+    bench.start(1);
+    bench.report(1, State::Starting);
+    while bench.sent().is_some() {}
+    let command = |id: u64, instance: &str| {
+        FromController::SendCommand(SendCommand {
+            instance_id: instance.into(),
+            command: "say hi".into(),
+            command_id: id,
+            ..Default::default()
+        })
+    };
+    bench.receive(command(7, "lobby-1"));
+    assert!(matches!(bench.event(), DaemonEvent::Command { id: Some(7), .. }));
+    bench.receive(command(7, "lobby-1"));
+    bench.quiet();
+    let instance = "lobby-1".parse().unwrap();
+    bench
+        .session
+        .command_written(instance, Incarnation::new(1), 7, Ok(()));
+    // What was not asked is not answered, and what is answered stays so.
+    bench
+        .session
+        .command_written(instance, Incarnation::new(1), 8, Ok(()));
+    bench
+        .session
+        .command_written(instance, Incarnation::new(1), 7, Err(("LATE", "late".to_owned())));
+    bench.receive(command(7, "lobby-1"));
+    for _ in 0..2 {
+        let Some(FromDaemon::CommandWritten(written)) = bench.sent() else {
+            panic!("an answer");
+        };
+        assert_eq!((written.command_id, written.incarnation), (7, 1));
+        assert_eq!(written.error_code, "");
+    }
+    bench.quiet();
+    bench.receive(command(9, "lobby-2"));
+    assert!(
+        matches!(bench.sent(), Some(FromDaemon::CommandWritten(written)) if written.command_id == 9 && written.error_code == "UNKNOWN_INSTANCE")
+    );
+    bench.quiet();
+    // Another stream, another count.
+    bench.session.handle_disconnected(bench.now);
+    while bench.session.poll_event().is_some() {}
+    bench
+        .session
+        .command_written(instance, Incarnation::new(1), 7, Ok(()));
+    assert_eq!(bench.sent(), None);
+}
+
+#[test]
 fn a_command_for_nobody_is_answered_with_an_error() {
     let mut bench = Bench::connected();
     let command = |command: &str| {

@@ -35,7 +35,7 @@ pub trait Envelope: prost::Message + Default + Send + Sync + 'static {
 
 impl Envelope for DaemonMessage {
     fn knows(field: u32) -> bool {
-        matches!(field, 1..=18)
+        matches!(field, 1..=18 | 103)
     }
 
     fn has_payload(&self) -> bool {

@@ -372,6 +372,12 @@ async fn exec(id: &str, line: &str, client: &Client, output: &Output) -> Result<
     if output.is_json() {
         return output.json(&answer.json);
     }
+    if answer.value.confirmed == Some(false) {
+        let why = answer.value.detail.unwrap_or_default();
+        return output.text(&format!(
+            "Sent to {id}, unconfirmed: {why}. Look whether it is there before it is sent again: prexorctl instance console {id}"
+        ));
+    }
     output.text(&format!(
         "Sent to {id}. Its answer is on the console: prexorctl instance console {id}"
     ))

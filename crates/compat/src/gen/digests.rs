@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "6a9611538aa85ca2f0c631011049f9375f909e59b20a6f045a9b69d5810635f4";
+pub const WIRE_DIGEST: &str = "d061448b7d5b8c600972ec23194434188130fcb6ec8ced8644de68e687b0ec0e";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "c88c028034c5dd14f7693beeaf73240cb169bf40341b241b7e108eaf8896493e",
+        "ea236b66fe96f21f54fa858491accd8315336fcc373b1bcc473fb4d1567ab640",
     ),
 ];

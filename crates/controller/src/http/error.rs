@@ -65,6 +65,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "CONFLICT", message)
     }
 
+    /// A daemon says that a command did not get to its instance
+    pub(super) fn not_written(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "COMMAND_NOT_WRITTEN", message)
+    }
+
     /// A field is well-formed and still not acceptable
     pub(super) fn invalid(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR", message)

@@ -20,13 +20,16 @@ use crate::{
     audit,
     fleet::{Request, Seen},
     inventory::Outline,
-    nodes::{StartOrder, StopAnswer, file_name, is_path},
+    nodes::{CommandResult, StartOrder, StopAnswer, file_name, is_path},
     records::Wanted,
     store::Txn,
     wall_clock::now_millis,
 };
 
 const DEFAULT_MEMORY_MB: i32 = 512;
+
+/// Longest name of a command
+const MAX_REQUEST_ID: usize = 128;
 
 /// Longest program arguments and environment of one start, in bytes
 const MAX_TEXT_BYTES: usize = 256 * 1024;
@@ -358,21 +361,44 @@ pub(super) async fn ready(
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Command {
     command: String,
+    /// Named by the caller: one that comes again with the same name is not typed again
+    request_id: Option<String>,
 }
 
 pub(super) async fn command(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
     id: Id,
-    Body(Command { command }): Body<Command>,
-) -> Result<Json<Value>, ApiError> {
+    Body(Command { command, request_id }): Body<Command>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     let actor = caller.require(Permission::InstancesManage)?;
-    api.fleet.command(id.parse("instance")?, command).await?;
+    let instance = id.parse("instance")?;
+    let result = match request_id {
+        Some(name) if name.is_empty() || name.len() > MAX_REQUEST_ID => {
+            let limit = format!("requestId has 1 to {MAX_REQUEST_ID} characters");
+            return Err(ApiError::invalid(limit));
+        }
+        Some(name) => api.fleet.command_once(instance, name, command).await?,
+        None => api.fleet.command(instance, command).await?,
+    };
     // The text is not noted: console commands may hold secrets.
     note(&api, &actor, "instance.command", &id.0, "").await;
-    Ok(Json(json!({ "status": "sent" })))
+    match result {
+        CommandResult::Written => Ok((
+            StatusCode::OK,
+            Json(json!({ "status": "sent", "confirmed": true })),
+        )),
+        CommandResult::Unconfirmed(why) => Ok((
+            StatusCode::ACCEPTED,
+            Json(json!({ "status": "sent, unconfirmed", "confirmed": false, "detail": why })),
+        )),
+        CommandResult::NotWritten { code, message } => {
+            Err(ApiError::not_written(format!("{message} ({code})")))
+        }
+    }
 }
 
 /// Leaves a trace of what was done; it is done even if that fails

@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use prexorcloud_protocol::{
-    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, heartbeat::HeartbeatConfig,
+    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession,
+    heartbeat::HeartbeatConfig,
 };
 use prexorcloud_security::revocation::SharedRevocations;
 use prexorcloud_transport::{NodeAcceptor, Peer, SessionHandle};
@@ -28,6 +29,7 @@ impl StreamAcceptor {
     pub(crate) fn new(nodes: Arc<Nodes>, revocations: SharedRevocations) -> Self {
         let heartbeat = &nodes.context().config.heartbeat;
         let mut session = ControllerConfig::default();
+        session.capabilities = session.capabilities.union(Capabilities::EXEC_ACK);
         session.heartbeat = HeartbeatConfig {
             interval: heartbeat.interval,
             missed_limit: heartbeat.missed_limit,

@@ -25,6 +25,9 @@ use crate::{
     wall_clock::{now_millis, to_millis},
 };
 
+/// Why nobody will ever say what became of a command
+const BROKEN: &str = "the connection to the node broke before its daemon said so";
+
 impl Node {
     /// Hands an event of a stream to the machine, and does what is left to do about it
     pub(super) async fn handle_event(&mut self, stream: StreamId, event: ControllerEvent) {
@@ -44,6 +47,7 @@ impl Node {
             ControllerEvent::Unreachable { missed, silent_for } => {
                 tracing::warn!(node = %self.id, missed, ?silent_for, "the node does not answer");
                 self.set_unreachable(true);
+                self.give_up_typed("the node does not answer");
             }
             ControllerEvent::Recovered { after } => {
                 tracing::info!(node = %self.id, ?after, "the node answers again");
@@ -69,6 +73,7 @@ impl Node {
                     self.note_fence(&report.error_message);
                 }
             }
+            ControllerEvent::CommandWritten(written) => self.handle_command_written(written),
             ControllerEvent::Request(request) => self.handle_request(request),
             ControllerEvent::Ignored(anomaly) => {
                 tracing::warn!(node = %self.id, %anomaly, "something from the daemon was ignored");
@@ -117,6 +122,8 @@ impl Node {
             return;
         };
         self.awaiting_shutdown.clear();
+        // They were for the stream before.
+        self.give_up_typed(BROKEN);
         self.with_view(|shared| {
             shared.heard_at_ms = view.since_ms;
             shared.session = Some(view);
@@ -130,6 +137,7 @@ impl Node {
         }
         tracing::info!(node = %self.id, %outcome, "the node's session ended");
         self.awaiting_shutdown.clear();
+        self.give_up_typed(BROKEN);
         self.with_view(|view| view.session = None);
         let seen = self.change_record(|record| record.last_seen_ms = now_millis());
         if let Err(error) = seen.await {

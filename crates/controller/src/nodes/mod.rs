@@ -23,6 +23,7 @@ mod registry;
 mod requests;
 mod starts;
 mod task;
+mod typed;
 mod view;
 
 pub(crate) use self::{
@@ -31,5 +32,6 @@ pub(crate) use self::{
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
     starts::{file_name, is_path},
+    typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

@@ -15,7 +15,7 @@ use prexorcloud_protocol::{
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::{NodeSummary, pacing::Turn, task::Node, view::StreamNotes};
+use super::{NodeSummary, pacing::Turn, task::Node, typed::CommandResult, view::StreamNotes};
 use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
@@ -43,10 +43,11 @@ pub(super) enum NodeRequest {
         force: bool,
         reply: Reply<StopAnswer>,
     },
+    /// Type a line; the answer is the receiver of what the daemon says, or `None` where it says nothing
     Command {
         instance: InstanceId,
         line: String,
-        reply: Reply<()>,
+        reply: Reply<Option<oneshot::Receiver<CommandResult>>>,
     },
     /// A start of an instance is ready, as its plugin or somebody else says
     Ready {
@@ -97,9 +98,9 @@ impl NodeRequest {
             Self::Drain { reply, .. } => reply.is_closed(),
             Self::Cordon { reply, .. } | Self::Undrain { reply } => reply.is_closed(),
             Self::ShutDown { reply, .. } => reply.is_closed(),
+            Self::Command { reply, .. } => reply.is_closed(),
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
-            | Self::Command { reply, .. }
             | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
@@ -174,8 +175,12 @@ impl Node {
                 line,
                 reply,
             } => {
-                let result = self.machine.command(instance, &line, None);
-                answer(reply, result.map_err(OrderError::from));
+                let unreachable = self.with_view(|view| view.status() == NodeSummary::Unreachable);
+                let result = match unreachable {
+                    true => Err(OrderError::NotSchedulable("UNREACHABLE")),
+                    false => self.command(instance, &line),
+                };
+                answer(reply, result);
             }
             NodeRequest::Ready {
                 instance,

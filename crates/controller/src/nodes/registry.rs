@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
+    CommandResult, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
     order::{NodeRequest, Reply},
     task::Node,
 };
@@ -31,6 +31,9 @@ const MAILBOX: usize = 256;
 
 /// Longest wait for a node's task to take and carry out an order
 const ORDER_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Longest wait for a daemon to say what became of a command
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What every node's task needs to know
 pub(crate) struct NodeContext {
@@ -200,13 +203,24 @@ impl Nodes {
         node: NodeId,
         instance: InstanceId,
         line: String,
-    ) -> Result<(), OrderError> {
-        self.ask(node, |reply| NodeRequest::Command {
+    ) -> Result<CommandResult, OrderError> {
+        let asked = self.ask(node, |reply| NodeRequest::Command {
             instance,
             line,
             reply,
-        })
-        .await
+        });
+        let Some(told) = asked.await? else {
+            return Ok(CommandResult::Unconfirmed(
+                "the node's daemon does not say what becomes of a command",
+            ));
+        };
+        match tokio::time::timeout(COMMAND_TIMEOUT, told).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Ok(CommandResult::Unconfirmed("the controller is stopping")),
+            Err(_) => Ok(CommandResult::Unconfirmed(
+                "the node's daemon did not say so in time",
+            )),
+        }
     }
 
     /// A start of an instance says that it is ready

@@ -20,6 +20,7 @@ use super::{
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
     starts::is_live,
+    typed::Typed,
     view::StreamNotes,
 };
 use crate::{
@@ -47,6 +48,7 @@ pub(super) struct Node {
     /// Who waits for the machine's answer to which order
     pub(super) waiting: HashMap<OrderId, Waiting>,
     pub(super) orders: u64,
+    pub(super) typed: Typed,
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
     /// As of which change others see what instances wait for
     shown_waiting: Option<u64>,
@@ -64,6 +66,7 @@ impl Node {
             committing: None,
             waiting: HashMap::new(),
             orders: 0,
+            typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
             shown_waiting: None,
         }

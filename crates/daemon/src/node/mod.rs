@@ -29,7 +29,7 @@ use std::time::Duration;
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
-use prexorcloud_protocol::{DaemonSession, InstanceId, InvalidName, NodeId};
+use prexorcloud_protocol::{Capabilities, DaemonSession, InstanceId, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
 use prexorcloud_security::tls::TlsError;
 use prexorcloud_transport::client::DialError;
@@ -216,6 +216,7 @@ impl Daemon {
         session_config.labels = config.labels.clone().into_iter().collect();
         session_config.advertise_address = config.advertise_address.clone();
         session_config.refills_console = true;
+        session_config.capabilities = session_config.capabilities.union(Capabilities::EXEC_ACK);
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {

@@ -3,6 +3,7 @@
 
 mod access;
 mod capacity;
+mod commands;
 mod delivery;
 mod diagnostics;
 mod endings;

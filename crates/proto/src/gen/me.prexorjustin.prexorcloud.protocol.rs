@@ -1302,7 +1302,7 @@ pub struct DaemonMessage {
     /// The message itself. Unset, or a variant that the receiver does not know, is ignored.
     #[prost(
         oneof = "daemon_message::Payload",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 103"
     )]
     pub payload: ::core::option::Option<daemon_message::Payload>,
 }
@@ -1365,6 +1365,9 @@ pub mod daemon_message {
         /// The answer to ReadInstanceFile.
         #[prost(message, tag = "18")]
         InstanceFileContent(super::InstanceFileContent),
+        /// What became of a SendCommand that has a `command_id`. Sent to controllers that announced `exec-ack/1`.
+        #[prost(message, tag = "103")]
+        CommandWritten(super::CommandWritten),
     }
 }
 /// What a controller sends. One payload a message.
@@ -2054,8 +2057,8 @@ pub struct StopInstance {
     #[prost(uint64, tag = "100")]
     pub incarnation: u64,
 }
-/// Types a line into the console of an instance. Not answered; a daemon that cannot do it sends an ErrorReport, a
-/// Java daemon nothing.
+/// Types a line into the console of an instance. Answered by CommandWritten where it has a `command_id`; without one a
+/// daemon that cannot do it sends an ErrorReport, a Java daemon nothing.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SendCommand {
     /// The instance. Required.
@@ -2066,6 +2069,29 @@ pub struct SendCommand {
     pub command: ::prost::alloc::string::String,
     /// The incarnation that is meant; for another one the command is refused. 0 = whichever runs, as from a Java
     /// controller.
+    #[prost(uint64, tag = "100")]
+    pub incarnation: u64,
+    /// Names the command on this stream; a second one of the same number is not written again, and answered like the
+    /// first. 0 = no answer is asked for. Only daemons that announced `exec-ack/1` answer.
+    #[prost(uint64, tag = "101")]
+    pub command_id: u64,
+}
+/// A command was written to the console of its instance, or was not. That the server has read it is not said.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CommandWritten {
+    /// The instance. Required.
+    #[prost(string, tag = "1")]
+    pub instance_id: ::prost::alloc::string::String,
+    /// The number of the command. Required.
+    #[prost(uint64, tag = "2")]
+    pub command_id: u64,
+    /// Why it was not written, for programs; at most 128 characters. Empty = it was.
+    #[prost(string, tag = "3")]
+    pub error_code: ::prost::alloc::string::String,
+    /// Why it was not written, for people; at most 512 characters. Empty = it was.
+    #[prost(string, tag = "4")]
+    pub error_message: ::prost::alloc::string::String,
+    /// The incarnation that it was written to. 0 = none.
     #[prost(uint64, tag = "100")]
     pub incarnation: u64,
 }

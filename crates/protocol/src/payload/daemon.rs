@@ -231,6 +231,12 @@ fields! { StopInstanceAck as "stop_instance_ack" {
     error_message: Text::shortened(limits::ACK_MESSAGE);
 } }
 
+fields! { CommandWritten as "command_written" {
+    instance_id: Instance;
+    error_code: Text::shortened(limits::ACK_CODE);
+    error_message: Text::shortened(limits::ACK_MESSAGE);
+} }
+
 fields! { DaemonLogRecord as "daemon_log_record" {
     timestamp_ms: CLAMPED;
     level: Text::shortened(limits::LOG_LEVEL);

@@ -198,6 +198,8 @@ table! {
     EventUnsubscribe(EventUnsubscribe) event_unsubscribe = 16, Control, Untagged, Needs::Nothing, 2 * MIB;
     InstanceFileTree(InstanceFileTree) instance_file_tree = 17, Bulk, Untagged, Needs::Nothing, 32 * MIB;
     InstanceFileContent(InstanceFileContent) instance_file_content = 18, Bulk, Untagged, Needs::Nothing, 2 * MIB;
+    CommandWritten(CommandWritten) command_written = 103, Control, Tagged,
+        Needs::Whole(Capabilities::EXEC_ACK), 4 * KIB;
 }
 
 table! {
@@ -205,7 +207,8 @@ table! {
     HandshakeAck(HandshakeAck) handshake_ack = 1, Control, Untagged, Needs::Nothing, 64 * KIB;
     StartInstance(StartInstance) start_instance = 2, Control, Tagged, Needs::Nothing, 4 * MIB;
     StopInstance(StopInstance) stop_instance = 3, Control, Tagged, Needs::Nothing, KIB;
-    SendCommand(SendCommand) send_command = 4, Control, Tagged, Needs::Nothing, 4 * KIB;
+    SendCommand(SendCommand) send_command = 4, Control, Tagged,
+        Needs::Field("command_id", Capabilities::EXEC_ACK), 4 * KIB;
     Ping(Ping) ping = 5, Control, Untagged, Needs::Nothing, KIB, follows;
     TemplateData(TemplateData) template_data = 6, Bulk, Untagged,
         Needs::Field("artifact", Capabilities::ARTIFACTS), MAX_MESSAGE_BYTES;

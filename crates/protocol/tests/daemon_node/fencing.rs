@@ -31,6 +31,7 @@ fn command(line: &str) -> FromController {
         instance_id: id(0).into(),
         command: line.into(),
         incarnation: 1,
+        ..Default::default()
     })
 }
 

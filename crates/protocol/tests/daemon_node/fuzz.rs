@@ -124,6 +124,7 @@ impl Life {
                     instance_id: id(number).into(),
                     command: "say hi".into(),
                     incarnation,
+                    ..Default::default()
                 };
                 let epoch = self.rng.below(6);
                 self.host.receive(FromController::SendCommand(command), epoch);

@@ -21,7 +21,7 @@ use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::hosted::HostedInstance;
 use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, DaemonNodeConfig};
 use prexorcloud_protocol::session::error_code;
-use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, InstanceId, SendError};
+use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, Incarnation, InstanceId, SendError};
 use prexorcloud_transport::{SessionHandle, SessionHandler, Target, due};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
@@ -178,7 +178,13 @@ impl Orders {
     fn handle_session(&mut self, event: DaemonEvent) {
         match self.node.handle_event(Instant::now(), event) {
             Some(DaemonEvent::Connected(connected)) => self.handle_connected(&connected),
-            Some(DaemonEvent::Command { instance, line, .. }) => self.command(instance, &line),
+            Some(DaemonEvent::Command {
+                instance,
+                incarnation,
+                line,
+                id,
+                ..
+            }) => self.command(instance, incarnation, &line, id),
             Some(DaemonEvent::PluginReady {
                 instance,
                 incarnation,
@@ -247,9 +253,15 @@ impl Orders {
         }
     }
 
-    fn command(&self, instance: InstanceId, line: &str) {
+    fn command(&self, instance: InstanceId, incarnation: Incarnation, line: &str, id: Option<u64>) {
+        let written = |result| {
+            if let Some(id) = id {
+                self.session
+                    .with(|session, _| session.command_written(instance, incarnation, id, result));
+            }
+        };
         let Err(error) = self.supervisor.command(instance, line) else {
-            return;
+            return written(Ok(()));
         };
         tracing::warn!(%instance, %error, "a command did not reach the instance");
         let (code, retry_after_seconds) = match error {
@@ -258,6 +270,9 @@ impl Orders {
             CommandError::NotALine | CommandError::TooLong { .. } => ("INVALID_COMMAND", 0),
             CommandError::Io(_) => ("COMMAND_FAILED", 0),
         };
+        if id.is_some() {
+            return written(Err((code, error.to_string())));
+        }
         self.send(daemon_message::Payload::ErrorReport(ErrorReport {
             error_code: code.to_owned(),
             error_message: error.to_string(),

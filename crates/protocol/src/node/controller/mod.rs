@@ -168,6 +168,8 @@ pub struct ControllerNode {
     drain: DrainState,
     /// How many crash reports are still taken: each is stored and acknowledged.
     crash_reports: Bucket,
+    /// How many commands that are answered were sent.
+    commands: u64,
     work: VecDeque<ControllerWork>,
 }
 
@@ -188,6 +190,7 @@ impl ControllerNode {
             records: Records::default(),
             drain: DrainState::default(),
             crash_reports: Bucket::of_answers(),
+            commands: 0,
             work: VecDeque::new(),
         }
     }

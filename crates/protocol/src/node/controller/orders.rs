@@ -131,31 +131,41 @@ impl ControllerNode {
         Judgement::Duplicate
     }
 
-    /// Writes a line to an instance's console.
+    /// Writes a line to an instance's console
+    ///
+    /// The number is that of the daemon's [`CommandWritten`](crate::session::controller::ControllerEvent::CommandWritten), which
+    /// comes on the present stream or never; `None` = this daemon does not say what becomes of a command (the Java daemon).
     ///
     /// # Errors
-    /// [`CommandError`] says why nothing is sent. The protocol has no acknowledgement for a command that is.
+    /// [`CommandError`] says why nothing is sent.
     pub fn command(
         &mut self,
         instance: InstanceId,
         line: &str,
         trace: Option<TraceParent>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Option<u64>, CommandError> {
         validate::command(line)?;
         let stream = self.current_stream().ok_or(CommandError::NotConnected)?;
+        let answers = self.peer().is_some_and(|peer| peer.answers_commands);
         let lifecycle = self.roster.get(instance).ok_or(DeniedReason::UnknownInstance)?;
         match lifecycle.state() {
             State::Starting | State::Running | State::Draining | State::Stopping => {}
             state => return Err(DeniedReason::WrongState { state }.into()),
         }
+        let incarnation = lifecycle.incarnation().get();
+        let id = answers.then(|| {
+            self.commands += 1;
+            self.commands
+        });
         let command = SendCommand {
             instance_id: instance.into(),
             command: line.to_owned(),
-            incarnation: lifecycle.incarnation().get(),
+            incarnation,
+            command_id: id.unwrap_or_default(),
         };
         let payload = controller_message::Payload::SendCommand(command);
         self.send(stream, payload, trace);
-        Ok(())
+        Ok(id)
     }
 
     /// Orders the daemon to stop everything and exit.

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use prexorcloud_proto::{
-    CacheStatus, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe, EventUnsubscribe,
-    InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleStateUpdate, NodeStatus,
-    ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
+    CacheStatus, CommandWritten, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe,
+    EventUnsubscribe, InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleStateUpdate,
+    NodeStatus, ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
 };
 
 #[cfg(doc)]
@@ -110,6 +110,8 @@ pub enum ControllerEvent {
         /// How long ago the last sign of life was: an answered ping, or the beginning of the session.
         silent_for: Duration,
     },
+    /// What became of a command that has a number.
+    CommandWritten(CommandWritten),
     /// The node answers again.
     Recovered {
         /// How long it had been unreachable.

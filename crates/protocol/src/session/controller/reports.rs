@@ -49,6 +49,7 @@ impl ControllerSession {
             Payload::ModuleStateUpdate(update) => DaemonRequest::Module(update).into(),
             Payload::EventSubscribe(subscribe) => DaemonRequest::EventSubscribe(subscribe).into(),
             Payload::EventUnsubscribe(unsubscribe) => DaemonRequest::EventUnsubscribe(unsubscribe).into(),
+            Payload::CommandWritten(written) => ControllerEvent::CommandWritten(written),
             Payload::InstanceFileTree(tree) => DaemonRequest::FileTree(tree).into(),
             Payload::InstanceFileContent(content) => DaemonRequest::FileContent(content).into(),
         };

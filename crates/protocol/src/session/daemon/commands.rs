@@ -52,7 +52,9 @@ impl DaemonSession {
         match payload {
             Payload::Ping(ping) => self.handle_ping(&ping),
             Payload::StopInstance(stop) => self.handle_stop(stop, TraceParent::parse(traceparent)),
+            Payload::SendCommand(command) if self.answered_before(&command) => {}
             Payload::SendCommand(command) => {
+                let id = Some(command.command_id).filter(|id| *id != 0);
                 let trace = TraceParent::parse(traceparent);
                 let Ok(instance) = InstanceId::new(&command.instance_id) else {
                     return;
@@ -67,6 +69,7 @@ impl DaemonSession {
                             instance,
                             incarnation,
                             line,
+                            id,
                             trace,
                         });
                     }
@@ -76,6 +79,10 @@ impl DaemonSession {
                             DeniedReason::StaleIncarnation { .. } => error_code::STALE_INCARNATION,
                             _ => error_code::WRONG_STATE,
                         };
+                        if let Some(id) = id {
+                            let refused = (code, reason.to_string());
+                            return self.command_written(instance, Incarnation::UNKNOWN, id, Err(refused));
+                        }
                         self.note(
                             Anomaly::Denied {
                                 what: "SendCommand",

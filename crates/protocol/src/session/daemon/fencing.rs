@@ -13,7 +13,7 @@ use super::commands::plan_hash;
 use super::{DaemonEvent, DaemonSession, StartRejection};
 use crate::fence::{Admitted, EpochRefused};
 use crate::handshake::Held;
-use crate::id::{Epoch, InstanceId};
+use crate::id::{Epoch, Incarnation, InstanceId};
 use crate::session::{error_code, kind};
 
 /// What waits while an epoch is being written
@@ -117,6 +117,14 @@ impl DaemonSession {
             }
             Payload::StopInstance(stop) if InstanceId::new(&stop.instance_id).is_ok() => {
                 self.acknowledge_stop(&stop.instance_id, stop.incarnation, Err(message.to_owned()));
+            }
+            Payload::SendCommand(command) if command.command_id != 0 => {
+                if let Ok(instance) = InstanceId::new(&command.instance_id)
+                    && !self.answered_before(command)
+                {
+                    let refused = (error_code::EPOCH_NOT_WRITTEN, message.to_owned());
+                    self.command_written(instance, Incarnation::UNKNOWN, command.command_id, Err(refused));
+                }
             }
             _ => self.answer_error(error_code::EPOCH_NOT_WRITTEN, message.to_owned(), what),
         }

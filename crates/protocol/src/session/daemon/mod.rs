@@ -32,6 +32,7 @@ mod news;
 mod readiness;
 mod receipts;
 mod reports;
+mod written;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -60,6 +61,7 @@ use departures::Departures;
 use fencing::{Unwritten, code_of};
 use readiness::Awaited;
 use receipts::Receipts;
+use written::Written;
 
 pub use news::{DaemonEvent, DaemonOutcome, StartOrder, StartRejection, StatusReport};
 
@@ -141,6 +143,8 @@ pub struct DaemonSession {
     receipts: Receipts,
     /// What has left on this stream and the controller does not acknowledge.
     departures: Departures,
+    /// The commands of this stream that want an answer.
+    written: Written,
     /// Starts that the handshake listed and that have come to nothing before its acknowledgement.
     rejected: Vec<StartInstanceAck>,
 }
@@ -170,6 +174,7 @@ impl DaemonSession {
             awaited: HashMap::new(),
             receipts: Receipts::default(),
             departures: Departures::default(),
+            written: Written::default(),
             rejected: Vec::new(),
         }
     }
@@ -441,6 +446,7 @@ impl Session for DaemonSession {
         self.handle_disconnected(now);
         self.budget = PeerBudget::new();
         self.unknown.begin_stream();
+        self.written.forget();
         self.streams = self.streams.saturating_add(1);
         let Listed { live, ended } = self.hosted.list();
         let handshake = Handshake {

@@ -61,6 +61,8 @@ pub enum DaemonEvent {
         incarnation: Incarnation,
         /// The line, without a line break.
         line: String,
+        /// By which it is answered with [`command_written`](DaemonSession::command_written); `None` = not at all.
+        id: Option<u64>,
         /// The trace that the command belongs to.
         trace: Option<TraceParent>,
     },
