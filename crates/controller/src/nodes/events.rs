@@ -61,10 +61,10 @@ impl Node {
                 }
             }
             ControllerEvent::Log(record) => {
-                tracing::debug!(node = %self.id, level = record.level, logger = record.logger, message = record.message, "daemon log");
+                tracing::debug!(node = %self.id, level = record.level, logger = record.logger, said = record.message, "daemon log");
             }
             ControllerEvent::DaemonError(report) => {
-                tracing::warn!(node = %self.id, code = report.error_code, message = report.error_message, context = report.context, "the daemon reports an error");
+                tracing::warn!(node = %self.id, code = report.error_code, said = report.error_message, context = report.context, "the daemon reports an error");
                 if report.error_code == error_code::RECORDS_DAMAGED
                     && let Ok(instance) = report.context.parse()
                 {

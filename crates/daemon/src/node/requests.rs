@@ -50,8 +50,8 @@ pub(super) fn answer(
             tracing::warn!(
                 code = report.error_code,
                 context = report.context,
-                "the controller reports: {}",
-                report.error_message
+                said = report.error_message,
+                "the controller reports an error"
             );
             return None;
         }

@@ -4,6 +4,7 @@
 //! bounded: a reader who does not keep up (a pipe whose other end sleeps, a terminal that was stopped) is waited for a
 //! tenth of the time at most, and then lines are dropped.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,15 +106,44 @@ impl Sink {
 }
 
 /// Takes each event of `tracing` in one piece, and never fails
+///
+/// An event is one line: what it quotes may come from a peer, whose line ends must not begin lines of ours.
 impl Write for &Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.say(&String::from_utf8_lossy(bytes));
+        let text = String::from_utf8_lossy(bytes);
+        self.say(&on_one_line(&text));
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// The text with every line end and control character in it made visible, but for its last line end
+///
+/// ESC is left: it is what colours the lines of a terminal, and the formatter has escaped those of others.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    let (inner, end) = match text.strip_suffix('\n') {
+        Some(inner) => (inner, "\n"),
+        None => (text, ""),
+    };
+    let forges = |character: char| {
+        (character.is_control() && !matches!(character, '\t' | '\u{1b}'))
+            || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !inner.contains(forges) {
+        return Cow::Borrowed(text);
+    }
+    let mut visible = String::with_capacity(text.len() + 16);
+    for character in inner.chars() {
+        match forges(character) {
+            true => visible.extend(character.escape_default()),
+            false => visible.push(character),
+        }
+    }
+    visible.push_str(end);
+    Cow::Owned(visible)
 }
 
 impl State {

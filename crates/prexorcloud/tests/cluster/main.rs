@@ -10,6 +10,7 @@ mod endings;
 mod enrolment;
 mod examples;
 mod handwritten;
+mod liars;
 mod lineage;
 mod link;
 mod operator;

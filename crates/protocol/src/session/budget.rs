@@ -10,6 +10,12 @@ const MISTAKES_AT_ONCE: u32 = 32;
 /// How long it takes until one more is reported.
 const MISTAKES_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many reports that only end in a log are handed on at once.
+const REPORTS_AT_ONCE: u32 = 64;
+
+/// How long it takes until one more is.
+const REPORTS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A token bucket: so much at once, and one more with every interval
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
@@ -63,6 +69,7 @@ pub(crate) struct PeerBudget {
     mistakes: Bucket,
     answers: Bucket,
     pings: Bucket,
+    reports: Bucket,
     total: u64,
 }
 
@@ -73,6 +80,7 @@ impl PeerBudget {
             mistakes: Bucket::new(MISTAKES_AT_ONCE, MISTAKES_INTERVAL),
             answers: Bucket::of_answers(),
             pings: Bucket::new(PINGS_AT_ONCE, ANSWERS_INTERVAL),
+            reports: Bucket::new(REPORTS_AT_ONCE, REPORTS_INTERVAL),
             total: 0,
         }
     }
@@ -82,6 +90,7 @@ impl PeerBudget {
         self.mistakes.refill(now);
         self.answers.refill(now);
         self.pings.refill(now);
+        self.reports.refill(now);
     }
 
     /// Counts a mistake; says whether it should be reported to the application and to the peer.
@@ -98,6 +107,11 @@ impl PeerBudget {
     /// Whether the peer's ping is answered.
     pub(crate) const fn ping(&mut self) -> bool {
         self.pings.take()
+    }
+
+    /// Whether an error report, or another message that nothing follows from, is handed on.
+    pub(crate) const fn report(&mut self) -> bool {
+        self.reports.take()
     }
 
     /// All mistakes, reported or not.

@@ -7,6 +7,7 @@
 
 mod peer;
 mod registry;
+mod strangers;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -16,7 +17,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -31,6 +32,7 @@ use tracing::{debug, info, warn};
 
 pub use self::peer::Peer;
 use self::registry::{Admission, Registry};
+use self::strangers::Strangers;
 use crate::counters::{ConnectionCounters, ConnectionCounts};
 use crate::stream::innermost;
 
@@ -188,6 +190,7 @@ impl Server {
             routes: routes.prepare(),
             registry: Arc::new(Registry::default()),
             counters: ConnectionCounters::default(),
+            strangers: Strangers::default(),
             ids: AtomicU64::new(1),
             stopping,
             accepting,
@@ -211,6 +214,7 @@ struct Shared {
     routes: Routes,
     registry: Arc<Registry>,
     counters: ConnectionCounters,
+    strangers: Strangers,
     ids: AtomicU64,
     stopping: watch::Sender<bool>,
     /// Closed as soon as nobody accepts
@@ -325,6 +329,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Ok((socket, address)) => {
                 failing = false;
                 shared.counters.accepted(1);
+                tell(shared.strangers.due(Instant::now()));
                 admit(socket, address, &shared);
             }
             // The client went away before we got to it.
@@ -397,7 +402,11 @@ async fn handshake(socket: TcpStream, address: SocketAddr, shared: &Shared) -> O
         Ok(tls) => Some(tls),
         Err((error, mut socket)) => {
             shared.counters.tls_failures(1);
-            info!(%address, %error, "TLS handshake failed");
+            tell(
+                shared
+                    .strangers
+                    .failed(Instant::now(), address.ip(), &error.to_string()),
+            );
             // Closing a socket that holds unread bytes resets it, and the alert that says why would be lost.
             let _ = socket.shutdown().await;
             let _ = timeout(LINGER, async {
@@ -409,6 +418,20 @@ async fn handshake(socket: TcpStream, address: SocketAddr, shared: &Shared) -> O
             })
             .await;
             None
+        }
+    }
+}
+
+/// Says who did not get in; once for a source and a while, and for all of the while
+fn tell(told: Vec<strangers::Told>) {
+    for strangers::Told { source, count, last } in told {
+        match source {
+            Some(address) => info!(%address, count, error = last, "TLS handshakes failed"),
+            None => info!(
+                count,
+                error = last,
+                "TLS handshakes from many other addresses failed"
+            ),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{ControllerEvent, ControllerSession, DaemonRequest, Link};
 use crate::capability::Capabilities;
 use crate::handshake::controller::Refusal;
 use crate::heartbeat::PongError;
-use crate::session::{error_code, kind};
+use crate::session::{Anomaly, error_code, kind};
 use crate::validate;
 
 impl ControllerSession {
@@ -24,6 +24,14 @@ impl ControllerSession {
             // An error is never answered with an error: two confused peers would not stop.
             let code = (!matches!(payload, Payload::ErrorReport(_))).then_some(error_code::INVALID_MESSAGE);
             return self.note(invalid.into(), code, kind::of_daemon(&payload));
+        }
+        let logged = matches!(
+            payload,
+            Payload::ErrorReport(_) | Payload::ShutdownNodeAck(_) | Payload::DaemonLogRecord(_)
+        );
+        if logged && !self.budget.report() {
+            let what = kind::of_daemon(&payload);
+            return self.note(Anomaly::Flood { what }, None, what);
         }
         let event = match payload {
             Payload::Handshake(_) => return,

@@ -110,6 +110,10 @@ impl DaemonSession {
                     });
                 }
             }
+            Payload::ErrorReport(_) if !self.budget.report() => {
+                const WHAT: &str = "ErrorReport";
+                self.note(Anomaly::Flood { what: WHAT }, None, WHAT);
+            }
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
     }
