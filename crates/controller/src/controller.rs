@@ -19,6 +19,7 @@ use prexorcloud_security::{
     authority::{Authority, AuthorityPolicy, LoadError},
     files::{DataDirLock, LockError},
     revocation::SharedRevocations,
+    seal::{SealingKey, SealingKeyError},
     token::CaPin,
 };
 use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions, Target, Vital};
@@ -46,6 +47,7 @@ use crate::{
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
     readiness::Readiness,
     records::ControllerRecord,
+    secrets,
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError},
     workloads::Workloads,
@@ -73,6 +75,9 @@ pub enum StartError {
     /// The parts of the data folder do not belong together
     #[error(transparent)]
     Lineage(#[from] LineageError),
+    /// The key of what is secret in the records cannot be used
+    #[error(transparent)]
+    SealingKey(#[from] SealingKeyError),
     /// The certificate authority cannot be loaded
     #[error(transparent)]
     Authority(#[from] LoadError),
@@ -171,6 +176,7 @@ struct Foundation {
     store: Arc<dyn Store>,
     lineage: Arc<Lineage>,
     authority: Arc<Authority>,
+    sealing: SealingKey,
     epoch: Epoch,
     access: AccessTokens,
     first_run: Option<FirstRun>,
@@ -194,13 +200,14 @@ impl Foundation {
             let policy = AuthorityPolicy::default();
             let lineage = Lineage::examine(&data_dir, &known)?;
             let folder = lineage.authority_folder();
+            let sealing = secrets::key_of(folder)?;
             let authority = match lineage.is_first_start() {
                 true => Authority::load_or_create(folder, &policy, SystemTime::now())?.0,
                 false => Authority::load(folder, &policy)?,
             };
-            Ok::<_, StartError>((lineage, authority))
+            Ok::<_, StartError>((lineage, authority, sealing))
         });
-        let (lineage, authority) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let (lineage, authority, sealing) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let (lineage, authority) = (Arc::new(lineage), Arc::new(authority));
         let epoch = lineage.next_epoch(&*store).await?;
         let access = AccessTokens::new(Arc::clone(&store));
@@ -219,6 +226,7 @@ impl Foundation {
             store,
             lineage,
             authority,
+            sealing,
             epoch,
             access,
             first_run,
@@ -239,6 +247,7 @@ impl Foundation {
             store,
             lineage,
             authority,
+            sealing,
             epoch,
             access,
             first_run,
@@ -247,6 +256,7 @@ impl Foundation {
         } = self;
         let (host_access, host) = HostAccessFile::write(&config.data_dir, http.local_addr())?;
         let access = access.with_host(host);
+        secrets::seal_what_is_open(&*store, &sealing).await?;
         let stopping = CancellationToken::new();
         let (vital, deaths) = Vital::new();
         let (failed, failure) = watch::channel(None);
@@ -270,6 +280,7 @@ impl Foundation {
             crashes_since_pruning: Default::default(),
             notes: Arc::new(Semaphore::new(nodes::NOTES)),
             workloads: Arc::clone(&workloads),
+            sealing,
         };
         let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());

@@ -26,7 +26,7 @@
 //! | Module | Does |
 //! |---|---|
 //! | [`config`] | reads what an operator sets |
-//! | [`store`], [`records`] | remembers, durably |
+//! | [`store`], [`records`], `secrets` | remembers, durably, and what is secret sealed |
 //! | [`access`], [`host_access`], [`audit`] | knows who may do what, and who did |
 //! | [`join_tokens`], [`enrolment`], [`rate_limit`] | turns one-time tokens into nodes' certificates |
 //! | [`lineage`] | judges whether a data folder is one cluster's newest state; backup and recovery |
@@ -61,6 +61,7 @@ mod nodes;
 pub mod rate_limit;
 mod readiness;
 pub mod records;
+mod secrets;
 mod services;
 pub mod store;
 mod wall_clock;

@@ -321,6 +321,9 @@ pub struct InstanceRecord {
     /// It counts as ended because nothing was heard of it; when it is listed alive again, it is taken back
     #[prost(bool, tag = "12")]
     pub lost: bool,
+    /// The secrets of `start`, sealed: its environment and the credential of its plugin; empty once it has ended
+    #[prost(bytes = "vec", tag = "13")]
+    pub sealed_secrets: Vec<u8>,
 }
 
 impl Record for InstanceRecord {

@@ -64,6 +64,7 @@ pub mod name;
 mod pem;
 mod random;
 pub mod revocation;
+pub mod seal;
 pub mod tls;
 pub mod token;
 pub mod trust;

@@ -10,11 +10,13 @@ use prexorcloud_protocol::{
     roster::RosterEntry,
     session::controller::CrashStanding,
 };
+use prexorcloud_security::seal::SealingKey;
 
 use super::{NodeContext, crashes, starts::is_live};
 use crate::{
     crash,
     records::{IncarnationRecord, InstanceRecord, Wanted},
+    secrets,
     store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
     wall_clock::now_millis,
 };
@@ -46,7 +48,7 @@ pub(super) async fn write(
     let changes: Vec<_> = changes.iter().zip(&crash_ids).collect();
     let mut is_open = false;
     loop {
-        match attempt(store, node, &changes).await {
+        match attempt(store, &context.sealing, node, &changes).await {
             Ok(true) => break,
             Ok(false) => {
                 attempts -= 1;
@@ -102,8 +104,13 @@ impl From<StoreError> for Failed {
 }
 
 /// Whether the changes are recorded now; if not, others were faster
-async fn attempt(store: &dyn Store, node: NodeId, changes: &[(&Change, &String)]) -> Result<bool, Failed> {
-    let txn = transaction(store, node, changes).await?;
+async fn attempt(
+    store: &dyn Store,
+    sealing: &SealingKey,
+    node: NodeId,
+    changes: &[(&Change, &String)],
+) -> Result<bool, Failed> {
+    let txn = transaction(store, sealing, node, changes).await?;
     if txn.is_read_only() {
         return Ok(true);
     }
@@ -115,11 +122,16 @@ async fn attempt(store: &dyn Store, node: NodeId, changes: &[(&Change, &String)]
 }
 
 /// The transaction that carries the changes out, by what the store says now
-async fn transaction(store: &dyn Store, node: NodeId, changes: &[(&Change, &String)]) -> Result<Txn, Failed> {
+async fn transaction(
+    store: &dyn Store,
+    sealing: &SealingKey,
+    node: NodeId,
+    changes: &[(&Change, &String)],
+) -> Result<Txn, Failed> {
     let mut txn = Txn::new();
     for &(change, crash_id) in changes {
         txn = match change {
-            Change::Start(start) => add_start(store, node, start, txn).await?,
+            Change::Start(start) => add_start(store, sealing, node, start, txn).await?,
             Change::Instance(snapshot) => {
                 let reason = changes.iter().find_map(|(change, _)| reason_of(change, snapshot));
                 add_instance(store, node, snapshot, reason, txn).await?
@@ -141,7 +153,13 @@ async fn transaction(store: &dyn Store, node: NodeId, changes: &[(&Change, &Stri
 }
 
 /// A start of an id that is alive nowhere, under an incarnation that was never given out
-async fn add_start(store: &dyn Store, node: NodeId, start: &StartInstance, txn: Txn) -> Result<Txn, Failed> {
+async fn add_start(
+    store: &dyn Store,
+    sealing: &SealingKey,
+    node: NodeId,
+    start: &StartInstance,
+    txn: Txn,
+) -> Result<Txn, Failed> {
     let conflict = Failed::Conflict;
     let id = start.instance_id.as_str();
     let known = store::load::<InstanceRecord>(store, id).await?;
@@ -161,17 +179,23 @@ async fn add_start(store: &dyn Store, node: NodeId, start: &StartInstance, txn: 
         return Err(conflict(format!("{id} is being started by somebody else")));
     }
     let now = now_millis();
+    let (start, sealed_secrets) = secrets::sealed(sealing, start).map_err(|error| {
+        let detail = error.to_string();
+        Failed::Refused(StoreError::Io { detail })
+    })?;
+    let incarnation = start.incarnation;
     let record = InstanceRecord {
         instance_id: id.to_owned(),
         node_id: node.to_string(),
-        start: Some(start.clone()),
+        start: Some(start),
+        sealed_secrets,
         wanted: Wanted::Run.into(),
         state: State::Scheduled.to_wire(),
         created_at_ms: known.as_ref().map_or(now, |known| known.record.created_at_ms),
         updated_at_ms: now,
         ..InstanceRecord::default()
     };
-    let txn = count(txn, instance, start.incarnation, counter);
+    let txn = count(txn, instance, incarnation, counter);
     Ok(put(txn, known.as_ref(), &record))
 }
 
@@ -308,6 +332,10 @@ fn updated(
     }
     if start.incarnation < incarnation {
         start.incarnation = incarnation;
+        // They are of the start before.
+        start.env.clear();
+        start.plugin_token.clear();
+        record.sealed_secrets.clear();
         record.node_id = node.to_string();
         record.running_since_ms = 0;
         record.last_error.clear();
@@ -337,6 +365,10 @@ fn updated(
             Some(asked) => format!("{note} ({asked})"),
             None => note,
         };
+    }
+    // What is only given up for lost may be taken back.
+    if snapshot.state.is_terminal() && !snapshot.lost {
+        secrets::remove(&mut record);
     }
     if snapshot.state == State::Running && record.running_since_ms == 0 {
         record.running_since_ms = now;

@@ -31,7 +31,7 @@ pub(crate) use self::{
     crashes::prune as prune_crashes,
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
-    starts::{file_name, is_path},
+    starts::{file_name, is_live, is_path},
     typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

@@ -8,6 +8,7 @@ use std::{
 
 use prexorcloud_proto::ShutdownNodeAck;
 use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, NodeId};
+use prexorcloud_security::seal::SealingKey;
 use prexorcloud_transport::Vital;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,6 +55,8 @@ pub(crate) struct NodeContext {
     pub(crate) notes: Arc<Semaphore>,
     /// The plugins inside the servers
     pub(crate) workloads: Arc<Workloads>,
+    /// What is secret in an order is recorded under this
+    pub(crate) sealing: SealingKey,
 }
 
 /// Notes about instances that may be on their way to the storage; what is beyond is left out
@@ -75,6 +78,7 @@ impl NodeContext {
             crashes_since_pruning: AtomicUsize::default(),
             notes: Arc::new(Semaphore::new(NOTES)),
             workloads: Arc::default(),
+            sealing: SealingKey::generate().unwrap_or_else(|error| unreachable!("{error}")),
         }
     }
 }

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use prexorcloud_proto::{ShutdownNodeAck, StartInstance};
 use prexorcloud_protocol::{
     Close, Code, Incarnation, InstanceId, NodeId,
+    instance::State,
     node::{
         ControllerNode,
         controller::{CommitFailure, CommitId, OrderId},
@@ -25,6 +26,7 @@ use super::{
 };
 use crate::{
     records::{InstanceRecord, NodeRecord},
+    secrets,
     store::Stored,
     wall_clock::now_millis,
     workloads::Workload,
@@ -74,6 +76,7 @@ impl Node {
 
     /// Puts back what was recorded before this controller started
     pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, mut instances: Vec<InstanceRecord>) {
+        instances.retain_mut(|record| self.open_secrets(record));
         // What lives comes first, and what has ended in that order.
         instances.sort_by_key(|record| (!is_live(record), record.updated_at_ms));
         for record in instances.iter().filter(|record| is_live(record)) {
@@ -93,6 +96,18 @@ impl Node {
             self.machine.set_drain(now, drain_of(now, now_millis(), drain));
         }
         self.publish_record();
+    }
+
+    /// Reads the secrets of a recorded start; says whether the record is of use without
+    fn open_secrets(&self, record: &mut InstanceRecord) -> bool {
+        if secrets::open(&self.context.sealing, record) {
+            return true;
+        }
+        let instance = &record.instance_id;
+        // What a daemon has taken has its environment there. What none has taken must not begin without.
+        let is_taken = record.state != State::Scheduled.to_wire();
+        tracing::error!(node = %self.id, instance, is_taken, "the environment of an instance cannot be read: ca/records.key is not the one that it was recorded with; restore it, or start the instance anew");
+        is_taken
     }
 
     pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<NodeRequest>) {

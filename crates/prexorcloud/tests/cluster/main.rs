@@ -18,6 +18,7 @@ mod readiness;
 mod refusals;
 #[allow(dead_code, reason = "what only the worst week needs")]
 mod rig;
+mod secrets;
 mod signals;
 mod survival;
 mod wrong_files;
