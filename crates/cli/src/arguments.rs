@@ -200,6 +200,13 @@ pub enum NodeCommand {
         #[arg(long, default_value = "asked for by prexorctl")]
         reason: String,
     },
+    /// Deletes a node that is away, with the records of its instances and their crashes; revoke its certificates first if
+    /// it is not to come back
+    Forget {
+        /// The node
+        #[arg(value_parser = id)]
+        id: String,
+    },
     /// Revokes the certificates of a node and closes its connections; a fresh join token enrols it again
     RevokeCert {
         /// The node

@@ -39,6 +39,8 @@ pub(crate) struct Outline {
     pub(crate) port: i32,
     pub(crate) incarnation: u64,
     pub(crate) memory_mb: i32,
+    /// Only its daemon knew of it
+    pub(crate) is_adopted: bool,
     pub(crate) created_at_ms: i64,
     pub(crate) running_since_ms: i64,
     pub(crate) updated_at_ms: i64,
@@ -58,6 +60,7 @@ impl Outline {
             port: start.port,
             incarnation: start.incarnation,
             memory_mb: start.memory_mb,
+            is_adopted: start.jar_file.is_empty(),
             created_at_ms: record.created_at_ms,
             running_since_ms: record.running_since_ms,
             updated_at_ms: record.updated_at_ms,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::arguments::NodeCommand;
 use crate::client::{Answer, Client};
 use crate::failure::Failure;
@@ -29,6 +31,13 @@ pub(super) async fn run(command: NodeCommand, client: &Client, output: &Output) 
         NodeCommand::Uncordon { id } => act(&id, "uncordon", &[], client, output).await,
         NodeCommand::Shutdown { id, reason } => {
             act(&id, "shutdown", &[("reason", reason)], client, output).await
+        }
+        NodeCommand::Forget { id } => {
+            client.delete(&["nodes", &id]).await?;
+            if output.is_json() {
+                return output.json(&json!({ "id": id, "status": "FORGOTTEN" }));
+            }
+            output.text(&format!("{id} is forgotten"))
         }
         NodeCommand::RevokeCert { id } => act(&id, "revoke-cert", &[], client, output).await,
     }

@@ -57,7 +57,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/admin/tokens", get(tokens::list).post(tokens::create))
         .route("/admin/tokens/{id}", delete(tokens::revoke))
         .route("/nodes", get(nodes::list))
-        .route("/nodes/{id}", get(nodes::show))
+        .route("/nodes/{id}", get(nodes::show).delete(nodes::forget))
         .route("/nodes/{id}/drain", post(nodes::drain))
         .route("/nodes/{id}/undrain", post(nodes::undrain))
         .route("/nodes/{id}/cordon", post(nodes::cordon))

@@ -242,6 +242,17 @@ pub(super) async fn revoke_certificates(
     })))
 }
 
+/// The node is known no more, nor what ran there; with a certificate that counts it may come again
+pub(super) async fn forget(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<StatusCode, ApiError> {
+    let node = authorize(&api, &caller, &id, "node.forget").await?;
+    api.nodes.retire(node).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// Checks the permission and the node, and leaves a trace of who wanted what
 async fn authorize(api: &Api, caller: &Authenticated, id: &Id, action: &str) -> Result<NodeId, ApiError> {
     let actor = caller.require(Permission::NodesManage)?;

@@ -267,6 +267,16 @@ impl Nodes {
             .await
     }
 
+    /// Gives up whatever lives on a node that is away; the answer is how many that is
+    pub(crate) async fn give_up_all(&self, node: NodeId) -> Result<usize, OrderError> {
+        self.ask(node, |reply| NodeRequest::GiveUpAll { reply }).await
+    }
+
+    /// Deletes a node that is away, and all that is recorded of it
+    pub(crate) async fn retire(&self, node: NodeId) -> Result<(), OrderError> {
+        self.ask(node, |reply| NodeRequest::Retire { reply }).await
+    }
+
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {
         self.ask(node, |reply| NodeRequest::Close { close, reply }).await
     }
