@@ -39,7 +39,7 @@ use crate::{
     enrolment::Enrolment,
     fleet::Fleet,
     host_access::HostAccessFile,
-    http::{self, Api, HttpServer, HttpServerError},
+    http::{self, Api, HttpServer, HttpServerError, SharedAnswer},
     inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     lineage::{Known, Lineage, LineageError, STORE_FILE},
@@ -282,6 +282,7 @@ impl Foundation {
             workloads: Arc::clone(&workloads),
             sealing,
         };
+        nodes::summarise_crashes(&*store).await?;
         let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());
         let tokens = JoinTokens::new(Arc::clone(&store), pin, config.tokens.clone());
@@ -328,6 +329,7 @@ impl Foundation {
             stopping: stopping.clone(),
             readiness: Readiness::new(Arc::clone(&store)),
             surroundings,
+            all_instances: SharedAnswer::default(),
         };
         let http_address = http.local_addr();
         let http = http.serve(http::router(Arc::new(api), &config.http), stopping.clone());

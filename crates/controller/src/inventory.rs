@@ -39,6 +39,8 @@ pub(crate) struct Outline {
     pub(crate) port: i32,
     pub(crate) incarnation: u64,
     pub(crate) memory_mb: i32,
+    /// Only its daemon knew of it
+    pub(crate) is_adopted: bool,
     pub(crate) created_at_ms: i64,
     pub(crate) running_since_ms: i64,
     pub(crate) updated_at_ms: i64,
@@ -58,6 +60,7 @@ impl Outline {
             port: start.port,
             incarnation: start.incarnation,
             memory_mb: start.memory_mb,
+            is_adopted: start.jar_file.is_empty(),
             created_at_ms: record.created_at_ms,
             running_since_ms: record.running_since_ms,
             updated_at_ms: record.updated_at_ms,
@@ -87,6 +90,8 @@ struct Tables {
     lowest: HashMap<String, u32>,
     /// What happens after what is in the tables; `None` = they have to be read anew
     changes: Option<Watch>,
+    /// How often they have changed
+    version: u64,
 }
 
 impl Inventory {
@@ -122,7 +127,9 @@ impl Inventory {
                 tables.put(&key, record);
             }
         }
-        *self.tables() = tables;
+        let mut current = self.tables();
+        tables.version = current.version + 1;
+        *current = tables;
         Ok(())
     }
 
@@ -137,6 +144,11 @@ impl Inventory {
                 () = tokio::time::sleep(FOLLOWED_EVERY) => {}
             }
         }
+    }
+
+    /// A number that rises whenever something is recorded
+    pub(crate) async fn version(&self) -> Result<u64, StoreError> {
+        self.with(|tables| tables.version).await
     }
 
     /// One instance
@@ -243,6 +255,7 @@ impl Tables {
     }
 
     fn apply(&mut self, change: Change) -> Result<(), StoreError> {
+        self.version += 1;
         let Some(value) = change.value else {
             self.remove(&change.key);
             return Ok(());

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     access::Permission,
     audit,
-    nodes::{NodeView, OrderError, contract_name},
+    nodes::{NodeView, contract_name},
     store::Txn,
 };
 
@@ -251,7 +251,7 @@ pub(super) async fn remove(
         ));
     }
     let (there, _) = api.fleet.list(Some(node), None, usize::MAX, |_| true).await?;
-    let live = there.iter().filter(|seen| seen.record.is_live()).count();
+    let live = there.iter().filter(|outline| outline.is_live()).count();
     if live > 0 && !force {
         return Err(ApiError::conflict(format!(
             "{live} instances count as alive there, and may run: remove it with force to give them up"
@@ -267,19 +267,7 @@ pub(super) async fn remove(
     let _ = api.store.txn(Txn::new().put_record(&entry)).await?;
     // First of all nobody may come back under its name.
     let revoked = api.certificates.revoke_node(&actor, node).await?;
-    let mut leftovers = Vec::new();
-    for record in there.iter().map(|seen| &seen.record) {
-        if record.is_live() {
-            api.nodes.declare_lost(node, record.instance).await?;
-        }
-        match api.nodes.forget(node, record.instance).await {
-            Ok(()) => {}
-            // Only recorded: there are more than a node remembers.
-            Err(OrderError::UnknownInstance) => leftovers.push(record.instance),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    api.nodes.remove(node, leftovers).await?;
+    api.nodes.remove(node).await?;
     Ok(Json(json!({
         "nodeId": node.to_string(), "status": "REMOVED", "instances": there.len(),
         "revokedSerials": revoked.serials, "closedConnections": revoked.closed_connections,

@@ -77,17 +77,20 @@ pub(super) enum NodeRequest {
     Undrain {
         reply: Reply<NodeSummary>,
     },
+    /// Give up whatever lives there, since its certificates do not count any more; the answer is how many that is
+    GiveUpAll {
+        reply: Reply<usize>,
+    },
+    /// Forget the node and all that is recorded of it
+    Retire {
+        reply: Reply<()>,
+    },
     /// Tell the daemon to shut down; the answer is the receiver of its acknowledgement
     ShutDown {
         reason: String,
         reply: Reply<oneshot::Receiver<ShutdownNodeAck>>,
     },
     /// Delete the record of a node that is away and has no instances any more
-    Remove {
-        /// Ended instances that are recorded there and not remembered
-        leftovers: Vec<InstanceId>,
-        reply: Reply<()>,
-    },
     /// End the present session
     Close {
         close: Close,
@@ -101,7 +104,7 @@ impl NodeRequest {
         match self {
             Self::Join { .. } => false,
             Self::Stop { reply, .. } => reply.is_closed(),
-            Self::Drain { reply, .. } => reply.is_closed(),
+            Self::Drain { reply, .. } | Self::GiveUpAll { reply } => reply.is_closed(),
             Self::Cordon { reply, .. } | Self::Undrain { reply } => reply.is_closed(),
             Self::ShutDown { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
@@ -110,7 +113,7 @@ impl NodeRequest {
             | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
-            | Self::Remove { reply, .. }
+            | Self::Retire { reply }
             | Self::Close { reply, .. } => reply.is_closed(),
         }
     }
@@ -208,9 +211,10 @@ impl Node {
                 timeout,
                 reply,
             } => answer(reply, self.drain(shutdown, timeout).await),
+            NodeRequest::GiveUpAll { reply } => answer(reply, self.give_up_all(now)),
+            NodeRequest::Retire { reply } => answer(reply, self.retire().await),
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
-            NodeRequest::Remove { leftovers, reply } => answer(reply, self.remove(&leftovers).await),
             NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
@@ -250,10 +254,15 @@ impl Node {
     }
 
     fn wait(&mut self, waiting: Waiting) -> OrderId {
-        self.orders += 1;
-        let id = OrderId(self.orders);
+        let id = self.next_order();
         self.waiting.insert(id, waiting);
         id
+    }
+
+    /// The number of an order; nobody waits for its answer yet
+    pub(super) fn next_order(&mut self) -> OrderId {
+        self.orders += 1;
+        OrderId(self.orders)
     }
 
     /// Passes the machine's answer on

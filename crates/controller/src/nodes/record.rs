@@ -1,10 +1,8 @@
 //! The node's own record
 
-use prexorcloud_protocol::InstanceId;
-
-use super::{NodeView, OrderError, commits::ATTEMPTS, registry::look, task::Node};
+use super::{OrderError, commits::ATTEMPTS, task::Node};
 use crate::{
-    records::{InstanceRecord, NodeRecord},
+    records::NodeRecord,
     store::{self, Record as _, StoreError, Stored, Txn},
     wall_clock::now_millis,
 };
@@ -57,29 +55,5 @@ impl Node {
                 NodeRecord::key_of(self.id.as_str())
             ),
         })
-    }
-
-    /// Deletes the record; what the node claimed must be forgotten already
-    pub(super) async fn remove(&mut self, leftovers: &[InstanceId]) -> Result<(), OrderError> {
-        if self.is_connected() {
-            return Err(OrderError::Conflict("the node is connected".to_owned()));
-        }
-        if let Some(left) = self.machine.roster().entries().next() {
-            return Err(OrderError::Conflict(format!(
-                "{} is still known there",
-                left.instance()
-            )));
-        }
-        // A deletion without a condition cannot conflict. The node goes last, so that a removal that fails can be repeated.
-        for some in leftovers.chunks(Txn::MAX_OPERATIONS) {
-            let keys = some.iter().map(|id| InstanceRecord::key_of(id.as_str()));
-            let _ = self.context.store.txn(keys.fold(Txn::new(), Txn::delete)).await?;
-        }
-        let txn = Txn::new().delete(NodeRecord::key_of(self.id.as_str()));
-        let _ = self.context.store.txn(txn).await?;
-        self.record = None;
-        *look(&self.view) = NodeView::default();
-        tracing::info!(node = %self.id, "the node is removed");
-        Ok(())
     }
 }

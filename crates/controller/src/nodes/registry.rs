@@ -285,10 +285,14 @@ impl Nodes {
             .await
     }
 
-    /// Removes a node that is away and has no instances any more, and ends its task
-    pub(crate) async fn remove(&self, node: NodeId, leftovers: Vec<InstanceId>) -> Result<(), OrderError> {
-        self.ask(node, |reply| NodeRequest::Remove { leftovers, reply })
-            .await?;
+    /// Gives up whatever lives on a node that is away; the answer is how many that is
+    pub(crate) async fn give_up_all(&self, node: NodeId) -> Result<usize, OrderError> {
+        self.ask(node, |reply| NodeRequest::GiveUpAll { reply }).await
+    }
+
+    /// Removes a node that is away with all that is recorded of it, and ends its task
+    pub(crate) async fn remove(&self, node: NodeId) -> Result<(), OrderError> {
+        self.ask(node, |reply| NodeRequest::Retire { reply }).await?;
         self.entries().remove(&node);
         Ok(())
     }

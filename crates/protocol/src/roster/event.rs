@@ -37,12 +37,28 @@ pub enum InstanceEvent {
         /// How long the process had been running at the last report.
         uptime: Duration,
     },
+    /// What a daemon counts of an instance whose state is the same as before.
+    Counted {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// Players online.
+        player_count: i32,
+        /// How long the process had been running.
+        uptime: Duration,
+    },
     /// It had ended, and is known no more: it made room for what ended later.
     Forgotten {
         /// The instance.
         instance: InstanceId,
         /// Which start of the id it was.
         incarnation: Incarnation,
+    },
+    /// A daemon has brought more instances that nobody knew than a node may: so many were left alone.
+    NotAdopted {
+        /// How many.
+        count: usize,
     },
     /// The daemon has taken a start on.
     StartAccepted {
@@ -167,6 +183,7 @@ impl InstanceEvent {
     pub const fn instance(&self) -> Option<InstanceId> {
         match self {
             Self::Changed { instance, .. }
+            | Self::Counted { instance, .. }
             | Self::Forgotten { instance, .. }
             | Self::StartAccepted { instance, .. }
             | Self::StartRetrying { instance, .. }
@@ -179,7 +196,7 @@ impl InstanceEvent {
             | Self::StopOverdue { instance, .. }
             | Self::StillRuns { instance, .. }
             | Self::LifetimeOver { instance, .. } => Some(*instance),
-            Self::Lagged { .. } => None,
+            Self::NotAdopted { .. } | Self::Lagged { .. } => None,
         }
     }
 }
