@@ -161,7 +161,7 @@ async fn add_start(store: &dyn Store, node: NodeId, start: &StartInstance, txn: 
         return Err(conflict(format!("{id} is being started by somebody else")));
     }
     let now = now_millis();
-    let record = InstanceRecord {
+    let mut record = InstanceRecord {
         instance_id: id.to_owned(),
         node_id: node.to_string(),
         start: Some(start.clone()),
@@ -171,6 +171,7 @@ async fn add_start(store: &dyn Store, node: NodeId, start: &StartInstance, txn: 
         updated_at_ms: now,
         ..InstanceRecord::default()
     };
+    record.seal();
     let txn = count(txn, instance, start.incarnation, counter);
     Ok(put(txn, known.as_ref(), &record))
 }
@@ -311,6 +312,7 @@ fn updated(
         record.node_id = node.to_string();
         record.running_since_ms = 0;
         record.last_error.clear();
+        record.plugin_credentials.clear();
     } else if record.node_id != node.as_str() {
         return None;
     }

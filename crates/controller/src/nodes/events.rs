@@ -7,6 +7,7 @@ use prexorcloud_protocol::{
     compat::ContractMatch,
     fence::StaleEpoch,
     handshake::controller::Hello,
+    instance::State,
     node::controller::{Commit, Contest, ControllerWork, StreamId},
     roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
@@ -315,6 +316,10 @@ impl Node {
                 };
                 if to.is_terminal() {
                     self.context.workloads.forget(instance, incarnation);
+                } else if matches!(to, State::Starting | State::Running) {
+                    self.context
+                        .workloads
+                        .begin(instance, incarnation, Instant::now());
                 }
                 self.with_view(|view| match to.is_terminal() {
                     true => view.vitals.remove(&instance),
