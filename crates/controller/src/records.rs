@@ -288,6 +288,17 @@ pub enum Wanted {
     ForceStop = 2,
 }
 
+/// The credential of the plugin inside a server; the token itself is stored nowhere
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct PluginCredential {
+    /// SHA-256 of the token
+    #[prost(bytes = "vec", tag = "1")]
+    pub hash: Vec<u8>,
+    /// When it expires; 0 = its time begins with the server
+    #[prost(int64, tag = "2")]
+    pub expires_at_ms: i64,
+}
+
 /// An instance: what was asked for and what was last seen
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct InstanceRecord {
@@ -324,6 +335,9 @@ pub struct InstanceRecord {
     /// The secrets of `start`, sealed: its environment and the credential of its plugin; empty once it has ended
     #[prost(bytes = "vec", tag = "13")]
     pub sealed_secrets: Vec<u8>,
+    /// Who may call as the plugin inside of it, as long as it lives
+    #[prost(message, repeated, tag = "14")]
+    pub plugin_credentials: Vec<PluginCredential>,
 }
 
 impl Record for InstanceRecord {

@@ -28,19 +28,23 @@ pub(crate) fn key_of(authority: &Path) -> Result<SealingKey, SealingKeyError> {
     SealingKey::load_or_create(&authority.join(KEY_FILE))
 }
 
-/// The order without its secrets, and these sealed
-pub(crate) fn sealed(
-    key: &SealingKey,
-    start: &StartInstance,
-) -> Result<(StartInstance, Vec<u8>), NoRandomness> {
-    let mut open = start.clone();
+/// Takes the secrets out of the order, and keeps them sealed
+///
+/// # Errors
+/// [`NoRandomness`]; they are still in the order then.
+pub(crate) fn seal(key: &SealingKey, record: &mut InstanceRecord) -> Result<(), NoRandomness> {
+    let Some(start) = &mut record.start else {
+        return Ok(());
+    };
     let secrets = StartInstance {
-        env: std::mem::take(&mut open.env),
-        plugin_token: std::mem::take(&mut open.plugin_token),
+        env: start.env.clone(),
+        plugin_token: start.plugin_token.clone(),
         ..StartInstance::default()
     };
-    let sealed = key.seal(&context(start), &secrets.encode_to_vec())?;
-    Ok((open, sealed))
+    record.sealed_secrets = key.seal(&context(start), &secrets.encode_to_vec())?;
+    start.env.clear();
+    start.plugin_token.clear();
+    Ok(())
 }
 
 /// Puts the secrets back; says whether they could be read
@@ -80,14 +84,13 @@ pub(crate) fn remove(record: &mut InstanceRecord) {
 pub(crate) async fn seal_what_is_open(store: &dyn Store, key: &SealingKey) -> Result<(), StoreError> {
     for Stored { mut record, revision } in store::load_all::<InstanceRecord>(store).await?.0 {
         let is_open = |start: &StartInstance| !start.env.is_empty() || !start.plugin_token.is_empty();
-        let Some(start) = record.start.as_ref().filter(|start| is_open(start)) else {
+        if !record.start.as_ref().is_some_and(is_open) {
             continue;
-        };
+        }
         if is_live(&record) || record.lost {
-            let sealed = sealed(key, start).map_err(|error| StoreError::Io {
+            seal(key, &mut record).map_err(|error| StoreError::Io {
                 detail: error.to_string(),
             })?;
-            (record.start, record.sealed_secrets) = (Some(sealed.0), sealed.1);
         } else {
             remove(&mut record);
         }
@@ -124,12 +127,11 @@ mod tests {
     #[test]
     fn an_order_is_the_same_after_its_secrets_were_sealed() {
         let key = SealingKey::generate().unwrap();
-        let (without, sealed_secrets) = sealed(&key, &start()).unwrap();
         let mut record = InstanceRecord {
-            start: Some(without),
-            sealed_secrets,
+            start: Some(start()),
             ..InstanceRecord::default()
         };
+        seal(&key, &mut record).unwrap();
         let bytes = record.encode_to_vec();
         for secret in [&b"hunter2"[..], b"DB_PASSWORD", b"token"] {
             assert!(!bytes.windows(secret.len()).any(|window| window == secret));

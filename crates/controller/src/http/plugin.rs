@@ -3,7 +3,7 @@
 //! The caller is the server that was given the token with its start. Paths, headers and answers are those of the Java
 //! controller, so its plugins call here as they are.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     Json,
@@ -13,7 +13,7 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{Api, error::ApiError};
-use crate::workloads::{NotAdmitted, Workload};
+use crate::workloads::{NotAdmitted, Purpose, Workload, Workloads, digest};
 
 const SEQUENCE: &str = "x-prexor-sequence";
 
@@ -23,28 +23,35 @@ pub(super) async fn ready(State(api): State<Arc<Api>>, headers: HeaderMap) -> Re
         node,
         instance,
         incarnation,
-    } = caller(&api, &headers)?.1;
+    } = caller(&api, &headers, Purpose::Call)?;
     api.nodes.ready(node, instance, incarnation).await?;
     Ok(Json(json!({ "status": "ok" })))
 }
 
-/// A plugin renews its token before it expires; here it is good for as long as the server lives
+/// A plugin exchanges its token for another one, before it expires or soon after; the old one is dead
 pub(super) async fn refresh(
     State(api): State<Arc<Api>>,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    let (token, _) = caller(&api, &headers)?;
+    let workload = caller(&api, &headers, Purpose::Exchange)?;
+    let token = Workloads::mint().map_err(|error| ApiError::internal(error.to_string()))?;
+    if !api.nodes.replace_plugin(workload, digest(&token)).await? {
+        return Err(unknown());
+    }
     Ok(Json(json!({ "token": token })))
 }
 
-fn caller<'a>(api: &Api, headers: &'a HeaderMap) -> Result<(&'a str, Workload), ApiError> {
+fn unknown() -> ApiError {
+    ApiError::unauthorized("Invalid plugin token")
+}
+
+fn caller(api: &Api, headers: &HeaderMap, purpose: Purpose) -> Result<Workload, ApiError> {
     let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = header
         .and_then(|value| value.trim().split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .ok_or_else(|| ApiError::unauthorized("Missing plugin token"))?;
-    let unknown = || ApiError::unauthorized("Invalid plugin token");
     if !api.workloads.is_known(token) {
         return Err(unknown());
     }
@@ -57,11 +64,11 @@ fn caller<'a>(api: &Api, headers: &'a HeaderMap) -> Result<(&'a str, Workload), 
         .and_then(|text| text.trim().parse::<u64>().ok())
         .filter(|sequence| *sequence > 0)
         .ok_or_else(|| ApiError::bad_request("Invalid X-Prexor-Sequence header"))?;
-    match api.workloads.authenticate(token, sequence) {
-        Ok(workload) => Ok((token, workload)),
-        Err(NotAdmitted::Unknown) => Err(unknown()),
-        Err(NotAdmitted::Replayed) => Err(ApiError::unauthorized(
-            "Invalid, expired, or replayed plugin token",
-        )),
-    }
+    api.workloads
+        .authenticate(token, sequence, purpose, Instant::now())
+        .map_err(|refusal| match refusal {
+            NotAdmitted::Unknown => unknown(),
+            NotAdmitted::Replayed => ApiError::unauthorized("Invalid, expired, or replayed plugin token"),
+            NotAdmitted::TooOften => ApiError::too_many("the plugin calls too often; wait a second"),
+        })
 }

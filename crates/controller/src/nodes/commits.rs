@@ -180,23 +180,22 @@ async fn add_start(
         return Err(conflict(format!("{id} is being started by somebody else")));
     }
     let now = now_millis();
-    let (start, sealed_secrets) = secrets::sealed(sealing, start).map_err(|error| {
-        let detail = error.to_string();
-        Failed::Refused(StoreError::Io { detail })
-    })?;
-    let incarnation = start.incarnation;
-    let record = InstanceRecord {
+    let mut record = InstanceRecord {
         instance_id: id.to_owned(),
         node_id: node.to_string(),
-        start: Some(start),
-        sealed_secrets,
+        start: Some(start.clone()),
         wanted: Wanted::Run.into(),
         state: State::Scheduled.to_wire(),
         created_at_ms: known.as_ref().map_or(now, |known| known.record.created_at_ms),
         updated_at_ms: now,
         ..InstanceRecord::default()
     };
-    let txn = count(txn, instance, incarnation, counter);
+    record.keep_plugin_hash();
+    secrets::seal(sealing, &mut record).map_err(|error| {
+        let detail = error.to_string();
+        Failed::Refused(StoreError::Io { detail })
+    })?;
+    let txn = count(txn, instance, start.incarnation, counter);
     Ok(put(txn, known.as_ref(), &record))
 }
 
@@ -341,6 +340,7 @@ fn updated(
         record.node_id = node.to_string();
         record.running_since_ms = 0;
         record.last_error.clear();
+        record.plugin_credentials.clear();
     } else if record.node_id != node.as_str() {
         return None;
     }

@@ -7,6 +7,7 @@ use prexorcloud_protocol::{
     compat::ContractMatch,
     fence::StaleEpoch,
     handshake::controller::Hello,
+    instance::State,
     node::controller::{Commit, Contest, ControllerWork, StreamId},
     redact,
     roster::{GroupPolicy, InstanceEvent},
@@ -312,6 +313,10 @@ impl Node {
                 let vitals = Vitals::of(player_count, uptime);
                 if to.is_terminal() {
                     self.context.workloads.forget(instance, incarnation);
+                } else if matches!(to, State::Starting | State::Running) {
+                    self.context
+                        .workloads
+                        .begin(instance, incarnation, Instant::now());
                 }
                 self.with_view(|view| match to.is_terminal() {
                     true => view.vitals.remove(&instance),

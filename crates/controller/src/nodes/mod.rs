@@ -18,6 +18,7 @@ mod drain;
 mod events;
 mod order;
 mod pacing;
+mod plugins;
 mod record;
 mod registry;
 mod requests;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use prexorcloud_proto::ShutdownNodeAck;
@@ -16,15 +16,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     CommandResult, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
     order::{NodeRequest, Reply},
+    plugins,
     task::Node,
 };
 use crate::{
     config::ControllerConfig,
     console::Consoles,
     inventory::{Inventory, Outline},
-    records::{InstanceRecord, NodeRecord},
+    records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
-    workloads::Workloads,
+    wall_clock::now_millis,
+    workloads::{Digest, LIFE, Workload, Workloads},
 };
 
 /// Orders that wait for one node's task
@@ -240,6 +242,22 @@ impl Nodes {
             reply,
         })
         .await
+    }
+
+    /// The plugin inside a start has this token from now on; whether that start is not over
+    pub(crate) async fn replace_plugin(&self, workload: Workload, hash: Digest) -> Result<bool, StoreError> {
+        let expires_at_ms = now_millis() + i64::try_from(LIFE.as_millis()).unwrap_or_default();
+        let credential = PluginCredential {
+            hash: hash.to_vec(),
+            expires_at_ms,
+        };
+        let is_recorded = plugins::record(&*self.context.store, workload, credential, true).await?;
+        if is_recorded {
+            self.context
+                .workloads
+                .replace(hash, workload, Instant::now() + LIFE);
+        }
+        Ok(is_recorded)
     }
 
     pub(crate) async fn declare_lost(&self, node: NodeId, instance: InstanceId) -> Result<(), OrderError> {

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
-use prexorcloud_proto::{ShutdownNodeAck, StartInstance};
+use prexorcloud_proto::ShutdownNodeAck;
 use prexorcloud_protocol::{
-    Close, Code, Incarnation, InstanceId, NodeId,
+    Close, Code, InstanceId, NodeId,
     instance::State,
     node::{
         ControllerNode,
@@ -29,7 +29,6 @@ use crate::{
     secrets,
     store::Stored,
     wall_clock::now_millis,
-    workloads::Workload,
 };
 
 /// How long the last changes may take to be recorded when the controller stops
@@ -79,10 +78,8 @@ impl Node {
         instances.retain_mut(|record| self.open_secrets(record));
         // What lives comes first, and what has ended in that order.
         instances.sort_by_key(|record| (!is_live(record), record.updated_at_ms));
-        for record in instances.iter().filter(|record| is_live(record)) {
-            if let Some(start) = &record.start {
-                self.admit_plugin(start);
-            }
+        for record in instances.iter_mut().filter(|record| is_live(record)) {
+            self.readmit_plugins(record);
         }
         let entries = instances.into_iter().filter_map(InstanceRecord::into_entry);
         for (entry, reason) in self.machine.restore(Instant::now(), entries) {
@@ -189,18 +186,6 @@ impl Node {
                 .entries()
                 .filter_map(|entry| waiting(entry.instance()))
                 .collect();
-        }
-    }
-
-    /// The plugin inside of what is started with this may call from now on
-    pub(super) fn admit_plugin(&self, start: &StartInstance) {
-        if let Ok(instance) = start.instance_id.parse() {
-            let workload = Workload {
-                node: self.id,
-                instance,
-                incarnation: Incarnation::new(start.incarnation),
-            };
-            self.context.workloads.admit(&start.plugin_token, workload);
         }
     }
 

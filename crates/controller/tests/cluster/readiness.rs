@@ -140,7 +140,7 @@ async fn a_plugin_says_that_its_server_is_ready_as_to_a_java_controller() {
     let mut puppet = java(&cluster, &credential, Vec::new()).await;
     start(&cluster, json!({ "ready": "plugin" })).await;
     let order = puppet.start().await;
-    let token = order.plugin_token.clone();
+    let mut token = order.plugin_token.clone();
     assert!(
         token.starts_with("ptk_") && token.len() == 68,
         "as long as the Java controller's"
@@ -187,7 +187,19 @@ async fn a_plugin_says_that_its_server_is_ready_as_to_a_java_controller() {
         (401, "Invalid, expired, or replayed plugin token")
     );
     let (status, _, body) = call(&cluster, "/api/plugin/auth/refresh", Some(&token), Some("2")).await;
-    assert_eq!((status, &body["token"]), (200, &json!(token)));
+    assert_eq!(status, 200, "{body}");
+    let former = std::mem::replace(&mut token, body["token"].as_str().unwrap().to_owned());
+    assert_ne!(token, former);
+    for file in std::fs::read_dir(cluster.running().data_dir()).unwrap() {
+        let path = file.unwrap().path();
+        let Ok(bytes) = std::fs::read(&path) else { continue };
+        for secret in [&token, &former] {
+            let is_there = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!is_there, "{} has a token in it", path.display());
+        }
+    }
+    let (status, message, _) = call(&cluster, "/api/plugin/ready", Some(&former), Some("3")).await;
+    assert_eq!((status, message.as_str()), (401, "Invalid plugin token"));
     assert_eq!(
         call(&cluster, "/api/proxy/ready", Some(&token), Some("3"))
             .await
