@@ -18,11 +18,15 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
+use prexorcloud_proto::bootstrap_service_server::BootstrapServiceServer;
 use prexorcloud_protocol::validate::Fault;
 use prexorcloud_transport::connect::CONNECT_PATH;
-use prexorcloud_transport::Connection;
+use prexorcloud_transport::{
+    CallError, Connection, DialOptions, Dialer, InMemoryEnrolment, Server, ServerOptions, Target,
+};
 use prost::Message as _;
 use tokio::sync::{Mutex, MutexGuard};
+use tonic::service::Routes;
 use tower_service::Service as _;
 
 use crate::cluster::{Controller, within};
@@ -222,4 +226,63 @@ async fn large_messages_wait_for_each_other() {
             .iter()
             .all(|connection| { futures_util::FutureExt::now_or_never(connection.closed()).is_none() })
     );
+}
+
+const EXCHANGE: &str = "/me.prexorjustin.prexorcloud.protocol.BootstrapService/ExchangeJoinToken";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_get_little_however_much_they_begin() {
+    let _alone = alone().await;
+    let authority = std::sync::Arc::new(pki::Authority::new("cluster"));
+    let tls = authority.server_config(&authority.server());
+    let policy = prexorcloud_security::authority::AuthorityPolicy::default();
+    let issuer =
+        prexorcloud_security::authority::Authority::create(&policy, std::time::SystemTime::now()).unwrap();
+    let service = BootstrapServiceServer::new(InMemoryEnrolment::new(issuer));
+    let mut options = ServerOptions::default();
+    options.anonymous_request_timeout = Duration::from_secs(1);
+    let server = Server::bind("127.0.0.1:0".parse().unwrap(), options)
+        .await
+        .unwrap();
+    let target: Target = server.local_addr().to_string().parse().unwrap();
+    let server = server.serve(move || std::sync::Arc::clone(&tls), Routes::new(service));
+    let dialer = Dialer::with_config(authority.client_config(None), DialOptions::default());
+
+    let unfinished = 3_900_000;
+    let piece = Bytes::from(vec![0; 64 * 1024]);
+    let (ends, grown) = growth(async {
+        let mut calls = Vec::new();
+        let mut connections = Vec::new();
+        for _ in 0..6 {
+            let connection = within(dialer.dial(&target)).await.unwrap();
+            for _ in 0..60 {
+                let piece = piece.clone();
+                let body = stream::iter([begin(1, unfinished)])
+                    .chain(stream::iter(0..unfinished / piece.len()).map(move |_| piece.clone()))
+                    .chain(stream::pending());
+                calls.push(tokio::spawn(call(&connection, EXCHANGE, body)));
+            }
+            connections.push(connection);
+        }
+        // An honest one gets in meanwhile.
+        let request = prexorcloud_proto::ExchangeJoinTokenRequest::default();
+        let error = within(prexorcloud_transport::exchange_join_token(
+            &dialer,
+            &target,
+            request,
+            Duration::from_secs(20),
+        ))
+        .await;
+        assert!(matches!(error, Err(CallError::Status { .. })), "an answer");
+        tokio::time::timeout(Duration::from_secs(5), futures_util::future::join_all(calls))
+            .await
+            .map_or(0, |ends| ends.len())
+    })
+    .await;
+    println!(
+        "6 strangers with 60 calls of 3.9 MB each: {} KiB more, {ends} calls answered",
+        grown / 1024
+    );
+    assert!(grown < 64 * MIB, "{} MiB", grown / MIB);
+    drop(server);
 }
