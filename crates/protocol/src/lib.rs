@@ -141,6 +141,6 @@ pub use prexorcloud_compat as compat;
 pub use prexorcloud_proto as proto;
 pub use session::controller::{ControllerConfig, ControllerEvent, ControllerSession};
 pub use session::daemon::{DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession};
-pub use session::{Close, Code, Received, SendError, Session};
+pub use session::{Close, Code, Received, Refused, SendError, Session};
 pub use time::Deadline;
 pub use verdict::{DeniedReason, StopMode, Verdict};

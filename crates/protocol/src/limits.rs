@@ -85,6 +85,20 @@ pub const MODULE_ERROR: usize = 1_024;
 pub const EVENT_TYPES: usize = 1_024;
 /// The longest event type.
 pub const EVENT_TYPE: usize = 512;
+/// The most ports in a node status.
+pub const PORTS: usize = 65_535;
+/// The most entries of a file tree; a controller asks for 5,000.
+pub const FILE_ENTRIES: usize = 131_072;
+/// The most controllers that an acknowledgement may name.
+pub const CONTROLLERS: usize = 1_024;
+/// The most elements of a start: arguments, variables, paths, templates, and the steps of its plan.
+pub const START_ELEMENTS: usize = 16_384;
+/// The largest message of a kind that this build does not know; a larger one is not read.
+pub const UNKNOWN_BYTES: usize = 4 * 1024 * 1024;
+/// The largest request of somebody who has no certificate yet: a token and a request for a certificate.
+pub const BOOTSTRAP_BYTES: usize = 8 * 1024;
+/// What either side holds of what arrives before the handshake is complete, in bytes as encoded.
+pub const HELD_BYTES: usize = 8 * 1024 * 1024;
 /// The longest request id of a file request.
 pub const REQUEST_ID: usize = 128;
 

@@ -116,6 +116,7 @@ fn refused(
         Received {
             message: DaemonMessage { payload },
             unknown_variant,
+            refused: None,
         },
     );
     let (close, sent) = (bench.close().clone(), bench.sent());

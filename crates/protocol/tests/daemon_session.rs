@@ -483,6 +483,7 @@ fn an_unknown_variant_is_said_once_and_still_fences() {
             Received {
                 message: message.clone(),
                 unknown_variant,
+                refused: None,
             },
         );
     }
@@ -515,6 +516,7 @@ fn a_deposed_controller_is_told_so_even_if_it_says_something_unknown() {
         Received {
             message,
             unknown_variant,
+            refused: None,
         },
     );
     let Some(FromDaemon::ErrorReport(report)) = bench.sent() else {
@@ -1118,6 +1120,7 @@ fn an_unknown_variant_is_said_once_on_each_stream() {
                 Received {
                     message,
                     unknown_variant,
+                    refused: None,
                 },
             );
         }

@@ -140,12 +140,13 @@ fn row(text: &mut String, kind: &Kind) {
     };
     writeln!(
         text,
-        "| {} | [{}](#{}) | {} | {} | {incarnation} | {needs} |",
+        "| {} | [{}](#{}) | {} | {} | {} | {incarnation} | {needs} |",
         kind.number,
         kind.name,
         anchor(kind),
         kind.class,
         size(kind.max_bytes),
+        kind.max_elements,
     )
     .unwrap();
 }
@@ -162,7 +163,9 @@ fn page() -> String {
          sent; a test keeps this page equal to it. What a message means stands in\n\
          [`daemon_service.proto`](../proto/prexorcloud/daemon_service.proto).\n\n\
          - **Number**: of the field in the envelope. **Class**: how it waits, see\n  \
-           [`outbox`](../crates/protocol/src/outbox/mod.rs). **At most**: as encoded, without the envelope.\n\
+           [`outbox`](../crates/protocol/src/outbox/mod.rs). **At most**: as encoded, without the envelope.\n  \
+           **Elements**: at most so many fields as they stand on the wire, each entry of a list or map being one. Both are\n  \
+           counted before a message is decoded, and one that has more is never decoded.\n\
          - **Incarnation**: whether the message says which start of an instance it is about; 0 from a peer without\n  \
            `incarnations/1`. **Needs**: the capability that both sides must have announced, for the message or for one\n  \
            of its fields.\n\
@@ -176,7 +179,7 @@ fn page() -> String {
     ] {
         write!(text, "\n## {title}\n\n").unwrap();
         text.push_str(
-            "| Number | Message | Class | At most | Incarnation | Needs |\n|---|---|---|---|---|---|\n",
+            "| Number | Message | Class | At most | Elements | Incarnation | Needs |\n|---|---|---|---|---|---|---|\n",
         );
         for kind in rows {
             row(&mut text, kind);

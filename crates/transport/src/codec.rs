@@ -4,6 +4,8 @@
 //! envelope that really is empty, but the codec still has the bytes: [`unknown_field`] names the field number, and
 //! the session counts it, says so once, and keeps the stream. Fields beside the payload (epoch, traceparent) are decoded
 //! as always.
+//!
+//! A payload that is larger than the contract allows, or has more elements, is not decoded: the session gets the verdict.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -13,8 +15,12 @@ use bytes::Buf;
 use prexorcloud_proto::{ControllerMessage, DaemonMessage};
 use prexorcloud_protocol::Received;
 pub use prexorcloud_protocol::limits::MAX_MESSAGE_BYTES;
+use prexorcloud_protocol::payload::{self, Kind};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+
+pub use crate::wire::unknown_field;
+use crate::wire::{Verdict, beside, judge};
 
 /// What one stream allocates for its encoder and again for its decoder before the first message
 ///
@@ -29,6 +35,9 @@ pub trait Envelope: prost::Message + Default + Send + Sync + 'static {
     /// True for a field number that this build knows, a variant or not.
     fn knows(field: u32) -> bool;
 
+    /// The rows of the variants that this build knows.
+    fn kinds() -> &'static [&'static Kind];
+
     /// True if the payload is a variant that this build knows.
     fn has_payload(&self) -> bool;
 }
@@ -36,6 +45,10 @@ pub trait Envelope: prost::Message + Default + Send + Sync + 'static {
 impl Envelope for DaemonMessage {
     fn knows(field: u32) -> bool {
         matches!(field, 1..=18 | 103)
+    }
+
+    fn kinds() -> &'static [&'static Kind] {
+        payload::DAEMON
     }
 
     fn has_payload(&self) -> bool {
@@ -46,6 +59,10 @@ impl Envelope for DaemonMessage {
 impl Envelope for ControllerMessage {
     fn knows(field: u32) -> bool {
         matches!(field, 1..=18 | 100..=102)
+    }
+
+    fn kinds() -> &'static [&'static Kind] {
+        payload::CONTROLLER
     }
 
     fn has_payload(&self) -> bool {
@@ -162,193 +179,61 @@ impl<D: Envelope> Decoder for EnvelopeDecoder<D> {
     }
 }
 
-/// Decodes one envelope, which is everything that `src` holds.
+/// What may stand beside a payload that is refused.
+const BESIDE_BYTES: usize = 1024;
+
+/// Decodes one envelope, which is everything that `src` holds
+///
+/// A payload with more bytes or elements than its [row](Kind) allows is not decoded; the frame says
+/// [why](Received::refused).
 ///
 /// # Errors
 /// [`NotAnEnvelope`] for anything that is not protobuf, or not of the types that the contract says.
 pub fn decode<D: Envelope>(src: &mut impl Buf) -> Result<Frame<D>, NotAnEnvelope> {
     let bytes = src.remaining();
     // tonic hands over whole messages in one piece; a copy would only be made if that ever changed.
-    let (unknown, message) = if src.chunk().len() == bytes {
-        (unknown_field(src.chunk(), D::knows), D::decode(src))
+    let received = if src.chunk().len() == bytes {
+        let received = look(src.chunk());
+        match received {
+            Some(received) => {
+                src.advance(bytes);
+                received?
+            }
+            None => decoded(unknown_field(src.chunk(), D::knows), D::decode(src))?,
+        }
     } else {
         let whole = src.copy_to_bytes(bytes);
-        (unknown_field(&whole, D::knows), D::decode(whole))
+        match look(&whole) {
+            Some(received) => received?,
+            None => decoded(unknown_field(&whole, D::knows), D::decode(whole))?,
+        }
     };
+    Ok(Frame { received, bytes })
+}
+
+/// What is received instead of an envelope that is not to be decoded.
+fn look<D: Envelope>(envelope: &[u8]) -> Option<Result<Received<D>, NotAnEnvelope>> {
+    let Verdict::Refused(refused) = judge(envelope, D::kinds()) else {
+        return None;
+    };
+    let is_payload = |field| D::kinds().iter().any(|kind| kind.number == field);
+    let rest = D::decode(&beside(envelope, is_payload, BESIDE_BYTES)[..]).map_err(NotAnEnvelope);
+    Some(rest.map(|message| Received {
+        message,
+        unknown_variant: None,
+        refused: Some(refused),
+    }))
+}
+
+fn decoded<D: Envelope>(
+    unknown: Option<u32>,
+    message: Result<D, prost::DecodeError>,
+) -> Result<Received<D>, NotAnEnvelope> {
     let message = message.map_err(NotAnEnvelope)?;
     let unknown_variant = if message.has_payload() { None } else { unknown };
-    Ok(Frame {
-        received: Received {
-            message,
-            unknown_variant,
-        },
-        bytes,
+    Ok(Received {
+        message,
+        unknown_variant,
+        refused: None,
     })
-}
-
-/// The field number of an encoded message that `knows` does not accept, if there is one
-///
-/// A variant is a message, so the first length-delimited field wins over the first of any other type. Only the top
-/// level is looked at: the content of a field is skipped, not read. Returns what was found before the first byte that is
-/// not protobuf; the decoder is the judge of that.
-#[must_use]
-pub fn unknown_field(mut bytes: &[u8], knows: impl Fn(u32) -> bool) -> Option<u32> {
-    let mut other = None;
-    while !bytes.is_empty() {
-        let Some((field, wire_type)) = take_key(&mut bytes) else {
-            break;
-        };
-        if !knows(field) {
-            if wire_type == LENGTH_DELIMITED {
-                return Some(field);
-            }
-            other = other.or(Some(field));
-        }
-        if skip_value(&mut bytes, field, wire_type).is_none() {
-            break;
-        }
-    }
-    other
-}
-
-const VARINT: u64 = 0;
-const FIXED64: u64 = 1;
-const LENGTH_DELIMITED: u64 = 2;
-const START_GROUP: u64 = 3;
-const END_GROUP: u64 = 4;
-const FIXED32: u64 = 5;
-
-/// Groups may nest this deep, as in prost.
-const MAX_DEPTH: usize = 100;
-
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for (index, &byte) in bytes.iter().enumerate().take(10) {
-        if index == 9 && byte > 1 {
-            return None;
-        }
-        value |= u64::from(byte & 0x7f) << (7 * index);
-        if byte < 0x80 {
-            *bytes = bytes.get(index + 1..)?;
-            return Some(value);
-        }
-    }
-    None
-}
-
-fn take_key(bytes: &mut &[u8]) -> Option<(u32, u64)> {
-    let key = u32::try_from(take_varint(bytes)?).ok()?;
-    match key >> 3 {
-        0 => None,
-        field => Some((field, u64::from(key & 7))),
-    }
-}
-
-fn skip(bytes: &mut &[u8], count: usize) -> Option<()> {
-    *bytes = bytes.get(count..)?;
-    Some(())
-}
-
-fn skip_value(bytes: &mut &[u8], field: u32, wire_type: u64) -> Option<()> {
-    let mut open = Vec::new();
-    let mut current = (field, wire_type);
-    loop {
-        match current.1 {
-            VARINT => take_varint(bytes).map(drop)?,
-            FIXED64 => skip(bytes, 8)?,
-            FIXED32 => skip(bytes, 4)?,
-            LENGTH_DELIMITED => {
-                let length = usize::try_from(take_varint(bytes)?).ok()?;
-                skip(bytes, length)?;
-            }
-            START_GROUP if open.len() < MAX_DEPTH => open.push(current.0),
-            END_GROUP if open.pop()? == current.0 => {}
-            _ => return None,
-        }
-        if open.is_empty() {
-            return Some(());
-        }
-        current = take_key(bytes)?;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn knows(field: u32) -> bool {
-        ControllerMessage::knows(field)
-    }
-
-    #[test]
-    fn every_wire_type_is_named() {
-        assert_eq!(unknown_field(&[0xf8, 0x06, 0x01], knows), Some(111), "varint");
-        assert_eq!(
-            unknown_field(&[0xf9, 0x06, 0, 0, 0, 0, 0, 0, 0, 0], knows),
-            Some(111),
-            "fixed64"
-        );
-        assert_eq!(
-            unknown_field(&[0xfa, 0x06, 0x02, 0xff, 0xff], knows),
-            Some(111),
-            "length-delimited"
-        );
-        assert_eq!(
-            unknown_field(&[0xfb, 0x06, 0x08, 0x01, 0xfc, 0x06], knows),
-            Some(111),
-            "group"
-        );
-        assert_eq!(
-            unknown_field(&[0xfd, 0x06, 0, 0, 0, 0], knows),
-            Some(111),
-            "fixed32"
-        );
-    }
-
-    #[test]
-    fn known_fields_are_skipped_whatever_they_hold() {
-        // Field 1 holds the bytes of an unknown field 111; it is content, not a field of the envelope.
-        assert_eq!(unknown_field(&[0x0a, 0x03, 0xf8, 0x06, 0x01], knows), None);
-        // epoch = 5, then variant 111.
-        assert_eq!(
-            unknown_field(&[0x90, 0x01, 0x05, 0xfa, 0x06, 0x00], knows),
-            Some(111)
-        );
-        // A group in a known field.
-        assert_eq!(unknown_field(&[0x0b, 0xf8, 0x06, 0x01, 0x0c], knows), None);
-    }
-
-    #[test]
-    fn a_message_wins_over_a_scalar() {
-        // 111 as varint, 112 as message.
-        assert_eq!(
-            unknown_field(&[0xf8, 0x06, 0x01, 0x82, 0x07, 0x00], knows),
-            Some(112)
-        );
-    }
-
-    #[test]
-    fn damage_ends_the_search() {
-        for damaged in [
-            &[0x00][..],
-            &[0x07, 0x01],
-            &[0x0a, 0x05, 0x00],
-            &[0x0b, 0x14],
-            &[0x0c],
-            &[0xff; 12],
-            &[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02],
-        ] {
-            assert_eq!(unknown_field(damaged, knows), None, "{damaged:x?}");
-        }
-        assert_eq!(unknown_field(&[0x0b; 200], knows), None, "groups nested too deep");
-        // What follows looks like variant 111.
-        for damaged in [
-            &[0x0b, 0x14, 0xf8, 0x06, 0x01][..],
-            &[
-                0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0xf8, 0x06, 0x01,
-            ],
-        ] {
-            assert_eq!(unknown_field(damaged, knows), None, "{damaged:x?}");
-        }
-    }
 }

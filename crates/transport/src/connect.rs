@@ -18,8 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 use tower_service::Service;
 use tracing::{Instrument as _, info, info_span};
 
-use crate::codec::{EnvelopeCodec, Frame, MAX_MESSAGE_BYTES};
+use crate::codec::{Frame, MAX_MESSAGE_BYTES};
 use crate::counters::{StreamCounters, StreamCounts};
+use crate::gate::{DecodingBudget, gate};
 use crate::handle::{DRAIN_LIMIT, SessionHandle, StreamEnd};
 use crate::server::Peer;
 use crate::stream::{Incoming, Outbound, Role, attach, status_of};
@@ -52,6 +53,7 @@ pub trait NodeAcceptor: Send + Sync + 'static {
 pub struct DaemonService<A> {
     acceptor: Arc<A>,
     counters: StreamCounters,
+    budget: DecodingBudget,
 }
 
 impl<A: NodeAcceptor> DaemonService<A> {
@@ -61,6 +63,7 @@ impl<A: NodeAcceptor> DaemonService<A> {
         Self {
             acceptor,
             counters: StreamCounters::default(),
+            budget: DecodingBudget::default(),
         }
     }
 
@@ -76,6 +79,7 @@ impl<A> Clone for DaemonService<A> {
         Self {
             acceptor: Arc::clone(&self.acceptor),
             counters: self.counters.clone(),
+            budget: self.budget.clone(),
         }
     }
 }
@@ -105,7 +109,14 @@ impl<A: NodeAcceptor> Service<http::Request<Body>> for DaemonService<A> {
             if request.uri().path() != CONNECT_PATH {
                 return Ok(Status::unimplemented("DaemonService has one method: Connect").into_http());
             }
-            let mut grpc = Grpc::new(EnvelopeCodec::<ControllerMessage, DaemonMessage>::new())
+            let Some(turn) = request.extensions().get::<Peer>().and_then(Peer::turn) else {
+                return Ok(Status::unauthenticated(CERTIFICATE_REQUIRED).into_http());
+            };
+            let (parts, body) = request.into_parts();
+            let (body, codec) =
+                gate::<_, ControllerMessage, DaemonMessage>(body, service.budget.clone(), turn);
+            let request = http::Request::from_parts(parts, body);
+            let mut grpc = Grpc::new(codec)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_BYTES);
             Ok(grpc.streaming(Opener(service), request).await)

@@ -109,6 +109,7 @@ pub mod codec;
 pub mod connect;
 pub mod counters;
 pub mod enrolment;
+mod gate;
 pub mod handle;
 pub mod link;
 pub mod node_streams;
@@ -118,6 +119,7 @@ pub mod server;
 mod stream;
 pub mod vital;
 mod waiters;
+mod wire;
 
 pub use client::{CallError, Connection, DialError, DialOptions, Dialer, Target, exchange_join_token};
 pub use connect::{DaemonService, NodeAcceptor};

@@ -163,7 +163,7 @@ impl ControllerHandshake {
                 let deadline = after(now, self.admission_timeout);
                 self.state = State::AwaitingAdmission {
                     deadline,
-                    held: Held::new(),
+                    held: Held::of(crate::limits::HELD_BYTES),
                 };
                 Ok(Some(hello))
             }

@@ -103,7 +103,7 @@ impl DaemonHandshake {
         Self {
             timeout,
             deadline: after(now, timeout),
-            held: Held::new(),
+            held: Held::of(crate::limits::MAX_MESSAGE_BYTES),
         }
     }
 

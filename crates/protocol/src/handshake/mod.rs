@@ -27,10 +27,10 @@
 pub mod controller;
 pub mod daemon;
 
-use crate::limits::MAX_MESSAGE_BYTES;
-
-/// The most messages that either side holds until the handshake is complete; together they may have
-/// [`MAX_MESSAGE_BYTES`].
+/// The most messages that either side holds until the handshake is complete
+///
+/// Together they may have [`HELD_BYTES`](crate::limits::HELD_BYTES) at the controller, which does not know the node yet, and
+/// [`MAX_MESSAGE_BYTES`](crate::limits::MAX_MESSAGE_BYTES) at the daemon, which a leader may send a template.
 pub const HELD_MESSAGES: usize = 256;
 
 /// Messages that arrived before their time
@@ -38,20 +38,22 @@ pub const HELD_MESSAGES: usize = 256;
 pub(crate) struct Held<M> {
     messages: Vec<M>,
     bytes: usize,
+    room: usize,
 }
 
 impl<M: prost::Message> Held<M> {
-    pub(crate) const fn new() -> Self {
+    pub(crate) const fn of(room: usize) -> Self {
         Self {
             messages: Vec::new(),
             bytes: 0,
+            room,
         }
     }
 
     /// Keeps a message, or gives it back if there is no room.
     pub(crate) fn push(&mut self, message: M) -> Result<(), M> {
         let bytes = self.bytes.saturating_add(message.encoded_len());
-        if self.messages.len() >= HELD_MESSAGES || bytes > MAX_MESSAGE_BYTES {
+        if self.messages.len() >= HELD_MESSAGES || bytes > self.room {
             return Err(message);
         }
         self.bytes = bytes;

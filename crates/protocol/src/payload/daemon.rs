@@ -53,7 +53,7 @@ fields! { NodeStatus as "node_status" {
     free_disk_mb: CLAMPED;
     total_disk_mb: CLAMPED;
     instance_count: CLAMPED;
-    used_ports: Entries::refused(65_535), Only(Number::within(1, 65_535));
+    used_ports: Entries::refused(limits::PORTS), Only(Number::within(1, 65_535));
 } whole UsedWithinTotal; }
 
 /// More memory in use than there is

@@ -4,6 +4,9 @@ use prexorcloud_proto::{controller_message, daemon_message};
 
 use crate::payload;
 
+/// The one that is never answered with an error, since two confused peers would not stop.
+pub(super) const ERROR_REPORT: &str = "ErrorReport";
+
 /// The proto name of a daemon's message.
 #[must_use]
 pub const fn of_daemon(payload: &daemon_message::Payload) -> &'static str {

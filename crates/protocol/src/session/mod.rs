@@ -83,6 +83,18 @@ pub struct Received<M> {
     pub message: M,
     /// The field number of the payload variant that this build does not know.
     pub unknown_variant: Option<u32>,
+    /// Why the payload was not decoded: it is beyond what its [row](crate::payload::Kind) allows. `message` has what was
+    /// beside it.
+    pub refused: Option<Refused>,
+}
+
+/// A payload that was judged by its size alone, and not decoded
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The name of the message, as the contract spells it.
+    pub name: &'static str,
+    /// The limit that it exceeds.
+    pub invalid: Invalid,
 }
 
 impl<M> From<M> for Received<M> {
@@ -90,6 +102,7 @@ impl<M> From<M> for Received<M> {
         Self {
             message,
             unknown_variant: None,
+            refused: None,
         }
     }
 }

@@ -94,6 +94,7 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
                 return Some(Received {
                     message: DaemonMessage::default(),
                     unknown_variant: Some(tag),
+                    refused: None,
                 });
             }
             Garbage::Repeated => Payload::Handshake(Box::new(Handshake {
@@ -208,6 +209,7 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
                 return vec![Received {
                     message: message(epoch, None),
                     unknown_variant: Some(tag),
+                    refused: None,
                 }];
             }
             Garbage::Repeated => {

@@ -5,9 +5,11 @@
 //! handshake delays nobody. The TLS configuration is asked for per connection: a new certificate, another trust anchor or a
 //! new revocation list counts from the next connection on, and [`ServerHandle::close_where`] ends the ones that are open.
 
+mod failed_handshakes;
 mod peer;
 mod registry;
-mod strangers;
+mod source;
+mod stranger;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -15,11 +17,12 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
+use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,9 +33,9 @@ use tonic::service::Routes;
 use tower_service::Service as _;
 use tracing::{debug, info, warn};
 
+use self::failed_handshakes::FailedHandshakes;
 pub use self::peer::Peer;
-use self::registry::{Admission, Registry};
-use self::strangers::Strangers;
+use self::registry::{Admission, Newcomer, Registry};
 use crate::counters::{ConnectionCounters, ConnectionCounts};
 use crate::stream::innermost;
 
@@ -56,16 +59,20 @@ pub struct ServerOptions {
     pub keepalive_timeout: Duration,
     /// How long a TLS handshake may take. 10 s.
     pub tls_handshake_timeout: Duration,
-    /// TLS handshakes under way; the oldest is given up for a new one. 256.
+    /// TLS handshakes under way; beyond them the source with the most of them gives one up. 256.
     pub max_tls_handshakes: usize,
-    /// Connections; the oldest one without a certificate is closed for a new one, else the new one is refused. 8192.
+    /// Connections; one without a certificate is closed for a new one, else the new one is refused. 8192.
     pub max_connections: usize,
-    /// Connections without a client certificate; the oldest is closed for a new one. 512.
+    /// Connections without a client certificate; beyond them the source with the most of them loses its oldest. 512.
     pub max_anonymous_connections: usize,
     /// A connection without a client certificate is asked to finish after this. 120 s.
     pub anonymous_lifetime: Duration,
     /// Calls at once on one connection. 64.
     pub max_concurrent_streams: u32,
+    /// Calls at once on a connection without a client certificate. 2.
+    pub max_anonymous_streams: u32,
+    /// How long the request of a call without a client certificate may take to arrive. 10 s.
+    pub anonymous_request_timeout: Duration,
     /// Flow-control window of one call, in bytes. 1 MiB.
     pub stream_window: u32,
     /// Flow-control window of one connection, in bytes. 2 MiB.
@@ -87,6 +94,8 @@ impl Default for ServerOptions {
             max_anonymous_connections: 512,
             anonymous_lifetime: Duration::from_secs(120),
             max_concurrent_streams: 64,
+            max_anonymous_streams: 2,
+            anonymous_request_timeout: Duration::from_secs(10),
             stream_window: 1024 * 1024,
             connection_window: 2 * 1024 * 1024,
             send_buffer: 256 * 1024,
@@ -190,7 +199,7 @@ impl Server {
             routes: routes.prepare(),
             registry: Arc::new(Registry::default()),
             counters: ConnectionCounters::default(),
-            strangers: Strangers::default(),
+            failed_handshakes: FailedHandshakes::default(),
             ids: AtomicU64::new(1),
             stopping,
             accepting,
@@ -214,7 +223,7 @@ struct Shared {
     routes: Routes,
     registry: Arc<Registry>,
     counters: ConnectionCounters,
-    strangers: Strangers,
+    failed_handshakes: FailedHandshakes,
     ids: AtomicU64,
     stopping: watch::Sender<bool>,
     /// Closed as soon as nobody accepts
@@ -329,7 +338,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             Ok((socket, address)) => {
                 failing = false;
                 shared.counters.accepted(1);
-                tell(shared.strangers.due(Instant::now()));
+                tell(shared.failed_handshakes.due(Instant::now()));
                 admit(socket, address, &shared);
             }
             // The client went away before we got to it.
@@ -357,21 +366,28 @@ fn is_of_the_client(error: &io::Error) -> bool {
 fn admit(socket: TcpStream, address: SocketAddr, shared: &Arc<Shared>) {
     let id = shared.ids.fetch_add(1, Ordering::Relaxed);
     let closed = Arc::new(Notify::new());
-    let (slot, admission) = shared
-        .registry
-        .begin(id, Arc::clone(&closed), shared.options.max_tls_handshakes);
+    let newcomer = Newcomer::new(id, address.ip(), Arc::clone(&closed));
+    let has_spoken = Arc::clone(&newcomer.has_spoken);
+    let (slot, admission) = shared.registry.begin(newcomer, shared.options.max_tls_handshakes);
     match admission {
         Admission::Admitted => {}
         Admission::Displaced => shared.counters.tls_timeouts(1),
-        Admission::Refused => return,
+        Admission::Refused => {
+            shared.counters.tls_timeouts(1);
+            return;
+        }
     }
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
         let _slot = slot;
-        let handshake = timeout(
-            shared.options.tls_handshake_timeout,
-            handshake(socket, address, &shared),
-        );
+        let handshake = timeout(shared.options.tls_handshake_timeout, async {
+            // Whoever closes without a word is no failed handshake.
+            if !matches!(socket.peek(&mut [0]).await, Ok(1..)) {
+                return None;
+            }
+            has_spoken.store(true, Ordering::Relaxed);
+            handshake(socket, address, &has_spoken, &shared).await
+        });
         let tls = tokio::select! {
             tls = handshake => tls,
             () = closed.notified() => return,
@@ -389,7 +405,12 @@ fn admit(socket: TcpStream, address: SocketAddr, shared: &Arc<Shared>) {
 
 type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
-async fn handshake(socket: TcpStream, address: SocketAddr, shared: &Shared) -> Option<TlsStream> {
+async fn handshake(
+    socket: TcpStream,
+    address: SocketAddr,
+    is_promising: &AtomicBool,
+    shared: &Shared,
+) -> Option<TlsStream> {
     // Without it a small message waits for the acknowledgement of the one before.
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%address, %error, "cannot set TCP_NODELAY");
@@ -402,9 +423,10 @@ async fn handshake(socket: TcpStream, address: SocketAddr, shared: &Shared) -> O
         Ok(tls) => Some(tls),
         Err((error, mut socket)) => {
             shared.counters.tls_failures(1);
+            is_promising.store(false, Ordering::Relaxed);
             tell(
                 shared
-                    .strangers
+                    .failed_handshakes
                     .failed(Instant::now(), address.ip(), &error.to_string()),
             );
             // Closing a socket that holds unread bytes resets it, and the alert that says why would be lost.
@@ -423,8 +445,8 @@ async fn handshake(socket: TcpStream, address: SocketAddr, shared: &Shared) -> O
 }
 
 /// Says who did not get in; once for a source and a while, and for all of the while
-fn tell(told: Vec<strangers::Told>) {
-    for strangers::Told { source, count, last } in told {
+fn tell(told: Vec<failed_handshakes::Told>) {
+    for failed_handshakes::Told { source, count, last } in told {
         match source {
             Some(address) => info!(%address, count, error = last, "TLS handshakes failed"),
             None => info!(
@@ -457,21 +479,16 @@ async fn connection(tls: TlsStream, id: u64, address: SocketAddr, closed: Arc<No
             return;
         }
     }
-    let lifetime = peer.certificate().is_none().then_some(options.anonymous_lifetime);
-
-    let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-    http2
-        .timer(TokioTimer::new())
-        .keep_alive_interval(options.keepalive_interval)
-        .keep_alive_timeout(options.keepalive_timeout)
-        .max_concurrent_streams(options.max_concurrent_streams)
-        .initial_stream_window_size(options.stream_window)
-        .initial_connection_window_size(options.connection_window)
-        .max_send_buf_size(options.send_buffer)
-        .max_header_list_size(options.max_header_list);
+    let is_stranger = peer.certificate().is_none();
+    let lifetime = is_stranger.then_some(options.anonymous_lifetime);
+    let http2 = match is_stranger {
+        true => stranger::http2(options),
+        false => http2(options),
+    };
     let service = PeerService {
         routes: shared.routes.clone(),
         peer: peer.clone(),
+        request_timeout: is_stranger.then_some(options.anonymous_request_timeout),
     };
     let mut connection = pin!(http2.serve_connection(TokioIo::new(tls), service));
     let mut stopping = shared.stopping.subscribe();
@@ -508,6 +525,21 @@ async fn connection(tls: TlsStream, id: u64, address: SocketAddr, closed: Arc<No
     }
 }
 
+/// HTTP/2 for somebody who has proven who they are.
+fn http2(options: &ServerOptions) -> Builder<TokioExecutor> {
+    let mut http2 = Builder::new(TokioExecutor::new());
+    http2
+        .timer(TokioTimer::new())
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .initial_stream_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .max_send_buf_size(options.send_buffer)
+        .max_header_list_size(options.max_header_list);
+    http2
+}
+
 async fn lapse(after: Option<Duration>) {
     match after {
         Some(after) => sleep(after).await,
@@ -520,6 +552,8 @@ async fn lapse(after: Option<Duration>) {
 struct PeerService {
     routes: Routes,
     peer: Peer,
+    /// For those of a stranger
+    request_timeout: Option<Duration>,
 }
 
 impl hyper::service::Service<http::Request<Incoming>> for PeerService {
@@ -529,6 +563,12 @@ impl hyper::service::Service<http::Request<Incoming>> for PeerService {
 
     fn call(&self, mut request: http::Request<Incoming>) -> Self::Future {
         request.extensions_mut().insert(self.peer.clone());
-        Box::pin(self.routes.clone().call(request))
+        match self.request_timeout {
+            None => Box::pin(self.routes.clone().call(request)),
+            Some(timeout) => {
+                let request = request.map(|body| stranger::Request::new(body, timeout));
+                Box::pin(self.routes.clone().call(request))
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use prexorcloud_protocol::{Close, Code, NodeId};
 use prexorcloud_security::identity::PeerIdentity;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 /// The other end of an accepted connection
 ///
@@ -21,6 +21,8 @@ struct Inner {
     certificates: Vec<CertificateDer<'static>>,
     closed: Arc<Notify>,
     broken: OnceLock<String>,
+    /// For one large message at a time.
+    turn: Arc<Semaphore>,
 }
 
 impl Peer {
@@ -36,6 +38,7 @@ impl Peer {
             certificates,
             closed,
             broken: OnceLock::new(),
+            turn: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -63,6 +66,11 @@ impl Peer {
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.0.certificates
+    }
+
+    /// What a large message of this peer needs to be let in; `None` without a certificate.
+    pub(crate) fn turn(&self) -> Option<Arc<Semaphore>> {
+        self.certificate().map(|_| Arc::clone(&self.0.turn))
     }
 
     /// The node that the certificate speaks for

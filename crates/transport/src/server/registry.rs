@@ -1,15 +1,21 @@
 //! What is alive at the port: handshakes, connections, and the bounds on both
 //!
-//! A bound that refuses newcomers hands the port to whoever fills it first. So the oldest gives way instead: an honest
-//! handshake takes milliseconds and an honest anonymous connection one call, and neither is ever the oldest for long.
+//! A bound that refuses newcomers hands the port to whoever fills it first, and one that drops the oldest hands it to whoever
+//! comes fastest. So the source with the most sockets gives way, and nobody else notices a flood from there.
+//!
+//! Within that source it is the oldest socket that never said anything, since an honest client speaks at once, or else the
+//! oldest: an honest handshake takes milliseconds, so that even beside a flood from its own address it is seldom that.
 //! Connections with a certificate are never displaced; when they alone reach the bound, newcomers are refused.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use super::peer::Peer;
+use super::source::{BySource, Source};
 
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -20,10 +26,41 @@ pub(super) struct Registry {
 
 #[derive(Debug, Default)]
 struct State {
-    handshakes: BTreeMap<u64, Arc<Notify>>,
+    handshakes: BySource<Newcomer>,
     connections: BTreeMap<u64, Peer>,
-    anonymous: BTreeMap<u64, ()>,
+    anonymous: BySource<()>,
     closing: bool,
+}
+
+/// A socket that has not proven anything
+#[derive(Debug)]
+pub(super) struct Newcomer {
+    id: u64,
+    source: Source,
+    /// Whether anything has arrived from it that may become a connection.
+    pub(super) has_spoken: Arc<AtomicBool>,
+    closed: Arc<Notify>,
+}
+
+impl Newcomer {
+    pub(super) fn new(id: u64, address: IpAddr, closed: Arc<Notify>) -> Self {
+        Self {
+            id,
+            source: Source::of(address),
+            has_spoken: Arc::default(),
+            closed,
+        }
+    }
+}
+
+/// Which handshake of one source is given up for the newest of them all.
+fn expendable(handshakes: &BTreeMap<u64, Newcomer>) -> Option<u64> {
+    let is_silent = |newcomer: &Newcomer| !newcomer.has_spoken.load(Ordering::Relaxed);
+    let silent = handshakes.iter().find(|(_, newcomer)| is_silent(newcomer));
+    let newest = handshakes.last_key_value().map(|(id, _)| *id);
+    // Who has just come had no time to speak.
+    let silent = silent.filter(|(id, _)| Some(**id) != newest);
+    silent.or(handshakes.first_key_value()).map(|(id, _)| *id)
 }
 
 /// What a newcomer meets
@@ -40,36 +77,36 @@ impl Registry {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a handshake; the oldest one is given up when there are `max` already.
-    pub(super) fn begin(self: &Arc<Self>, id: u64, closed: Arc<Notify>, max: usize) -> (Slot, Admission) {
+    /// Registers a handshake; when there are more than `max`, the busiest source gives one up, which may be this one.
+    pub(super) fn begin(self: &Arc<Self>, newcomer: Newcomer, max: usize) -> (Slot, Admission) {
         let mut state = self.lock();
+        let (id, source) = (newcomer.id, newcomer.source);
         let mut admission = Admission::Admitted;
         if state.closing {
             admission = Admission::Refused;
-        } else if state.handshakes.len() >= max.max(1)
-            && let Some((_, oldest)) = state.handshakes.pop_first()
-        {
-            oldest.notify_one();
-            admission = Admission::Displaced;
-        }
-        if admission != Admission::Refused {
-            state.handshakes.insert(id, closed);
+        } else {
+            state.handshakes.insert(source, id, newcomer);
+            if state.handshakes.len() > max.max(1)
+                && let Some((displaced, newcomer)) = state.handshakes.displace(expendable)
+            {
+                newcomer.closed.notify_one();
+                admission = match displaced == id {
+                    true => Admission::Refused,
+                    false => Admission::Displaced,
+                };
+            }
         }
         drop(state);
-        (
-            Slot {
-                registry: Arc::clone(self),
-                id,
-            },
-            admission,
-        )
+        let registry = Arc::clone(self);
+        (Slot { registry, id, source }, admission)
     }
 
     /// Turns a handshake into a connection.
     pub(super) fn establish(&self, peer: &Peer, max_connections: usize, max_anonymous: usize) -> Admission {
         let mut state = self.lock();
         let id = peer.connection_id();
-        state.handshakes.remove(&id);
+        let source = Source::of(peer.address().ip());
+        state.handshakes.remove(source, id);
         if state.closing {
             return Admission::Refused;
         }
@@ -78,7 +115,8 @@ impl Registry {
             || (anonymous && state.anonymous.len() >= max_anonymous.max(1));
         let mut admission = Admission::Admitted;
         if full {
-            let oldest = state.anonymous.pop_first().map(|(id, ())| id);
+            let oldest = |sockets: &BTreeMap<u64, ()>| sockets.first_key_value().map(|(id, ())| *id);
+            let oldest = state.anonymous.displace(oldest).map(|(id, ())| id);
             let Some(oldest) = oldest.and_then(|oldest| state.connections.remove(&oldest)) else {
                 return Admission::Refused;
             };
@@ -87,7 +125,7 @@ impl Registry {
         }
         state.connections.insert(id, peer.clone());
         if anonymous {
-            state.anonymous.insert(id, ());
+            state.anonymous.insert(source, id, ());
         }
         admission
     }
@@ -100,8 +138,8 @@ impl Registry {
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closing = true;
-        for (_, handshake) in std::mem::take(&mut state.handshakes) {
-            handshake.notify_one();
+        for newcomer in state.handshakes.take() {
+            newcomer.closed.notify_one();
         }
     }
 
@@ -122,14 +160,15 @@ impl Registry {
 pub(super) struct Slot {
     registry: Arc<Registry>,
     id: u64,
+    source: Source,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut state = self.registry.lock();
-        state.handshakes.remove(&self.id);
+        state.handshakes.remove(self.source, self.id);
         state.connections.remove(&self.id);
-        state.anonymous.remove(&self.id);
+        state.anonymous.remove(self.source, self.id);
         if state.connections.is_empty() {
             self.registry.empty.notify_waiters();
         }

@@ -8,6 +8,7 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 
 use crate::codec::NotAnEnvelope;
+use crate::gate::MadeHere;
 
 /// How gRPC names the time after which a call may be repeated.
 const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
@@ -28,6 +29,9 @@ pub(super) enum Origin {
 /// tonic reports all three in one type; its own messages about framing are told apart by how they begin
 pub(super) fn origin(status: &Status) -> Origin {
     if let Some(source) = status.source() {
+        if source.is::<MadeHere>() {
+            return Origin::Bytes;
+        }
         return match source.downcast_ref::<NotAnEnvelope>() {
             Some(_) => Origin::Bytes,
             None => Origin::Connection(innermost(source)),

@@ -1,5 +1,7 @@
 //! What strangers can do at the port
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prexorcloud_transport::{ServerOptions, SessionHandle};
@@ -41,7 +43,7 @@ async fn clients_that_never_finish_their_handshake_block_nobody() {
     daemon.with(|session, _| session.queue.push_back(line("hello")));
     assert_eq!(within(node.next_event()).await, Some(Event::Connected));
     assert_eq!(within(node.next_event()).await.unwrap().message(), line("hello"));
-    // The oldest idlers had to go, the newest still may finish.
+    // The oldest of the silent had to go, the newest still may finish.
     for idler in &mut idlers[..20] {
         assert!(within(is_closed(idler)).await);
     }
@@ -119,4 +121,62 @@ async fn a_connection_without_a_certificate_is_asked_to_finish() {
     let node = controller.connect().await;
     assert!(within(stranger.closed()).await.is_none(), "closed in order");
     assert!(futures_util::FutureExt::now_or_never(node.closed()).is_none());
+}
+
+/// Opens connections from `source` as fast as the system allows, and leaves each open and silent for a while.
+fn flood(
+    target: std::net::SocketAddr,
+    source: [u8; 4],
+    stop: Arc<AtomicBool>,
+) -> std::thread::JoinHandle<usize> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            let mut open = std::collections::VecDeque::new();
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.bind((source, 0).into()).unwrap();
+                if let Ok(socket) = socket.connect(target).await {
+                    count += 1;
+                    open.push_back(socket);
+                }
+                if open.len() > 300 {
+                    open.pop_front();
+                }
+            }
+            count
+        })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_connections_keeps_no_honest_handshake_out() {
+    // From elsewhere, and from the very address of the honest.
+    for source in [[127, 0, 0, 2], [127, 0, 0, 1]] {
+        let controller = Controller::start().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let floods = [(); 2].map(|()| flood(controller.server.local_addr(), source, Arc::clone(&stop)));
+        while controller.server.counts().tls_timeouts < 1000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let begun = std::time::Instant::now();
+        let before = controller.server.counts().accepted;
+        let node = controller.authority.node("node-1");
+        let dialer = controller.dialer(Some(&node));
+        let mut honest = 0;
+        for _ in 0..15 {
+            honest += u32::from(within(dialer.dial(&controller.target)).await.is_ok());
+        }
+        let rate = (controller.server.counts().accepted - before) as f64 / begun.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        for flood in floods {
+            flood.join().unwrap();
+        }
+        println!("{honest} of 15 honest handshakes beside {rate:.0} connections a second from {source:?}");
+        assert_eq!(honest, 15);
+    }
 }

@@ -340,8 +340,12 @@ impl Session for ControllerSession {
         let Received {
             message,
             unknown_variant,
+            refused,
         } = received;
         self.budget.refill(now);
+        if let Some(refused) = refused {
+            return self.handle_refused(refused);
+        }
         match &mut self.link {
             Link::Idle | Link::Closing(_) | Link::Ended => {}
             Link::Handshaking(handshake) => match handshake.handle_message(now, message) {

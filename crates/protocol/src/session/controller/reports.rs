@@ -8,7 +8,7 @@ use super::{ControllerEvent, ControllerSession, DaemonRequest, Link};
 use crate::capability::Capabilities;
 use crate::handshake::controller::Refusal;
 use crate::heartbeat::PongError;
-use crate::session::{Anomaly, error_code, kind};
+use crate::session::{Anomaly, Refused, error_code, kind};
 use crate::validate;
 
 impl ControllerSession {
@@ -62,6 +62,18 @@ impl ControllerSession {
             Payload::InstanceFileContent(content) => DaemonRequest::FileContent(content).into(),
         };
         self.tell(event);
+    }
+
+    /// A message was too large to be decoded; the stream goes on, unless there is no session yet.
+    pub(super) fn handle_refused(&mut self, refused: Refused) {
+        match self.link {
+            Link::Handshaking(_) => self.refuse_stream(refused.invalid.into()),
+            Link::Established(_) => {
+                let code = (refused.name != kind::ERROR_REPORT).then_some(error_code::INVALID_MESSAGE);
+                self.note(refused.invalid.into(), code, refused.name);
+            }
+            Link::Idle | Link::Closing(_) | Link::Ended => {}
+        }
     }
 
     fn handle_pong(&mut self, now: Instant, sequence: i64) {

@@ -28,7 +28,7 @@ impl Default for Unwritten {
     fn default() -> Self {
         Self {
             asked: None,
-            commands: Held::new(),
+            commands: Held::of(crate::limits::MAX_MESSAGE_BYTES),
         }
     }
 }

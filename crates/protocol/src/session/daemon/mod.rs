@@ -44,7 +44,7 @@ use prexorcloud_proto::{
 };
 
 use super::budget::PeerBudget;
-use super::{Anomaly, Close, Code, Received, Session, UnknownVariants, error_code};
+use super::{Anomaly, Close, Code, Received, Refused, Session, UnknownVariants, error_code, kind};
 use crate::fence::EpochFence;
 use crate::handshake::daemon::{Acknowledged, Connected, DaemonHandshake, HandshakeFailure};
 use crate::heartbeat::SilenceWatch;
@@ -474,6 +474,7 @@ impl Session for DaemonSession {
         let Received {
             message,
             unknown_variant,
+            refused,
         } = received;
         self.budget.refill(now);
         match &mut self.link {
@@ -484,6 +485,10 @@ impl Session for DaemonSession {
         if message.payload.is_none() {
             if let Err(refused) = self.admit(Epoch::new(message.epoch)) {
                 return self.note(refused.into(), Some(code_of(refused)), "unknown");
+            }
+            if let Some(Refused { name, invalid }) = refused {
+                let code = (name != kind::ERROR_REPORT).then_some(error_code::INVALID_MESSAGE);
+                return self.note(invalid.into(), code, name);
             }
             return match unknown_variant {
                 Some(tag) if self.unknown.note(tag) => self.note(Anomaly::UnknownVariant { tag }, None, ""),

@@ -32,9 +32,9 @@ pub(super) struct Told {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Strangers(Mutex<HashMap<Option<IpAddr>, Failures>>);
+pub(super) struct FailedHandshakes(Mutex<HashMap<Option<IpAddr>, Failures>>);
 
-impl Strangers {
+impl FailedHandshakes {
     /// A handshake has failed; what is to be said, if anything
     pub(super) fn failed(&self, now: Instant, address: IpAddr, error: &str) -> Vec<Told> {
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_is_told_and_the_others_together() {
-        let (strangers, begun) = (Strangers::default(), Instant::now());
+        let (strangers, begun) = (FailedHandshakes::default(), Instant::now());
         let address = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
         let told = |count| Told {
             source: Some(address),
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn any_number_of_sources_costs_so_many_lines_and_places() {
-        let (strangers, begun) = (Strangers::default(), Instant::now());
+        let (strangers, begun) = (FailedHandshakes::default(), Instant::now());
         let lines: usize = (0..100_000_u32)
             .map(|number| {
                 strangers
