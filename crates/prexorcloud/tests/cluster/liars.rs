@@ -14,8 +14,8 @@ use prexorcloud_transport::{DaemonRunner, Dialer, SessionHandle, SessionHandler,
 
 use crate::rig::{Rig, eventually};
 
-/// Reports that a liar sends of each kind
-const REPORTS: usize = 5000;
+/// Reports and acknowledgements that a liar sends
+const REPORTS: usize = 10_000;
 
 /// A daemon that does nothing but to report errors
 struct Liar {
@@ -55,14 +55,15 @@ impl SessionHandler<DaemonSession> for Liar {
             context: "lobby-1\nforged-context".to_owned(),
             retry_after_seconds: 0,
         });
-        let ack = Payload::ShutdownNodeAck(ShutdownNodeAck::default());
+        // One message at a time: what there is room for is one.
+        let payload = match self.left % 2 {
+            0 => report,
+            _ => Payload::ShutdownNodeAck(ShutdownNodeAck::default()),
+        };
         let sent = session.wait_for(|session, _| {
-            session.has_room(Class::Control, 8192).then(|| {
-                session
-                    .send(report.clone())
-                    .and(session.send(ack.clone()))
-                    .is_ok()
-            })
+            session
+                .has_room(Class::Control, 8192)
+                .then(|| session.send(payload.clone()).is_ok())
         });
         if sent.await != Some(true) {
             return ControlFlow::Break(());
