@@ -246,7 +246,8 @@ impl Certificates {
         // The daemon should read why before the connection goes away.
         tokio::time::sleep(FAREWELL).await;
         let closed_connections = self.cut_revoked();
-        tracing::warn!(%node, serials = serials.len(), "the certificates of a node were revoked");
+        let given_up = self.give_up_all(node).await;
+        tracing::warn!(%node, serials = serials.len(), given_up, "the certificates of a node were revoked");
         if closed_connections > 0 {
             tracing::warn!(%node, closed_connections, "connections that did not end by themselves were cut");
         }
@@ -254,6 +255,25 @@ impl Certificates {
             serials,
             closed_connections,
         })
+    }
+
+    /// Frees what the node has claimed, once its session is over; says how many instances that were
+    async fn give_up_all(&self, node: NodeId) -> usize {
+        let mut attempts = ATTEMPTS;
+        loop {
+            match self.nodes.give_up_all(node).await {
+                Ok(count) => return count,
+                // Its connection has just been cut.
+                Err(OrderError::Conflict(_)) if attempts > 0 => {
+                    attempts -= 1;
+                    tokio::time::sleep(FAREWELL / 2).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%node, %error, "the instances of a revoked node could not be given up");
+                    return 0;
+                }
+            }
+        }
     }
 
     async fn record_revocation(&self, actor: &str, node: &str) -> Result<Vec<String>, OrderError> {

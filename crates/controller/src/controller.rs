@@ -271,6 +271,7 @@ impl Foundation {
             notes: Arc::new(Semaphore::new(nodes::NOTES)),
             workloads: Arc::clone(&workloads),
         };
+        nodes::summarise_crashes(&*store).await?;
         let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());
         let tokens = JoinTokens::new(Arc::clone(&store), pin, config.tokens.clone());

@@ -402,6 +402,63 @@ impl Record for CrashRecord {
     }
 }
 
+/// What a list says of a crash: all of its record but the lines
+///
+/// Its id is that of the [`CrashRecord`], and it is written and deleted together with it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct CrashSummary {
+    /// The record without its lines
+    #[prost(message, optional, tag = "1")]
+    pub crash: Option<CrashRecord>,
+    /// How large the whole record is
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+}
+
+impl Record for CrashSummary {
+    const PREFIX: &'static str = "crash-summaries/";
+
+    fn id(&self) -> String {
+        self.crash
+            .as_ref()
+            .map(|crash| crash.crash_id.clone())
+            .unwrap_or_default()
+    }
+}
+
+impl CrashSummary {
+    /// What is to be said of a crash
+    #[must_use]
+    pub fn of(record: &CrashRecord) -> Self {
+        Self {
+            crash: Some(CrashRecord {
+                log_tail: Vec::new(),
+                ..record.clone()
+            }),
+            bytes: prost::Message::encoded_len(record) as u64,
+        }
+    }
+}
+
+/// Something that was done once to records of an earlier release
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct MigrationRecord {
+    /// What
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// When
+    #[prost(int64, tag = "2")]
+    pub done_at_ms: i64,
+}
+
+impl Record for MigrationRecord {
+    const PREFIX: &'static str = "migrations/";
+
+    fn id(&self) -> String {
+        self.name.clone()
+    }
+}
+
 /// Recognises a crash report that is sent again
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct CrashReportIndex {

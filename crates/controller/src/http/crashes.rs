@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, response::Response};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -10,18 +10,19 @@ use super::{
     access::Authenticated,
     error::ApiError,
     json::{Id, Params, time},
+    page,
 };
 use crate::{
     access::Permission,
-    records::CrashRecord,
+    records::{CrashRecord, CrashSummary},
     store::{self, Query, Record as _, Stored},
 };
 
 /// Most entries of one answer
 const MAX_LIMIT: usize = 500;
 
-/// Records that are read at once: each carries the tail of a log
-const PAGE: usize = 64;
+/// Summaries that are read at once
+const PAGE: usize = 256;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -67,33 +68,60 @@ pub(super) struct Filter {
     group: Option<String>,
     node: Option<String>,
     limit: Option<usize>,
+    cursor: Option<String>,
 }
 
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
     Params(filter): Params<Filter>,
-) -> Result<Json<Vec<Crash>>, ApiError> {
+) -> Result<Response, ApiError> {
     caller.require(Permission::CrashesView)?;
     let limit = filter.limit.unwrap_or(100).min(MAX_LIMIT);
+    let after: Option<String> = page::cursor(filter.cursor.as_deref())?;
+    let after = after
+        .map(|id| known_id(&id).map(CrashSummary::key_of))
+        .transpose()?;
     let wanted = |wish: &Option<String>, is: &str| wish.as_deref().is_none_or(|wish| wish == is);
-    let mut crashes = Vec::new();
-    let mut query = Query::prefix(CrashRecord::PREFIX).descending().limit(PAGE);
-    while crashes.len() < limit {
-        let page = api.store.list(query.clone()).await?.entries;
-        let Some(last) = page.last() else { break };
+    let mut crashes: Vec<Crash> = Vec::new();
+    let mut query = Query::prefix(CrashSummary::PREFIX).descending().limit(PAGE);
+    if let Some(after) = after {
+        query = query.after(after);
+    }
+    loop {
+        let entries = api.store.list(query.clone()).await?.entries;
+        let Some(last) = entries.last() else { break };
         query = query.after(last.key.clone());
-        for entry in page {
-            let record = Stored::<CrashRecord>::decode(entry)?.record;
+        for entry in entries {
+            let Some(record) = Stored::<CrashSummary>::decode(entry)?.record.crash else {
+                continue;
+            };
             let matches = wanted(&filter.instance, &record.instance_id)
                 && wanted(&filter.group, &record.group)
                 && wanted(&filter.node, &record.node_id);
-            if matches && crashes.len() < limit {
-                crashes.push(Crash::summary(record));
+            if !matches {
+                continue;
             }
+            if crashes.len() == limit {
+                let next = crashes.last().map(|last| last.id.clone());
+                return Ok(page::page(crashes, next));
+            }
+            crashes.push(Crash::summary(record));
         }
     }
-    Ok(Json(crashes))
+    Ok(page::page(crashes, None))
+}
+
+/// What is no id of ours may not even be a key
+fn known_id(id: &str) -> Result<&str, ApiError> {
+    let is_id = id
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if is_id {
+        Ok(id)
+    } else {
+        Err(ApiError::not_found("no such crash"))
+    }
 }
 
 pub(super) async fn show(
@@ -102,17 +130,9 @@ pub(super) async fn show(
     Id(id): Id,
 ) -> Result<Json<Crash>, ApiError> {
     caller.require(Permission::CrashesView)?;
-    let unknown = || ApiError::not_found("no such crash");
-    // What is no id of ours may not even be a key.
-    if !id
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-    {
-        return Err(unknown());
-    }
-    let mut record = store::load::<CrashRecord>(&*api.store, &id)
+    let mut record = store::load::<CrashRecord>(&*api.store, known_id(&id)?)
         .await?
-        .ok_or_else(unknown)?
+        .ok_or_else(|| ApiError::not_found("no such crash"))?
         .record;
     let log_tail = std::mem::take(&mut record.log_tail);
     Ok(Json(Crash {

@@ -331,6 +331,9 @@ impl Node {
             } => {
                 tracing::info!(node = %self.id, %instance, %group, incarnation = incarnation.get(), %state, port, "an instance was adopted");
             }
+            InstanceEvent::NotAdopted { count } => {
+                tracing::warn!(node = %self.id, count, "the node lists more instances that nobody started than a node may bring; these were left alone");
+            }
             InstanceEvent::Forgotten { instance, .. } => {
                 self.forget_rest(instance);
                 tracing::debug!(node = %self.id, %instance, "an instance that had ended is forgotten, for the sake of later ones");

@@ -21,6 +21,7 @@ mod pacing;
 mod record;
 mod registry;
 mod requests;
+mod retirement;
 mod starts;
 mod task;
 mod typed;
@@ -28,7 +29,7 @@ mod view;
 
 pub(crate) use self::{
     acceptor::StreamAcceptor,
-    crashes::prune as prune_crashes,
+    crashes::{prune as prune_crashes, summarise_all as summarise_crashes},
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
     starts::{file_name, is_path},

@@ -77,6 +77,10 @@ pub(super) enum NodeRequest {
     Undrain {
         reply: Reply<NodeSummary>,
     },
+    /// Give up whatever lives there, since its certificates do not count any more; the answer is how many that is
+    GiveUpAll {
+        reply: Reply<usize>,
+    },
     /// Tell the daemon to shut down; the answer is the receiver of its acknowledgement
     ShutDown {
         reason: String,
@@ -101,7 +105,7 @@ impl NodeRequest {
         match self {
             Self::Join { .. } => false,
             Self::Stop { reply, .. } => reply.is_closed(),
-            Self::Drain { reply, .. } => reply.is_closed(),
+            Self::Drain { reply, .. } | Self::GiveUpAll { reply } => reply.is_closed(),
             Self::Cordon { reply, .. } | Self::Undrain { reply } => reply.is_closed(),
             Self::ShutDown { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
@@ -208,6 +212,7 @@ impl Node {
                 timeout,
                 reply,
             } => answer(reply, self.drain(shutdown, timeout).await),
+            NodeRequest::GiveUpAll { reply } => answer(reply, self.give_up_all(now)),
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
             NodeRequest::Remove { leftovers, reply } => answer(reply, self.remove(&leftovers).await),
@@ -250,10 +255,15 @@ impl Node {
     }
 
     fn wait(&mut self, waiting: Waiting) -> OrderId {
-        self.orders += 1;
-        let id = OrderId(self.orders);
+        let id = self.next_order();
         self.waiting.insert(id, waiting);
         id
+    }
+
+    /// The number of an order; nobody waits for its answer yet
+    pub(super) fn next_order(&mut self) -> OrderId {
+        self.orders += 1;
+        OrderId(self.orders)
     }
 
     /// Passes the machine's answer on

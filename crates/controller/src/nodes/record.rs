@@ -2,7 +2,7 @@
 
 use prexorcloud_protocol::InstanceId;
 
-use super::{NodeView, OrderError, commits::ATTEMPTS, registry::look, task::Node};
+use super::{NodeView, OrderError, commits::ATTEMPTS, crashes, registry::look, task::Node};
 use crate::{
     records::{InstanceRecord, NodeRecord},
     store::{self, Record as _, StoreError, Stored, Txn},
@@ -70,6 +70,7 @@ impl Node {
                 left.instance()
             )));
         }
+        crashes::forget_node(&*self.context.store, self.id).await?;
         // A deletion without a condition cannot conflict. The node goes last, so that a removal that fails can be repeated.
         for some in leftovers.chunks(Txn::MAX_OPERATIONS) {
             let keys = some.iter().map(|id| InstanceRecord::key_of(id.as_str()));

@@ -289,6 +289,11 @@ impl Nodes {
         Ok(())
     }
 
+    /// Gives up whatever lives on a node that is away; the answer is how many that is
+    pub(crate) async fn give_up_all(&self, node: NodeId) -> Result<usize, OrderError> {
+        self.ask(node, |reply| NodeRequest::GiveUpAll { reply }).await
+    }
+
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {
         self.ask(node, |reply| NodeRequest::Close { close, reply }).await
     }

@@ -4,7 +4,10 @@ use prexorcloud_controller::{
     records::{InstanceRecord, NodeRecord},
     store::{SqliteOptions, SqliteStore, Store as _, Txn},
 };
-use prexorcloud_proto::{InstanceState, RunningInstance, StartInstance};
+use prexorcloud_proto::{
+    CrashReport, InstanceState, RunningInstance, StartInstance, controller_message::Payload as ToDaemon,
+    daemon_message::Payload,
+};
 use serde_json::json;
 
 use crate::{
@@ -92,4 +95,76 @@ async fn what_has_ended_blocks_nothing_and_what_lives_is_restored() {
     assert_eq!(cluster.get("/instances/a-0").await.0, 404);
     assert_eq!(cluster.instance("a-4095").await["state"], "STOPPED");
     within(cluster.stop()).await;
+}
+
+const ORDER: &str = "/srv/server.jar";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_report_about_an_instance_of_another_node_is_refused() {
+    let cluster = Cluster::start().await;
+    let (one, two) = (cluster.enrol("node-1").await, cluster.enrol("node-2").await);
+    let mut owner = Puppet::join(&cluster, &one, "node-1").await;
+    let mut liar = Puppet::join(&cluster, &two, "node-2").await;
+    let order = json!({ "group": "lobby", "jar": ORDER, "node": "node-1" });
+    assert_eq!(cluster.post("/instances", &order).await.0, 201);
+    let start = owner.start().await;
+    owner.bring_up(&start).await;
+    cluster.instance_state(&start.instance_id, "RUNNING").await;
+    for incarnation in [0, start.incarnation] {
+        let report_id = format!("lie-{incarnation}");
+        let report = CrashReport {
+            instance_id: start.instance_id.clone(),
+            group: "lobby".to_owned(),
+            exit_code: 1,
+            incarnation,
+            report_id: report_id.clone(),
+            ..CrashReport::default()
+        };
+        liar.say(Payload::CrashReport(Box::new(report))).await;
+        // It is done with: it need not be told again.
+        match liar.next().await.unwrap() {
+            ToDaemon::CrashReportAck(ack) => assert_eq!(ack.report_id, report_id),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(cluster.get("/crashes").await.1, json!([]));
+    assert_eq!(cluster.instance(&start.instance_id).await["state"], "RUNNING");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_revoked_or_forgotten_node_has_claimed_is_free() {
+    let mut cluster = Cluster::start().await;
+    let (one, two) = (cluster.enrol("node-1").await, cluster.enrol("node-2").await);
+    let claimed = |id: &str| RunningInstance {
+        instance_id: id.to_owned(),
+        group: "lobby".to_owned(),
+        port: 30_000,
+        state: InstanceState::Running.into(),
+        incarnation: 7,
+    };
+    let claims = vec![claimed("lobby-1"), claimed("lobby-2")];
+    let (_liar, _) = Puppet::join_with(&cluster, &one, "node-1", claims).await;
+    let mut honest = Puppet::join(&cluster, &two, "node-2").await;
+    cluster.instance_state_when_known("lobby-1", "RUNNING").await;
+    let order = json!({ "group": "lobby", "id": "lobby-1", "jar": ORDER, "node": "node-2" });
+    assert_eq!(
+        cluster.post("/instances", &order).await.0,
+        409,
+        "it lives on node-1"
+    );
+    assert_eq!(cluster.act("/nodes/node-1/revoke-cert").await.0, 200);
+    cluster.instance_state("lobby-1", "CRASHED").await;
+    assert_eq!(cluster.post("/instances", &order).await.0, 201);
+    let start = honest.start().await;
+    honest.bring_up(&start).await;
+
+    let (status, removed) = cluster.act("/nodes/node-1/remove").await;
+    assert_eq!(status, 200, "{removed}");
+    assert_eq!(cluster.get("/nodes/node-1").await.0, 404);
+    assert_eq!(cluster.get("/instances/lobby-2").await.0, 404);
+    cluster.instance_state("lobby-1", "RUNNING").await;
+    cluster.restart().await;
+    assert_eq!(cluster.get("/nodes/node-1").await.0, 404);
+    let (_, nodes) = cluster.get("/nodes").await;
+    assert_eq!(nodes.as_array().unwrap().len(), 1, "{nodes}");
 }

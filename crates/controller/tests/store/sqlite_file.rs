@@ -242,3 +242,41 @@ async fn a_transaction_that_gets_no_answer_in_time_says_so() {
     );
     blocker.execute_batch("ROLLBACK").unwrap();
 }
+
+/// How large the file is once its log is folded in
+async fn size_after_close(store: SqliteStore) -> u64 {
+    let path = store.path().to_path_buf();
+    within(store.close()).await.unwrap();
+    fs::metadata(path).unwrap().len()
+}
+
+#[tokio::test]
+async fn what_is_deleted_leaves_the_file_also_of_an_earlier_release() {
+    const MIB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("controller.db");
+    within(open(&path).unwrap().close()).await.unwrap();
+    for earlier in [false, true] {
+        if earlier {
+            let connection = rusqlite::Connection::open(&path).unwrap();
+            connection
+                .execute_batch("PRAGMA auto_vacuum = 0; VACUUM")
+                .unwrap();
+        }
+        let store = open(&path).unwrap();
+        for number in 0..16 {
+            let txn = Txn::new().put(format!("crashes/{number}"), vec![7; MIB]);
+            let _ = within(store.txn(txn)).await.unwrap();
+        }
+        let full = size_after_close(store).await;
+        assert!(full > 16 * MIB as u64, "{full}");
+        let store = open(&path).unwrap();
+        for number in 0..16 {
+            let _ = within(store.txn(Txn::new().delete(format!("crashes/{number}"))))
+                .await
+                .unwrap();
+        }
+        let empty = size_after_close(store).await;
+        assert!(empty < 2 * MIB as u64, "{earlier}: {empty}");
+    }
+}

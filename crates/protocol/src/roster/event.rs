@@ -44,6 +44,11 @@ pub enum InstanceEvent {
         /// Which start of the id it was.
         incarnation: Incarnation,
     },
+    /// A daemon has brought more instances that nobody knew than a node may: so many were left alone.
+    NotAdopted {
+        /// How many.
+        count: usize,
+    },
     /// The daemon has taken a start on.
     StartAccepted {
         /// The instance.
@@ -179,7 +184,7 @@ impl InstanceEvent {
             | Self::StopOverdue { instance, .. }
             | Self::StillRuns { instance, .. }
             | Self::LifetimeOver { instance, .. } => Some(*instance),
-            Self::Lagged { .. } => None,
+            Self::NotAdopted { .. } | Self::Lagged { .. } => None,
         }
     }
 }

@@ -35,8 +35,13 @@ impl Roster {
             .filter_map(|&index| self.slots.get(index))
             .map(|slot| KnownInstance::of(&slot.lifecycle, slot.start.is_some()))
             .collect();
+        self.adoptions.refill(now);
         for action in reconcile::plan(&known, reported, policy) {
             self.perform(now, action);
+        }
+        let count = std::mem::take(&mut self.not_adopted);
+        if count > 0 {
+            self.tell(InstanceEvent::NotAdopted { count });
         }
         for index in self.slots.entry_indices() {
             if let Some(slot) = self.slots.get_mut(index) {
@@ -60,6 +65,9 @@ impl Roster {
                     self.with_entry(now, instance, |slot| {
                         slot.lifecycle.handle_lost(now, Cause::Superseded)
                     });
+                } else if !self.adoptions.take() {
+                    self.not_adopted += 1;
+                    return;
                 }
                 self.adopt(now, instance, group, incarnation, state, port);
             }

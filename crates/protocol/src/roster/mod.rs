@@ -14,6 +14,8 @@
 //! # What is bounded
 //! - Entries that live: a start beyond [`limits::INSTANCES_PER_NODE`] is denied, and so are orphans beyond that ignored. What
 //!   a daemon lists alive is believed all the same: it runs, whatever a limit says.
+//! - Instances that only the daemon knew: as many as it can have, twice over, and then one every ten seconds; beyond that
+//!   they are left alone, and [told](InstanceEvent::NotAdopted) of. No node takes all ids of a fleet.
 //! - Entries that have ended: whoever owns the roster forgets [what ended first](Roster::surplus) of more than
 //!   [`ENDED_REMEMBERED`]. They never stand in the way of a start.
 //! - Dispatches: at most one per instance is waiting, in the ledger of the instance. What one incarnation can cost on one
@@ -53,6 +55,7 @@ mod event;
 mod expiry;
 mod figures;
 mod handshake;
+mod memory;
 mod messages;
 mod readiness;
 mod slots;
@@ -79,14 +82,12 @@ use crate::instance::{Cause, Judgement, Lifecycle, LifecycleOutput, Spec, State}
 use crate::ledger::{Order, RETRIES};
 use crate::limits;
 use crate::peer::DaemonPeer;
+use crate::session::budget::Bucket;
 use crate::validate::{Fault, Invalid};
 use crate::verdict::{DeniedReason, StopMode, Verdict};
 
 /// How many instances that have ended are remembered; of more, those that ended first are to be forgotten.
 pub const ENDED_REMEMBERED: usize = 1_024;
-
-/// How many are kept at most while nobody forgets any.
-const ENDED_KEPT: usize = 2 * limits::INSTANCES_PER_NODE;
 
 /// How many events are kept for an application that does not poll.
 pub const EVENTS_KEPT: usize = 4 * limits::INSTANCES_PER_NODE;
@@ -154,6 +155,9 @@ pub struct Roster {
     waiting_changes: u64,
     /// What the daemon last said of its load, on the present stream.
     figures: Option<Figures>,
+    /// How many instances that nobody knew are still taken over.
+    adoptions: Bucket,
+    not_adopted: usize,
 }
 
 impl Roster {
@@ -169,6 +173,8 @@ impl Roster {
             newest: None,
             waiting_changes: 0,
             figures: None,
+            adoptions: Bucket::of_adoptions(),
+            not_adopted: 0,
         }
     }
 
@@ -227,67 +233,6 @@ impl Roster {
         self.slots
             .places()
             .filter_map(|place| Some(&self.slots.get(place.orphan?)?.lifecycle))
-    }
-
-    /// Puts recorded instances back after a restart of the controller
-    ///
-    /// Give those that have ended in the order of their ends. One that lives is put back even if its record breaks the
-    /// contract: it runs. Those that could not be put back are returned with the reason: they have ended, or have no safe name.
-    #[must_use = "an instance that is not restored is an orphan at the next handshake"]
-    pub fn restore(
-        &mut self,
-        now: Instant,
-        entries: impl IntoIterator<Item = RosterEntry>,
-    ) -> Vec<(RosterEntry, DeniedReason)> {
-        let mut refused = Vec::new();
-        for entry in entries {
-            let spec = match Spec::of(&entry.start) {
-                Ok(spec) => Ok((spec, true)),
-                Err(invalid) => Spec::known_of(&entry.start)
-                    .filter(|_| !entry.state.is_terminal())
-                    .map(|spec| (spec, false))
-                    .ok_or(invalid),
-            };
-            let (spec, is_valid) = match spec {
-                Ok(spec) => spec,
-                Err(invalid) => {
-                    refused.push((entry, DeniedReason::Invalid(invalid)));
-                    continue;
-                }
-            };
-            let mut lifecycle = Lifecycle::restored(now, spec, entry.state, entry.desired);
-            if entry.lost {
-                lifecycle = lifecycle.as_lost();
-            }
-            let start = (is_valid && lifecycle.state().is_coming_up()).then_some(entry.start);
-            let slot = self.slots.insert(Slot::new(Role::Entry, lifecycle, start));
-            self.join(now, slot);
-            self.pump(now, slot);
-        }
-        refused
-    }
-
-    /// How many instances have not ended.
-    #[must_use]
-    pub fn live(&self) -> usize {
-        self.slots.live()
-    }
-
-    /// Those that ended first, of more ended ones than [`ENDED_REMEMBERED`].
-    pub fn surplus(&self) -> impl Iterator<Item = &Lifecycle> {
-        let surplus = self.slots.ended().saturating_sub(ENDED_REMEMBERED);
-        self.slots.ended_slots().take(surplus).map(|slot| &slot.lifecycle)
-    }
-
-    /// Nobody forgets any: the storage fails, or is given no time. What has ended must not grow without end.
-    fn bound_ended(&mut self) {
-        while self.slots.ended() > ENDED_KEPT {
-            let Some(first) = self.slots.ended_slots().next() else {
-                return;
-            };
-            let instance = first.lifecycle.instance();
-            self.slots.remove(instance, Role::Entry);
-        }
     }
 
     /// What [`start`](Self::start) would say, and nothing more.
@@ -401,20 +346,6 @@ impl Roster {
         let verdict = act(&mut slot.lifecycle);
         self.pump(now, index);
         verdict
-    }
-
-    /// Removes an instance that has ended.
-    pub fn forget(&mut self, instance: InstanceId) -> Verdict {
-        match self.get(instance) {
-            None => Verdict::AlreadyInEffect,
-            Some(known) if !known.is_terminal() => Verdict::Denied(DeniedReason::StillAlive {
-                current: known.incarnation(),
-            }),
-            Some(_) => {
-                self.slots.remove(instance, Role::Entry);
-                Verdict::Accepted
-            }
-        }
     }
 
     /// The server itself says that it is ready, past the daemon.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{ANSWERS_AT_ONCE, ANSWERS_INTERVAL, PINGS_AT_ONCE};
+use crate::limits;
 
 /// How many mistakes in a row are reported before the rest are only counted.
 const MISTAKES_AT_ONCE: u32 = 32;
@@ -16,8 +17,14 @@ const REPORTS_AT_ONCE: u32 = 64;
 /// How long it takes until one more is.
 const REPORTS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many instances that nobody knew a node may bring: all that it can have, and as many again.
+const ADOPTIONS_AT_ONCE: u32 = 2 * limits::INSTANCES_PER_NODE as u32;
+
+/// How long it takes until it may bring one more.
+const ADOPTIONS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A token bucket: so much at once, and one more with every interval
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Bucket {
     size: u32,
     interval: Duration,
@@ -38,6 +45,11 @@ impl Bucket {
     /// For answers to what changes nothing.
     pub(crate) const fn of_answers() -> Self {
         Self::new(ANSWERS_AT_ONCE, ANSWERS_INTERVAL)
+    }
+
+    /// For instances that nobody knew: each takes its id from the whole fleet, and leaves a number behind.
+    pub(crate) const fn of_adoptions() -> Self {
+        Self::new(ADOPTIONS_AT_ONCE, ADOPTIONS_INTERVAL)
     }
 
     pub(crate) fn refill(&mut self, now: Instant) {

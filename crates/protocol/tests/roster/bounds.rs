@@ -118,14 +118,25 @@ fn a_node_that_lists_others_each_time_costs_a_bounded_memory() {
             .map(|index| listed(&format!("s{round}-{index}"), 1, State::Running))
             .collect();
         roster.handle_handshake(now, &strangers, &rust_peer());
-        events(&mut roster);
-        assert_eq!(
-            roster.live(),
-            INSTANCES_PER_NODE,
-            "what is listed alive is never ignored"
-        );
+        let refused = events(&mut roster).into_iter().find_map(|event| match event {
+            InstanceEvent::NotAdopted { count } => Some(count),
+            _ => None,
+        });
+        // All that a node can have is taken over, twice; then it is told that it brings too many.
+        let (live, told) = if round < 2 {
+            (INSTANCES_PER_NODE, None)
+        } else {
+            (0, Some(INSTANCES_PER_NODE))
+        };
+        assert_eq!((roster.live(), refused), (live, told), "{round}");
         assert!(roster.entries().count() <= 4 * INSTANCES_PER_NODE);
     }
+    let later = now + Duration::from_secs(30);
+    let known: Vec<_> = (0..5)
+        .map(|index| listed(&format!("late{index}"), 1, State::Running))
+        .collect();
+    roster.handle_handshake(later, &known, &rust_peer());
+    assert_eq!(roster.live(), 3, "one every ten seconds");
 }
 
 #[test]

@@ -152,6 +152,17 @@ fn header(connection: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
     Ok((application, version, tables))
 }
 
+/// What is deleted leaves the file, too; a file of an earlier release is rewritten once
+fn give_space_back(connection: &Connection) -> rusqlite::Result<()> {
+    const INCREMENTAL: i64 = 2;
+    let mode: i64 = connection.pragma_query_value(None, "auto_vacuum", |row| row.get(0))?;
+    if mode == INCREMENTAL {
+        return Ok(());
+    }
+    connection.pragma_update(None, "auto_vacuum", INCREMENTAL)?;
+    connection.execute_batch("VACUUM")
+}
+
 fn prepare(
     connection: &mut Connection,
     path: &Path,
@@ -181,6 +192,10 @@ fn prepare(
             path: path.to_path_buf(),
             detail: verdict,
         }));
+    }
+    if let Err(error) = give_space_back(connection) {
+        // It needs as much space again; without it the file only never shrinks.
+        tracing::warn!(%error, "the store cannot be rewritten so that it gives space back; the next start tries again");
     }
     migrate(connection)?;
     Ok(None)

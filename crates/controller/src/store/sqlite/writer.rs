@@ -8,6 +8,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::file::{self, store_error};
 use crate::store::{Change, ChangeSet, Revision, StoreError, Txn, TxnOutcome, change_log::ChangeLog};
 
+/// Pages that may be free before the file is made smaller
+const FREE_PAGES: i64 = 256;
+
 /// Transactions in one commit; bounds how long the first of them waits for the others
 const BATCH: usize = 256;
 
@@ -62,6 +65,9 @@ impl Writer {
                 }
             }
             self.commit(batch);
+            if let Err(error) = self.shrink() {
+                tracing::warn!(%error, "the store's file could not be made smaller");
+            }
             if !probes.is_empty() {
                 let proven = self.probe();
                 for reply in probes {
@@ -169,6 +175,24 @@ impl Writer {
             .and_then(|mut statement| statement.execute([]))
             .map_err(store_error)?;
         commit.commit().map_err(store_error)
+    }
+
+    /// Gives pages back that nothing is in, a few at a time
+    fn shrink(&mut self) -> Result<(), StoreError> {
+        let free: i64 = self
+            .connection
+            .pragma_query_value(None, "freelist_count", |row| row.get(0))
+            .map_err(store_error)?;
+        if free < FREE_PAGES {
+            return Ok(());
+        }
+        let mut statement = self
+            .connection
+            .prepare_cached("PRAGMA incremental_vacuum(1024)")
+            .map_err(store_error)?;
+        let mut freed = statement.query([]).map_err(store_error)?;
+        while freed.next().map_err(store_error)?.is_some() {}
+        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), StoreError> {

@@ -355,7 +355,7 @@ impl ControllerNode {
                 instance, to, cause, ..
             } => self.conclusion(*instance, *to, *cause).map(str::to_owned),
             InstanceEvent::Adopted { .. } => None,
-            InstanceEvent::Forgotten { .. } => return,
+            InstanceEvent::Forgotten { .. } | InstanceEvent::NotAdopted { .. } => return,
             InstanceEvent::StartRetrying {
                 attempt,
                 after,
