@@ -5,6 +5,7 @@
 
 use prexorcloud_protocol::node::daemon::UNOBSERVED;
 use prexorcloud_protocol::readiness::{message, plain};
+use prexorcloud_protocol::redact;
 use sha2::{Digest as _, Sha256};
 
 /// The cause of a crash as far as its output and exit code tell
@@ -184,6 +185,15 @@ const MAX_CAUSE_CHARS: usize = 200;
 /// ```
 #[must_use]
 pub fn diagnose(log_tail: &[String], exit_code: i32) -> Diagnosis {
+    let diagnosis = cause_of(log_tail, exit_code);
+    Diagnosis {
+        // It quotes a line of the server's.
+        cause: redact::urls(&diagnosis.cause).into_owned(),
+        ..diagnosis
+    }
+}
+
+fn cause_of(log_tail: &[String], exit_code: i32) -> Diagnosis {
     if let Some(cause) = late_start(log_tail) {
         return Diagnosis {
             classification: "STARTUP_TIMEOUT",
@@ -597,6 +607,16 @@ mod tests {
             "Error: could not open `/nope'"
         );
         assert_eq!(judge(&last, 1).cause, "Exit code 1");
+    }
+
+    #[test]
+    fn a_cause_quotes_no_credentials() {
+        let line = "java.io.IOException: https://bob:hunter2@repo.example/x.jar?token=hunter2 answered 404";
+        let cause = judge(&[line], 1).cause;
+        assert!(
+            !cause.contains("hunter2") && cause.contains("repo.example/x.jar"),
+            "{cause}"
+        );
     }
 
     #[test]

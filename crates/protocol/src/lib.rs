@@ -126,6 +126,7 @@ pub mod payload;
 pub mod peer;
 pub mod readiness;
 mod reconcile;
+pub mod redact;
 pub mod roster;
 pub mod session;
 pub mod time;

@@ -7,6 +7,7 @@ use prexorcloud_protocol::{
     InstanceId, NodeId,
     instance::{Desired, State},
     node::controller::{Change, CommitFailure, InstanceSnapshot},
+    redact,
     roster::RosterEntry,
     session::controller::CrashStanding,
 };
@@ -216,6 +217,7 @@ async fn add_reason(store: &dyn Store, node: NodeId, report: &CrashReport, txn: 
 
 /// Notes what is wrong with an instance that lives on this node, beside what the machine has recorded
 pub(super) async fn note(store: &dyn Store, node: NodeId, instance: InstanceId, note: &str) {
+    let note = &*redact::urls(note);
     for _ in 0..ATTEMPTS {
         let found = match store::load::<InstanceRecord>(store, instance.as_str()).await {
             Ok(found) => found,

@@ -8,6 +8,7 @@ use prexorcloud_protocol::{
     fence::StaleEpoch,
     handshake::controller::Hello,
     node::controller::{Commit, Contest, ControllerWork, StreamId},
+    redact,
     roster::{GroupPolicy, InstanceEvent},
     session::controller::{Admission, ControllerOutcome},
     session::error_code,
@@ -308,11 +309,7 @@ impl Node {
                 uptime,
                 ..
             } => {
-                let vitals = Vitals {
-                    player_count,
-                    uptime_ms: i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX),
-                    at_ms: now_millis(),
-                };
+                let vitals = Vitals::of(player_count, uptime);
                 if to.is_terminal() {
                     self.context.workloads.forget(instance, incarnation);
                 }
@@ -331,6 +328,15 @@ impl Node {
             } => {
                 tracing::info!(node = %self.id, %instance, %group, incarnation = incarnation.get(), %state, port, "an instance was adopted");
             }
+            InstanceEvent::Counted {
+                instance,
+                player_count,
+                uptime,
+                ..
+            } => {
+                let vitals = Vitals::of(player_count, uptime);
+                self.with_view(|view| view.vitals.insert(instance, vitals));
+            }
             InstanceEvent::NotAdopted { count } => {
                 tracing::warn!(node = %self.id, count, "the node lists more instances that nobody started than a node may bring; these were left alone");
             }
@@ -341,7 +347,7 @@ impl Node {
             InstanceEvent::StartFailed {
                 instance, failure, ..
             } => {
-                tracing::warn!(node = %self.id, %instance, code = failure.error_code, error = failure.message, "an instance could not be started");
+                tracing::warn!(node = %self.id, %instance, code = failure.error_code, error = %redact::urls(&failure.message), "an instance could not be started");
             }
             InstanceEvent::OrphanStopped {
                 instance,
@@ -357,7 +363,7 @@ impl Node {
                 after,
                 message,
             } => {
-                tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), attempt, ?after, error = message, "the daemon refuses to stop an instance; it is asked again");
+                tracing::warn!(node = %self.id, %instance, incarnation = incarnation.get(), attempt, ?after, error = %redact::urls(&message), "the daemon refuses to stop an instance; it is asked again");
             }
             InstanceEvent::StillRuns {
                 instance,

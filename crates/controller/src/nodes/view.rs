@@ -1,13 +1,13 @@
 //! What others see of a node, without asking its task
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
 use prexorcloud_transport::Peer;
 
 use super::pacing::Turn;
-use crate::records::NodeRecord;
+use crate::{records::NodeRecord, wall_clock::now_millis};
 
 /// A node as last seen
 #[derive(Clone, Debug, Default)]
@@ -65,6 +65,17 @@ pub(crate) struct Vitals {
     /// As of `at_ms`
     pub(crate) uptime_ms: i64,
     pub(crate) at_ms: i64,
+}
+
+impl Vitals {
+    /// As of now
+    pub(super) fn of(player_count: i32, uptime: Duration) -> Self {
+        Self {
+            player_count,
+            uptime_ms: i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX),
+            at_ms: now_millis(),
+        }
+    }
 }
 
 /// The one word that summarises a node

@@ -7,8 +7,9 @@ use prexorcloud_controller::{
     store::{self, SqliteOptions, SqliteStore, Store},
 };
 use prexorcloud_proto::{
-    ConsoleOutput, CrashReport, ErrorReport, InstanceState, StartFailureDisposition, StartInstanceAck,
-    StartPreparationStage, controller_message::Payload as ToDaemon, daemon_message::Payload,
+    ConsoleOutput, CrashReport, ErrorReport, InstanceState, InstanceStatusUpdate, StartFailureDisposition,
+    StartInstanceAck, StartPreparationStage, controller_message::Payload as ToDaemon,
+    daemon_message::Payload,
 };
 use serde_json::json;
 
@@ -557,4 +558,60 @@ async fn bad_requests_are_refused_and_start_nothing() {
             .await;
         assert_eq!(status, 404);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn players_are_counted_while_the_state_stays_the_same() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    let order = json!({ "group": "lobby", "jar": "/srv/server.jar" });
+    assert_eq!(cluster.post("/instances", &order).await.0, 201);
+    let start = puppet.start().await;
+    puppet.bring_up(&start).await;
+    cluster.instance_state(&start.instance_id, "RUNNING").await;
+    for players in [5, 7, 0] {
+        puppet
+            .say(Payload::InstanceStatus(InstanceStatusUpdate {
+                instance_id: start.instance_id.clone(),
+                state: InstanceState::Running.into(),
+                incarnation: start.incarnation,
+                player_count: players,
+                uptime_ms: 60_000,
+                ..InstanceStatusUpdate::default()
+            }))
+            .await;
+        let seen = eventually("the players are seen", async || {
+            let seen = cluster.instance(&start.instance_id).await;
+            (seen["playerCount"] == players && seen["uptimeMs"].as_i64() >= Some(60_000)).then_some(seen)
+        })
+        .await;
+        assert_eq!(seen["state"], "RUNNING");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_error_quotes_no_credentials() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    let order = json!({ "group": "lobby", "jar": "https://bob:hunter2@repo.example/x.jar" });
+    assert_eq!(cluster.post("/instances", &order).await.0, 201);
+    let start = puppet.start().await;
+    puppet
+        .say(Payload::StartInstanceAck(Box::new(StartInstanceAck {
+            instance_id: start.instance_id.clone(),
+            incarnation: start.incarnation,
+            error_code: "DOWNLOAD_FAILED".to_owned(),
+            error_message: format!("{}?token=hunter2: HTTP 404", start.download_url),
+            failure_disposition: StartFailureDisposition::Permanent.into(),
+            ..StartInstanceAck::default()
+        })))
+        .await;
+    let seen = cluster.instance_state(&start.instance_id, "CRASHED").await;
+    let told = seen["lastError"].as_str().unwrap();
+    assert_eq!(
+        told,
+        "DOWNLOAD_FAILED: https://***@repo.example/x.jar?token=***: HTTP 404"
+    );
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 use prexorcloud_proto::StartInstance;
 use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::readiness::Rule;
+use prexorcloud_protocol::redact;
 
 use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
@@ -200,7 +201,7 @@ impl Preparer {
             };
             let sha256 = extension.sha256.trim().to_ascii_lowercase();
             if sha256.is_empty() {
-                let url = extension.download_url.clone();
+                let url = redact::urls(&extension.download_url).into_owned();
                 return Err(failed(ArtifactError::NoDigest { url }));
             }
             let relative = format!("{}/{}", extension.install_path, extension.file_name);

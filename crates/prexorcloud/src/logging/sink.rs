@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prexorcloud_transport::protocol::redact;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use tracing_subscriber::fmt::format::Writer;
@@ -83,7 +84,10 @@ impl Sink {
     }
 
     /// Writes a text that ends with a newline, whole or not at all; what is missing is said before it
+    ///
+    /// Secrets inside of URLs are left out, whoever quotes them.
     pub fn say(&self, text: &str) {
+        let text = &*redact::urls(text);
         let mut state = self.state();
         let told = match state.missing {
             Some((count, why)) => {
@@ -268,6 +272,23 @@ mod tests {
             "{said}"
         );
         assert_eq!(lines[1..], ["next", "another"]);
+    }
+
+    #[test]
+    fn no_url_brings_its_secrets_into_the_log() {
+        let (mut reader, sink) = small_pipe();
+        writeln!(
+            &sink,
+            "https://bob:hunter2@repo.example/x.jar?token=hunter2 answered 404"
+        )
+        .unwrap();
+        sink.line(Level::Warn, "x", "see https://h/?sig=hunter2");
+        let said = drain(&mut reader);
+        assert!(
+            said.contains("https://***@repo.example/x.jar?token=*** answered 404"),
+            "{said}"
+        );
+        assert!(!said.contains("hunter2"), "{said}");
     }
 
     #[test]

@@ -37,6 +37,17 @@ pub enum InstanceEvent {
         /// How long the process had been running at the last report.
         uptime: Duration,
     },
+    /// What a daemon counts of an instance whose state is the same as before.
+    Counted {
+        /// The instance.
+        instance: InstanceId,
+        /// Which start of the id it is.
+        incarnation: Incarnation,
+        /// Players online.
+        player_count: i32,
+        /// How long the process had been running.
+        uptime: Duration,
+    },
     /// It had ended, and is known no more: it made room for what ended later.
     Forgotten {
         /// The instance.
@@ -172,6 +183,7 @@ impl InstanceEvent {
     pub const fn instance(&self) -> Option<InstanceId> {
         match self {
             Self::Changed { instance, .. }
+            | Self::Counted { instance, .. }
             | Self::Forgotten { instance, .. }
             | Self::StartAccepted { instance, .. }
             | Self::StartRetrying { instance, .. }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use prexorcloud_protocol::redact;
 use reqwest::Url;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap};
 use sha2::{Digest as _, Sha256};
@@ -326,7 +327,7 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
 
 fn source(url: &str) -> Result<Source, ArtifactError> {
     let unsupported = || ArtifactError::UnsupportedUrl {
-        url: url.chars().take(200).collect(),
+        url: redact::urls(url).chars().take(200).collect(),
     };
     if url.is_empty() {
         return Err(ArtifactError::NoSource);

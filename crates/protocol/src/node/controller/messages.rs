@@ -1,6 +1,6 @@
 //! What a daemon's message means for its node
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prexorcloud_proto::ConsoleOutput;
 
@@ -8,6 +8,7 @@ use super::{ControllerNode, ControllerWork, StreamId};
 use crate::id::{Incarnation, InstanceId};
 use crate::instance::{Age, Judgement};
 use crate::peer::DaemonPeer;
+use crate::roster::InstanceEvent;
 use crate::session::controller::{ControllerEvent, Objection};
 use crate::session::{Anomaly, error_code};
 
@@ -52,7 +53,11 @@ impl ControllerNode {
     ) -> Option<ControllerEvent> {
         match event {
             ControllerEvent::Status(update) => {
+                let before = self.counts(&update.instance_id);
                 let judgement = self.roster.handle_status(now, &update);
+                if judgement == Judgement::Duplicate && self.counts(&update.instance_id) != before {
+                    self.tell_count(&update.instance_id);
+                }
                 self.judge(stream, "InstanceStatusUpdate", judgement, update.instance_id);
             }
             ControllerEvent::StartAck(ack) => {
@@ -120,6 +125,27 @@ impl ControllerNode {
                 );
                 None
             }
+        }
+    }
+
+    /// What is counted of an instance.
+    fn counts(&self, instance_id: &str) -> Option<(i32, Duration)> {
+        let known = self.roster.get(InstanceId::new(instance_id).ok()?)?;
+        Some((known.player_count(), known.uptime()))
+    }
+
+    /// A report of the same state again is news of what is counted.
+    fn tell_count(&mut self, instance_id: &str) {
+        let known = InstanceId::new(instance_id).ok();
+        if let Some(known) = known.and_then(|instance| self.roster.get(instance))
+            && !known.is_terminal()
+        {
+            self.work.push_back(ControllerWork::News(InstanceEvent::Counted {
+                instance: known.instance(),
+                incarnation: known.incarnation(),
+                player_count: known.player_count(),
+                uptime: known.uptime(),
+            }));
         }
     }
 

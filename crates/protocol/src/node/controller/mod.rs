@@ -52,6 +52,7 @@ use prexorcloud_proto::controller_message;
 use crate::id::{InstanceId, NodeId};
 use crate::instance::{Cause, Lifecycle, State};
 use crate::peer::DaemonPeer;
+use crate::redact;
 use crate::roster::{Dispatch, InstanceEvent, Roster, RosterEntry, RosterTimer};
 use crate::session::budget::Bucket;
 #[cfg(doc)]
@@ -355,7 +356,9 @@ impl ControllerNode {
                 instance, to, cause, ..
             } => self.conclusion(*instance, *to, *cause).map(str::to_owned),
             InstanceEvent::Adopted { .. } => None,
-            InstanceEvent::Forgotten { .. } | InstanceEvent::NotAdopted { .. } => return,
+            InstanceEvent::Counted { .. }
+            | InstanceEvent::Forgotten { .. }
+            | InstanceEvent::NotAdopted { .. } => return,
             InstanceEvent::StartRetrying {
                 attempt,
                 after,
@@ -401,6 +404,8 @@ impl ControllerNode {
             InstanceEvent::LifetimeOver { .. } => None,
         };
         if let Some(instance) = event.instance() {
+            // Daemons quote what they could not download.
+            let note = note.map(|note| redact::urls(&note).into_owned());
             self.records.mark(instance, note);
         }
     }
