@@ -115,7 +115,85 @@ pub fn run(report: &mut Report, size: Size) -> Result<()> {
     let name = format!("all {records} instances in one answer, median");
     report.add(Row::new("fleet", name, median(&whole), "ms"));
     drop((baseline, server));
+    crowd(report)
+}
+
+/// Many who ask for the same whole list, beside a server that has nothing to do but to send as many bytes
+fn crowd(report: &mut Report) -> Result<()> {
+    const CLIENTS: usize = 200;
+    let size = Size {
+        nodes: 25,
+        instances: 100,
+    };
+    let records = size.nodes * size.instances;
+    let fleet = Fleet::create(size)?;
+    let server = Process::start(&fleet)?;
+    let path = "/api/v1/instances";
+    let ready = Instant::now() + PATIENCE;
+    while request(fleet.http, "GET", path, &fleet.token, "").is_err() {
+        if Instant::now() > ready {
+            bail!("the controller does not answer");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let (_, body) = request(fleet.http, "GET", path, &fleet.token, "")?;
+    let ours = ask(fleet.http, path, &fleet.token, CLIENTS)?;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || send_to_all(&listener, &body));
+    let bare = ask(address, path, "", CLIENTS)?;
+    let name = format!("{records} instances for {CLIENTS} clients at once; beside it the same bytes");
+    report.add(Row::new("fleet", name, ours.0, "answers/s").beside(bare.0));
+    let name = format!("p99 of that for {CLIENTS} clients");
+    report.add(Row::new("fleet", name, ours.1, "ms").beside(bare.1));
+    drop(server);
     Ok(())
+}
+
+/// Answers per second, and the p99 of one in milliseconds
+fn ask(address: SocketAddr, path: &'static str, token: &str, clients: usize) -> Result<(f64, f64)> {
+    const FOR: Duration = Duration::from_secs(5);
+    let begun = Instant::now();
+    let asking: Vec<_> = (0..clients)
+        .map(|_| {
+            let token = token.to_owned();
+            std::thread::spawn(move || {
+                let mut times = Vec::new();
+                while begun.elapsed() < FOR {
+                    let asked = Instant::now();
+                    let (status, _) = request(address, "GET", path, &token, "")?;
+                    if status != 200 {
+                        bail!("{path} was answered {status}");
+                    }
+                    times.push(asked.elapsed().as_secs_f64() * 1000.0);
+                }
+                Ok(times)
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for client in asking {
+        match client.join() {
+            Ok(client) => times.extend(client?),
+            Err(_) => bail!("a client has died"),
+        }
+    }
+    let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
+    Ok((rate, p99(&times)))
+}
+
+fn send_to_all(listener: &TcpListener, body: &str) {
+    let answer: Arc<str> = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into();
+    while let Ok((mut socket, _)) = listener.accept() {
+        let answer = Arc::clone(&answer);
+        std::thread::spawn(move || {
+            let mut head = [0; 1024];
+            if matches!(socket.read(&mut head), Ok(1..)) {
+                // Whoever has gone has been counted as failed already.
+                let _ = socket.write_all(answer.as_bytes());
+            }
+        });
+    }
 }
 
 /// What is recorded of a fleet, and the identities of its nodes

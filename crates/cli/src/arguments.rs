@@ -258,6 +258,12 @@ pub enum InstanceCommand {
         /// Only those in this state, RUNNING for example
         #[arg(long)]
         state: Option<String>,
+        /// At most so many; all without it
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: Option<u32>,
+        /// Go on where the page before has ended, which says how
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Shows one instance
     #[command(visible_alias = "info")]
@@ -404,6 +410,9 @@ pub enum CrashCommand {
         /// At most so many
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=500))]
         limit: u32,
+        /// Go on where the page before has ended, which says how
+        #[arg(long)]
+        cursor: Option<String>,
     },
     /// Shows a crash with the end of its log
     #[command(visible_alias = "info")]

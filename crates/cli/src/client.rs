@@ -19,6 +19,9 @@ pub const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Where a list says how its next page is asked for
+const NEXT_CURSOR: &str = "x-next-cursor";
+
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 const MAX_MESSAGE_CHARS: usize = 600;
 
@@ -36,6 +39,8 @@ pub struct Answer<T> {
     pub json: Value,
     /// As understood
     pub value: T,
+    /// What the next page of a list is asked for with, if there is one
+    pub next: Option<String>,
 }
 
 impl Client {
@@ -135,10 +140,12 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer<T>, Failure> {
         let request = Request::new(self, method, path, query);
-        let answer = request
+        let (next, answer) = request
             .within(async {
                 let response = request.send(self, body, ANSWER_TIMEOUT).await?;
-                request.read(response, MAX_ANSWER_BYTES).await
+                let next = response.headers().get(NEXT_CURSOR);
+                let next = next.and_then(|next| next.to_str().ok()).map(str::to_owned);
+                Ok((next, request.read(response, MAX_ANSWER_BYTES).await?))
             })
             .await?;
         let json: Value = if answer.is_empty() {
@@ -150,7 +157,7 @@ impl Client {
         let value = T::deserialize(&json).map_err(|error| {
             request.unintelligible(printable::short(&error.to_string(), MAX_MESSAGE_CHARS))
         })?;
-        Ok(Answer { json, value })
+        Ok(Answer { json, value, next })
     }
 }
 

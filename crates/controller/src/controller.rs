@@ -38,7 +38,7 @@ use crate::{
     enrolment::Enrolment,
     fleet::Fleet,
     host_access::HostAccessFile,
-    http::{self, Api, HttpServer, HttpServerError},
+    http::{self, Api, HttpServer, HttpServerError, SharedAnswer},
     inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     lineage::{Known, Lineage, LineageError, STORE_FILE},
@@ -318,6 +318,7 @@ impl Foundation {
             stopping: stopping.clone(),
             readiness: Readiness::new(Arc::clone(&store)),
             surroundings,
+            all_instances: SharedAnswer::default(),
         };
         let http_address = http.local_addr();
         let http = http.serve(http::router(Arc::new(api), &config.http), stopping.clone());

@@ -174,17 +174,25 @@ impl Fleet {
         Err(refused)
     }
 
-    /// Instances that match and come after an id, by id, and whether there are more
+    /// What is recorded of instances that match and come after an id, by id, and whether there are more
     pub(crate) async fn list(
         &self,
         node: Option<NodeId>,
         after: Option<InstanceId>,
         limit: usize,
         is_wanted: impl Fn(&Outline) -> bool,
-    ) -> Result<(Vec<Seen>, bool), StoreError> {
-        let (page, has_more) = self.inventory.page(node, after, limit, is_wanted).await?;
-        let seen = page.into_iter().map(|record| Seen::of(record, &self.nodes));
-        Ok((seen.collect(), has_more))
+    ) -> Result<(Vec<Arc<Outline>>, bool), StoreError> {
+        self.inventory.page(node, after, limit, is_wanted).await
+    }
+
+    /// A recorded instance with what is not recorded of it
+    pub(crate) fn seen(&self, record: Arc<Outline>) -> Seen {
+        Seen::of(record, &self.nodes)
+    }
+
+    /// A number that rises whenever something is recorded of an instance
+    pub(crate) async fn version(&self) -> Result<u64, StoreError> {
+        self.inventory.version().await
     }
 
     pub(crate) async fn get(&self, instance: InstanceId) -> Result<Seen, OrderError> {

@@ -87,6 +87,8 @@ struct Tables {
     lowest: HashMap<String, u32>,
     /// What happens after what is in the tables; `None` = they have to be read anew
     changes: Option<Watch>,
+    /// How often they have changed
+    version: u64,
 }
 
 impl Inventory {
@@ -122,7 +124,9 @@ impl Inventory {
                 tables.put(&key, record);
             }
         }
-        *self.tables() = tables;
+        let mut current = self.tables();
+        tables.version = current.version + 1;
+        *current = tables;
         Ok(())
     }
 
@@ -137,6 +141,11 @@ impl Inventory {
                 () = tokio::time::sleep(FOLLOWED_EVERY) => {}
             }
         }
+    }
+
+    /// A number that rises whenever something is recorded
+    pub(crate) async fn version(&self) -> Result<u64, StoreError> {
+        self.with(|tables| tables.version).await
     }
 
     /// One instance
@@ -243,6 +252,7 @@ impl Tables {
     }
 
     fn apply(&mut self, change: Change) -> Result<(), StoreError> {
+        self.version += 1;
         let Some(value) = change.value else {
             self.remove(&change.key);
             return Ok(());

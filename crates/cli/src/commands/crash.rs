@@ -7,7 +7,7 @@ use crate::output::{Output, or_dash, span};
 use crate::printable;
 use crate::resource::Crash;
 
-use super::query;
+use super::{more, query};
 
 const LONGEST_CAUSE: usize = 80;
 
@@ -18,11 +18,13 @@ pub(super) async fn run(command: CrashCommand, client: &Client, output: &Output)
             group,
             node,
             limit,
+            cursor,
         } => {
             let mut wanted = query(&[
                 ("instance", instance.as_ref()),
                 ("group", group.as_ref()),
                 ("node", node.as_ref()),
+                ("cursor", cursor.as_ref()),
             ]);
             wanted.push(("limit", limit.to_string()));
             let answer = client.get::<Vec<Crash>>(&["crashes"], &wanted).await?;
@@ -51,7 +53,8 @@ pub(super) async fn run(command: CrashCommand, client: &Client, output: &Output)
                 &["ID", "INSTANCE", "NODE", "EXIT", "CLASS", "CRASHED", "CAUSE"],
                 rows,
                 "No crashes.",
-            )
+            )?;
+            more(answer.next.as_deref(), output)
         }
         CrashCommand::Show { id } => {
             let answer = client.get::<Crash>(&["crashes", &id], &[]).await?;

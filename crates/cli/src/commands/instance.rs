@@ -16,7 +16,7 @@ use crate::resource::{Crash, Instance, Outcome};
 use crate::settings::without_mark;
 
 use super::node::has_ended;
-use super::{Sight, console, query, wait_for};
+use super::{Sight, console, more, query, wait_for};
 
 /// How long the reason of an end may take to follow it
 const REASON_WITHIN: Duration = Duration::from_secs(5);
@@ -35,12 +35,21 @@ pub(super) async fn run(command: InstanceCommand, client: &Client, output: &Outp
             let timeout = wait.then(|| Duration::from_secs(timeout));
             stop(&id, force, timeout, client, output).await
         }
-        InstanceCommand::List { group, node, state } => {
+        InstanceCommand::List {
+            group,
+            node,
+            state,
+            limit,
+            cursor,
+        } => {
+            let limit = limit.map(|limit| limit.to_string());
             let state = state.map(|state| state.to_ascii_uppercase());
             let wanted = query(&[
                 ("group", group.as_ref()),
                 ("node", node.as_ref()),
                 ("state", state.as_ref()),
+                ("limit", limit.as_ref()),
+                ("cursor", cursor.as_ref()),
             ]);
             list(&wanted, client, output).await
         }
@@ -336,7 +345,8 @@ async fn list(wanted: &[(&str, String)], client: &Client, output: &Output) -> Re
         &["ID", "GROUP", "NODE", "STATE", "PORT", "PLAYERS", "UPTIME"],
         rows,
         nothing,
-    )
+    )?;
+    more(answer.next.as_deref(), output)
 }
 
 fn show(instance: &Instance, output: &Output) -> Result<(), Failure> {

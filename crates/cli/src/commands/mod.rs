@@ -17,6 +17,7 @@ use crate::arguments::{Arguments, Command};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
+use crate::printable;
 use crate::settings::{self, Target};
 
 /// How often a condition that is waited for is looked at
@@ -98,4 +99,15 @@ fn query<'a>(pairs: &[(&'a str, Option<&String>)]) -> Vec<(&'a str, String)> {
         .iter()
         .filter_map(|(name, value)| Some((*name, (*value)?.clone())))
         .collect()
+}
+
+/// Says how the next page of a list is had
+fn more(next: Option<&str>, output: &Output) -> Result<(), Failure> {
+    match next {
+        Some(next) => output.text(&format!(
+            "There are more: --cursor {}",
+            printable::short(next, 128)
+        )),
+        None => Ok(()),
+    }
 }

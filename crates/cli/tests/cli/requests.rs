@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::run;
-use crate::server::Server;
+use crate::server::{self, Server};
 
 const INSTANCE: &str = r#"{"id":"lobby-1","group":"lobby","state":"SCHEDULED","incarnation":1}"#;
 
@@ -220,10 +220,10 @@ fn what_is_typed_is_sent_word_for_word() {
 #[test]
 fn waiting_ends_with_the_fact() {
     let states = |states: &[&str]| {
-        let mut replies = vec![crate::server::json(201, INSTANCE)];
+        let mut replies = vec![server::json(201, INSTANCE)];
         replies.extend(states.iter().map(|state| {
             let body = INSTANCE.replace("SCHEDULED", state);
-            crate::server::json(200, &body)
+            server::json(200, &body)
         }));
         Server::replying(replies)
     };
@@ -265,10 +265,10 @@ fn waiting_ends_with_the_fact() {
 fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
     let crashed = |fields: &str| {
         let body = INSTANCE.replace("\"SCHEDULED\"", &format!("\"CRASHED\"{fields}"));
-        crate::server::json(200, &body)
+        server::json(200, &body)
     };
-    let started = || crate::server::json(201, INSTANCE);
-    let crashes = |body: &str| crate::server::json(200, body);
+    let started = || server::json(201, INSTANCE);
+    let crashes = |body: &str| server::json(200, body);
     let report = r#"[{ "id": "crash-1", "instanceId": "lobby-1", "exitCode": 1, "causeSummary": "Unrecognized VM option 'Foo'" }]"#;
     let start = ["instance", "start", "lobby", "--jar", "/a.jar", "--wait"];
     let see_why = "See why: prexorctl crash list --instance lobby-1";
@@ -316,13 +316,10 @@ fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
 fn what_a_start_waits_for_is_said_while_it_lasts_and_when_it_fails() {
     let starting = |detail: &str| {
         let body = INSTANCE.replace("\"SCHEDULED\"", &format!("\"STARTING\",\"detail\":\"{detail}\""));
-        crate::server::json(200, &body)
+        server::json(200, &body)
     };
     let replies = || {
-        let mut replies = vec![
-            crate::server::json(201, INSTANCE),
-            starting("waiting for port 30000"),
-        ];
+        let mut replies = vec![server::json(201, INSTANCE), starting("waiting for port 30000")];
         replies.push(starting("waiting for port 30000"));
         // The last answer is given again and again.
         replies.push(starting("waiting for \\u001b[2Jthe ready line"));
@@ -375,4 +372,37 @@ fn what_a_start_waits_for_is_said_while_it_lasts_and_when_it_fails() {
         wrong.stderr.contains("port, plugin or line:TEXT is expected"),
         "{wrong:?}"
     );
+}
+
+#[test]
+fn a_list_with_another_page_says_how_it_is_had() {
+    let mut reply = server::json(200, r#"[{"id":"lobby-1","group":"lobby","state":"RUNNING"}]"#);
+    reply[0] = String::from_utf8(reply[0].clone())
+        .unwrap()
+        .replacen("\r\n", "\r\nX-Next-Cursor: lobby-1\r\n", 1)
+        .into_bytes();
+    let server = Server::replying(vec![reply]);
+    let ran = run(
+        &server,
+        &["instance", "list", "--limit", "1", "--cursor", "alpha-9"],
+    );
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stdout.ends_with("There are more: --cursor lobby-1\n"),
+        "{}",
+        ran.stdout
+    );
+    let asked = server.only_request();
+    assert_eq!(
+        asked.line,
+        "GET /api/v1/instances?limit=1&cursor=alpha-9 HTTP/1.1"
+    );
+}
+
+#[test]
+fn another_daemon_of_the_same_identity_is_shown() {
+    let body = r#"{"id":"node-1","status":"ONLINE","rival":{"address":"10.0.0.9:4000","attempts":3}}"#;
+    let ran = run(&Server::json(200, body), &["node", "info", "node-1"]);
+    let told = "10.0.0.9:4000 came with this node's identity, too: 3 times";
+    assert!(ran.stdout.contains(told), "{}", ran.stdout);
 }

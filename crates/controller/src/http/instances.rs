@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use axum::{Json, extract::State, http::StatusCode, response::Response};
+use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::Response};
 use prexorcloud_proto::{ReadinessRule, ReadinessSignal};
 use prexorcloud_protocol::{GroupName, InstanceId, readiness::LineText};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ const DEFAULT_MEMORY_MB: i32 = 512;
 
 /// Longest name of a command
 const MAX_REQUEST_ID: usize = 128;
+
+/// Instances that are written before others have their turn
+const AT_ONCE: usize = 256;
 
 /// Longest program arguments and environment of one start, in bytes
 const MAX_TEXT_BYTES: usize = 256 * 1024;
@@ -278,6 +281,19 @@ pub(super) struct Filter {
     cursor: Option<String>,
 }
 
+impl Filter {
+    fn is_for_all(&self) -> bool {
+        let Self {
+            group,
+            node,
+            state,
+            limit,
+            cursor,
+        } = self;
+        limit.is_none() && [group, node, state, cursor].into_iter().all(Option::is_none)
+    }
+}
+
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
@@ -298,12 +314,37 @@ pub(super) async fn list(
     // By its index if there is such a node; whose name has other capitals, the filter finds.
     let node = filter.node.as_deref().and_then(|node| node.parse().ok());
     let node = node.filter(|node| api.nodes.ask_view(*node, |_| ()).is_some());
-    let (seen, has_more) = api.fleet.list(node, after, limit, matches).await?;
-    let next = seen
+    if filter.is_for_all() {
+        let version = api.fleet.version().await?;
+        let all = || async {
+            let (all, _) = api.fleet.list(None, None, usize::MAX, |_| true).await?;
+            write(&api, all).await
+        };
+        return Ok(page::written(api.all_instances.get(version, all).await?, None));
+    }
+    let (listed, has_more) = api.fleet.list(node, after, limit, matches).await?;
+    let next = listed
         .last()
         .filter(|_| has_more)
-        .map(|last| last.record.instance.to_string());
-    Ok(page::page(seen.into_iter().map(Instance::from).collect(), next))
+        .map(|last| last.instance.to_string());
+    Ok(page::written(write(&api, listed).await?, next))
+}
+
+/// Writes a list, and lets others have their turn in between
+async fn write(api: &Api, listed: Vec<Arc<Outline>>) -> Result<Bytes, ApiError> {
+    let mut body = vec![b'['];
+    for (index, outline) in listed.into_iter().enumerate() {
+        if index > 0 {
+            body.push(b',');
+        }
+        if index % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
+        let instance = Instance::from(api.fleet.seen(outline));
+        serde_json::to_writer(&mut body, &instance).map_err(|error| ApiError::internal(error.to_string()))?;
+    }
+    body.push(b']');
+    Ok(body.into())
 }
 
 pub(super) async fn show(

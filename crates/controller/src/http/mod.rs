@@ -16,6 +16,7 @@ mod nodes;
 mod page;
 mod plugin;
 mod server;
+mod shared;
 mod system;
 mod tokens;
 
@@ -29,8 +30,8 @@ use axum::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::server::HttpServer;
 pub use self::server::HttpServerError;
+pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
     controller::Surroundings, fleet::Fleet, join_tokens::JoinTokens, nodes::Nodes, readiness::Readiness,
@@ -50,6 +51,8 @@ pub(crate) struct Api {
     pub(crate) stopping: CancellationToken,
     pub(crate) readiness: Readiness,
     pub(crate) surroundings: Surroundings,
+    /// The list of all instances
+    pub(crate) all_instances: SharedAnswer,
 }
 
 /// All routes

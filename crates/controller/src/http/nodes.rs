@@ -251,7 +251,7 @@ pub(super) async fn remove(
         ));
     }
     let (there, _) = api.fleet.list(Some(node), None, usize::MAX, |_| true).await?;
-    let live = there.iter().filter(|seen| seen.record.is_live()).count();
+    let live = there.iter().filter(|record| record.is_live()).count();
     if live > 0 && !force {
         return Err(ApiError::conflict(format!(
             "{live} instances count as alive there, and may run: remove it with force to give them up"
@@ -268,7 +268,7 @@ pub(super) async fn remove(
     // First of all nobody may come back under its name.
     let revoked = api.certificates.revoke_node(&actor, node).await?;
     let mut leftovers = Vec::new();
-    for record in there.iter().map(|seen| &seen.record) {
+    for record in &there {
         if record.is_live() {
             api.nodes.declare_lost(node, record.instance).await?;
         }

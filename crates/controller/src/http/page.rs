@@ -5,7 +5,8 @@
 
 use axum::{
     Json,
-    http::HeaderName,
+    body::Bytes,
+    http::{HeaderName, header},
     response::{AppendHeaders, IntoResponse, Response},
 };
 use serde::Serialize;
@@ -46,6 +47,13 @@ pub(super) fn cursor<T: std::str::FromStr>(given: Option<&str>) -> Result<Option
     };
     let unknown = || ApiError::invalid("cursor must be one that the page before has named in X-Next-Cursor");
     known.map(Some).ok_or_else(unknown)
+}
+
+/// A list that is written already, and where the next page begins
+pub(super) fn written(body: Bytes, next: Option<String>) -> Response {
+    let next = next.map(|next| (NEXT, next));
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (AppendHeaders(next), kind, body).into_response()
 }
 
 /// A page, and where the next one begins

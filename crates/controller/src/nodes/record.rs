@@ -64,9 +64,11 @@ impl Node {
         if self.is_connected() {
             return Err(OrderError::Conflict("the node is connected".to_owned()));
         }
-        if let Some(left) = self.machine.roster().entries().next() {
+        // What has ended there may have been started elsewhere since, and is recorded there.
+        let mut entries = self.machine.roster().entries();
+        if let Some(left) = entries.find(|entry| !entry.is_terminal()) {
             return Err(OrderError::Conflict(format!(
-                "{} is still known there",
+                "{} is still alive there",
                 left.instance()
             )));
         }

@@ -168,3 +168,67 @@ async fn what_a_revoked_or_forgotten_node_has_claimed_is_free() {
     let (_, nodes) = cluster.get("/nodes").await;
     assert_eq!(nodes.as_array().unwrap().len(), 1, "{nodes}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_have_pages_and_stay_arrays() {
+    let mut cluster = Cluster::start().await;
+    cluster.stop().await;
+    let records: Vec<_> = (0..5)
+        .map(|number| instance(&format!("i-{number}"), InstanceState::Running, 0, 0))
+        .collect();
+    write(&cluster, &records).await;
+    cluster.restart().await;
+    let ids = |body: &serde_json::Value| -> Vec<String> {
+        let ids = body.as_array().unwrap().iter().map(|entry| &entry["id"]);
+        ids.map(|id| id.as_str().unwrap().to_owned()).collect()
+    };
+    let whole = cluster.get("/instances").await.1;
+    assert_eq!(ids(&whole), ["i-0", "i-1", "i-2", "i-3", "i-4"]);
+    assert_eq!(
+        cluster.get("/instances").await.1.as_array().unwrap().len(),
+        5,
+        "shared"
+    );
+    let (next, page) = cluster.page("/instances?limit=2&node=node-1").await;
+    assert_eq!(
+        (next.as_deref(), ids(&page)),
+        (Some("i-1"), vec!["i-0".into(), "i-1".into()])
+    );
+    let (next, page) = cluster.page("/instances?limit=3&cursor=i-1").await;
+    assert_eq!(
+        (next, ids(&page)),
+        (None, vec!["i-2".into(), "i-3".into(), "i-4".into()])
+    );
+    for wrong in ["limit=0", "limit=1001", "cursor=..%2F", "limit=x"] {
+        let (status, _) = cluster.get(&format!("/instances?{wrong}")).await;
+        assert!(matches!(status, 400 | 422), "{wrong}: {status}");
+    }
+
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    for number in 0..3 {
+        let report = CrashReport {
+            instance_id: format!("i-{number}"),
+            group: "lobby".to_owned(),
+            log_tail: vec!["the last line".to_owned()],
+            report_id: format!("r-{number}"),
+            ..CrashReport::default()
+        };
+        puppet.say(Payload::CrashReport(Box::new(report))).await;
+        while !matches!(puppet.next().await.unwrap(), ToDaemon::CrashReportAck(_)) {}
+    }
+    let (next, page) = cluster.page("/crashes?limit=2").await;
+    let listed = ids(&page);
+    assert_eq!(
+        (page[0]["instanceId"].as_str(), next.as_ref()),
+        (Some("i-2"), listed.last())
+    );
+    assert!(page[0].get("logTail").is_none());
+    let (next, rest) = cluster
+        .page(&format!("/crashes?limit=2&cursor={}", next.unwrap()))
+        .await;
+    assert_eq!((rest[0]["instanceId"].as_str(), next), (Some("i-0"), None));
+    let shown = cluster.get(&format!("/crashes/{}", listed[0])).await.1;
+    assert_eq!(shown["logTail"], json!(["the last line"]));
+    assert_eq!(cluster.get("/crashes?cursor=..%2Fx").await.0, 404);
+}

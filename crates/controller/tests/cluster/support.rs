@@ -189,6 +189,16 @@ impl Cluster {
         self.call("GET", path, None).await
     }
 
+    /// A page of a list, with what the next one is asked for with
+    pub async fn page(&self, path: &str) -> (Option<String>, Value) {
+        let text = within(self.raw(Some(&self.admin), "GET", path, None)).await;
+        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
+        assert!(head.starts_with("HTTP/1.1 200 "), "{text}");
+        assert!(head.contains("\r\ncontent-type: application/json"), "{head}");
+        let next = head.lines().find_map(|line| line.strip_prefix("x-next-cursor: "));
+        (next.map(str::to_owned), serde_json::from_str(body).expect(body))
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.call("POST", path, Some(&body.to_string())).await
     }
