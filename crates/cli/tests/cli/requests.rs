@@ -400,7 +400,7 @@ fn a_list_with_another_page_says_how_it_is_had() {
 }
 
 #[test]
-fn a_rival_of_a_node_is_shown() {
+fn another_daemon_of_the_same_identity_is_shown() {
     let body = r#"{"id":"node-1","status":"ONLINE","rival":{"address":"10.0.0.9:4000","attempts":3}}"#;
     let ran = run(&Server::json(200, body), &["node", "info", "node-1"]);
     let told = "10.0.0.9:4000 came with this node's identity, too: 3 times";

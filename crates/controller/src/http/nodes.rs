@@ -251,7 +251,7 @@ pub(super) async fn remove(
         ));
     }
     let (there, _) = api.fleet.list(Some(node), None, usize::MAX, |_| true).await?;
-    let live = there.iter().filter(|outline| outline.is_live()).count();
+    let live = there.iter().filter(|record| record.is_live()).count();
     if live > 0 && !force {
         return Err(ApiError::conflict(format!(
             "{live} instances count as alive there, and may run: remove it with force to give them up"

@@ -152,21 +152,15 @@ async fn what_a_revoked_or_forgotten_node_has_claimed_is_free() {
         409,
         "it lives on node-1"
     );
-    assert_eq!(
-        cluster.call("DELETE", "/nodes/node-1", None).await.0,
-        409,
-        "it is connected"
-    );
-
     assert_eq!(cluster.act("/nodes/node-1/revoke-cert").await.0, 200);
     cluster.instance_state("lobby-1", "CRASHED").await;
     assert_eq!(cluster.post("/instances", &order).await.0, 201);
     let start = honest.start().await;
     honest.bring_up(&start).await;
 
-    assert_eq!(cluster.call("DELETE", "/nodes/node-1", None).await.0, 204);
+    let (status, removed) = cluster.act("/nodes/node-1/remove").await;
+    assert_eq!(status, 200, "{removed}");
     assert_eq!(cluster.get("/nodes/node-1").await.0, 404);
-    assert_eq!(cluster.call("DELETE", "/nodes/node-1", None).await.0, 404);
     assert_eq!(cluster.get("/instances/lobby-2").await.0, 404);
     cluster.instance_state("lobby-1", "RUNNING").await;
     cluster.restart().await;
