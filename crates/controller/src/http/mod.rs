@@ -68,7 +68,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/admin/access-tokens/{id}", delete(access_tokens::revoke))
         .route("/admin/audit", get(audit::list))
         .route("/nodes", get(nodes::list))
-        .route("/nodes/{id}", get(nodes::show).delete(nodes::remove))
+        .route("/nodes/{id}", get(nodes::show).delete(nodes::delete))
         .route("/nodes/{id}/drain", post(nodes::drain))
         .route("/nodes/{id}/undrain", post(nodes::undrain))
         .route("/nodes/{id}/cordon", post(nodes::cordon))

@@ -274,6 +274,17 @@ pub(super) async fn remove(
     })))
 }
 
+/// The same, as every resource is deleted
+pub(super) async fn delete(
+    api: State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+    force: Params<Remove>,
+) -> Result<StatusCode, ApiError> {
+    let _ = remove(api, caller, id, force).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(super) async fn revoke_certificates(
     State(api): State<Arc<Api>>,
     caller: Authenticated,

@@ -52,7 +52,7 @@ impl Roster {
     /// The daemon says what load it has
     ///
     /// What was given up and is counted is stopped after all, or taken back. Of a daemon that [says nothing] between its
-    /// handshake and the acknowledgement, what lives here and is not counted twice in a row has ended meanwhile.
+    /// handshake and the acknowledgement, what it has shown on this stream and does not count twice in a row has ended.
     ///
     /// [says nothing]: crate::peer::DaemonPeer::is_mute_until_acknowledged
     pub fn handle_figures(&mut self, now: Instant, status: &NodeStatus) {
@@ -72,11 +72,16 @@ impl Roster {
                 lifecycle.stop_after_all(now);
             } else if is_back && peer.is_mute_until_acknowledged() {
                 let _ = lifecycle.handle_report(now, Report::of(State::Running));
-            } else if is_counted || !lifecycle.has_process() || lifecycle.port() == 0 {
-                slot.uncounted = 0;
-            } else if peer.is_mute_until_acknowledged() {
-                slot.uncounted = slot.uncounted.saturating_add(1);
-                if slot.uncounted >= UNCOUNTED {
+            } else if let Some(uncounted) = &mut slot.uncounted
+                && peer.is_mute_until_acknowledged()
+            {
+                let is_missing = !is_counted && lifecycle.has_process() && lifecycle.port() != 0;
+                *uncounted = if is_missing {
+                    uncounted.saturating_add(1)
+                } else {
+                    0
+                };
+                if *uncounted >= UNCOUNTED {
                     Self::end_unheard(lifecycle, now);
                 }
             }

@@ -177,6 +177,7 @@ impl Roster {
     /// The daemon has this instance, whether or not it says in which state.
     fn heard(slot: &mut Slot, now: Instant, state: Option<State>, port: u16) {
         slot.lifecycle.mark_dispatched();
+        slot.uncounted = Some(0);
         if slot.ledger.order() == Some(Order::Start) {
             slot.ledger.handle_evidence();
         }
@@ -221,6 +222,7 @@ impl Roster {
             .insert(Slot::new(Role::Entry, Lifecycle::adopted(now, spec, state), None));
         if let (Link::Up { peer }, Some(slot)) = (self.link, self.slots.get_mut(index)) {
             slot.lifecycle.handle_connected(now, peer);
+            slot.uncounted = Some(0);
             slot.lifecycle.handle_start_accepted(now);
             if state.is_coming_up() {
                 slot.ledger.assume(Order::Start);

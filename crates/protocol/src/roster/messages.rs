@@ -43,12 +43,11 @@ impl Roster {
             return Judgement::UnknownInstance;
         };
         let judgement = slot.lifecycle.handle_report(now, report);
-        if let Some(figures) = self
-            .figures
-            .as_mut()
-            .filter(|_| is_alive(state) && !state.is_before_process())
-        {
-            figures.note_life(report.port);
+        if is_alive(state) && !state.is_before_process() {
+            slot.uncounted.get_or_insert(0);
+            if let Some(figures) = &mut self.figures {
+                figures.note_life(report.port);
+            }
         }
         match judgement {
             Judgement::Applied { .. } | Judgement::Duplicate => {

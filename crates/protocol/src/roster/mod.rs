@@ -425,7 +425,7 @@ impl Roster {
             let Some(index) = entry else { continue };
             if let Some(slot) = self.slots.get_mut(index) {
                 slot.lifecycle.rest();
-                slot.uncounted = 0;
+                slot.uncounted = None;
                 slot.orphans = 0;
                 slot.ledger.handle_disconnected();
             }

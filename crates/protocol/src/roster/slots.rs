@@ -35,8 +35,8 @@ pub(super) struct Slot {
     pub(super) awaited: Awaited,
     /// How many orphans have been found in the way of this entry, on the present stream.
     pub(super) orphans: u32,
-    /// In how many load reports in a row the daemon has not counted it although it is believed to run.
-    pub(super) uncounted: u8,
+    /// In how many load reports in a row the daemon has not counted it, since it has shown it on the present stream.
+    pub(super) uncounted: Option<u8>,
     /// In the queue of slots that have something to send.
     queued: bool,
     /// The place of an entry that has ended among those that have.
@@ -53,7 +53,7 @@ impl Slot {
             start,
             awaited: Awaited::default(),
             orphans: 0,
-            uncounted: 0,
+            uncounted: None,
             queued: false,
             ended: None,
         }

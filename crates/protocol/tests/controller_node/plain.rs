@@ -280,6 +280,23 @@ fn what_ended_between_the_handshake_and_its_acknowledgement_shows_in_the_figures
 }
 
 #[test]
+fn load_reports_from_before_the_launch_say_nothing_about_a_server_whose_plugin_was_faster() {
+    let mut world = world_in(State::Scheduled);
+    let now = world.now;
+    let _ = world.node.ready(now, lobby());
+    world.turn();
+    assert_eq!(world.state(), State::Running);
+    // What was held back arrives at last, in its order.
+    for _ in 0..3 {
+        world.figures(1, &[]);
+    }
+    assert_eq!(world.state(), State::Running);
+    world.report(1, 0, State::Starting);
+    world.figures(1, &[30_000]);
+    assert_eq!(world.state(), State::Running);
+}
+
+#[test]
 fn a_daemon_of_ours_tells_its_ends_itself() {
     let mut world = World::connected();
     world.running();

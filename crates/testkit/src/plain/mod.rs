@@ -160,9 +160,7 @@ impl PlainDaemon {
             .iter()
             .filter(|server| server.is_live() && server.is_known);
         let permanent = StartFailureDisposition::Permanent;
-        if !(1..=65_535).contains(&start.port) {
-            running.reject(&start.instance_id, "START_FAILED", permanent);
-        } else if is_preparing {
+        if is_preparing {
             running.reject(
                 &start.instance_id,
                 error_code::INSTANCE_ALREADY_STARTING,
@@ -174,6 +172,8 @@ impl PlainDaemon {
                 error_code::INSTANCE_ALREADY_RUNNING,
                 permanent,
             );
+        } else if !(1..=65_535).contains(&start.port) {
+            running.reject(&start.instance_id, "START_FAILED", permanent);
         } else {
             let behaviour: Behaviour = start.jar_file.parse().unwrap_or_default();
             running.preparing.push((now + behaviour.prepare, start));
