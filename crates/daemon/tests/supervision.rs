@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Some("role-count") => {
             return supervision::scarcity::count(arguments.next().expect("a folder").into());
         }
+        Some("role-starve") => return supervision::scarcity::starve(),
         Some("role-full") => return supervision::scarcity::full(arguments.next().expect("a folder").into()),
         Some("role-node") => return node(arguments),
         _ => {}

@@ -75,7 +75,8 @@ pub fn shim_of(folder: &Path) -> io::Result<Option<Identity>> {
 
 /// The shims whose control folder in `run_folder` is gone, and which folder that was
 ///
-/// Each was given its folder as an argument and works in it; the kernel remembers where that was.
+/// Each was given its folder as an argument and works in it; the kernel remembers where that was, or knows where it was
+/// moved to under its own name.
 ///
 /// # Errors
 /// If `/proc` cannot be listed.
@@ -88,11 +89,16 @@ pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity)>>
         let Ok(worked_in) = fs::read_link(pid_folder.join("cwd")) else {
             continue;
         };
-        let name = worked_in.file_name().map(OsStrExt::as_bytes);
-        let Some(name) = name.and_then(|name| name.strip_suffix(b" (deleted)")) else {
+        let Some(name) = worked_in.file_name().map(OsStrExt::as_bytes) else {
             continue;
         };
-        if worked_in.parent() != Some(&real) || fs::metadata(&pid_folder).is_ok_and(|it| it.uid() != me) {
+        let was_here = worked_in.parent() == Some(&real);
+        let name = match name.strip_suffix(b" (deleted)") {
+            Some(name) if was_here => name,
+            None if !was_here => name,
+            _ => continue,
+        };
+        if fs::metadata(&pid_folder).is_ok_and(|it| it.uid() != me) {
             continue;
         }
         let folder = run_folder.join(OsStr::from_bytes(name));

@@ -46,6 +46,9 @@ const LOOK_FOR_EXIT: Duration = Duration::from_millis(50);
 /// How long the end of an instance is held back so that its last lines go out first
 const DRAIN_BEFORE_EXIT: Duration = Duration::from_millis(500);
 
+/// The pause before an instance is looked at again whose console could not be read when its time to start was over
+const UNSEEN: Duration = Duration::from_secs(1);
+
 /// How soon something is tried again that only a lack of descriptors, or the like, prevented
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -300,10 +303,17 @@ impl Instance {
         match phase {
             Phase::Starting { until } if until <= Instant::now() => {
                 // The deadline is about the instance, and not about how soon somebody looked at it.
-                if let Some(evidence) = readiness.by_now().await {
-                    return self.ready(evidence).await;
+                match readiness.by_now().await {
+                    Ok(Some(evidence)) => self.ready(evidence).await,
+                    Ok(None) => self.stop(phase, StopReason::StartupTimeout, false, process).await,
+                    Err(error) => {
+                        let instance = self.facts.instance;
+                        tracing::warn!(%instance, %error, "whether the instance is ready cannot be seen now, and is looked at again");
+                        Phase::Starting {
+                            until: Instant::now() + UNSEEN,
+                        }
+                    }
                 }
-                self.stop(phase, StopReason::StartupTimeout, false, process).await
             }
             Phase::Starting { .. } | Phase::Running => {
                 let Some(lifetime) = self.facts.max_lifetime else {

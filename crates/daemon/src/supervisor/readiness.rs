@@ -1,5 +1,6 @@
 //! When an instance is ready: what its console and its port show, told to the judge of its rule
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::record::InstanceFacts;
 use crate::console::{Cursor, Follower, Watcher};
 use crate::control::ControlDir;
+use crate::durable::is_damage;
 
 /// How often the port is tried
 const PORT_INTERVAL: Duration = Duration::from_millis(250);
@@ -45,6 +47,8 @@ pub(super) struct Readiness {
     unfinished: Option<(u64, Instant)>,
     /// Whether nothing more can be waited for
     is_last_chance: bool,
+    /// Why the last look saw nothing
+    unseen: Option<io::Error>,
     waiting: Option<String>,
 }
 
@@ -69,6 +73,7 @@ impl Readiness {
             cursor: Cursor::START,
             unfinished: None,
             is_last_chance: false,
+            unseen: None,
             waiting: None,
         }
     }
@@ -117,14 +122,21 @@ impl Readiness {
     /// What shows that the instance is ready by now, if it is: its console is read to its end and its port is tried, whatever time that takes
     ///
     /// To be asked before a deadline counts. A daemon that comes back late, or is busy, may have read only a part until then.
-    pub(super) async fn by_now(&mut self) -> Option<Evidence> {
+    ///
+    /// # Errors
+    /// If nobody can look now: the daemon has no file descriptor for it, say. That is no evidence of anything.
+    pub(super) async fn by_now(&mut self) -> io::Result<Option<Evidence>> {
         self.try_port_at = Instant::now();
         self.is_last_chance = true;
         // What may count at once counts at its last chance.
         self.tries = self.tries.min(self.found_open + 1);
+        self.unseen = None;
         let evidence = self.look().await;
         self.is_last_chance = false;
-        evidence
+        match self.unseen.take() {
+            Some(error) if evidence.is_none() => Err(error),
+            _ => Ok(evidence),
+        }
     }
 
     /// Reads what is new on the console, and tries the port if that counts and is due
@@ -135,7 +147,10 @@ impl Readiness {
         if !self.judge.asks_port() || self.try_port_at > Instant::now() {
             return None;
         }
-        let is_open = is_port_open(self.port).await;
+        let is_open = is_port_open(self.port).await.unwrap_or_else(|error| {
+            self.unseen = Some(error);
+            false
+        });
         self.try_port_at = Instant::now() + PORT_INTERVAL;
         self.found_open = if is_open { self.found_open + 1 } else { 0 };
         // What it printed before it opened its port tells whether the port counts.
@@ -157,9 +172,18 @@ impl Readiness {
         if std::fs::metadata(&self.console).is_ok_and(|log| log.len() < self.cursor.offset) {
             self.cursor = Cursor::START;
         }
-        let mut follower = Follower::open(&self.console, self.cursor).ok()?;
+        let mut follower = match Follower::open(&self.console, self.cursor) {
+            Ok(follower) => follower,
+            Err(error) => {
+                self.unseen = Some(error).filter(may_pass);
+                return None;
+            }
+        };
         let mut lines = Vec::new();
-        while follower.read(0, &mut lines).unwrap_or(false) {
+        while follower.read(0, &mut lines).unwrap_or_else(|error| {
+            self.unseen = Some(error).filter(may_pass);
+            false
+        }) {
             for line in lines.drain(..) {
                 if let Verdict::Ready(evidence) = self.judge.handle_line(&line.text) {
                     return Some(evidence);
@@ -200,12 +224,29 @@ impl Readiness {
     }
 }
 
-async fn is_port_open(port: u16) -> bool {
+/// # Errors
+/// If there is no socket to try it with; who does not answer is not open.
+async fn is_port_open(port: u16) -> io::Result<bool> {
+    let mut unseen = None;
     for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
         let connect = TcpStream::connect(SocketAddr::new(address, port));
-        if let Ok(Ok(_)) = timeout(PORT_TIMEOUT, connect).await {
-            return true;
+        match timeout(PORT_TIMEOUT, connect).await {
+            Ok(Ok(_)) => return Ok(true),
+            Ok(Err(error)) if is_scarcity(&error) => unseen = Some(error),
+            Ok(Err(_)) | Err(_) => {}
         }
     }
-    false
+    unseen.map_or(Ok(false), Err)
+}
+
+/// Whether an error is about this machine now, and not about what was looked at
+fn may_pass(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::NotFound && !is_damage(error)
+}
+
+fn is_scarcity(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM]
+        .map(|errno| Some(errno.raw_os_error()))
+        .contains(&error.raw_os_error())
 }

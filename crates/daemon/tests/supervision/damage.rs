@@ -142,12 +142,19 @@ async fn a_record_of_another_start_is_not_believed() {
 }
 
 async fn a_removed_control_folder_hides_no_living_instance() {
-    for script in [
-        OBEDIENT,
-        "echo 'Done (1s)!'; read word; echo \"got $word\"; exit 3",
+    for (script, is_moved) in [
+        (OBEDIENT, false),
+        (OBEDIENT, true),
+        ("echo 'Done (1s)!'; read word; echo \"got $word\"; exit 3", false),
     ] {
         let (mut stage, control) = left_behind(script).await;
-        fs::remove_dir_all(control.path()).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        if is_moved {
+            let name = control.path().file_name().unwrap();
+            fs::rename(control.path(), elsewhere.path().join(name)).unwrap();
+        } else {
+            fs::remove_dir_all(control.path()).unwrap();
+        }
         for found in [Found::Starting, Found::Running] {
             // Another daemon after this one finds it, too.
             let [adopted] = &adopt(&mut stage).await[..] else {

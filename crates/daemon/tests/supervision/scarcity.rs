@@ -1,7 +1,7 @@
 //! Too few descriptors, a full disk: slower, and nothing else
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use prexorcloud_daemon::process::descriptors;
 use prexorcloud_daemon::supervisor::{Event, Supervisor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::stage::{Stage, facts, free_port, settings, until, until_gone};
+use super::stage::{Stage, facts, free_port, only_control, settings, until, until_gone};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
@@ -32,6 +32,10 @@ pub fn trials() -> Vec<Trial> {
         trial(
             "an_instance_takes_two_descriptors",
             an_instance_takes_two_descriptors,
+        ),
+        trial(
+            "who_cannot_look_does_not_judge_a_start",
+            who_cannot_look_does_not_judge_a_start,
         ),
         trial("a_full_disk_falsifies_no_end", a_full_disk_falsifies_no_end),
     ]
@@ -242,6 +246,56 @@ pub fn count(folder: PathBuf) -> ExitCode {
         for _ in 0..10 {
             stage.exit().await;
         }
+    });
+    ExitCode::SUCCESS
+}
+
+async fn who_cannot_look_does_not_judge_a_start() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .arg("role-starve")
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(told.trim(), "ready once it could be read", "{errors}");
+}
+
+/// An instance whose time to start is over while there is no descriptor to read its console with
+pub fn starve() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut stage = Stage::new();
+        let mut facts = facts("lobby-1", free_port());
+        facts.startup_timeout = Duration::from_secs(2);
+        let script = "read word; echo 'Done (1s)!'; read word; exit 0";
+        stage.start_script(facts, script).await;
+        let mut stdin = fs::File::options()
+            .write(true)
+            .open(only_control(stage.folder.path()).stdin())
+            .unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        let few = Rlimit {
+            current: Some(64),
+            ..limit
+        };
+        setrlimit(Resource::Nofile, few).unwrap();
+        let mut taken = Vec::new();
+        while let Ok(file) = fs::File::open("/dev/null") {
+            taken.push(file);
+        }
+        stdin.write_all(b"go\n").unwrap();
+        // Twice its time to start.
+        let early = tokio::time::timeout(Duration::from_secs(4), stage.event()).await;
+        assert!(early.is_err(), "it is judged: {early:?}");
+        drop(taken);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        stage.ready().await;
+        println!("ready once it could be read");
+        stage.supervisor.stop("lobby-1".parse().unwrap(), true);
+        stage.exit().await;
     });
     ExitCode::SUCCESS
 }
