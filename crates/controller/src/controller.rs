@@ -14,7 +14,7 @@ use std::{
 use prexorcloud_proto::{
     admin_service_server::AdminServiceServer, bootstrap_service_server::BootstrapServiceServer,
 };
-use prexorcloud_protocol::Epoch;
+use prexorcloud_protocol::{Epoch, limits::BOOTSTRAP_BYTES};
 use prexorcloud_security::{
     authority::{Authority, AuthorityPolicy, LoadError},
     files::{DataDirLock, LockError},
@@ -22,7 +22,7 @@ use prexorcloud_security::{
     seal::{SealingKey, SealingKeyError},
     token::CaPin,
 };
-use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, ServerOptions, Target, Vital};
+use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, Target, Vital};
 use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
@@ -36,6 +36,7 @@ use crate::{
     certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
     config::ControllerConfig,
     console::Consoles,
+    descriptors::Shares,
     enrolment::Enrolment,
     fleet::Fleet,
     host_access::HostAccessFile,
@@ -164,8 +165,9 @@ impl Controller {
         config: ControllerConfig,
     ) -> Result<RunningController, StartError> {
         let foundation = Foundation::lay(&config).await?;
-        let grpc = Server::bind(config.grpc.listen, ServerOptions::default()).await?;
-        let http = HttpServer::bind(config.http.listen).await?;
+        let shares = Shares::of_this_process();
+        let grpc = Server::bind(config.grpc.listen, shares.grpc).await?;
+        let http = HttpServer::bind(config.http.listen, shares.http).await?;
         foundation.serve(surroundings, config, grpc, http).await
     }
 }
@@ -305,12 +307,13 @@ impl Foundation {
         health.set_serving::<DaemonService<StreamAcceptor>>().await;
         health.set_serving::<BootstrapServiceServer<Bootstrap>>().await;
         health.set_serving::<AdminServiceServer<Admin>>().await;
+        let bootstrap = BootstrapServiceServer::new(Bootstrap::new(
+            Arc::new(enrolment),
+            Arc::clone(&nodes),
+            Arc::clone(&certificates),
+        ));
         let routes = Routes::new(DaemonService::new(Arc::new(acceptor)))
-            .add_service(BootstrapServiceServer::new(Bootstrap::new(
-                Arc::new(enrolment),
-                Arc::clone(&nodes),
-                Arc::clone(&certificates),
-            )))
+            .add_service(bootstrap.max_decoding_message_size(BOOTSTRAP_BYTES))
             .add_service(AdminServiceServer::new(admin))
             .add_service(health_service);
         let tls = Arc::clone(&certificate);

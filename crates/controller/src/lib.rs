@@ -49,6 +49,7 @@ pub mod config;
 pub mod console;
 mod controller;
 pub mod crash;
+mod descriptors;
 pub mod enrolment;
 mod fleet;
 pub mod host_access;

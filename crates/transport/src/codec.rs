@@ -167,16 +167,21 @@ impl<D: Envelope> Decoder for EnvelopeDecoder<D> {
     type Error = Status;
 
     fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Frame<D>>, Status> {
-        decode(src).map(Some).map_err(|error| {
-            let mut status = Status::invalid_argument(error.to_string());
-            status.set_source(Arc::new(error));
-            status
-        })
+        decode_or_status(src)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::new(BUFFER_BYTES, BATCH_BYTES)
     }
+}
+
+/// As [`decode`], with an error that ends the stream.
+pub(crate) fn decode_or_status<D: Envelope>(src: &mut impl Buf) -> Result<Option<Frame<D>>, Status> {
+    decode(src).map(Some).map_err(|error| {
+        let mut status = Status::invalid_argument(error.to_string());
+        status.set_source(Arc::new(error));
+        status
+    })
 }
 
 /// What may stand beside a payload that is refused.

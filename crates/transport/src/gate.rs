@@ -30,7 +30,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 
-use crate::codec::{Envelope, EnvelopeCodec, EnvelopeDecoder, EnvelopeEncoder, Frame};
+use crate::codec::{Envelope, EnvelopeCodec, EnvelopeDecoder, EnvelopeEncoder, Frame, decode_or_status};
 use crate::wire::first_field;
 
 /// What all messages together may take that have begun to arrive and are not decoded, as far as they are large.
@@ -98,9 +98,11 @@ struct Room(
 
 /// What the decoder learns about a message
 enum Verdict {
-    /// Decode it; the room is free afterwards.
-    Pass(Option<Room>),
-    /// In its place comes an empty message.
+    /// Decode it.
+    Pass,
+    /// In its place comes an empty message. tonic's buffer would keep this size for as long as the stream lives.
+    Whole(Bytes, Room),
+    /// As above, and it is not decoded.
     Refused(Refused),
     /// As above, and nobody knows what it was.
     Unknown(u32),
@@ -140,10 +142,20 @@ enum State {
     Prefix,
     /// The message waits for room, with what has arrived of it.
     Waiting(BoxFuture<'static, Option<Room>>, usize),
-    /// So many bytes belong to a message that is let through; a large one has until then.
-    Passing(usize, Option<Pin<Box<Sleep>>>),
+    /// So many bytes belong to a message that is let through.
+    Passing(usize),
+    /// A large message, as far as it has arrived.
+    Collecting(Box<Large>),
     /// So many bytes belong to a message that is thrown away.
     Discarding(usize),
+}
+
+/// A large message that arrives
+struct Large {
+    bytes: BytesMut,
+    length: usize,
+    room: Room,
+    until: Pin<Box<Sleep>>,
 }
 
 /// The body of a stream, as far as it may be decoded
@@ -213,8 +225,8 @@ impl<B> Gate<B> {
                 };
                 if length > MAX_MESSAGE_BYTES || self.pending.first() != Some(&0) {
                     // The decoder refuses it by its prefix alone.
-                    self.tell(Verdict::Pass(None));
-                    self.state = State::Passing(PREFIX + length, None);
+                    self.tell(Verdict::Pass);
+                    self.state = State::Passing(PREFIX + length);
                     return Poll::Ready(Ok(true));
                 }
                 let key = after.get(..after.len().min(length).min(KEY)).unwrap_or_default();
@@ -232,8 +244,8 @@ impl<B> Gate<B> {
                         return Poll::Ready(Ok(true));
                     }
                     Judgement::Pass => {
-                        self.tell(Verdict::Pass(None));
-                        self.state = State::Passing(PREFIX + length, None);
+                        self.tell(Verdict::Pass);
+                        self.state = State::Passing(PREFIX + length);
                         return Poll::Ready(Ok(true));
                     }
                     Judgement::Refuse(refused) => Verdict::Refused(refused),
@@ -249,14 +261,19 @@ impl<B> Gate<B> {
                 let length = *length;
                 match ready!(room.poll_unpin(context)) {
                     Some(room) => {
-                        self.tell(Verdict::Pass(Some(room)));
-                        self.state = State::Passing(PREFIX + length, Some(Box::pin(sleep(ARRIVAL))));
+                        self.pending.advance(PREFIX);
+                        self.state = State::Collecting(Box::new(Large {
+                            bytes: BytesMut::with_capacity(length),
+                            length,
+                            room,
+                            until: Box::pin(sleep(ARRIVAL)),
+                        }));
                         Poll::Ready(Ok(true))
                     }
                     None => Poll::Ready(Err(busy(length))),
                 }
             }
-            State::Passing(left, _) => {
+            State::Passing(left) => {
                 let moved = (*left).min(self.pending.len());
                 through.unsplit(self.pending.split_to(moved));
                 *left -= moved;
@@ -264,6 +281,19 @@ impl<B> Gate<B> {
                     return Poll::Ready(Ok(false));
                 }
                 self.state = State::Prefix;
+                Poll::Ready(Ok(true))
+            }
+            State::Collecting(large) => {
+                let missing = large.length - large.bytes.len();
+                let arrived = self.pending.split_to(missing.min(self.pending.len()));
+                large.bytes.extend_from_slice(&arrived);
+                if large.bytes.len() < large.length {
+                    return Poll::Ready(Ok(false));
+                }
+                if let State::Collecting(large) = std::mem::replace(&mut self.state, State::Prefix) {
+                    self.tell(Verdict::Whole(large.bytes.freeze(), large.room));
+                }
+                through.put_slice(&[0; PREFIX]);
                 Poll::Ready(Ok(true))
             }
             State::Discarding(left) => {
@@ -330,7 +360,11 @@ where
             }
             if this.ended {
                 // A message that was cut off is for the decoder to name.
-                let rest = std::mem::take(&mut this.pending);
+                let mut rest = std::mem::take(&mut this.pending);
+                if matches!(this.state, State::Collecting(_)) && rest.is_empty() {
+                    this.state = State::Prefix;
+                    rest.put_u8(0);
+                }
                 return Poll::Ready((!rest.is_empty()).then(|| Ok(BodyFrame::data(rest.freeze()))));
             }
             match Pin::new(&mut this.body).poll_frame(context) {
@@ -345,8 +379,8 @@ where
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error.into()))),
                 Poll::Ready(None) => this.ended = true,
                 Poll::Pending => {
-                    if let State::Passing(_, Some(until)) = &mut this.state
-                        && until.as_mut().poll(context).is_ready()
+                    if let State::Collecting(large) = &mut this.state
+                        && large.until.as_mut().poll(context).is_ready()
                     {
                         return Poll::Ready(Some(Err(made_here(too_slow()))));
                     }
@@ -406,8 +440,8 @@ impl<D: Envelope> Decoder for GatedDecoder<D> {
     fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Frame<D>>, Status> {
         let verdict = lock(&self.verdicts).pop_front();
         let (unknown_variant, refused) = match verdict {
-            Some(Verdict::Pass(_room)) => return self.inner.decode(src),
-            None => return self.inner.decode(src),
+            Some(Verdict::Pass) | None => return self.inner.decode(src),
+            Some(Verdict::Whole(mut message, _room)) => return decode_or_status(&mut message),
             Some(Verdict::Refused(refused)) => (None, Some(refused)),
             Some(Verdict::Unknown(field)) => (Some(field), None),
         };

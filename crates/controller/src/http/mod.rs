@@ -5,7 +5,9 @@
 
 mod access;
 mod access_tokens;
+mod answering;
 mod audit;
+mod connections;
 mod console;
 mod crashes;
 mod error;
@@ -17,6 +19,7 @@ mod page;
 mod plugin;
 mod server;
 mod shared;
+mod socket;
 mod system;
 mod tokens;
 

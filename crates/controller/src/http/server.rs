@@ -7,21 +7,24 @@ use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
 };
 use tokio::{
     net::TcpListener,
-    sync::Semaphore,
     task::JoinHandle,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-/// Connections at the same time; more wait in the operating system's queue
-const MAX_CONNECTIONS: usize = 1024;
+use super::{
+    answering::Answering,
+    connections::{Bounds, Connections},
+    socket::Socket,
+};
+use crate::descriptors::HttpBounds;
 
-/// From the connection, or the end of a request, to the end of the next request's head
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// From the connection, or the end of a request, to the end of the next request's head; a head that has begun has
+/// [less](Socket)
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long requests under way may take at the end
 const DRAIN: Duration = Duration::from_secs(5);
@@ -53,17 +56,22 @@ pub enum HttpServerError {
 pub(crate) struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
+    bounds: HttpBounds,
 }
 
 impl HttpServer {
-    pub(crate) async fn bind(address: SocketAddr) -> Result<Self, HttpServerError> {
+    pub(crate) async fn bind(address: SocketAddr, bounds: HttpBounds) -> Result<Self, HttpServerError> {
         let bound = async {
             let listener = TcpListener::bind(address).await?;
             let address = listener.local_addr()?;
             Ok::<_, io::Error>((listener, address))
         };
         match bound.await {
-            Ok((listener, address)) => Ok(Self { listener, address }),
+            Ok((listener, address)) => Ok(Self {
+                listener,
+                address,
+                bounds,
+            }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(HttpServerError::InUse { address }),
             Err(source) => Err(HttpServerError::Io { address, source }),
         }
@@ -76,12 +84,13 @@ impl HttpServer {
     /// Serves until `stopping`, then lets requests under way finish
     pub(crate) fn serve(self, router: Router, stopping: CancellationToken) -> JoinHandle<()> {
         tokio::spawn(async move {
-            let connections = GracefulShutdown::new();
-            let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+            let graceful = GracefulShutdown::new();
+            let connections = Connections::new(Bounds {
+                connections: self.bounds.connections,
+                followers: self.bounds.connections / 4,
+            });
+            let mut failing = false;
             loop {
-                let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                    break;
-                };
                 let accepted = tokio::select! {
                     () = stopping.cancelled() => break,
                     accepted = self.listener.accept() => accepted,
@@ -89,31 +98,46 @@ impl HttpServer {
                 let stream = match accepted {
                     Ok((stream, _)) => stream,
                     Err(error) => {
-                        tracing::warn!(%error, "an HTTP connection could not be accepted");
+                        if !failing {
+                            tracing::warn!(%error, "HTTP connections cannot be accepted, trying on");
+                        }
+                        failing = true;
                         sleep(ACCEPT_RETRY).await;
                         continue;
                     }
                 };
+                failing = false;
                 // Console lines are small and should not wait for each other.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "an HTTP connection ended before it began");
                     continue;
                 }
+                let Some(place) = connections.admit() else {
+                    continue;
+                };
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
+                    .header_read_timeout(IDLE_TIMEOUT)
                     .max_headers(64);
-                let service = TowerToHyperService::new(router.clone());
-                let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
+                let is_answering = Arc::default();
+                let socket = Socket::new(stream, Arc::clone(&is_answering));
+                let service = Answering {
+                    router: router.clone(),
+                    connection: Arc::clone(&place),
+                    is_answering,
+                };
+                let connection = graceful.watch(http.serve_connection(TokioIo::new(socket), service));
                 tokio::spawn(async move {
-                    if let Err(error) = connection.await {
-                        tracing::debug!(%error, "an HTTP connection broke");
+                    tokio::select! {
+                        ended = connection => if let Err(error) = ended {
+                            tracing::debug!(%error, "an HTTP connection broke");
+                        },
+                        () = place.displaced() => {}
                     }
-                    drop(permit);
                 });
             }
             drop(self.listener);
-            if timeout(DRAIN, connections.shutdown()).await.is_err() {
+            if timeout(DRAIN, graceful.shutdown()).await.is_err() {
                 tracing::warn!("HTTP requests were cut at the end");
             }
         })

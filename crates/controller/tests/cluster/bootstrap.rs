@@ -67,10 +67,15 @@ async fn each_refusal_has_its_status() {
 async fn of_64_callers_on_the_network_exactly_one_wins() {
     let cluster = Cluster::start().await;
     let token = cluster.join_token(None).await;
-    let client = cluster.bootstrap().await;
-    let callers: Vec<_> = (0..64)
-        .map(|caller| {
-            let mut client = client.clone();
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        // One connection each, since strangers have few calls at once on theirs.
+        clients.push(cluster.bootstrap().await);
+    }
+    let callers: Vec<_> = clients
+        .into_iter()
+        .enumerate()
+        .map(|(caller, mut client)| {
             let request = ExchangeJoinTokenRequest {
                 join_token: token.clone(),
                 node_id: format!("node-{caller}"),

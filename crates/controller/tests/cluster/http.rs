@@ -1,12 +1,17 @@
 //! The HTTP interface itself: who gets in, what errors look like, bounds
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
 
-use crate::support::{Cluster, within};
+use crate::{
+    puppet::Puppet,
+    support::{Cluster, eventually, within},
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_system_routes_are_public() {
@@ -167,4 +172,67 @@ async fn a_client_that_never_finishes_its_request_delays_nobody() {
     let mut answer = Vec::new();
     within(garbage.read_to_end(&mut answer)).await.unwrap();
     assert_eq!(cluster.get("/nodes").await.0, 200);
+}
+
+/// Resolves to how long a connection stayed open.
+async fn is_cut_after(mut socket: TcpStream) -> Duration {
+    let begun = Instant::now();
+    let _ = within(socket.read(&mut [0; 64])).await;
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_and_half_sent_heads_keep_nobody_out() {
+    let cluster = Cluster::start().await;
+    for begin in ["", "GET /api/v1/system/ready HTTP/1.1\r\nHost: te"] {
+        let mut sockets = Vec::new();
+        for _ in 0..1100 {
+            let mut socket = TcpStream::connect(cluster.http).await.unwrap();
+            socket.write_all(begin.as_bytes()).await.unwrap();
+            sockets.push(socket);
+        }
+        let begun = Instant::now();
+        let (status, _) = cluster.get("/system/ready").await;
+        assert_eq!(status, 200);
+        assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+        // A daemon, too, still finds its controller.
+        cluster.enrol("node-1").await;
+        let oldest = is_cut_after(sockets.swap_remove(0)).await;
+        assert!(oldest < Duration::from_secs(1), "it gave way: {oldest:?}");
+        if !begin.is_empty() {
+            let newest = is_cut_after(sockets.pop().unwrap()).await;
+            assert!(
+                newest < Duration::from_secs(7),
+                "a head has five seconds: {newest:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_of_consoles_leave_room_for_everybody_else() {
+    let cluster = Cluster::start().await;
+    let _node = Puppet::join(&cluster, &cluster.enrol("node-1").await, "node-1").await;
+    let body = json!({ "group": "lobby", "jar": "https://example.com/server.jar" });
+    let (status, started) = cluster.post("/instances", &body).await;
+    assert_eq!(status, 201, "{started}");
+    let mut followers = Vec::new();
+    for _ in 0..256 {
+        let mut follower = cluster.console("lobby-1", "").await;
+        follower.until("connected").await;
+        followers.push(follower);
+    }
+    let (status, body) = cluster.get("/instances/lobby-1/console").await;
+    assert_eq!(
+        (status, &body["error"]["code"]),
+        (503, &json!("UNAVAILABLE")),
+        "{body}"
+    );
+    assert_eq!(cluster.get("/system/ready").await.0, 200);
+    drop(followers.pop());
+    eventually("a place is free", async || {
+        let mut follower = cluster.console("lobby-1", "").await;
+        follower.until("\r\n\r\n").await.contains(" 200 ").then_some(())
+    })
+    .await;
 }

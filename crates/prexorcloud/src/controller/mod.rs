@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use prexorcloud_controller::config::{self, ControllerConfig, LogFormat};
 use prexorcloud_controller::{Controller, RunningController, Surroundings};
+use prexorcloud_daemon::process::descriptors;
 
 use crate::arguments::{ControllerArguments, EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::ControllerReady;
@@ -71,6 +72,8 @@ async fn serve(
     let surroundings = Surroundings {
         lost_log_lines: logging::lost_lines(),
     };
+    // The ports get what the process has.
+    descriptors::raise_limit();
     let controller = tokio::select! {
         started = Controller::start_within(surroundings, config) => started?,
         () = ending.asked_for() => return Ok(()),

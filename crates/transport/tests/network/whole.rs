@@ -290,3 +290,74 @@ async fn console_lines_with_back_pressure_arrive_completely_and_in_order() {
     assert!(controller.service.counts().messages_in > LINES);
     assert_eq!(lines, LINES);
 }
+
+#[tokio::test]
+async fn a_chatty_node_is_not_cut_while_the_application_waits_for_its_storage() {
+    const LINES: u64 = 20_000;
+    let mut controller = start(ControllerConfig::default()).await;
+    let connection = controller.connect().await;
+    // Written by hand, so that each line leaves in a frame of its own.
+    let daemon = SessionHandle::new(crate::plain::PlainDaemon::default());
+    let handshake = Handshake {
+        node_id: "node-1".into(),
+        version: "1.0.0".into(),
+        protocol_version: PROTOCOL_VERSION,
+        ..Default::default()
+    };
+    let say = |payload| DaemonMessage {
+        payload: Some(payload),
+    };
+    daemon.with(|session, _| {
+        let handshake = daemon_message::Payload::Handshake(Box::new(handshake));
+        session.queue.push_back(say(handshake));
+    });
+    let stream = tokio::spawn({
+        let daemon = daemon.clone();
+        async move { connection.run_session(&daemon).await }
+    });
+    let (_, node) = controller.next_session().await;
+    admit(&node).await;
+
+    // Nobody takes an event from here on.
+    for sequence in 1..=LINES {
+        let output = ConsoleOutput {
+            instance_id: "lobby-1".into(),
+            line: format!("[12:00:00 INFO]: line {sequence}"),
+            sequence,
+            ..Default::default()
+        };
+        daemon.with(|session, _| {
+            session
+                .queue
+                .push_back(say(daemon_message::Payload::ConsoleOutput(output)));
+        });
+        let left = daemon.wait_for(|session, _| session.queue.is_empty().then_some(()));
+        if tokio::time::timeout(Duration::from_secs(5), left).await.is_err() || stream.is_finished() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    let stopping = daemon_message::Payload::ShutdownNodeAck(Default::default());
+    daemon.with(|session, _| session.queue.push_back(say(stopping)));
+
+    let (mut lines, mut shed) = (0, 0);
+    loop {
+        match within(node.next_event()).await.unwrap() {
+            ControllerEvent::Console(output) => {
+                lines += 1;
+                assert_eq!(
+                    output.sequence,
+                    lines + shed,
+                    "in order, but for what is told to be gone"
+                );
+            }
+            ControllerEvent::Shed { lines } => shed += lines,
+            ControllerEvent::ShutdownAcknowledged(_) => break,
+            other => panic!("{other:?} after {lines} lines"),
+        }
+    }
+    println!("{lines} of {LINES} lines were kept, {shed} were shed");
+    assert_eq!(lines + shed, LINES);
+    assert!(!stream.is_finished());
+    stream.abort();
+}
