@@ -166,7 +166,7 @@ impl Failure {
             Self::Refused {
                 status: 300..=399, ..
             } => "Name the controller that answers directly: --controller URL".to_owned(),
-            Self::Refused { status: 503, .. } => "It may be starting or stopping; try again shortly.".to_owned(),
+            Self::Refused { status: 503, .. } => "It may be starting, stopping or out of disk space: GET /api/v1/system/ready says which. Try again shortly.".to_owned(),
             Self::Unintelligible { .. } | Self::TooLarge { .. } => {
                 "Is this address a PrexorCloud controller's HTTP port? `prexorctl version` shows both versions.".to_owned()
             }

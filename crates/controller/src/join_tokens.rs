@@ -12,6 +12,7 @@
 
 use std::{sync::Arc, time::Duration, time::SystemTime};
 
+use prexorcloud_protocol::NodeId;
 use prexorcloud_security::token::{
     self, CaPin, JoinToken, JoinTokenRecord, JoinTokenState, RecordError, RedeemError, Revocation, TokenHash,
 };
@@ -227,6 +228,24 @@ impl JoinTokens {
             }
         }
         Err(contended(token_id))
+    }
+
+    /// Withdraws every open token that is bound to a node; says which those were
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    pub async fn revoke_bound_to(&self, actor: &str, node: NodeId) -> Result<Vec<String>, StoreError> {
+        let mut revoked = Vec::new();
+        for entry in self.list().await? {
+            let is_open = entry.consumed_at_ms == 0 && entry.revoked_at_ms == 0;
+            if is_open
+                && entry.node_id == node.as_str()
+                && self.revoke(actor, &entry.token_id).await? == RevokeOutcome::Revoked
+            {
+                revoked.push(entry.token_id);
+            }
+        }
+        Ok(revoked)
     }
 
     /// Judges a presented token, without changing anything

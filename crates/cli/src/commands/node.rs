@@ -173,6 +173,7 @@ fn report(id: &str, answer: &Answer<Outcome>, output: &Output) -> Result<(), Fai
     }
     let outcome = &answer.value;
     let revoked = (!outcome.revoked_serials.is_empty()).then(|| outcome.revoked_serials.join(", "));
+    let tokens = (!outcome.revoked_tokens.is_empty()).then(|| outcome.revoked_tokens.join(", "));
     output.facts(&[
         ("node", Some(id.to_owned())),
         (
@@ -190,6 +191,7 @@ fn report(id: &str, answer: &Answer<Outcome>, output: &Output) -> Result<(), Fai
                 .map(|yes| if yes { "yes" } else { "not yet" }.to_owned()),
         ),
         ("revoked", revoked),
+        ("tokens", tokens),
         (
             "closed",
             outcome

@@ -109,3 +109,23 @@ async fn an_address_that_keeps_failing_has_to_wait() {
     let status = cluster.exchange(unknown.expose(), "node-1").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted, "{}", status.message());
 }
+
+#[tokio::test]
+async fn a_token_of_before_does_not_undo_a_revocation() {
+    let cluster = Cluster::start().await;
+    cluster.enrol("node-1").await;
+    let (bound, other) = (
+        cluster.join_token(Some("node-1")).await,
+        cluster.join_token(Some("node-2")).await,
+    );
+    let (status, body) = cluster.act("/nodes/node-1/revoke-cert").await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["revokedTokens"].as_array().unwrap().len(), 1, "{body}");
+    assert!(
+        cluster.exchange(&bound, "node-1").await.is_err(),
+        "it was kept for later"
+    );
+    cluster.exchange(&other, "node-2").await.unwrap();
+    let fresh = cluster.join_token(Some("node-1")).await;
+    cluster.exchange(&fresh, "node-1").await.unwrap();
+}

@@ -41,7 +41,7 @@ pub enum LoadError {
         certificate: PathBuf,
     },
     /// The certificate is there, its key is not
-    #[error("{} exists but {} does not; restore the key from a backup, or remove both to start a new cluster", .certificate.display(), .key.display())]
+    #[error("{} exists but {} does not; restore the key from a backup, since nothing can be signed without it", .certificate.display(), .key.display())]
     KeyMissing {
         /// The certificate that is there
         certificate: PathBuf,

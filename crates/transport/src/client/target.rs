@@ -92,7 +92,14 @@ impl Target {
         let rest = rest.strip_prefix("https://").unwrap_or(rest);
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.parse::<Ipv6Addr>().is_ok() {
-            return Self::new(rest, default_port);
+            let is_port = |text: &str| text.len() > 1 && text.bytes().all(|byte| byte.is_ascii_digit());
+            return match rest.rsplit_once(':') {
+                // `::1:9090` is an address, and hardly the one that was meant.
+                Some((address, last)) if is_port(last) && address.parse::<Ipv6Addr>().is_ok() => Err(
+                    invalid("an address that may end with a port needs brackets: [address]:port"),
+                ),
+                _ => Self::new(rest, default_port),
+            };
         }
         let (host, port) = match rest.rsplit_once(':') {
             Some((host, _)) if host.contains(':') && !host.starts_with('[') => {
@@ -180,6 +187,8 @@ mod tests {
             ("10.0.0.7:1", "10.0.0.7:1"),
             ("::1", "[::1]:9090"),
             ("[::1]", "[::1]:9090"),
+            ("2001:db8::9090", "[2001:db8::9090]:9090"),
+            ("1:2:3:4:5:6:7:9090", "[1:2:3:4:5:6:7:9090]:9090"),
             ("[fe80::1]:65535", "[fe80::1]:65535"),
             (" https://controller:9090/ ", "controller:9090"),
             ("mc_host-1:9090", "mc_host-1:9090"),
@@ -211,6 +220,8 @@ mod tests {
             "[::1",
             "::1]",
             "a:b:c",
+            "::1:9090",
+            "fe80::1:65535",
             "-a:1",
             "a..b:1",
             "bad:bad",
