@@ -2,7 +2,7 @@
 //!
 //! Daemons believe one authority and obey the highest epoch that they have seen. A controller that made either anew
 //! beside what is left of a cluster would cut off every node, or let revoked ones back in, without a word. So the folder of
-//! the authority has a [mark](Mark) that names the cluster and how far its records had come, and a start goes on only
+//! the authority has a mark that names the cluster and how far its records had come, and a start goes on only
 //! when authority, mark and records fit:
 //!
 //! | Records | Authority | Mark | |
