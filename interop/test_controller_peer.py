@@ -1,11 +1,7 @@
 """A controller written from the .proto files alone, against our daemon."""
 
-import concurrent.futures
-import pathlib
-import queue
 import shutil
 import stat
-import tempfile
 import unittest
 
 import grpc
@@ -13,152 +9,12 @@ import grpc
 import contract
 import pki
 import processes
-from stream import DEADLINE, ControllerSide
+from controller_peer import ControllerCase, Peer
 
 daemon = contract.daemon
-DEMO_JAR = processes.ROOT / "crates" / "prexorcloud" / "assets" / "demo-server.jar"
-CAPABILITIES = ["incarnations/1", "preparing-reported/1", "crash-ack/1", "console-sequence/1"]
 
 
-class Peer(contract.bootstrap_grpc.BootstrapServiceServicer):
-    """BootstrapService and DaemonService on one port, as a controller has them."""
-
-    TOKEN = "pxr_" + "k" * 32
-
-    def __init__(self):
-        self.authority = pki.Authority()
-        self.exchanged = []
-        self.streams = queue.Queue()
-        self.refuse_with = None
-        key, certificate = self.authority.server()
-        chain = pki.pem(certificate) + pki.pem(self.authority.certificate)
-        self.server = grpc.server(concurrent.futures.ThreadPoolExecutor(16), options=contract.OPTIONS)
-        self.server.add_generic_rpc_handlers((contract.connect_handler(self._connect),))
-        contract.bootstrap_grpc.add_BootstrapServiceServicer_to_server(self, self.server)
-        credentials = grpc.ssl_server_credentials([(pki.key_pem(key), chain)])
-        self.port = self.server.add_secure_port("127.0.0.1:0", credentials)
-        self.server.start()
-
-    def ExchangeJoinToken(self, request, context):  # the name is the contract's
-        if self.refuse_with is not None:
-            context.abort(self.refuse_with, "refused by the test")
-        self.exchanged.append((request.join_token, request.node_id))
-        password = "interop0PASSWORD1interop2PASSWORD"
-        return contract.bootstrap.ExchangeJoinTokenResponse(
-            pkcs12=self.authority.keystore(request.node_id, password),
-            pkcs12_password=password,
-            ca_certificate_pem=pki.pem(self.authority.certificate),
-        )
-
-    def _connect(self, request_iterator, context):
-        side = ControllerSide()
-        self.streams.put(side)
-        yield from side.serve(request_iterator, context)
-
-    def next_stream(self):
-        return self.streams.get(timeout=DEADLINE)
-
-    def stop(self):
-        self.server.stop(grace=0).wait()
-
-
-class ControllerPeer(unittest.TestCase):
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory(prefix="prexorcloud-interop-")
-        self.addCleanup(folder.cleanup)
-        self.folder = pathlib.Path(folder.name)
-        self.peer = Peer()
-        self.addCleanup(self.peer.stop)
-        self.program = None
-
-    def token(self):
-        return f"{Peer.TOKEN}.{self.peer.authority.pin()}"
-
-    def launch(self, token=None):
-        config = self.folder / "daemon.toml"
-        config.write_text(
-            f"""
-node_id = "python-node"
-data_dir = "{self.folder / 'data'}"
-
-[controller]
-endpoints = ["127.0.0.1:{self.peer.port}"]
-
-[enrolment]
-join_token = "{token or self.token()}"
-
-[health]
-enabled = false
-
-[reconnect]
-initial_delay_ms = 50
-max_delay_ms = 200
-"""
-        )
-        config.chmod(0o600)
-        self.config = config
-        self.program = processes.Program(["daemon", "--config", str(config)])
-        self.addCleanup(self.program.stop)
-        return self.program
-
-    def ack(self, **fields):
-        values = {
-            "session_id": "python-session",
-            "heartbeat_interval_ms": 30_000,
-            "protocol_version": 1,
-            "protocol_compatible": True,
-            "capabilities": CAPABILITIES,
-            **fields,
-        }
-        return daemon.HandshakeAck(**values)
-
-    def admitted(self, **fields):
-        self.launch()
-        stream = self.peer.next_stream()
-        handshake = stream.expect("handshake")
-        stream.tell(handshake_ack=self.ack(**fields))
-        return stream, handshake
-
-    def start_message(self, instance_id="lobby-1", incarnation=1, **fields):
-        runtime = daemon.RuntimeArtifact(
-            jar_file="demo-server.jar", download_url=DEMO_JAR.as_uri(), category=daemon.InstanceCategory.SERVER
-        )
-        values = {
-            "instance_id": instance_id,
-            "group": "lobby",
-            "port": processes.free_port(),
-            "memory_mb": 64,
-            "jar_file": "demo-server.jar",
-            "download_url": DEMO_JAR.as_uri(),
-            "shutdown_grace_seconds": 10,
-            "composition_plan": daemon.CompositionPlan(plan_hash="plan-1", runtime=runtime),
-            "incarnation": incarnation,
-            **fields,
-        }
-        return daemon.StartInstance(**values)
-
-    def state(self, name):
-        value = daemon.InstanceState.Value(name)
-        return lambda update: update.state == value
-
-    def running(self, stream, **fields):
-        start = self.start_message(**fields)
-        stream.tell(start_instance=start)
-        for name in ("PREPARING", "STARTING"):
-            stream.expect("instance_status", self.state(name))
-        stream.expect("instance_status", self.state("RUNNING"))
-        self.addCleanup(self.end_instance, stream, start)
-        return start
-
-    def end_instance(self, stream, start):
-        """Instances outlive their daemon; a failing test must not leave one behind."""
-        if self.program.process.poll() is None:
-            stream.tell(stop_instance=daemon.StopInstance(instance_id=start.instance_id, force=True))
-            try:
-                stream.expect("stop_instance_ack", deadline=5)
-            except Exception:
-                pass
-
+class ControllerPeer(ControllerCase):
     # Enrolment
 
     def test_the_daemon_enrols_once_and_keeps_its_secrets_to_itself(self):

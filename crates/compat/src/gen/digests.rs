@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "ea236b66fe96f21f54fa858491accd8315336fcc373b1bcc473fb4d1567ab640",
+        "bdad8f52c84a402f17078c2a9f22698fa132bb2c47bdd630218c2254cd0b39b9",
     ),
 ];

@@ -77,7 +77,7 @@ impl Host {
         i32::try_from(cpus.min(self.groups.cpus().unwrap_or(cpus))).unwrap_or(i32::MAX)
     }
 
-    /// Adds the current figures; memory is told against what instances may use
+    /// Adds the current figures; memory is told as what is left of that which instances may use
     pub(super) fn measure(&mut self, status: NodeStatus) -> NodeStatus {
         let (mut cpu, mut used) = (0.0, 0);
         if let Some(system) = &mut self.system {
@@ -85,15 +85,17 @@ impl Host {
             system.refresh_cpu_usage();
             cpu = f64::from(system.global_cpu_usage()) / 100.0;
             let (total, free) = (system.total_memory(), system.available_memory());
-            let total = total.min(self.groups.memory().unwrap_or(total));
-            let free = free.min(self.groups.available_memory().unwrap_or(free));
-            used = total.saturating_sub(free) / MIB;
+            let free = free
+                .min(total)
+                .min(self.groups.available_memory().unwrap_or(free));
+            // What the machine keeps for itself uses up nothing that instances may use.
+            used = self.total_memory_mb.saturating_sub(free / MIB);
         }
         let (free_disk, total_disk) = disk(&self.instances_folder);
         NodeStatus {
             cpu_usage: if cpu.is_finite() { cpu.clamp(0.0, 1.0) } else { 0.0 },
             total_memory_mb: signed(self.total_memory_mb),
-            used_memory_mb: signed(used.min(self.total_memory_mb)),
+            used_memory_mb: signed(used),
             free_disk_mb: signed(free_disk / MIB),
             total_disk_mb: signed(total_disk / MIB),
             ..status
@@ -111,7 +113,7 @@ impl Host {
         HostInfo {
             os_name: System::name().unwrap_or_else(|_| std::env::consts::OS.to_owned()),
             os_version: System::os_version().unwrap_or_default(),
-            arch: std::env::consts::ARCH.to_owned(),
+            arch: java.arch,
             cpu_model: cpu.map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default(),
             cpu_physical_cores: i32::try_from(System::physical_core_count().unwrap_or(0)).unwrap_or(0),
             cpu_logical_cores: i32::try_from(logical).unwrap_or(i32::MAX),
@@ -119,83 +121,107 @@ impl Host {
             java_version: java.version,
             java_vendor: java.vendor,
             java_runtime: java.runtime,
-            // Each instance has a collector of its own; there is none to tell of the node.
-            java_gc: String::new(),
+            java_gc: java.gc,
         }
     }
 }
 
-/// What a Java installation says about itself
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What a JVM of this host says about itself and the host
+///
+/// A fleet may have daemons that run on a JVM and tell what it tells them; rules of placement match both by the same names.
+#[derive(Debug, PartialEq, Eq)]
 struct JavaFacts {
     version: String,
     vendor: String,
+    /// The name of the virtual machine
     runtime: String,
+    /// The processors' architecture
+    arch: String,
+    /// The collector that it takes if it is not told which
+    gc: String,
 }
 
+impl Default for JavaFacts {
+    fn default() -> Self {
+        Self {
+            version: String::new(),
+            vendor: String::new(),
+            runtime: String::new(),
+            arch: java_arch().to_owned(),
+            gc: String::new(),
+        }
+    }
+}
+
+/// What a JVM calls the architecture that this program was built for
+fn java_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "x86" => "i386",
+        "powerpc64" if cfg!(target_endian = "little") => "ppc64le",
+        "powerpc64" => "ppc64",
+        arch => arch,
+    }
+}
+
+/// The collectors, by the flags that choose them and the names that they go by
+const COLLECTORS: [(&str, &str); 5] = [
+    ("UseG1GC", "G1"),
+    ("UseZGC", "ZGC"),
+    ("UseShenandoahGC", "Shenandoah"),
+    ("UseParallelGC", "Parallel"),
+    ("UseSerialGC", "Serial"),
+];
+
 impl JavaFacts {
-    /// From the `release` file beside it, which costs nothing, else from `java -version`
+    /// What it says when it is asked, which takes a moment
     async fn of(java: &Path) -> Self {
-        let home = java.canonicalize().ok();
-        let release = home
-            .as_deref()
-            .and_then(|java| Some(java.parent()?.parent()?.join("release")));
-        let text = release.and_then(|release| std::fs::read_to_string(release).ok());
-        match text.as_deref().and_then(Self::from_release) {
-            Some(facts) => facts,
-            None => Self::from_properties(&java_properties(java).await),
+        let output = Command::new(java)
+            .args(["-XshowSettings:properties", "-XX:+PrintFlagsFinal", "-version"])
+            .env_remove("JAVA_TOOL_OPTIONS")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        match timeout(JAVA_TIMEOUT, output).await {
+            Ok(Ok(output)) => Self::read(
+                &String::from_utf8_lossy(&output.stderr),
+                &String::from_utf8_lossy(&output.stdout),
+            ),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, java = %java.display(), "java does not tell its version");
+                Self::default()
+            }
+            Err(_) => {
+                tracing::warn!(java = %java.display(), "java does not tell its version in time");
+                Self::default()
+            }
         }
     }
 
-    /// Lines like `JAVA_VERSION="17.0.15"`
-    fn from_release(text: &str) -> Option<Self> {
+    /// From lines like `    java.vendor = Debian`, and like `     bool UseG1GC   = true   {product} {ergonomic}`
+    fn read(properties: &str, flags: &str) -> Self {
         let value = |name: &str| {
-            let value = text
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))?;
-            Some(value.trim().trim_matches('"').to_owned())
-        };
-        Some(Self {
-            version: value("JAVA_RUNTIME_VERSION").or_else(|| value("JAVA_VERSION"))?,
-            vendor: value("IMPLEMENTOR").unwrap_or_default(),
-            runtime: value("JVM_VARIANT").unwrap_or_else(|| "OpenJDK".to_owned()),
-        })
-    }
-
-    /// Lines like `    java.vendor = Debian`
-    fn from_properties(text: &str) -> Self {
-        let value = |name: &str| {
-            let found = text.lines().find_map(|line| {
+            let found = properties.lines().find_map(|line| {
                 let (key, value) = line.split_once(" = ")?;
                 (key.trim() == name).then(|| value.trim().to_owned())
             });
             found.unwrap_or_default()
         };
+        let is_set = |flag: &str| {
+            flags.lines().any(|line| {
+                let mut words = line.split_whitespace().skip(1);
+                words.next() == Some(flag) && words.nth(1) == Some("true")
+            })
+        };
+        let gc = COLLECTORS.iter().find(|(flag, _)| is_set(flag));
         Self {
             version: value("java.runtime.version"),
             vendor: value("java.vendor"),
             runtime: value("java.vm.name"),
-        }
-    }
-}
-
-/// The output of `java -XshowSettings:properties -version`, empty if it does not work
-async fn java_properties(java: &Path) -> String {
-    let output = Command::new(java)
-        .args(["-XshowSettings:properties", "-version"])
-        .env_remove("JAVA_TOOL_OPTIONS")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match timeout(JAVA_TIMEOUT, output).await {
-        Ok(Ok(output)) => String::from_utf8_lossy(&output.stderr).into_owned(),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, java = %java.display(), "java does not tell its version");
-            String::new()
-        }
-        Err(_) => {
-            tracing::warn!(java = %java.display(), "java does not tell its version in time");
-            String::new()
+            arch: Some(value("os.arch"))
+                .filter(|arch| !arch.is_empty())
+                .unwrap_or_else(|| java_arch().to_owned()),
+            gc: gc.map_or("", |(_, name)| name).to_owned(),
         }
     }
 }
@@ -245,7 +271,11 @@ mod tests {
         assert!(host.available_cpus() >= 1);
         let mut capped = Host::new(PathBuf::from("/"), 64);
         let status = capped.measure(NodeStatus::default());
-        assert_eq!((status.total_memory_mb, status.used_memory_mb), (64, 64));
+        assert_eq!(
+            (status.total_memory_mb, status.used_memory_mb),
+            (64, 0),
+            "there is more than that left"
+        );
     }
 
     #[test]
@@ -271,7 +301,11 @@ mod tests {
             (80, 1)
         );
         let status = host_of_group.measure(NodeStatus::default());
-        assert_eq!((status.total_memory_mb, status.used_memory_mb), (80, 40));
+        assert_eq!(
+            (status.total_memory_mb, status.used_memory_mb),
+            (80, 20),
+            "60 are left"
+        );
         assert_eq!(host(64).total_memory_mb(), 64);
         assert_eq!(host(4096).total_memory_mb(), 100, "the tightest limit counts");
     }
@@ -287,13 +321,17 @@ mod tests {
                 .starts_with(|first: char| first.is_ascii_digit()),
             "{info:?}"
         );
-        assert!(!info.java_vendor.is_empty() && !info.java_runtime.is_empty());
-        let asked = JavaFacts::from_properties(&java_properties(&java).await);
-        assert_eq!(
-            (asked.version, asked.vendor),
-            (info.java_version, info.java_vendor)
+        assert!(!info.java_vendor.is_empty());
+        assert!(info.java_runtime.ends_with(" VM"), "{info:?}");
+        assert!(
+            COLLECTORS.iter().any(|(_, name)| *name == info.java_gc),
+            "{info:?}"
         );
+        assert_eq!(info.arch, java_arch());
         let without = host.info(Some(Path::new("/bin/false"))).await;
-        assert_eq!(without.java_version, "");
+        assert_eq!(
+            (without.java_version.as_str(), without.arch.as_str()),
+            ("", java_arch())
+        );
     }
 }

@@ -1583,7 +1583,8 @@ pub struct NodeStatus {
     /// The memory that instances may use together, in MiB, as in the handshake. Java daemons tell all of the machine.
     #[prost(int64, tag = "2")]
     pub total_memory_mb: i64,
-    /// Memory in use in MiB, of whatever runs there; at most the total.
+    /// What of the total is not to be had any more, in MiB, whoever uses it; from 0 to the total. Java daemons tell what is used
+    /// of the machine.
     #[prost(int64, tag = "3")]
     pub used_memory_mb: i64,
     /// Free space in MiB where instances live. 0 = unknown.
