@@ -209,8 +209,10 @@ pub struct Outcome {
     pub stopping: Option<u64>,
     /// Serial numbers of certificates that are no longer accepted
     pub revoked_serials: Vec<String>,
-    /// Open join tokens of the node that were withdrawn with them
+    /// Join tokens of the node that were withdrawn with them
     pub revoked_tokens: Vec<String>,
+    /// Join tokens of the node that are still good
+    pub open_tokens: Vec<String>,
     /// Sessions that were closed by it
     pub closed_connections: Option<u64>,
     /// Whether the daemon has said that a command was written

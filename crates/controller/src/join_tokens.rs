@@ -230,22 +230,20 @@ impl JoinTokens {
         Err(contended(token_id))
     }
 
-    /// Withdraws every open token that is bound to a node; says which those were
+    /// The tokens that this node, and no other, may still enrol with
     ///
     /// # Errors
     /// [`StoreError`] when the storage fails.
-    pub async fn revoke_bound_to(&self, actor: &str, node: NodeId) -> Result<Vec<String>, StoreError> {
-        let mut revoked = Vec::new();
-        for entry in self.list().await? {
-            let is_open = entry.consumed_at_ms == 0 && entry.revoked_at_ms == 0;
-            if is_open
-                && entry.node_id == node.as_str()
-                && self.revoke(actor, &entry.token_id).await? == RevokeOutcome::Revoked
-            {
-                revoked.push(entry.token_id);
-            }
-        }
-        Ok(revoked)
+    pub async fn open_of(&self, node: NodeId) -> Result<Vec<String>, StoreError> {
+        let now = to_millis(SystemTime::now());
+        let is_open = |entry: &JoinTokenEntry| {
+            entry.node_id == node.as_str()
+                && entry.consumed_at_ms == 0
+                && entry.revoked_at_ms == 0
+                && entry.expires_at_ms > now
+        };
+        let open = self.list().await?.into_iter().filter(is_open);
+        Ok(open.map(|entry| entry.token_id).collect())
     }
 
     /// Judges a presented token, without changing anything

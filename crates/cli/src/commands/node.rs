@@ -173,6 +173,12 @@ fn report(id: &str, answer: &Answer<Outcome>, output: &Output) -> Result<(), Fai
     }
     let outcome = &answer.value;
     let revoked = (!outcome.revoked_serials.is_empty()).then(|| outcome.revoked_serials.join(", "));
+    let open = (!outcome.open_tokens.is_empty()).then(|| {
+        format!(
+            "{} (a daemon that has one enrols again: prexorctl token revoke)",
+            outcome.open_tokens.join(", ")
+        )
+    });
     let tokens = (!outcome.revoked_tokens.is_empty()).then(|| outcome.revoked_tokens.join(", "));
     output.facts(&[
         ("node", Some(id.to_owned())),
@@ -192,6 +198,7 @@ fn report(id: &str, answer: &Answer<Outcome>, output: &Output) -> Result<(), Fai
         ),
         ("revoked", revoked),
         ("tokens", tokens),
+        ("still good", open),
         (
             "closed",
             outcome

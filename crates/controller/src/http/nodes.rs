@@ -16,7 +16,6 @@ use super::{
 use crate::{
     access::Permission,
     audit,
-    certificates::Revoked,
     nodes::{NodeView, contract_name},
     store::Txn,
 };
@@ -267,7 +266,11 @@ pub(super) async fn remove(
     // A put without a condition cannot conflict.
     let _ = api.store.txn(Txn::new().put_record(&entry)).await?;
     // First of all nobody may come back under its name.
-    let (revoked, tokens) = shut_out(&api, &actor, node).await?;
+    let tokens = api.tokens.open_of(node).await?;
+    for token in &tokens {
+        let _ = api.tokens.revoke(&actor, token).await?;
+    }
+    let revoked = api.certificates.revoke_node(&actor, node).await?;
     api.nodes.remove(node).await?;
     Ok(Json(json!({
         "nodeId": node.to_string(), "status": "REMOVED", "instances": there.len(),
@@ -276,16 +279,6 @@ pub(super) async fn remove(
     })))
 }
 
-/// No certificate and no token of before lets the node in: a daemon that kept an unused token would be back at once
-async fn shut_out(api: &Api, actor: &str, node: NodeId) -> Result<(Revoked, Vec<String>), ApiError> {
-    if api.nodes.view(node).is_none() {
-        return Err(ApiError::not_found("no such node"));
-    }
-    let tokens = api.tokens.revoke_bound_to(actor, node).await?;
-    Ok((api.certificates.revoke_node(actor, node).await?, tokens))
-}
-
-/// The same, as every resource is deleted
 pub(super) async fn delete(
     api: State<Arc<Api>>,
     caller: Authenticated,
@@ -303,11 +296,12 @@ pub(super) async fn revoke_certificates(
 ) -> Result<Json<Value>, ApiError> {
     let actor = caller.require(Permission::NodesManage)?;
     let node: NodeId = id.parse("node")?;
-    let (revoked, tokens) = shut_out(&api, &actor, node).await?;
+    let revoked = api.certificates.revoke_node(&actor, node).await?;
     Ok(Json(json!({
         "nodeId": node.to_string(),
         "revokedSerials": revoked.serials,
-        "revokedTokens": tokens,
+        // Its daemon comes back by itself with one of these that it was given.
+        "openTokens": api.tokens.open_of(node).await?,
         "closedConnections": revoked.closed_connections,
     })))
 }

@@ -111,7 +111,7 @@ async fn an_address_that_keeps_failing_has_to_wait() {
 }
 
 #[tokio::test]
-async fn a_token_of_before_does_not_undo_a_revocation() {
+async fn a_revocation_names_the_tokens_that_undo_it_and_a_removal_withdraws_them() {
     let cluster = Cluster::start().await;
     cluster.enrol("node-1").await;
     let (bound, other) = (
@@ -120,12 +120,13 @@ async fn a_token_of_before_does_not_undo_a_revocation() {
     );
     let (status, body) = cluster.act("/nodes/node-1/revoke-cert").await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(body["revokedTokens"].as_array().unwrap().len(), 1, "{body}");
+    let open = body["openTokens"].as_array().unwrap().clone();
+    assert_eq!(open.len(), 1, "{body}");
+    let (status, body) = cluster.act("/nodes/node-1/remove").await;
+    assert_eq!((status, &body["revokedTokens"]), (200, &open.into()), "{body}");
     assert!(
         cluster.exchange(&bound, "node-1").await.is_err(),
-        "it was kept for later"
+        "it is withdrawn"
     );
     cluster.exchange(&other, "node-2").await.unwrap();
-    let fresh = cluster.join_token(Some("node-1")).await;
-    cluster.exchange(&fresh, "node-1").await.unwrap();
 }
