@@ -76,11 +76,11 @@ pub fn shim_of(folder: &Path) -> io::Result<Option<Identity>> {
 /// The shims whose control folder in `run_folder` is gone, and which folder that was
 ///
 /// Each was given its folder as an argument and works in it; the kernel remembers where that was, or knows where it was
-/// moved to under its own name.
+/// moved to under its own name. That place comes last.
 ///
 /// # Errors
 /// If `/proc` cannot be listed.
-pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity)>> {
+pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity, Option<PathBuf>)>> {
     let real = run_folder.canonicalize()?;
     let me = rustix::process::geteuid().as_raw();
     let mut found = Vec::new();
@@ -93,9 +93,9 @@ pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity)>>
             continue;
         };
         let was_here = worked_in.parent() == Some(&real);
-        let name = match name.strip_suffix(b" (deleted)") {
-            Some(name) if was_here => name,
-            None if !was_here => name,
+        let (name, is_moved) = match name.strip_suffix(b" (deleted)") {
+            Some(name) if was_here => (name, false),
+            None if !was_here => (name, true),
             _ => continue,
         };
         if fs::metadata(&pid_folder).is_ok_and(|it| it.uid() != me) {
@@ -109,7 +109,8 @@ pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity)>>
         if folder.exists() || !arguments.any(|argument| argument == folder.as_os_str().as_bytes()) {
             continue;
         }
-        found.extend(gone_is_none(Identity::of(pid))?.map(|shim| (folder, shim)));
+        let moved_to = is_moved.then(|| worked_in.clone());
+        found.extend(gone_is_none(Identity::of(pid))?.map(|shim| (folder, shim, moved_to)));
     }
     Ok(found)
 }

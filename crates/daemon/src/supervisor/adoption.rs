@@ -163,7 +163,12 @@ impl Supervisor {
 ///
 /// What was in them is lost; what shim and server have open of them is [found](ControlDir::with_lost_files).
 fn give_homes(run_folder: &Path) -> io::Result<()> {
-    for (folder, shim) in homeless_shims(run_folder)? {
+    for (folder, shim, moved_to) in homeless_shims(run_folder)? {
+        if let Some(moved_to) = moved_to {
+            tracing::error!(folder = %folder.display(), from = %moved_to.display(), "somebody moved the control folder of a server that runs; it is moved back");
+            fs::rename(moved_to, folder)?;
+            continue;
+        }
         let facts = FolderName::of(&folder).and_then(|name| name.facts());
         let Some((facts, main)) = facts.zip(oldest_child(&shim)?) else {
             continue;

@@ -45,6 +45,10 @@ pub fn trials() -> Vec<Trial> {
             a_removed_control_folder_hides_no_living_instance,
         ),
         trial(
+            "a_control_folder_that_was_moved_away_is_moved_back",
+            a_control_folder_that_was_moved_away_is_moved_back,
+        ),
+        trial(
             "a_console_log_that_lost_its_name_is_read_on",
             a_console_log_that_lost_its_name_is_read_on,
         ),
@@ -142,19 +146,12 @@ async fn a_record_of_another_start_is_not_believed() {
 }
 
 async fn a_removed_control_folder_hides_no_living_instance() {
-    for (script, is_moved) in [
-        (OBEDIENT, false),
-        (OBEDIENT, true),
-        ("echo 'Done (1s)!'; read word; echo \"got $word\"; exit 3", false),
+    for script in [
+        OBEDIENT,
+        "echo 'Done (1s)!'; read word; echo \"got $word\"; exit 3",
     ] {
         let (mut stage, control) = left_behind(script).await;
-        let elsewhere = tempfile::tempdir().unwrap();
-        if is_moved {
-            let name = control.path().file_name().unwrap();
-            fs::rename(control.path(), elsewhere.path().join(name)).unwrap();
-        } else {
-            fs::remove_dir_all(control.path()).unwrap();
-        }
+        fs::remove_dir_all(control.path()).unwrap();
         for found in [Found::Starting, Found::Running] {
             // Another daemon after this one finds it, too.
             let [adopted] = &adopt(&mut stage).await[..] else {
@@ -191,6 +188,20 @@ async fn a_removed_control_folder_hides_no_living_instance() {
         })
         .await;
     }
+}
+
+async fn a_control_folder_that_was_moved_away_is_moved_back() {
+    let (mut stage, control) = left_behind(OBEDIENT).await;
+    let elsewhere = tempfile::tempdir_in(stage.folder.path()).unwrap();
+    let name = control.path().file_name().unwrap();
+    fs::rename(control.path(), elsewhere.path().join(name)).unwrap();
+    let [adopted] = &adopt(&mut stage).await[..] else {
+        panic!("not found");
+    };
+    assert!(adopted.is_running && control.path().exists());
+    assert_eq!((adopted.found, adopted.damage.as_deref()), (Found::Running, None));
+    stage.open_consoles();
+    stops_in_order(&mut stage).await;
 }
 
 async fn a_console_log_that_lost_its_name_is_read_on() {
