@@ -278,6 +278,6 @@ fn stop_everything(host: &mut ControllerHost, turn: &mut Turn<'_>) -> Effect {
 }
 
 /// A port that no other instance has.
-fn port_of(instance: InstanceId) -> i32 {
+pub(crate) fn port_of(instance: InstanceId) -> i32 {
     30_000 + instance.as_str().bytes().map(i32::from).sum::<i32>()
 }
