@@ -18,8 +18,8 @@ use prexorcloud_protocol::compat::PROTOCOL_VERSION;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::proto::controller_message::Payload;
 use prexorcloud_protocol::proto::{
-    ControllerMessage, DaemonMessage, Handshake, HandshakeAck, Ping, SendCommand, ShutdownNode,
-    StartInstance, StopInstance, daemon_message,
+    ControllerMessage, DaemonMessage, Handshake, HandshakeAck, Ping, SendCommand, ShutdownNode, StopInstance,
+    daemon_message,
 };
 use prexorcloud_protocol::{Incarnation, InstanceId, Received};
 
@@ -28,7 +28,7 @@ pub use counts::{Counted, Counts};
 use crate::action::Action;
 use crate::behaviour::Behaviour;
 use crate::clock::Clock;
-use crate::operator::port_of;
+use crate::operator::start_of;
 use crate::side::{ControllerSide, Effect, NoEffect, Turn};
 use crate::store::Store;
 
@@ -36,6 +36,8 @@ use crate::store::Store;
 pub const TICK: Duration = Duration::from_secs(15);
 /// How long a node may be gone before all that it had counts as crashed
 const GONE: Duration = Duration::from_secs(20);
+/// How long a stream may be silent before its transport (30 s and 10 s in Java) ends it
+const KEEPALIVE: Duration = Duration::from_secs(40);
 
 /// The host of a controller that announces nothing
 #[derive(Clone, Debug)]
@@ -62,6 +64,7 @@ pub struct PlainController {
 #[derive(Clone, Debug, Default)]
 struct Line {
     says: VecDeque<Payload>,
+    heard_at: Duration,
     has_greeted: bool,
     /// The acknowledgement takes until then.
     acks_at: Option<Duration>,
@@ -140,16 +143,7 @@ impl PlainController {
         if self.counted.lives(instance) {
             return Err(NoEffect::because("it is there already"));
         }
-        let start = Box::new(StartInstance {
-            instance_id: instance.into(),
-            group: "simulated".to_owned(),
-            port: port_of(instance),
-            jar_file: behaviour.to_string(),
-            startup_timeout_seconds: behaviour.startup_timeout_seconds,
-            shutdown_grace_seconds: behaviour.grace_seconds,
-            max_lifetime_seconds: behaviour.lifetime_seconds,
-            ..StartInstance::default()
-        });
+        let start = Box::new(start_of(instance, behaviour));
         self.say(Payload::StartInstance(start.clone()))?;
         self.counted.enter(instance, Some(start), now);
         Ok(())
@@ -174,8 +168,13 @@ impl PlainController {
 }
 
 impl ControllerSide for PlainController {
-    fn handle_opened(&mut self, _turn: &mut Turn<'_>, stream: u32) {
-        self.streams.insert(stream, Line::default());
+    fn handle_opened(&mut self, turn: &mut Turn<'_>, stream: u32) {
+        let heard_at = turn.moment();
+        let line = Line {
+            heard_at,
+            ..Line::default()
+        };
+        self.streams.insert(stream, line);
     }
 
     fn handle_message(&mut self, turn: &mut Turn<'_>, stream: u32, received: Received<DaemonMessage>) {
@@ -183,6 +182,7 @@ impl ControllerSide for PlainController {
         let Some(line) = self.streams.get_mut(&stream) else {
             return;
         };
+        line.heard_at = turn.moment();
         match received.message.payload {
             // A second one ends the stream.
             Some(Report::Handshake(_)) if line.has_greeted => line.ends = true,
@@ -273,6 +273,9 @@ impl ControllerSide for PlainController {
             self.counted.crash(|_| true);
         } else if self.ping_at <= now {
             self.ping_at = now + self.heartbeat;
+            let is_silent = |line: &&mut Line| line.heard_at + KEEPALIVE < now;
+            let silent = self.streams.values_mut().filter(is_silent);
+            silent.for_each(|line| line.ends = true);
             self.pings += 1;
             let ping = Ping {
                 sequence: self.pings,
@@ -307,12 +310,11 @@ impl ControllerSide for PlainController {
                 line.ok_or(AWAY)?.ends = true;
                 Ok(())
             }
-            Action::SlowAdmission(time) => {
-                self.slow_ack = Some(*time);
-                Ok(())
-            }
-            Action::Heal => {
-                self.slow_ack = None;
+            Action::SlowAdmission(_) | Action::Heal => {
+                self.slow_ack = match action {
+                    Action::SlowAdmission(time) => Some(*time),
+                    _ => None,
+                };
                 Ok(())
             }
             Action::RestartController(down_for) => {
