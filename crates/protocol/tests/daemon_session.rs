@@ -568,6 +568,62 @@ fn a_rejected_start_may_be_tried_again() {
     bench.start(1);
 }
 
+/// Lists a start in preparation, has it fail for now, and gives what is told of that.
+fn fail_what_was_listed(
+    capabilities: Capabilities,
+    is_acknowledged: bool,
+    launches: bool,
+) -> Vec<FromDaemon> {
+    let mut bench = Bench::connected_to(ack(capabilities));
+    bench.start(1);
+    bench.report(1, State::Preparing);
+    bench.session.handle_disconnected(bench.now);
+    assert_eq!(bench.connect().running_instances.len(), 1);
+    let acknowledge = FromController::HandshakeAck(Box::new(ack(capabilities)));
+    if is_acknowledged {
+        bench.receive(acknowledge.clone());
+    }
+    while bench.session.poll_event().is_some() {}
+    if launches {
+        bench.report(1, State::Starting);
+        bench.report(1, State::Crashed);
+        bench.start(2);
+    }
+    let incarnation = Incarnation::new(if launches { 2 } else { 1 });
+    let rejection = StartRejection {
+        stage: StartPreparationStage::RuntimeProvision,
+        error_code: "RUNTIME_PROVISION_FAILED".into(),
+        message: String::new(),
+        disposition: StartFailureDisposition::Transient,
+        retry_after: Duration::from_secs(3),
+        plan_hash: String::new(),
+    };
+    bench.session.start_rejected(lobby(), incarnation, rejection);
+    if !is_acknowledged {
+        bench.receive(acknowledge);
+    }
+    std::iter::from_fn(|| bench.sent()).collect()
+}
+
+#[test]
+fn what_a_plain_controller_took_for_running_and_comes_to_nothing_has_ended() {
+    for is_acknowledged in [true, false] {
+        let told = fail_what_was_listed(Capabilities::NONE, is_acknowledged, false);
+        let [FromDaemon::StartInstanceAck(ack), FromDaemon::InstanceStatus(end)] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert!(!ack.accepted);
+        let end = (end.instance_id.as_str(), end.state);
+        assert_eq!(end, ("lobby-1", State::Crashed.to_wire()));
+        let told = fail_what_was_listed(Capabilities::SESSION, is_acknowledged, false);
+        assert_eq!(told.len(), 1, "ours tries again: {told:?}");
+    }
+    let told = fail_what_was_listed(Capabilities::NONE, true, true);
+    let last = told.last();
+    let is_answer = matches!(last, Some(FromDaemon::StartInstanceAck(_)));
+    assert!(is_answer, "a later start was not listed: {told:?}");
+}
+
 #[test]
 fn an_invalid_start_is_refused_with_the_field() {
     let mut bench = Bench::connected();

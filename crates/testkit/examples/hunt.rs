@@ -1,9 +1,11 @@
 //! Plays random scenarios until one breaks an invariant, and prints the shortest form of it
 //!
 //! ```text
-//! cargo run --release -p prexorcloud-testkit --example hunt -- [SCENARIOS] [ACTIONS] [FIRST_SEED] [--peer plain-daemon]
+//! cargo run --release -p prexorcloud-testkit --example hunt -- [SCENARIOS] [ACTIONS] [FIRST_SEED] [--peer PEERS]
 //! cargo run --release -p prexorcloud-testkit --example hunt -- replay FILE
 //! ```
+//!
+//! `--peer` is what a scenario's `peers` are, such as `plain-daemon` or `plain-controller`.
 #![allow(clippy::expect_used, reason = "a wrong argument ends an example")]
 
 use std::collections::BTreeMap;

@@ -47,7 +47,7 @@ pub struct DaemonHost {
 impl DaemonHost {
     pub(crate) fn new(config: DaemonConfig, peers: Peers) -> Self {
         Self {
-            supervisor: Supervisor::new(peers.has_java_daemon()),
+            supervisor: Supervisor::new(peers),
             facts: DaemonFacts::default(),
             config,
             running: None,

@@ -192,15 +192,8 @@ fn start(
     let known = host.roster().and_then(|roster| roster.get(instance));
     let known = known.map_or(0, |known| known.incarnation().get());
     let start = StartInstance {
-        instance_id: instance.into(),
-        group: "simulated".to_owned(),
-        port: port_of(instance),
-        jar_file: behaviour.to_string(),
-        startup_timeout_seconds: behaviour.startup_timeout_seconds,
-        shutdown_grace_seconds: behaviour.grace_seconds,
-        max_lifetime_seconds: behaviour.lifetime_seconds,
         incarnation: recorded.max(known) + 1,
-        ..Default::default()
+        ..start_of(instance, behaviour)
     };
     let what = format!("start {instance}#{}", start.incarnation);
     later(host, turn, what, |node, now, order| {
@@ -275,6 +268,20 @@ fn stop_everything(host: &mut ControllerHost, turn: &mut Turn<'_>) -> Effect {
         return Err(NoEffect::because("it knows of no instance"));
     }
     Ok(())
+}
+
+/// What every operator asks for, with no incarnation yet.
+pub(crate) fn start_of(instance: InstanceId, behaviour: &Behaviour) -> StartInstance {
+    StartInstance {
+        instance_id: instance.into(),
+        group: "simulated".to_owned(),
+        port: port_of(instance),
+        jar_file: behaviour.to_string(),
+        startup_timeout_seconds: behaviour.startup_timeout_seconds,
+        shutdown_grace_seconds: behaviour.grace_seconds,
+        max_lifetime_seconds: behaviour.lifetime_seconds,
+        ..Default::default()
+    }
 }
 
 /// A port that no other instance has.

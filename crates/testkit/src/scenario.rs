@@ -32,6 +32,8 @@ use crate::log::Log;
 use crate::pair::{Pair, Violation};
 #[cfg(doc)]
 use crate::plain::PlainDaemon;
+#[cfg(doc)]
+use crate::plain_controller::PlainController;
 use crate::rng::Rng;
 use crate::side::{ControllerSide, DaemonSide};
 use crate::text::{self, Words, show};
@@ -49,6 +51,8 @@ pub enum Peers {
     /// The controller speaks as the Java controller: no incarnations, no acknowledgement of crash reports, commands
     /// before the handshake's acknowledgement.
     JavaController,
+    /// The controller is a [`PlainController`]: it shares nothing with this repository's, and takes what is listed for running.
+    PlainController,
 }
 
 impl Peers {
@@ -128,6 +132,7 @@ impl Scenario {
         let peers = match rng.below(10) {
             0 if seed.is_multiple_of(2) => Peers::PlainDaemon,
             0 => Peers::JavaDaemon,
+            1 if seed.is_multiple_of(2) => Peers::PlainController,
             1 => Peers::JavaController,
             _ => Peers::Rust,
         };
@@ -187,6 +192,7 @@ impl Scenario {
     pub fn run(&self) -> Result<u32, Violation> {
         match self.peers {
             Peers::PlainDaemon => self.play(&mut Pair::plain(self)),
+            Peers::PlainController => self.play(&mut Pair::plainly_led(self)),
             Peers::Rust | Peers::JavaDaemon | Peers::JavaController => self.play(&mut Pair::of(self)),
         }
     }
@@ -198,6 +204,7 @@ impl Scenario {
     pub fn run_logged(&self) -> Result<Log, Box<Failure>> {
         match self.peers {
             Peers::PlainDaemon => self.tell(Pair::plain(self)),
+            Peers::PlainController => self.tell(Pair::plainly_led(self)),
             Peers::Rust | Peers::JavaDaemon | Peers::JavaController => self.tell(Pair::of(self)),
         }
     }
@@ -289,6 +296,7 @@ impl fmt::Display for Peers {
             Self::JavaDaemon => "java-daemon",
             Self::PlainDaemon => "plain-daemon",
             Self::JavaController => "java-controller",
+            Self::PlainController => "plain-controller",
         })
     }
 }
@@ -302,9 +310,10 @@ impl FromStr for Peers {
             "java-daemon" => Ok(Self::JavaDaemon),
             "plain-daemon" => Ok(Self::PlainDaemon),
             "java-controller" => Ok(Self::JavaController),
+            "plain-controller" => Ok(Self::PlainController),
             other => Err(ParseError::new(
                 other,
-                "rust, java-daemon, plain-daemon or java-controller",
+                "rust, java-daemon, plain-daemon, java-controller or plain-controller",
             )),
         }
     }

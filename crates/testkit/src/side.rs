@@ -74,6 +74,7 @@ use crate::action::Action;
 use crate::clock::Clock;
 use crate::facts::{ControllerFacts, DaemonFacts};
 use crate::plain::PlainDaemon;
+use crate::plain_controller::PlainController;
 use crate::store::Store;
 use crate::supervisor::Supervisor;
 pub use crate::world::Turn;
@@ -239,6 +240,11 @@ pub trait ControllerSide {
 
     /// What invariants may ask; `None` if they cannot.
     fn view(&self) -> Option<ControllerView<'_>> {
+        None
+    }
+
+    /// The host itself, for the invariants about controllers that announce nothing; `None` for any other.
+    fn plain(&self) -> Option<&PlainController> {
         None
     }
 }

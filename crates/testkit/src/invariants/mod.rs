@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use prexorcloud_protocol::Session as _;
 use prexorcloud_protocol::instance::{LifecycleTimer, State};
+use prexorcloud_protocol::node::daemon::StopReason;
 use prexorcloud_protocol::roster::{CommandTimer, Due};
 use prexorcloud_protocol::session::Class;
 
@@ -59,7 +60,7 @@ macro_rules! invariants {
 
 /// Checked after every step.
 #[must_use]
-pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 30] {
+pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 31] {
     invariants![
         one_process_per_instance,
         no_superseded_incarnation_is_started,
@@ -91,14 +92,16 @@ pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 30] {
         a_live_server_is_never_called_ended,
         no_second_copy_of_a_live_server,
         a_drained_node_is_empty,
+        readiness_is_the_plain_controllers,
     ]
 }
 
 /// Checked at the end, when nothing disturbs any more.
 #[must_use]
-pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 8] {
+pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 9] {
     invariants![
         the_session_is_established,
+        a_ghost_is_never_counted,
         nothing_goes_on_for_ever,
         both_sides_agree,
         a_plain_daemon_and_its_controller_agree,
@@ -520,9 +523,32 @@ pub fn a_graceful_stop_gets_its_grace<D: DaemonSide, C: ControllerSide>(
     })
 }
 
-/// What has ended never stands in the list of what lives, where a Java controller takes everything for running.
+/// What has ended never stands in the list of what lives, where a Java controller takes everything for running; and at
+/// rest such a controller counts nothing as running that has no process.
 pub fn a_ghost_is_never_counted<D: DaemonSide, C: ControllerSide>(pair: &Pair<D, C>) -> Result<(), String> {
-    none_of(&pair.departures.ghosts)
+    none_of(&pair.departures.ghosts)?;
+    let plain = shown!(pair.controller().plain().filter(|_| pair.is_at_rest()));
+    let daemon = shown!(pair.daemon_view());
+    plain.counted.in_state(State::Running).try_for_each(|instance| {
+        let is_there = daemon.supervisor.process(instance).is_some();
+        ensure(is_there, || {
+            format!("{instance} counts as running and has no process")
+        })
+    })
+}
+
+/// No server is stopped for being late where its controller did not ask its daemon to judge that.
+pub fn readiness_is_the_plain_controllers<D: DaemonSide, C: ControllerSide>(
+    pair: &Pair<D, C>,
+) -> Result<(), String> {
+    let is_plain = matches!(pair.peers(), Peers::JavaController | Peers::PlainController);
+    let daemon = shown!(pair.daemon_view().filter(|_| is_plain));
+    let mut processes = daemon.supervisor.disk.processes.iter();
+    processes.try_for_each(|process| {
+        ensure(process.stopped_for != Some(StopReason::StartupTimeout), || {
+            format!("{} is stopped for not being ready", process.instance)
+        })
+    })
 }
 
 /// A console line that the controller's machine hands on names the incarnation that is current there, or none.

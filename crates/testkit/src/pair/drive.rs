@@ -388,7 +388,9 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
             };
             any = true;
             let name = name_down(&message);
-            if stream.first_down.is_none() && name != "HandshakeAck" {
+            // That of a plain controller takes its time.
+            let is_free = self.peers == Peers::PlainController;
+            if stream.first_down.is_none() && name != "HandshakeAck" && !is_free {
                 self.departures
                     .before_ack
                     .push(format!("{name_of_host} began stream {id} with {name}"));

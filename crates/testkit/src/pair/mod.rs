@@ -33,6 +33,7 @@ use crate::invariants;
 use crate::link::Quality;
 use crate::log::Log;
 use crate::plain::PlainDaemon;
+use crate::plain_controller::PlainController;
 use crate::rng::Rng;
 use crate::scenario::{Peers, Scenario};
 use crate::side::{ControllerSide, ControllerView, DaemonSide, DaemonView};
@@ -133,6 +134,15 @@ impl Pair<PlainDaemon> {
     #[must_use]
     pub fn plain(scenario: &Scenario) -> Self {
         Self::between(scenario, PlainDaemon::new(node()), shipped_controller(scenario))
+    }
+}
+
+impl Pair<DaemonHost, PlainController> {
+    /// The shipped daemon's side and a controller that announces nothing, before the first action; the log is off.
+    #[must_use]
+    pub fn plainly_led(scenario: &Scenario) -> Self {
+        let controller = PlainController::new(scenario.heartbeat);
+        Self::between(scenario, shipped_daemon(scenario), controller)
     }
 }
 

@@ -19,6 +19,7 @@ pub use process::Process;
 
 use crate::action::Action;
 use crate::dialect::Plugins;
+use crate::scenario::Peers;
 use crate::side::{Effect, NoEffect};
 use crate::world::Turn;
 use process::{Due, End};
@@ -32,16 +33,21 @@ pub struct Supervisor {
     /// What survives the daemon.
     pub disk: Disk,
     preparing: Vec<(Attempt, Process)>,
-    /// Set if the daemon plays a Java daemon.
+    /// Set if plugins speak to the controller themselves: past a Java daemon, and to a plain controller.
     plugins: Option<Plugins>,
+    /// The daemon plays a Java daemon.
+    is_java: bool,
 }
 
 impl Supervisor {
-    pub(crate) fn new(is_java: bool) -> Self {
+    pub(crate) fn new(peers: Peers) -> Self {
+        let is_java = peers.has_java_daemon();
+        let has_plugins = is_java || peers == Peers::PlainController;
         Self {
             disk: Disk::default(),
             preparing: Vec::new(),
-            plugins: is_java.then(Plugins::default),
+            plugins: has_plugins.then(Plugins::default),
+            is_java,
         }
     }
 
@@ -136,20 +142,18 @@ impl Supervisor {
         match due {
             Due::Prepared => {}
             Due::Ready => {
-                process.become_ready(moment);
                 turn.note(|| format!("{instance}#{incarnation} is ready"));
-                let has_plugin = !process.behaviour.bare;
-                match (&mut self.plugins, daemon) {
-                    (Some(plugins), daemon) => {
-                        if has_plugin {
-                            plugins.ready(instance);
-                        }
-                        if let Some((session, _)) = daemon {
-                            session.console(process.ready_line());
-                        }
-                    }
-                    (None, Some((_, node))) => node.handle_ready(now, instance, incarnation),
-                    (None, None) => {}
+                let plugins = self.plugins.as_mut().filter(|_| !process.behaviour.bare);
+                // One whose plugin tells a plain controller has a console that says nothing.
+                let is_heard = self.is_java || plugins.is_none();
+                process.become_ready(moment, is_heard);
+                if let Some(plugins) = plugins {
+                    plugins.ready(instance);
+                }
+                match daemon.filter(|_| is_heard) {
+                    Some((session, _)) if self.is_java => session.console(process.ready_line()),
+                    Some((_, node)) => node.handle_ready(now, instance, incarnation),
+                    None => {}
                 }
             }
             Due::Overdue(reason) => {
@@ -198,7 +202,7 @@ impl Supervisor {
                 self.preparing.retain(|(other, _)| *other != attempt);
             }
             DaemonWork::Launch { attempt, mut launch } => {
-                launch.launch(moment, self.plugins.is_none());
+                launch.launch(moment, !self.is_java);
                 self.disk.processes.push(*launch);
                 node.handle_launched(now, attempt);
             }

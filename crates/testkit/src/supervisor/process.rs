@@ -36,7 +36,7 @@ pub struct Process {
     pub hurried: Option<Duration>,
     limits: Limits,
     pub(super) is_ready: bool,
-    pub(super) stopped_for: Option<StopReason>,
+    pub(crate) stopped_for: Option<StopReason>,
     pub(super) is_settled: bool,
     pub(super) forwarded: u64,
     pub(super) launched: Option<Duration>,
@@ -191,12 +191,13 @@ impl Process {
         self.next_line = (lines > 0).then_some(now + every);
     }
 
-    pub(super) fn become_ready(&mut self, now: Duration) {
+    /// It is ready, and whoever keeps its deadlines hears of that or does not.
+    pub(super) fn become_ready(&mut self, now: Duration, is_heard: bool) {
         self.is_ready = true;
         self.state = State::Running;
         self.since = now;
         self.phase_ends = None;
-        self.startup_ends = None;
+        self.startup_ends = self.startup_ends.filter(|_| !is_heard);
     }
 
     /// What it prints then. Its platform is not named, so that any will do.

@@ -34,7 +34,7 @@ mod receipts;
 mod reports;
 mod written;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use prexorcloud_compat as compat;
@@ -147,6 +147,8 @@ pub struct DaemonSession {
     written: Written,
     /// Starts that the handshake listed and that have come to nothing before its acknowledgement.
     rejected: Vec<StartInstanceAck>,
+    /// What the handshake listed without a process; a Java controller takes it for running.
+    listed_early: HashSet<InstanceId>,
 }
 
 impl DaemonSession {
@@ -176,6 +178,7 @@ impl DaemonSession {
             departures: Departures::default(),
             written: Written::default(),
             rejected: Vec::new(),
+            listed_early: HashSet::new(),
         }
     }
 
@@ -393,7 +396,7 @@ impl DaemonSession {
             }
         }
         for rejected in std::mem::take(&mut self.rejected) {
-            self.queue(daemon_message::Payload::StartInstanceAck(Box::new(rejected)));
+            self.tell_rejected(rejected, true);
         }
         self.tell_waiting();
         self.queue_crashes();
@@ -449,6 +452,8 @@ impl Session for DaemonSession {
         self.written.forget();
         self.streams = self.streams.saturating_add(1);
         let Listed { live, ended } = self.hosted.list();
+        let early = self.hosted.live().filter(|facts| facts.state.is_before_process());
+        self.listed_early = early.map(|facts| facts.instance).collect();
         let handshake = Handshake {
             node_id: self.config.node_id.into(),
             version: self.config.version.clone(),
@@ -549,6 +554,7 @@ impl Session for DaemonSession {
         self.receipts = Receipts::default();
         self.departures = Departures::default();
         self.rejected.clear();
+        self.listed_early.clear();
         self.unwritten.forget_commands();
         self.crashes.iter_mut().for_each(|pending| pending.queued = false);
         self.last_outcome = Some(outcome.clone());

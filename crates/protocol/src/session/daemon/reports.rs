@@ -1,8 +1,8 @@
 //! What the application reports, on its way to the controller
 
 use prexorcloud_proto::{
-    ConsoleOutput, CrashReport, DaemonMessage, InstanceStatusUpdate, StartInstanceAck, StartPreparationStage,
-    StopInstanceAck, daemon_message,
+    ConsoleOutput, CrashReport, DaemonMessage, InstanceStatusUpdate, StartFailureDisposition,
+    StartInstanceAck, StartPreparationStage, StopInstanceAck, daemon_message,
 };
 use prost::Message as _;
 
@@ -30,6 +30,9 @@ impl DaemonSession {
             .observe(report.instance, report.incarnation, report.state);
         if matches!(observed, Observed::Changed { .. } | Observed::Unchanged) {
             self.forget_awaited(report.instance, report.state);
+            if !report.state.is_before_process() {
+                self.listed_early.remove(&report.instance);
+            }
             self.hosted
                 .measured(report.instance, report.player_count, report.uptime);
             if self.is_established() {
@@ -114,9 +117,8 @@ impl DaemonSession {
         self.awaited.remove(&instance);
         let ack = rejection.into_ack(instance.as_str(), incarnation.get());
         if self.is_established() {
-            if self.may_answer("StartInstance") {
-                self.queue(daemon_message::Payload::StartInstanceAck(Box::new(ack)));
-            }
+            let is_answered = self.may_answer("StartInstance");
+            self.tell_rejected(ack, is_answered);
         } else if matches!(self.link, Link::AwaitingAck(_))
             && self.rejected.len() < limits::INSTANCES_PER_NODE
         {
@@ -125,6 +127,31 @@ impl DaemonSession {
         }
         if self.is_established() && self.hosted.is_untold(instance) {
             self.tell_current(instance);
+        }
+    }
+
+    /// Tells the controller that a start has come to nothing.
+    ///
+    /// One that takes what is listed for running finds no way back from there to a start that is tried again, and would
+    /// count it as running for ever: it is told that this one has ended.
+    pub(super) fn tell_rejected(&mut self, ack: StartInstanceAck, is_answered: bool) {
+        let was_listed = InstanceId::new(&ack.instance_id).ok();
+        let was_listed = was_listed.filter(|instance| self.listed_early.remove(instance));
+        let is_final = ack.failure_disposition == StartFailureDisposition::Permanent as i32;
+        let understands = self.peer.is_some_and(|peer| peer.understands_ended);
+        let ended = was_listed.filter(|_| !is_final && !understands);
+        let incarnation = ack.incarnation;
+        if is_answered {
+            self.queue(daemon_message::Payload::StartInstanceAck(Box::new(ack)));
+        }
+        // A former end that is told says the same.
+        if let Some(instance) = ended.filter(|instance| !self.hosted.is_untold(*instance)) {
+            self.queue(daemon_message::Payload::InstanceStatus(InstanceStatusUpdate {
+                instance_id: instance.into(),
+                state: State::Crashed.to_wire(),
+                incarnation,
+                ..Default::default()
+            }));
         }
     }
 
