@@ -274,23 +274,34 @@ async fn a_stranger_is_left_alone() {
 }
 
 async fn an_interrupted_start_is_withdrawn() {
-    let stage = Stage::new();
-    stage
-        .start_script(facts("lobby-1", free_port()), "exec sleep 3600")
-        .await;
+    // The daemon of before is gone with everything that it had begun to do.
+    let before = tokio::task::spawn_blocking(|| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let stage = runtime.block_on(async {
+            let stage = Stage::new();
+            stage
+                .start_script(facts("lobby-1", free_port()), "exec sleep 3600")
+                .await;
+            stage
+        });
+        runtime.shutdown_timeout(Duration::from_secs(30));
+        stage
+    });
+    let stage = before.await.unwrap();
     let control = stage.control();
     let running = control.read_state().unwrap().unwrap();
-    stage.supervisor.detach();
     kill_process(Pid::from_raw(running.shim.pid).unwrap(), Signal::KILL).unwrap();
     kill_process(Pid::from_raw(running.main.pid).unwrap(), Signal::KILL).unwrap();
     until_gone(&running.shim).await;
+    until_gone(&running.main).await;
     // As if the daemon had been killed after writing the order.
     std::fs::remove_file(control.path().join("state.json")).unwrap();
     control
         .write_launch(&spec("/bin/true", &[], stage.folder.path()).into())
         .unwrap();
     let (supervisor, _reports) = Supervisor::new(settings(stage.folder.path())).unwrap();
-    assert!(supervisor.adopt().await.unwrap().is_empty());
+    let adopted = supervisor.adopt().await.unwrap();
+    assert!(adopted.is_empty(), "{adopted:?}");
     assert!(!control.path().exists());
 }
 
