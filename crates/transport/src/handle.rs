@@ -17,6 +17,9 @@ use tonic::Status;
 use crate::counters::{StreamCounters, StreamCounts};
 use crate::waiters::{Waiters, Wakes};
 
+/// The reader of a stream stops while more events than this wait for the application.
+pub const MAX_PENDING_EVENTS: usize = 1024;
+
 /// The reader of a stream stops while messages of more than this many bytes wait as events.
 ///
 /// One message may exceed it; the count starts again when the application has taken every event.
@@ -134,12 +137,13 @@ impl<S: Session> Cell<S> {
     }
 
     pub(crate) fn is_congested(&mut self) -> bool {
-        let shed = self.session.take_shed();
-        self.pending_bytes = match self.session.events_pending() {
-            0 => 0,
-            _ => self.pending_bytes.saturating_sub(shed),
-        };
-        self.pending_bytes > MAX_PENDING_BYTES || self.session.is_congested()
+        match self.session.events_pending() {
+            0 => {
+                self.pending_bytes = 0;
+                false
+            }
+            pending => pending > MAX_PENDING_EVENTS || self.pending_bytes > MAX_PENDING_BYTES,
+        }
     }
 
     /// Ends the present stream; the session hears of it exactly once.

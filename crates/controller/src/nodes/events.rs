@@ -76,9 +76,6 @@ impl Node {
                 }
             }
             ControllerEvent::CommandWritten(written) => self.handle_command_written(written),
-            ControllerEvent::Shed { lines } => {
-                tracing::warn!(node = %self.id, lines, "console lines were dropped, since the node's task waited for the storage and did not take them");
-            }
             ControllerEvent::Request(request) => self.handle_request(request),
             ControllerEvent::Ignored(anomaly) => {
                 tracing::warn!(node = %self.id, %anomaly, "something from the daemon was ignored");

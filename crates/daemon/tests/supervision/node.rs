@@ -387,14 +387,13 @@ async fn a_killed_daemon_comes_back_to_its_instances() {
         .unwrap()
         .unwrap()
         .main;
-    // No more than a controller keeps for an application that is slow.
-    cluster.command("lobby-1", "spam 8000");
-    cluster.line("spam line 2000 of 8000").await;
+    cluster.command("lobby-1", "spam 20000");
+    cluster.line("spam line 5000 of 20000").await;
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(main.is_running().unwrap());
     let mut second = role(folder.path(), &cluster, None);
-    cluster.line("spam line 8000 of 8000").await;
+    cluster.line("spam line 20000 of 20000").await;
     // The former one may have sent them all.
     until("the second daemon being connected", || {
         cluster.try_command("lobby-1", "say still here").then_some(())
@@ -412,7 +411,7 @@ async fn a_killed_daemon_comes_back_to_its_instances() {
         .values()
         .filter(|line| line.starts_with("spam line"));
     for (index, line) in spam.enumerate() {
-        assert_eq!(*line, format!("spam line {} of 8000", index + 1));
+        assert_eq!(*line, format!("spam line {} of 20000", index + 1));
     }
     cluster.stop_instance("lobby-1", StopMode::Force);
     cluster.states_until(State::Stopped).await;

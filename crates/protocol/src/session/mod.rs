@@ -69,19 +69,8 @@ pub trait Session {
     /// Why the session wants the stream ended. Write what [`poll_transmit`](Self::poll_transmit) still has, then end it.
     fn close(&self) -> Option<&Close>;
 
-    /// How many events wait.
+    /// How many events wait. A driver stops reading while there are more than [`EVENTS_HIGH_WATER`].
     fn events_pending(&self) -> usize;
-
-    /// Whether so many events wait that a driver stops reading. What the session would let go of by itself is none of
-    /// them.
-    fn is_congested(&self) -> bool {
-        self.events_pending() > EVENTS_HIGH_WATER
-    }
-
-    /// The bytes of messages that the session has let go of since it was asked, so that nobody has them in mind.
-    fn take_shed(&mut self) -> usize {
-        0
-    }
 }
 
 /// A decoded envelope, and the oneof variant that this build does not know

@@ -24,8 +24,8 @@ mod config;
 mod news;
 mod orders;
 mod reports;
-mod unread;
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use prexorcloud_compat as compat;
@@ -34,7 +34,7 @@ use prexorcloud_proto::{
 };
 
 use super::budget::PeerBudget;
-use super::{Anomaly, Close, EVENTS_HIGH_WATER, Received, Session, UnknownVariants};
+use super::{Anomaly, Close, Received, Session, UnknownVariants};
 use crate::capability::Capabilities;
 use crate::handshake::controller::{ControllerHandshake, HandshakeTimer, Refusal};
 use crate::heartbeat::{self, Prober};
@@ -46,7 +46,6 @@ use crate::session::Code;
 use crate::time::Deadline;
 
 use arrivals::Arrivals;
-use unread::Unread;
 
 pub use admission::AcceptError;
 pub use config::ControllerConfig;
@@ -102,7 +101,7 @@ pub struct ControllerSession {
     /// A start or stop did not fit.
     wants_room: bool,
     outbox: Outbox<ControllerMessage>,
-    events: Unread,
+    events: VecDeque<ControllerEvent>,
     unknown: UnknownVariants,
     budget: PeerBudget,
     /// Whether nothing that was told is left to be stored.
@@ -126,7 +125,7 @@ impl ControllerSession {
             link: Link::Idle,
             wants_room: false,
             outbox,
-            events: Unread::default(),
+            events: VecDeque::new(),
             unknown: UnknownVariants::default(),
             budget: PeerBudget::new(),
             is_stored: false,
@@ -238,7 +237,7 @@ impl ControllerSession {
         self.is_stored = false;
         if !self.is_end_told {
             self.is_end_told = matches!(event, ControllerEvent::Closed(_));
-            self.events.push(event);
+            self.events.push_back(event);
         }
     }
 
@@ -416,7 +415,7 @@ impl Session for ControllerSession {
     }
 
     fn poll_event(&mut self) -> Option<ControllerEvent> {
-        let event = self.events.pop()?;
+        let event = self.events.pop_front()?;
         self.console_taken(&event);
         Some(event)
     }
@@ -448,13 +447,5 @@ impl Session for ControllerSession {
 
     fn events_pending(&self) -> usize {
         self.events.len()
-    }
-
-    fn is_congested(&self) -> bool {
-        self.events.lasting() > EVENTS_HIGH_WATER
-    }
-
-    fn take_shed(&mut self) -> usize {
-        self.events.take_shed_bytes()
     }
 }

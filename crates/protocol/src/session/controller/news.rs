@@ -119,11 +119,6 @@ pub enum ControllerEvent {
     },
     /// The daemon has answered a [probe](ControllerSession::probe).
     Answered,
-    /// Console lines and log records were let go of, the oldest first, since this application did not take its events.
-    Shed {
-        /// How many, before the next that comes.
-        lines: u64,
-    },
     /// The daemon did something that was ignored; log it.
     Ignored(Anomaly),
     /// The stream ended, or must end. Comes exactly once, and last.
