@@ -204,14 +204,9 @@ impl Cluster {
     }
 
     pub fn command(&self, id: &str, line: &str) {
-        assert!(self.try_command(id, line));
-    }
-
-    /// Whether there is a session to send it on
-    pub fn try_command(&self, id: &str, line: &str) -> bool {
         let instance: InstanceId = id.parse().unwrap();
         self.order(|node, _, _| node.command(instance, line, None))
-            .is_ok()
+            .unwrap();
     }
 
     /// Sends a message that concerns no instance
