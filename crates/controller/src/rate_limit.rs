@@ -6,12 +6,13 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use prexorcloud_security::token::TokenHash;
+use prexorcloud_transport::server::Source;
 
 /// Addresses that are remembered; beyond it, the half with the fewest failures is forgotten
 const MAX_ADDRESSES: usize = 4096;
@@ -24,8 +25,8 @@ pub struct FailureLimit {
     failures: Mutex<HashMap<Subject, Failures>>,
 }
 
-/// Whose failures are counted together: an address, and the token that exists, if it was one
-type Subject = (IpAddr, Option<[u8; 32]>);
+/// Whose failures are counted together: a source, and the token that exists, if it was one
+type Subject = (Source, Option<[u8; 32]>);
 
 #[derive(Copy, Clone, Debug)]
 struct Failures {
@@ -103,16 +104,14 @@ impl FailureLimit {
 }
 
 fn subject(peer: IpAddr, token: Option<&TokenHash>) -> Subject {
-    let address = match peer.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
-    };
-    (address, token.map(|token| *token.as_bytes()))
+    (Source::of(peer), token.map(|token| *token.as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::net::Ipv6Addr;
 
     use prexorcloud_security::token::JoinToken;
 

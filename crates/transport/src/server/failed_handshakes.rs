@@ -4,9 +4,11 @@
 //! once; what follows within [`INTERVAL`] is told together, with a count. Sources that are too many are told as one.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::source::Source;
 
 /// How long the failures of a source are counted before they are told
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -25,21 +27,21 @@ struct Failures {
 /// Something to say
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Told {
-    /// An address, an IPv6 network, or none for many
-    pub(super) source: Option<IpAddr>,
+    /// None for many
+    pub(super) source: Option<Source>,
     pub(super) count: u64,
     pub(super) last: String,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct FailedHandshakes(Mutex<HashMap<Option<IpAddr>, Failures>>);
+pub(super) struct FailedHandshakes(Mutex<HashMap<Option<Source>, Failures>>);
 
 impl FailedHandshakes {
     /// A handshake has failed; what is to be said, if anything
     pub(super) fn failed(&self, now: Instant, address: IpAddr, error: &str) -> Vec<Told> {
         let mut sources = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut told = due(&mut sources, now);
-        let own = Some(source(address));
+        let own = Some(Source::of(address));
         let key = match sources.len() < MAX_SOURCES || sources.contains_key(&own) {
             true => own,
             false => None,
@@ -75,7 +77,7 @@ impl FailedHandshakes {
     }
 }
 
-fn due(sources: &mut HashMap<Option<IpAddr>, Failures>, now: Instant) -> Vec<Told> {
+fn due(sources: &mut HashMap<Option<Source>, Failures>, now: Instant) -> Vec<Told> {
     let mut told = Vec::new();
     sources.retain(|source, failures| {
         if now.saturating_duration_since(failures.since) < INTERVAL {
@@ -96,14 +98,6 @@ fn due(sources: &mut HashMap<Option<IpAddr>, Failures>, now: Instant) -> Vec<Tol
     told
 }
 
-/// One machine usually owns a /64.
-fn source(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4(address),
-        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -115,7 +109,7 @@ mod tests {
         let (strangers, begun) = (FailedHandshakes::default(), Instant::now());
         let address = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
         let told = |count| Told {
-            source: Some(address),
+            source: Some(Source::of(address)),
             count,
             last: "no TLS".to_owned(),
         };

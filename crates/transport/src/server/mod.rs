@@ -36,6 +36,7 @@ use tracing::{debug, info, warn};
 use self::failed_handshakes::FailedHandshakes;
 pub use self::peer::Peer;
 use self::registry::{Admission, Newcomer, Registry};
+pub use self::source::Source;
 use crate::counters::{ConnectionCounters, ConnectionCounts};
 use crate::stream::innermost;
 

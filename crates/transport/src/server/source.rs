@@ -1,14 +1,28 @@
 //! Where sockets come from, and who of them has the most
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Addresses that one party can have at will: an IPv4 address, or the /64 of an IPv6 address
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Source(IpAddr);
+///
+/// What is bounded per party is counted by it. An IPv4 address that came as an IPv6 one is the IPv4 address.
+///
+/// ```
+/// use prexorcloud_transport::server::Source;
+///
+/// let of = |address: &str| address.parse().map(Source::of);
+/// assert_eq!(of("2001:db8::7")?, of("2001:db8::8")?);
+/// assert_eq!(of("::ffff:192.0.2.7")?.to_string(), "192.0.2.7");
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(IpAddr);
 
 impl Source {
-    pub(super) fn of(address: IpAddr) -> Self {
+    /// The party that an address belongs to
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
@@ -16,6 +30,13 @@ impl Source {
             }
             address => address,
         })
+    }
+}
+
+/// The IPv4 address, or the first address of the network.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
