@@ -4,8 +4,14 @@ use prexorcloud_proto::{controller_message, daemon_message};
 
 use crate::payload;
 
-/// The one that is never answered with an error, since two confused peers would not stop.
 pub(super) const ERROR_REPORT: &str = "ErrorReport";
+
+/// The code that a refused message of this name is answered with.
+///
+/// An error is never answered with an error: two confused peers would not stop.
+pub(super) fn answer(code: &'static str, name: &str) -> Option<&'static str> {
+    (name != ERROR_REPORT).then_some(code)
+}
 
 /// The proto name of a daemon's message.
 #[must_use]

@@ -21,9 +21,12 @@ impl ControllerSession {
             return self.refuse_stream(Refusal::Repeated);
         }
         if let Err(invalid) = validate::daemon(&payload) {
-            // An error is never answered with an error: two confused peers would not stop.
-            let code = (!matches!(payload, Payload::ErrorReport(_))).then_some(error_code::INVALID_MESSAGE);
-            return self.note(invalid.into(), code, kind::of_daemon(&payload));
+            let name = kind::of_daemon(&payload);
+            return self.note(
+                invalid.into(),
+                kind::answer(error_code::INVALID_MESSAGE, name),
+                name,
+            );
         }
         let logged = matches!(
             payload,
@@ -69,7 +72,7 @@ impl ControllerSession {
         match self.link {
             Link::Handshaking(_) => self.refuse_stream(refused.invalid.into()),
             Link::Established(_) => {
-                let code = (refused.name != kind::ERROR_REPORT).then_some(error_code::INVALID_MESSAGE);
+                let code = kind::answer(error_code::INVALID_MESSAGE, refused.name);
                 self.note(refused.invalid.into(), code, refused.name);
             }
             Link::Idle | Link::Closing(_) | Link::Ended => {}

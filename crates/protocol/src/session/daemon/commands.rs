@@ -22,8 +22,8 @@ impl DaemonSession {
     pub(super) fn handle_established(&mut self, message: ControllerMessage) {
         let Some(payload) = &message.payload else { return };
         if let Err(refused) = self.admit(Epoch::new(message.epoch)) {
-            let code = answer(code_of(refused), payload);
-            return self.note(refused.into(), code, kind::of_controller(payload));
+            let name = kind::of_controller(payload);
+            return self.note(refused.into(), kind::answer(code_of(refused), name), name);
         }
         if !self.fence.is_written() && is_command(payload) {
             return self.wait_for_fence(message);
@@ -41,8 +41,12 @@ impl DaemonSession {
             return self.handle_start(start, trace);
         }
         if let Err(invalid) = validate::controller(&payload) {
-            let code = answer(error_code::INVALID_MESSAGE, &payload);
-            return self.note(invalid.into(), code, kind::of_controller(&payload));
+            let name = kind::of_controller(&payload);
+            return self.note(
+                invalid.into(),
+                kind::answer(error_code::INVALID_MESSAGE, name),
+                name,
+            );
         }
         self.handle_valid(payload, &traceparent);
     }
@@ -111,8 +115,8 @@ impl DaemonSession {
                 }
             }
             Payload::ErrorReport(_) if !self.budget.report() => {
-                const WHAT: &str = "ErrorReport";
-                self.note(Anomaly::Flood { what: WHAT }, None, WHAT);
+                let what = kind::ERROR_REPORT;
+                self.note(Anomaly::Flood { what }, None, what);
             }
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
@@ -294,14 +298,6 @@ impl DaemonSession {
                 .push_back(DaemonEvent::CrashReportAcknowledged { report_id });
             self.queue_crashes();
         }
-    }
-}
-
-/// The code that a refused message is answered with: an error is never answered with an error.
-const fn answer(code: &'static str, refused: &controller_message::Payload) -> Option<&'static str> {
-    match refused {
-        controller_message::Payload::ErrorReport(_) => None,
-        _ => Some(code),
     }
 }
 

@@ -492,8 +492,11 @@ impl Session for DaemonSession {
                 return self.note(refused.into(), Some(code_of(refused)), "unknown");
             }
             if let Some(Refused { name, invalid }) = refused {
-                let code = (name != kind::ERROR_REPORT).then_some(error_code::INVALID_MESSAGE);
-                return self.note(invalid.into(), code, name);
+                return self.note(
+                    invalid.into(),
+                    kind::answer(error_code::INVALID_MESSAGE, name),
+                    name,
+                );
             }
             return match unknown_variant {
                 Some(tag) if self.unknown.note(tag) => self.note(Anomaly::UnknownVariant { tag }, None, ""),
