@@ -20,7 +20,7 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 pub use crate::wire::unknown_field;
-use crate::wire::{Verdict, beside, judge};
+use crate::wire::{beside, judge};
 
 /// What one stream allocates for its encoder and again for its decoder before the first message
 ///
@@ -218,9 +218,7 @@ pub fn decode<D: Envelope>(src: &mut impl Buf) -> Result<Frame<D>, NotAnEnvelope
 
 /// What is received instead of an envelope that is not to be decoded.
 fn look<D: Envelope>(envelope: &[u8]) -> Option<Result<Received<D>, NotAnEnvelope>> {
-    let Verdict::Refused(refused) = judge(envelope, D::kinds()) else {
-        return None;
-    };
+    let refused = judge(envelope, D::kinds()).err()?;
     let is_payload = |field| D::kinds().iter().any(|kind| kind.number == field);
     let rest = D::decode(&beside(envelope, is_payload, BESIDE_BYTES)[..]).map_err(NotAnEnvelope);
     Some(rest.map(|message| Received {

@@ -31,20 +31,14 @@ pub fn unknown_field(mut bytes: &[u8], knows: impl Fn(u32) -> bool) -> Option<u3
     other
 }
 
-/// What the walk over an envelope found
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Nothing speaks against decoding it.
-    Decodable,
-    /// A payload exceeds its row.
-    Refused(Refused),
-}
-
 /// Judges the payloads of an envelope by the rows of its direction
 ///
 /// A payload may come in several pieces, which a decoder merges, so what counts is their sum. Stops at the first byte
 /// that is not protobuf; the decoder is the judge of that.
-pub(crate) fn judge(mut envelope: &[u8], kinds: &[&'static Kind]) -> Verdict {
+///
+/// # Errors
+/// [`Refused`] names the payload that exceeds its row.
+pub(crate) fn judge(mut envelope: &[u8], kinds: &[&'static Kind]) -> Result<(), Refused> {
     let (mut size, mut elements) = (0, 0);
     while let Some((field, value)) = take_field(&mut envelope) {
         let kind = kinds.iter().find(|kind| kind.number == field);
@@ -52,23 +46,16 @@ pub(crate) fn judge(mut envelope: &[u8], kinds: &[&'static Kind]) -> Verdict {
             continue;
         };
         size += payload.len();
+        let refused = |invalid| Refused {
+            name: kind.name,
+            invalid,
+        };
         // Too many bytes need not be walked.
-        if let Err(invalid) = kind.judge(size, elements) {
-            return refused(kind, invalid);
-        }
+        kind.judge(size, elements).map_err(refused)?;
         elements += count(payload, kind.nested);
-        if let Err(invalid) = kind.judge(size, elements) {
-            return refused(kind, invalid);
-        }
+        kind.judge(size, elements).map_err(refused)?;
     }
-    Verdict::Decodable
-}
-
-fn refused(kind: &Kind, invalid: prexorcloud_protocol::validate::Invalid) -> Verdict {
-    Verdict::Refused(Refused {
-        name: kind.name,
-        invalid,
-    })
+    Ok(())
 }
 
 /// The fields of a message as they stand on the wire, with those inside of its fields `nested`.
@@ -186,7 +173,7 @@ fn skip_value(bytes: &mut &[u8], field: u32, wire_type: u64) -> Option<()> {
 mod tests {
     use prexorcloud_proto::ControllerMessage;
     use prexorcloud_protocol::payload;
-    use prexorcloud_protocol::validate::{Fault, Invalid};
+    use prexorcloud_protocol::validate::Fault;
 
     use super::*;
     use crate::codec::Envelope as _;
@@ -281,13 +268,8 @@ mod tests {
     }
 
     fn fault(envelope: &[u8]) -> Option<(&'static str, Fault)> {
-        match judge(envelope, payload::DAEMON) {
-            Verdict::Decodable => None,
-            Verdict::Refused(Refused {
-                name,
-                invalid: Invalid { fault, .. },
-            }) => Some((name, fault)),
-        }
+        let refused = judge(envelope, payload::DAEMON).err()?;
+        Some((refused.name, refused.invalid.fault))
     }
 
     #[test]
@@ -334,11 +316,8 @@ mod tests {
             let plan = field(0, &plan(steps));
             field(2, &[&[0xc2, 0x01], &plan[1..]].concat())
         };
-        assert_eq!(judge(&start(16_000), payload::CONTROLLER), Verdict::Decodable);
-        assert!(matches!(
-            judge(&start(17_000), payload::CONTROLLER),
-            Verdict::Refused(_)
-        ));
+        assert_eq!(judge(&start(16_000), payload::CONTROLLER), Ok(()));
+        assert!(judge(&start(17_000), payload::CONTROLLER).is_err());
     }
 
     #[test]
