@@ -119,6 +119,29 @@ pub fn command(line: &str) -> Result<(), Invalid> {
     payload::controller::command(line)
 }
 
+/// Variables of [`is_refused_variable`]
+const REFUSED_VARIABLES: [&str; 8] = [
+    "LD_PRELOAD",
+    "LD_LIBRARY_PATH",
+    "LD_AUDIT",
+    "DYLD_INSERT_LIBRARIES",
+    "JAVA_TOOL_OPTIONS",
+    "_JAVA_OPTIONS",
+    "JDK_JAVA_OPTIONS",
+    "CLASSPATH",
+];
+
+/// Whether a variable of `start_instance.env` is handed to no server, since it makes a process load foreign code.
+///
+/// A daemon leaves it out and starts the instance without it; a controller had better refuse the request. Case does not
+/// matter.
+#[must_use]
+pub fn is_refused_variable(name: &str) -> bool {
+    REFUSED_VARIABLES
+        .iter()
+        .any(|refused| refused.eq_ignore_ascii_case(name))
+}
+
 /// Checks an order to start an instance.
 ///
 /// # Errors

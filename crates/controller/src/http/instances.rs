@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::Response};
 use prexorcloud_proto::{ReadinessRule, ReadinessSignal};
-use prexorcloud_protocol::{GroupName, InstanceId, readiness::LineText};
+use prexorcloud_protocol::{GroupName, InstanceId, readiness::LineText, validate::is_refused_variable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -212,7 +212,7 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
     if start.env.keys().any(|name| name.is_empty() || name.contains('=')) {
         return Err(ApiError::invalid("names in env must not be empty nor contain ="));
     }
-    if let Some(name) = start.env.keys().find(|name| is_refused(name)) {
+    if let Some(name) = start.env.keys().find(|name| is_refused_variable(name)) {
         return Err(ApiError::invalid(format!(
             "env.{name} is handed to no server, since it makes a process load foreign code; options of the JVM belong into jvmArgs"
         )));
@@ -242,22 +242,6 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
         instance,
         order,
     })
-}
-
-/// Variables that every daemon leaves out
-const REFUSED: [&str; 8] = [
-    "LD_PRELOAD",
-    "LD_LIBRARY_PATH",
-    "LD_AUDIT",
-    "DYLD_INSERT_LIBRARIES",
-    "JAVA_TOOL_OPTIONS",
-    "_JAVA_OPTIONS",
-    "JDK_JAVA_OPTIONS",
-    "CLASSPATH",
-];
-
-fn is_refused(name: &str) -> bool {
-    REFUSED.iter().any(|refused| refused.eq_ignore_ascii_case(name))
 }
 
 /// Whether a path or URL names something beyond its host

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use prexorcloud_proto::ConfigFormat;
+use prexorcloud_protocol::validate::is_refused_variable;
 
 use super::PreparationError;
 use super::order::Assignment;
@@ -36,18 +37,6 @@ const LOCALE: [&str; 3] = ["LC_ALL", "LC_CTYPE", "LANG"];
 
 /// The locale of an instance whose daemon has none: every letter is one, and nothing else changes
 const DEFAULT_LOCALE: &str = "C.UTF-8";
-
-/// Variables that an order may not set: they make the process load foreign code
-const REFUSED: [&str; 8] = [
-    "LD_PRELOAD",
-    "LD_LIBRARY_PATH",
-    "LD_AUDIT",
-    "DYLD_INSERT_LIBRARIES",
-    "JAVA_TOOL_OPTIONS",
-    "_JAVA_OPTIONS",
-    "JDK_JAVA_OPTIONS",
-    "CLASSPATH",
-];
 
 /// Where the in-server plugin finds the controller
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +142,7 @@ pub(super) fn environment(
     }
     for (key, value) in &order.env {
         let is_malformed = key.is_empty() || key.contains(['=', '\0']) || value.contains('\0');
-        if is_malformed || REFUSED.iter().any(|refused| refused.eq_ignore_ascii_case(key)) {
+        if is_malformed || is_refused_variable(key) {
             tracing::warn!(instance = %order.instance, variable = key, "environment variable refused");
             continue;
         }
