@@ -327,25 +327,23 @@ fn updated(
         group: snapshot.group.to_string(),
         ..StartInstance::default()
     });
-    let incarnation = snapshot.incarnation.get();
-    if start.incarnation > incarnation {
+    let (known, incarnation) = (start.incarnation, snapshot.incarnation.get());
+    if known > incarnation {
         return None;
     }
-    if start.incarnation < incarnation {
-        start.incarnation = incarnation;
+    start.incarnation = incarnation;
+    if snapshot.port != 0 {
+        start.port = i32::from(snapshot.port);
+    }
+    if known < incarnation {
         // They are of the start before.
-        start.env.clear();
-        start.plugin_token.clear();
-        record.sealed_secrets.clear();
+        secrets::remove(&mut record);
         record.node_id = node.to_string();
         record.running_since_ms = 0;
         record.last_error.clear();
         record.plugin_credentials.clear();
     } else if record.node_id != node.as_str() {
         return None;
-    }
-    if snapshot.port != 0 {
-        start.port = i32::from(snapshot.port);
     }
     let was = record.state;
     let was_wanted = record.wanted();
