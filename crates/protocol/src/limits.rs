@@ -97,7 +97,7 @@ pub const START_ELEMENTS: usize = 16_384;
 pub const UNKNOWN_BYTES: usize = 4 * 1024 * 1024;
 /// The largest request of somebody who has no certificate yet: a token and a request for a certificate.
 pub const BOOTSTRAP_BYTES: usize = 8 * 1024;
-/// What either side holds of what arrives before the handshake is complete, in bytes as encoded.
+/// What a controller holds of what arrives before the handshake is complete, in bytes as encoded.
 pub const HELD_BYTES: usize = 8 * 1024 * 1024;
 /// The longest request id of a file request.
 pub const REQUEST_ID: usize = 128;

@@ -241,7 +241,7 @@ table! {
         Needs::Nothing, 32 * MIB, limits::FILE_ENTRIES + FEW;
     InstanceFileContent(InstanceFileContent) instance_file_content = 18, Bulk, Untagged, Needs::Nothing, 2 * MIB, FEW;
     CommandWritten(CommandWritten) command_written = 103, Control, Tagged,
-         Needs::Whole(Capabilities::EXEC_ACK), 4 * KIB, FEW;
+        Needs::Whole(Capabilities::EXEC_ACK), 4 * KIB, FEW;
 }
 
 table! {

@@ -43,10 +43,10 @@ impl<L> DaemonNode<L> {
         };
         // Another controller learns by itself when a server is ready, and may have heard so long ago.
         let keeps_deadline = self.peer.is_some_and(|peer| peer.wants_startup_deadline);
-        let limits = match Limits::of(&start) {
-            limits if keeps_deadline => limits,
-            limits => limits.without_startup(),
-        };
+        let mut limits = Limits::of(&start);
+        if !keeps_deadline {
+            limits = limits.without_startup();
+        }
         let phase = Phase::Queued {
             attempt,
             start,
