@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::arrivals::Listener;
 use super::notices::Notices;
 use super::reading::Reading;
+use super::shortage::Shortage;
 use crate::console::{ConsoleLine, Retention, Watcher};
 use crate::control::ControlDir;
 
@@ -36,6 +38,9 @@ const GIVE_UP: Duration = Duration::from_secs(600);
 
 /// How soon a log that cannot be read is tried again, first and at last
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+
+/// How long a console does without its descriptor when there are too few, so that another has its turn
+const TURN: Duration = Duration::from_secs(1);
 
 /// Lines of one instance, to be taken or left
 ///
@@ -97,6 +102,7 @@ pub(super) struct Feed {
     /// Told, or dropped, when the whole log was handed over once
     pub(super) handed_over: Option<oneshot::Sender<()>>,
     pub(super) notices: Notices,
+    pub(super) shortage: Shortage,
     /// The log, once its name leads to it no longer
     pub(super) nameless: Arc<OnceLock<File>>,
     /// The highest number that has arrived
@@ -109,6 +115,8 @@ pub(super) struct Feed {
 enum Pause {
     /// Consoles were closed or opened anew
     FlowChanged,
+    /// There is nothing to read, and another console waits for a descriptor
+    Lent,
     /// The instance has ended, and everything has arrived or is given up
     Finished,
 }
@@ -118,31 +126,47 @@ impl Feed {
     pub(super) async fn run(mut self) {
         let [first, last] = RETRY;
         let mut delay = first;
+        let mut told: Option<Instant> = None;
         loop {
             let began = Instant::now();
-            let Err(error) = self.attempt().await else {
-                return;
+            let error = match self.attempt().await {
+                Ok(ControlFlow::Break(())) => return,
+                Ok(ControlFlow::Continue(())) => {
+                    sleep(TURN).await;
+                    continue;
+                }
+                Err(error) => error,
             };
             if began.elapsed() > last {
                 delay = first;
             }
             let instance = self.instance;
-            if *self.ended.borrow() && delay >= last {
+            let ended = *self.ended.borrow_and_update();
+            if ended && self.has_waited_for_long() {
                 tracing::warn!(%instance, %error, "the console of an ended instance cannot be read and is given up");
                 return;
             }
-            tracing::warn!(%instance, %error, "console cannot be read; trying again");
-            sleep(delay).await;
-            delay = (delay * 2).min(last);
+            if told.is_none_or(|told| told.elapsed() > last) {
+                told = Some(Instant::now());
+                tracing::warn!(%instance, %error, "console cannot be read; trying again");
+            }
+            let waiting = self.shortage.wait_for_one(&error);
+            let longest = if waiting.is_some() { TURN } else { last };
+            // An end is news: what the instance held is free now.
+            tokio::select! {
+                () = sleep(delay) => delay = (delay * 2).min(longest),
+                Ok(()) = self.ended.changed(), if !ended => delay = first,
+            }
         }
     }
 
-    async fn attempt(&mut self) -> io::Result<()> {
+    /// Breaks when nothing is left to do; goes on when another console is to have its turn
+    async fn attempt(&mut self) -> io::Result<ControlFlow<()>> {
         let mut reading = Reading::open(self.instance, &self.control, self.retention, &mut self.notices)?;
         loop {
             if self.flow.has_changed().is_err() {
                 // The supervisor is gone; so is everybody who could want lines.
-                return Ok(());
+                return Ok(ControlFlow::Break(()));
             }
             let flow = *self.flow.borrow_and_update();
             let pause = match flow.open {
@@ -151,7 +175,8 @@ impl Feed {
             };
             match pause {
                 Pause::FlowChanged => {}
-                Pause::Finished => return Ok(()),
+                Pause::Lent => return Ok(ControlFlow::Continue(())),
+                Pause::Finished => return Ok(ControlFlow::Break(())),
             }
         }
     }
@@ -164,6 +189,9 @@ impl Feed {
             if *self.ended.borrow() && self.is_given_up() {
                 return Ok(Pause::Finished);
             }
+            if self.shortage.is_felt() {
+                return Ok(Pause::Lent);
+            }
             match timeout(HOUSEKEEPING, self.flow.changed()).await {
                 Ok(Ok(())) => return Ok(Pause::FlowChanged),
                 Ok(Err(_)) => return Ok(Pause::Finished),
@@ -172,15 +200,20 @@ impl Feed {
         }
     }
 
-    /// Whether an ended instance has waited for long enough; counted through all connections
+    /// Whether nobody took the lines of an ended instance for long; says so
     fn is_given_up(&mut self) -> bool {
-        let since = *self.waits_since.get_or_insert_with(Instant::now);
-        let is_over = since.elapsed() > GIVE_UP;
+        let is_over = self.has_waited_for_long();
         if is_over {
             let instance = self.instance;
             tracing::warn!(%instance, "the last console lines of an ended instance are given up: no controller took them");
         }
         is_over
+    }
+
+    /// Whether an ended instance has waited for long enough; counted through all connections and attempts
+    fn has_waited_for_long(&mut self) -> bool {
+        let since = *self.waits_since.get_or_insert_with(Instant::now);
+        since.elapsed() > GIVE_UP
     }
 
     async fn hand_over(&mut self, reading: &mut Reading, opening: Opening) -> io::Result<Pause> {
@@ -225,6 +258,10 @@ impl Feed {
                 if reading.is_settled() || self.is_given_up() {
                     return Ok(Pause::Finished);
                 }
+            }
+            // What has not arrived yet would be handed over again by the next turn.
+            if reading.is_settled() && self.shortage.is_felt() {
+                return Ok(Pause::Lent);
             }
             self.wait_for_more(changed).await;
         }
@@ -290,4 +327,126 @@ pub(super) fn now_ms() -> i64 {
         .ok()
         .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
         .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::fs;
+
+    use super::super::arrivals::Arrivals;
+    use super::*;
+
+    fn opened(flow: &watch::Sender<Flow>) {
+        flow.send_modify(|flow| {
+            flow.generation += 1;
+            flow.open = Some(Opening {
+                stream: 1,
+                receiver: Receiver::Numbered,
+            });
+        });
+    }
+
+    /// The feed of a fresh control folder, and whoever gets its lines, beside what it is told by
+    struct Fed {
+        folder: tempfile::TempDir,
+        ended: watch::Sender<bool>,
+        arrivals: Arrivals,
+        shortage: Shortage,
+        lines: mpsc::Receiver<ConsoleBatch>,
+        _flow: watch::Sender<Flow>,
+    }
+
+    fn feed() -> (Fed, Feed) {
+        let folder = tempfile::tempdir().unwrap();
+        let (ended, is_ended) = watch::channel(false);
+        let (batches, lines) = mpsc::channel(1);
+        let (flow, wanted) = watch::channel(Flow {
+            open: None,
+            generation: 0,
+        });
+        opened(&flow);
+        let (arrivals, shortage) = (Arrivals::default(), Shortage::default());
+        let (instance, incarnation) = (InstanceId::new("lobby-1").unwrap(), Incarnation::new(1));
+        let feed = Feed {
+            control: ControlDir::new(folder.path()),
+            instance,
+            incarnation,
+            watcher: None,
+            flow: wanted,
+            ended: is_ended,
+            batches,
+            retention: Retention::default(),
+            arrivals: arrivals.listen(instance, incarnation),
+            handed_over: None,
+            notices: Notices::default(),
+            shortage: shortage.clone(),
+            nameless: Arc::new(OnceLock::new()),
+            arrived: 0,
+            waits_since: None,
+        };
+        let fed = Fed {
+            folder,
+            ended,
+            arrivals,
+            shortage,
+            lines,
+            _flow: flow,
+        };
+        (fed, feed)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_an_instance_is_a_reason_to_try_its_console_again() {
+        let (mut fed, feed) = feed();
+        let feed = tokio::spawn(feed.run());
+        // No log: it is tried more and more rarely.
+        sleep(Duration::from_secs(70)).await;
+        fs::write(fed.folder.path().join("console.log"), "last words\n").unwrap();
+        let end = Instant::now();
+        fed.ended.send_replace(true);
+        let batch = fed.lines.recv().await.unwrap();
+        assert!(end.elapsed() < Duration::from_secs(1), "{:?}", end.elapsed());
+        assert_eq!(batch.lines[0].text, "last words");
+        let (instance, incarnation) = (batch.instance, batch.incarnation);
+        batch.accept();
+        sleep(Duration::from_secs(1)).await;
+        fed.arrivals.arrived(instance, incarnation, 1);
+        feed.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_console_that_cannot_be_read_is_given_up_by_time() {
+        let (fed, feed) = feed();
+        let feed = tokio::spawn(feed.run());
+        sleep(Duration::from_secs(70)).await;
+        fed.ended.send_replace(true);
+        sleep(GIVE_UP - Duration::from_secs(1)).await;
+        assert!(!feed.is_finished());
+        sleep(RETRY[1] + Duration::from_secs(2)).await;
+        feed.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_console_hands_its_descriptor_on_to_one_that_waits() {
+        let (fed, feed) = feed();
+        let log = fed.folder.path().join("console.log");
+        fs::write(&log, "").unwrap();
+        let feed = tokio::spawn(feed.run());
+        let holders = || {
+            let entries = fs::read_dir("/proc/self/fd").unwrap();
+            let of_log = |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|target| target == log);
+            entries.filter_map(Result::ok).filter(of_log).count()
+        };
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(holders(), 1);
+        let waiting = fed.shortage.wait_for_one(&rustix::io::Errno::MFILE.into());
+        sleep(HOUSEKEEPING + TURN / 2).await;
+        assert_eq!(holders(), 0);
+        drop(waiting);
+        sleep(TURN).await;
+        assert_eq!(holders(), 1);
+        feed.abort();
+    }
 }

@@ -136,6 +136,7 @@ impl Instance {
             batches: self.inner.batches.clone(),
             retention: self.inner.settings.retention,
             arrivals: self.inner.arrivals.listen(instance, incarnation),
+            shortage: self.inner.shortage.clone(),
             handed_over: Some(handed_over),
             notices: Notices::default(),
             arrived: 0,

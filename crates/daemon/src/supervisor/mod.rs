@@ -16,6 +16,7 @@ mod notices;
 mod readiness;
 mod reading;
 mod record;
+mod shortage;
 mod spawn;
 mod stdin;
 mod watched;
@@ -40,6 +41,7 @@ use dumps::Dumps;
 use feed::{Flow, Opening};
 use instance::{Instance, Instruction};
 use record::FolderName;
+use shortage::Shortage;
 
 pub use adoption::Adopted;
 pub use ephemeral::EphemeralFolder;
@@ -212,6 +214,7 @@ struct Inner {
     batches: mpsc::Sender<ConsoleBatch>,
     flow: watch::Sender<Flow>,
     arrivals: Arrivals,
+    shortage: Shortage,
     live: Mutex<HashMap<InstanceId, Handle>>,
     vital: Vital,
 }
@@ -254,6 +257,7 @@ impl Supervisor {
             batches,
             flow,
             arrivals: Arrivals::default(),
+            shortage: Shortage::default(),
             live: Mutex::default(),
             vital,
         };
