@@ -415,6 +415,20 @@ impl Rig {
         child.wait().unwrap();
     }
 
+    /// A backup of the controller's folder, taken while it runs
+    pub fn backup(&self) -> PathBuf {
+        let (folder, backup) = (self.path("controller"), self.path("backup"));
+        let taken = run(&[
+            "controller",
+            "backup",
+            backup.to_str().unwrap(),
+            "--data-dir",
+            folder.to_str().unwrap(),
+        ]);
+        assert_eq!(taken.code, 0, "{taken:?}");
+        backup
+    }
+
     /// SIGTERM, and the exit status
     pub fn stop_controller(&mut self) -> ExitStatus {
         stop(self.controller.take().unwrap())
@@ -504,6 +518,19 @@ impl Rig {
         let start = ["instance", "start", "lobby", "--id", id, "--jar", jar];
         let usual = ["--memory-mb", "64", "--wait", "-o", "json"];
         self.ctl(&[&start[..], &usual, options].concat()).json()
+    }
+
+    /// Waits until the daemon has the controller's receipt of the end of `id`: no later daemon adopts it
+    pub fn await_settled(&self, id: &str) {
+        let of_id = format!("{id}@");
+        eventually("the end being settled", || {
+            let folders = fs::read_dir(self.path("daemon/run")).unwrap();
+            let open = folders
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&of_id))
+                .any(|path| path.exists() && !path.join("settled").exists());
+            (!open).then_some(())
+        });
     }
 
     /// The servers themselves, not their shims

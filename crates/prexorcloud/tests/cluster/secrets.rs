@@ -44,15 +44,7 @@ fn a_password_of_an_instance_is_sealed_and_goes_with_it() {
         std::fs::metadata(&key).unwrap().permissions().mode() & 0o777,
         0o600
     );
-    let (folder, backup) = (rig.path("controller"), rig.path("backup"));
-    let taken = run(&[
-        "controller",
-        "backup",
-        backup.to_str().unwrap(),
-        "--data-dir",
-        folder.to_str().unwrap(),
-    ]);
-    assert_eq!(taken.code, 0, "{taken:?}");
+    let backup = rig.backup();
     assert!(backup.join("ca/records.key").exists() && !is_readable(&backup));
 
     rig.kill_controller();

@@ -30,6 +30,7 @@ fn goes_on_with(script: &str) {
     rig.start_standin("lobby-2");
     assert_eq!(rig.ctl(&["instance", "exec", "lobby-2", "crash"]).code, 0);
     rig.await_instance("lobby-2", "CRASHED");
+    rig.await_settled("lobby-2");
 
     // A signal that is not understood, a client that hangs up, a token that is wrong: each is worth a line.
     let refused = rig.ctl(&["token", "revoke", "no-such-token"]);

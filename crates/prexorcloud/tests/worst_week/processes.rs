@@ -133,6 +133,7 @@ fn removed_release_folder() {
     rig.command("lobby-2", "say supervised", "[Server] supervised");
     assert_eq!(rig.ctl(&["instance", "exec", "lobby-2", "crash"]).code, 0);
     rig.await_instance("lobby-2", "CRASHED");
+    rig.await_settled("lobby-2");
 
     // The next release finds what the last one left.
     rig.kill_daemon();
