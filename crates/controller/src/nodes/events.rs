@@ -32,14 +32,15 @@ const BROKEN: &str = "the connection to the node broke before its daemon said so
 
 impl Node {
     /// Hands an event of a stream to the machine, and does what is left to do about it
-    pub(super) async fn handle_event(&mut self, stream: StreamId, event: ControllerEvent) {
-        let was_current = self.machine.is_current(stream);
+    pub(super) fn handle_event(&mut self, stream: StreamId, event: ControllerEvent) {
+        if let ControllerEvent::Closed(outcome) = event {
+            return self.ended.push((stream, outcome));
+        }
         let Some(event) = self.machine.handle_event(Instant::now(), stream, event) else {
             return;
         };
         match event {
             ControllerEvent::Established => self.handle_established(stream),
-            ControllerEvent::Closed(outcome) => self.handle_closed(was_current, &outcome).await,
             // The machine has checked that the line is of the present incarnation of an instance of this node.
             ControllerEvent::Console(output) => self.context.consoles.append(output),
             ControllerEvent::NodeStatus(load) => self.with_view(|view| {
@@ -132,7 +133,22 @@ impl Node {
         });
     }
 
-    async fn handle_closed(&mut self, was_current: bool, outcome: &ControllerOutcome) {
+    /// Handles the ends of streams, the last that each of them says
+    pub(super) async fn handle_ends(&mut self) {
+        while !self.ended.is_empty() {
+            let (stream, outcome) = self.ended.remove(0);
+            self.handle_end(stream, outcome).await;
+        }
+    }
+
+    async fn handle_end(&mut self, stream: StreamId, outcome: ControllerOutcome) {
+        let was_current = self.machine.is_current(stream);
+        let closed = ControllerEvent::Closed(outcome);
+        let Some(ControllerEvent::Closed(outcome)) =
+            self.machine.handle_event(Instant::now(), stream, closed)
+        else {
+            return;
+        };
         if !was_current {
             tracing::info!(node = %self.id, %outcome, "a stream ended that did not count");
             return;
@@ -268,7 +284,8 @@ impl Node {
         .await?;
         let listed = handshake.running_instances.iter();
         let listed = listed.filter_map(|listed| listed.instance_id.parse().ok());
-        self.context.inventory.elsewhere(self.id, listed).await
+        let (context, id) = (Arc::clone(&self.context), self.id);
+        self.meanwhile(context.inventory.elsewhere(id, listed)).await
     }
 
     fn accept(&mut self, hello: Box<Hello>, admission: Admission) {

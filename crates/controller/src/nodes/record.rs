@@ -1,5 +1,7 @@
 //! The node's own record
 
+use std::sync::Arc;
+
 use super::{OrderError, commits::ATTEMPTS, task::Node};
 use crate::{
     records::NodeRecord,
@@ -11,7 +13,9 @@ impl Node {
     /// Looks for the record of a node that enrolled just now
     pub(super) async fn load_record(&mut self) -> Result<(), OrderError> {
         if self.record.is_none() {
-            self.record = store::load::<NodeRecord>(&*self.context.store, self.id.as_str()).await?;
+            let (context, id) = (Arc::clone(&self.context), self.id);
+            let recorded = store::load::<NodeRecord>(&*context.store, id.as_str());
+            self.record = self.meanwhile(recorded).await?;
             self.publish_record();
         }
         Ok(())
@@ -19,7 +23,8 @@ impl Node {
 
     /// Changes the node's record, creating it if need be
     pub(super) async fn change_record(&mut self, change: impl Fn(&mut NodeRecord)) -> Result<(), StoreError> {
-        let store = &*self.context.store;
+        let context = Arc::clone(&self.context);
+        let store = &*context.store;
         for _ in 0..ATTEMPTS {
             let (mut record, revision) = match &self.record {
                 Some(stored) => (stored.record.clone(), Some(stored.revision)),
@@ -41,13 +46,15 @@ impl Node {
                 Some(revision) => Txn::new().replace(revision, &record),
                 None => Txn::new().create(&record),
             };
-            if let Some(revision) = store.txn(txn).await?.committed() {
+            if let Some(revision) = self.meanwhile(store.txn(txn)).await?.committed() {
                 self.record = Some(Stored { record, revision });
                 self.publish_record();
                 return Ok(());
             }
             // An enrolment created it meanwhile.
-            self.record = store::load::<NodeRecord>(store, self.id.as_str()).await?;
+            let id = self.id;
+            let created = store::load::<NodeRecord>(store, id.as_str());
+            self.record = self.meanwhile(created).await?;
         }
         Err(StoreError::Io {
             detail: format!(

@@ -1,6 +1,6 @@
 //! What a start consists of
 
-use std::{collections::HashSet, fmt::Write as _, time::Duration};
+use std::{collections::HashSet, fmt::Write as _, sync::Arc, time::Duration};
 
 use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
 use prexorcloud_protocol::{instance::State, peer::DaemonPeer, readiness::Rule, validate};
@@ -15,10 +15,14 @@ impl Node {
         &mut self,
         order: &StartOrder,
     ) -> Result<Box<StartInstance>, OrderError> {
+        let context = Arc::clone(&self.context);
+        let counted = commits::last_incarnation(&*context.store, order.instance);
+        // What is looked at below may change until then.
+        let counted = self.meanwhile(counted).await;
         self.require_schedulable()?;
         self.require_suitable(order)?;
         let port = self.choose_port(order.port)?;
-        let (last, _) = commits::last_incarnation(&*self.context.store, order.instance).await?;
+        let (last, _) = counted?;
         let mut start = self.start_instance(order, port, last + 1);
         start.plugin_token = Workloads::mint().map_err(|error| OrderError::Invalid(error.to_string()))?;
         validate::start_instance(&start).map_err(|error| OrderError::Invalid(error.to_string()))?;

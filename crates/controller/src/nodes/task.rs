@@ -9,8 +9,9 @@ use prexorcloud_protocol::{
     instance::State,
     node::{
         ControllerNode,
-        controller::{CommitFailure, CommitId, OrderId},
+        controller::{CommitFailure, CommitId, OrderId, StreamId},
     },
+    session::controller::ControllerOutcome,
 };
 use prexorcloud_transport::{NodeStreams, due};
 use tokio::sync::{mpsc, oneshot};
@@ -51,6 +52,8 @@ pub(super) struct Node {
     pub(super) orders: u64,
     pub(super) typed: Typed,
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
+    /// Streams whose end the machine has not heard of yet, one end each
+    pub(super) ended: Vec<(StreamId, ControllerOutcome)>,
     /// As of which change others see what instances wait for
     shown_waiting: Option<u64>,
 }
@@ -69,6 +72,7 @@ impl Node {
             orders: 0,
             typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
+            ended: Vec::new(),
             shown_waiting: None,
         }
     }
@@ -111,6 +115,7 @@ impl Node {
         let stopping = self.context.stopping.clone();
         let mut events = Vec::new();
         loop {
+            self.handle_ends().await;
             self.work().await;
             self.refresh_view();
             let deadline = self.machine.poll_timeout();
@@ -124,13 +129,35 @@ impl Node {
                 (id, result) = committed(&mut self.committing) => self.handle_written(id, result),
                 () = self.streams.next_events(&mut events) => {
                     for (stream, event) in events.drain(..) {
-                        self.handle_event(stream, event).await;
+                        self.handle_event(stream, event);
+                        self.handle_ends().await;
                     }
                 }
                 () = due(deadline) => self.machine.handle_timeout(Instant::now()),
             }
         }
         self.say_goodbye().await;
+    }
+
+    /// Waits for the storage, and hears meanwhile what streams say
+    ///
+    /// A console never waits for the storage, and a stream that nobody reads is cut: its lines are many small frames, which
+    /// HTTP/2 does not pile up. What streams say changes nothing that whoever waits here relies upon, but for their ends,
+    /// which are handled afterwards.
+    pub(super) async fn meanwhile<T>(&mut self, stored: impl Future<Output = T>) -> T {
+        let mut stored = std::pin::pin!(stored);
+        let mut events = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut stored => return outcome,
+                () = self.streams.next_events(&mut events) => {
+                    for (stream, event) in events.drain(..) {
+                        self.handle_event(stream, event);
+                    }
+                }
+            }
+        }
     }
 
     pub(super) fn handle_written(&mut self, id: CommitId, result: Result<(), CommitFailure>) {

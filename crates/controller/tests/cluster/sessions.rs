@@ -2,11 +2,11 @@
 
 use std::time::SystemTime;
 
-use prexorcloud_proto::{DaemonMessage, Pong, daemon_service_client::DaemonServiceClient};
 use prexorcloud_proto::{
-    Handshake, InstanceState, NodeStatus, RunningInstance, controller_message::Payload as ToDaemon,
-    daemon_message::Payload,
+    ConsoleOutput, Handshake, InstanceState, NodeStatus, RunningInstance,
+    controller_message::Payload as ToDaemon, daemon_message::Payload,
 };
+use prexorcloud_proto::{DaemonMessage, Pong, daemon_service_client::DaemonServiceClient};
 use prexorcloud_protocol::compat::contract;
 use tonic::Code;
 
@@ -439,4 +439,54 @@ async fn streams_that_die_right_after_their_handshake_evict_nobody() {
         (&node["status"], &node["sessionId"]),
         (&"ONLINE".into(), &session)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_console_does_not_wait_for_the_storage() {
+    const LINES: u64 = 10_000;
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::open(&cluster, &credential).await.unwrap();
+    puppet.say(of_process("first")).await;
+    assert!(matches!(puppet.next().await, Ok(ToDaemon::HandshakeAck(_))));
+    cluster.node_status("node-1", "ONLINE").await;
+    let body = serde_json::json!({ "group": "lobby", "jar": "/srv/server.jar" });
+    assert_eq!(cluster.post("/instances", &body).await.0, 201);
+    let start = puppet.start().await;
+    puppet.bring_up(&start).await;
+    cluster.instance_state("lobby-1", "RUNNING").await;
+
+    // Whoever wants to write has to wait: the daemon comes in anew, and what its admission needs cannot be recorded.
+    let database = rusqlite::Connection::open(cluster.config.data_dir.join("controller.db")).unwrap();
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut later = Puppet::open(&cluster, &credential).await.unwrap();
+    later.say(of_process("first")).await;
+    let say = async |sequence: u64| {
+        let line = ConsoleOutput {
+            instance_id: "lobby-1".to_owned(),
+            line: format!("line {sequence}"),
+            incarnation: 1,
+            sequence,
+            ..ConsoleOutput::default()
+        };
+        within(puppet.say(Payload::ConsoleOutput(line))).await;
+        // So that lines leave in frames of their own, as they do when they come one by one.
+        tokio::task::yield_now().await;
+    };
+    let printed = async {
+        say(1).await;
+        let mut console = cluster.console("lobby-1", "").await;
+        console.until("line 1\"").await;
+        for sequence in 2..=LINES {
+            say(sequence).await;
+        }
+        let mut console = cluster.console("lobby-1", "").await;
+        console.until(&format!("line {LINES}\"")).await;
+    };
+    tokio::select! {
+        () = printed => database.execute_batch("COMMIT").unwrap(),
+        answer = later.next() => panic!("{answer:?} before it could be recorded"),
+    }
+    assert!(matches!(later.next().await, Ok(ToDaemon::HandshakeAck(_))));
+    puppet.ends_with(Code::Aborted).await;
 }
