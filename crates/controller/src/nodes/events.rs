@@ -42,7 +42,7 @@ impl Node {
         match event {
             ControllerEvent::Established => self.handle_established(stream),
             // The machine has checked that the line is of the present incarnation of an instance of this node.
-            ControllerEvent::Console(output) => self.context.consoles.append(output),
+            ControllerEvent::Console(output) => self.context.consoles.append(self.id, output),
             ControllerEvent::NodeStatus(load) => self.with_view(|view| {
                 view.heard_at_ms = now_millis();
                 view.load = Some(load);

@@ -1,28 +1,32 @@
 //! The last console lines of each instance, and a live view of them
 //!
-//! One ring per instance, bounded in lines and in the length of a line. Readers pull: each has a position, and one that
-//! falls behind the ring is told how many lines it missed. Lines that were lost before they came here (the daemon sheds
+//! One ring per instance, bounded in lines, in the length of a line and in bytes; all rings of a node are bounded in
+//! bytes together, and where they exceed that, the largest gives up lines first. Readers pull: each has a position, and one
+//! that falls behind the ring is told how many lines it missed. Lines that were lost before they came here (the daemon sheds
 //! console output when a link is slow) are visible as well: sequence numbers skip, and the ring keeps a gap in place.
 
+mod ring;
+
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use prexorcloud_proto::ConsoleOutput;
+use prexorcloud_protocol::NodeId;
 use tokio::sync::watch;
 
-use crate::wall_clock::now_millis;
+use ring::Ring;
 
-/// A longer line is cut to this many characters and marked
-pub const MAX_LINE_CHARS: usize = 4096;
+pub use ring::MAX_LINE_CHARS;
 
-/// How many starts of one instance can have lines on their way at a time
+/// Bytes that the console of one instance may have: 500 lines of 2 KiB, far above what servers print
+const RING_BYTES: usize = 1024 * 1024;
+
+/// Bytes that all consoles of one node may have
 ///
-/// The lines of one that has ended may come again, for as long as they are not known to have arrived.
-const STARTS: usize = 16;
-
-const CUT_MARK: &str = " ... [truncated]";
+/// A node may host 4,096 instances and remembers as many ended ones; without this it could have 4 GiB of the controller.
+const NODE_BYTES: usize = 32 * 1024 * 1024;
 
 /// One thing to show
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +59,22 @@ pub struct ConsoleLine {
 #[derive(Debug)]
 pub struct Consoles {
     lines: usize,
-    rings: Mutex<HashMap<String, Arc<Ring>>>,
+    rings: Mutex<Rings>,
+}
+
+#[derive(Debug, Default)]
+struct Rings {
+    by_instance: HashMap<String, Place>,
+    /// What the rings of a node hold
+    bytes: HashMap<NodeId, usize>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    ring: Arc<Ring>,
+    /// Who sent its last line
+    node: Option<NodeId>,
+    bytes: usize,
 }
 
 impl Consoles {
@@ -68,10 +87,15 @@ impl Consoles {
         }
     }
 
-    /// Adds a line that a daemon sent
-    pub fn append(&self, output: ConsoleOutput) {
-        let ring = self.ring(&output.instance_id);
-        ring.append(output, self.lines);
+    /// Adds a line that the daemon of `node` sent
+    pub fn append(&self, node: NodeId, output: ConsoleOutput) {
+        let instance = output.instance_id.clone();
+        let mut rings = self.rings();
+        let ring = rings.ring(&instance);
+        if let Some(bytes) = ring.append(output, self.lines, RING_BYTES) {
+            rings.note(&instance, Some(node), bytes);
+            rings.bound(node);
+        }
     }
 
     /// A view that begins at `from` (0 or 1 = the oldest line that is kept) and goes on with live lines
@@ -80,7 +104,7 @@ impl Consoles {
     /// `from` that is not reached yet comes from an earlier one, and everything is new to that reader.
     #[must_use]
     pub fn follow(&self, instance: &str, from: u64) -> ConsoleReader {
-        let ring = self.ring(instance);
+        let ring = self.rings().ring(instance);
         let from = if from > ring.kept().next { 1 } else { from.max(1) };
         ConsoleReader {
             appended: ring.appended.subscribe(),
@@ -93,138 +117,69 @@ impl Consoles {
     /// The sequence of the oldest line that is kept and that of the next one to come
     #[must_use]
     pub fn bounds(&self, instance: &str) -> (u64, u64) {
-        let ring = self.ring(instance);
+        let ring = self.rings().ring(instance);
         let kept = ring.kept();
         (kept.oldest(), kept.next)
     }
 
     /// Drops the console of an instance that is deleted; readers of it end
     pub fn forget(&self, instance: &str) {
-        if let Some(ring) = self.rings().remove(instance) {
-            ring.kept().forgotten = true;
-            ring.appended.send_replace(());
-        }
-    }
-
-    fn ring(&self, instance: &str) -> Arc<Ring> {
         let mut rings = self.rings();
-        if let Some(ring) = rings.get(instance) {
-            return Arc::clone(ring);
+        rings.note(instance, None, 0);
+        if let Some(place) = rings.by_instance.remove(instance) {
+            place.ring.kept().forgotten = true;
+            place.ring.appended.send_replace(());
         }
-        let ring = Arc::new(Ring::default());
-        rings.insert(instance.to_owned(), Arc::clone(&ring));
-        ring
     }
 
-    fn rings(&self) -> MutexGuard<'_, HashMap<String, Arc<Ring>>> {
+    fn rings(&self) -> MutexGuard<'_, Rings> {
         self.rings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Debug)]
-struct Ring {
-    kept: Mutex<Kept>,
-    appended: watch::Sender<()>,
-}
-
-#[derive(Debug)]
-struct Kept {
-    lines: VecDeque<Stored>,
-    /// The sequence of the next line
-    next: u64,
-    /// The daemon's number of the last line, by incarnation; the newest of them at the end
-    numbers: VecDeque<(u64, u64)>,
-    forgotten: bool,
-}
-
-#[derive(Debug)]
-struct Stored {
-    line: Arc<ConsoleLine>,
-    /// Lines that were lost on the way to us, just before this one
-    lost_before: u64,
-}
-
-impl Default for Ring {
-    fn default() -> Self {
-        let kept = Kept {
-            lines: VecDeque::new(),
-            next: 1,
-            numbers: VecDeque::new(),
-            forgotten: false,
-        };
-        Self {
-            kept: Mutex::new(kept),
-            appended: watch::Sender::new(()),
+impl Rings {
+    fn ring(&mut self, instance: &str) -> Arc<Ring> {
+        if let Some(place) = self.by_instance.get(instance) {
+            return Arc::clone(&place.ring);
         }
+        let place = self.by_instance.entry(instance.to_owned()).or_default();
+        Arc::clone(&place.ring)
     }
-}
 
-impl Ring {
-    fn append(&self, output: ConsoleOutput, keep: usize) {
-        let mut kept = self.kept();
-        let Some(lost_before) = kept.admit(output.incarnation, output.sequence) else {
+    /// Says how many bytes a ring holds, and on whose account
+    fn note(&mut self, instance: &str, node: Option<NodeId>, bytes: usize) {
+        let Some(place) = self.by_instance.get_mut(instance) else {
             return;
         };
-        let line = ConsoleLine {
-            sequence: kept.next,
-            incarnation: output.incarnation,
-            timestamp_ms: if output.timestamp_ms > 0 {
-                output.timestamp_ms
-            } else {
-                now_millis()
-            },
-            line: cut(output.line),
-        };
-        kept.next += 1;
-        kept.lines.push_back(Stored {
-            line: Arc::new(line),
-            lost_before,
-        });
-        while kept.lines.len() > keep {
-            kept.lines.pop_front();
-        }
-        drop(kept);
-        self.appended.send_replace(());
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Kept {
-    fn oldest(&self) -> u64 {
-        self.lines
-            .front()
-            .map_or(self.next, |stored| stored.line.sequence)
-    }
-
-    /// Judges the daemon's number of a line: how many were lost before it, or `None` if it is known already
-    fn admit(&mut self, incarnation: u64, number: u64) -> Option<u64> {
-        if number == 0 {
-            // A daemon that does not number its lines: nothing can be said.
-            return Some(0);
-        }
-        if let Some((_, last)) = self.numbers.iter_mut().find(|(known, _)| *known == incarnation) {
-            if number <= *last {
-                return None;
+        if let Some(before) = place.node
+            && let Some(held) = self.bytes.get_mut(&before)
+        {
+            *held = held.saturating_sub(place.bytes);
+            if *held == 0 {
+                self.bytes.remove(&before);
             }
-            let lost = number - *last - 1;
-            *last = number;
-            return Some(lost);
         }
-        let newest = self.numbers.back().map(|(newest, _)| *newest);
-        let place = self.numbers.partition_point(|(known, _)| *known < incarnation);
-        self.numbers.insert(place, (incarnation, number));
-        if self.numbers.len() > STARTS {
-            self.numbers.pop_front();
+        (place.node, place.bytes) = (node, bytes);
+        if let Some(node) = node {
+            *self.bytes.entry(node).or_default() += bytes;
         }
-        Some(match newest {
-            Some(newest) if newest < incarnation => number - 1,
-            // The first line since this controller started, or history that comes late: what was before it was shown, or
-            // told of, elsewhere.
-            _ => 0,
-        })
+    }
+
+    /// Lets the largest consoles of a node give up their older half, until all of them are small enough together
+    fn bound(&mut self, node: NodeId) {
+        while self.bytes.get(&node).is_some_and(|held| *held > NODE_BYTES) {
+            let of_node = self
+                .by_instance
+                .iter()
+                .filter(|(_, place)| place.node == Some(node));
+            let largest = of_node.max_by_key(|(_, place)| place.bytes);
+            let Some((instance, ring)) = largest.map(|(instance, place)| (instance.clone(), &place.ring))
+            else {
+                return;
+            };
+            let bytes = ring.halve();
+            self.note(&instance, Some(node), bytes);
+        }
     }
 }
 
@@ -289,23 +244,15 @@ impl ConsoleReader {
     }
 }
 
-fn cut(line: String) -> String {
-    match line.char_indices().nth(MAX_LINE_CHARS) {
-        None => line,
-        Some((end, _)) => {
-            let mut cut = line;
-            cut.truncate(end);
-            cut.push_str(CUT_MARK);
-            cut
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-    use super::*;
+    use super::{ring::CUT_MARK, *};
+
+    fn node() -> NodeId {
+        "node-1".parse().unwrap()
+    }
 
     fn output(incarnation: u64, sequence: u64, line: &str) -> ConsoleOutput {
         ConsoleOutput {
@@ -331,12 +278,12 @@ mod tests {
     fn history_then_live_lines_in_order() {
         let consoles = Consoles::keeping(3);
         for number in 1..=5 {
-            consoles.append(output(1, number, &format!("line {number}")));
+            consoles.append(node(), output(1, number, &format!("line {number}")));
         }
         let mut reader = consoles.follow("lobby-1", 0);
         assert_eq!(shown(&reader.take(100)), ["3 line 3", "4 line 4", "5 line 5"]);
         assert!(reader.take(100).is_empty());
-        consoles.append(output(1, 6, "line 6"));
+        consoles.append(node(), output(1, 6, "line 6"));
         assert_eq!(shown(&reader.take(100)), ["6 line 6"]);
         assert_eq!(consoles.bounds("lobby-1"), (4, 7));
     }
@@ -344,11 +291,11 @@ mod tests {
     #[test]
     fn a_reader_that_falls_behind_sees_how_much_it_missed() {
         let consoles = Consoles::keeping(3);
-        consoles.append(output(1, 1, "a"));
+        consoles.append(node(), output(1, 1, "a"));
         let mut reader = consoles.follow("lobby-1", 1);
         assert_eq!(shown(&reader.take(100)), ["1 a"]);
         for number in 2..=9 {
-            consoles.append(output(1, number, "b"));
+            consoles.append(node(), output(1, number, "b"));
         }
         assert_eq!(shown(&reader.take(2)), ["missed 5 before 7", "7 b"]);
         assert_eq!(shown(&reader.take(100)), ["8 b", "9 b"]);
@@ -375,7 +322,7 @@ mod tests {
             (2, 3, "d"),
             (0, 0, "java"),
         ] {
-            consoles.append(output(incarnation, number, line));
+            consoles.append(node(), output(incarnation, number, line));
         }
         let mut reader = consoles.follow("lobby-1", 0);
         assert_eq!(
@@ -396,7 +343,7 @@ mod tests {
     #[test]
     fn long_lines_are_cut_between_characters() {
         let consoles = Consoles::keeping(1);
-        consoles.append(output(1, 1, &"\u{e9}".repeat(5000)));
+        consoles.append(node(), output(1, 1, &"\u{e9}".repeat(5000)));
         let items = consoles.follow("lobby-1", 0).take(1);
         let ConsoleItem::Line(line) = items.first().unwrap() else {
             panic!("{items:?}")
@@ -409,9 +356,56 @@ mod tests {
     async fn a_reader_wakes_for_lines_and_ends_with_the_instance() {
         let consoles = Consoles::keeping(10);
         let mut reader = consoles.follow("lobby-1", 0);
-        let (items, ()) = tokio::join!(reader.next(10), async { consoles.append(output(1, 1, "hello")) });
+        let (items, ()) = tokio::join!(reader.next(10), async {
+            consoles.append(node(), output(1, 1, "hello"))
+        });
         assert_eq!(shown(&items), ["1 hello"]);
         let (items, ()) = tokio::join!(reader.next(10), async { consoles.forget("lobby-1") });
         assert!(items.is_empty());
+    }
+
+    #[test]
+    fn a_console_is_bounded_in_bytes_and_so_are_all_of_a_node() {
+        let consoles = Consoles::keeping(10_000);
+        let long = "x".repeat(4_000);
+        let quiet = ConsoleOutput {
+            instance_id: "quiet-1".to_owned(),
+            ..output(1, 1, "hello")
+        };
+        consoles.append(node(), quiet);
+        consoles.append("node-2".parse().unwrap(), output(1, 1, "of another node"));
+        for instance in 1..=100 {
+            for number in 1..=300 {
+                let line = ConsoleOutput {
+                    instance_id: format!("loud-{instance}"),
+                    ..output(1, number, &long)
+                };
+                consoles.append(node(), line);
+            }
+            let rings = consoles.rings();
+            assert!(rings.bytes[&node()] <= NODE_BYTES);
+            assert!(rings.by_instance.values().all(|place| place.bytes <= RING_BYTES));
+        }
+        let rings = consoles.rings();
+        let held = |place: &Place| {
+            place
+                .ring
+                .kept()
+                .lines
+                .iter()
+                .map(|stored| stored.line.line.len())
+                .sum::<usize>()
+        };
+        let all: usize = rings.by_instance.values().map(held).sum();
+        assert!((NODE_BYTES / 2..=NODE_BYTES).contains(&all), "{all}");
+        drop(rings);
+        for small in ["quiet-1", "lobby-1"] {
+            assert_eq!(consoles.bounds(small), (1, 2), "{small}");
+        }
+        for instance in 1..=100 {
+            consoles.forget(&format!("loud-{instance}"));
+        }
+        consoles.forget("quiet-1");
+        assert!(!consoles.rings().bytes.contains_key(&node()));
     }
 }
