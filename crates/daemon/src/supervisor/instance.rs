@@ -26,6 +26,7 @@ use super::feed::{Feed, now_ms};
 use super::notices::Notices;
 use super::readiness::{Readiness, Seen};
 use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
+use super::remark::remark;
 use super::stdin::{CommandError, write_command};
 use super::watched::Watched;
 use super::{Event, Exit, Inner};
@@ -323,14 +324,30 @@ impl Instance {
                 if after(self.running.started_at_ms, lifetime) > Instant::now() {
                     return phase;
                 }
+                let allowed = lifetime.as_secs_f64();
+                self.remark(&format!(
+                    "stopped, since it has run for the {allowed} s that it may run"
+                ));
                 self.stop(phase, StopReason::LifetimeOver, false, process).await
             }
             Phase::Stopping { reason, step } => Phase::Stopping {
                 reason,
                 step: match step {
                     Step::Unasked { until, .. } if until > Instant::now() => self.ask(until, process),
-                    Step::Unasked { .. } | Step::Grace { .. } => self.terminate(process),
-                    Step::Terminated { .. } | Step::Killed { .. } => self.kill(process),
+                    Step::Unasked { .. } | Step::Grace { .. } => {
+                        let step = self.terminate(process);
+                        if matches!(step, Step::Terminated { .. }) {
+                            let grace = self.facts.grace.as_secs_f64();
+                            self.remark(&format!("told to stop {grace} s ago and not ended: terminated"));
+                        }
+                        step
+                    }
+                    Step::Terminated { .. } => {
+                        let waited = self.inner.settings.kill_timeout.as_secs_f64();
+                        self.remark(&format!("terminated {waited} s ago and not ended: killed"));
+                        self.kill(process)
+                    }
+                    Step::Killed { .. } => self.kill(process),
                 },
             },
         }
@@ -369,6 +386,10 @@ impl Instance {
             self.ask(Instant::now() + self.facts.grace, process)
         };
         Phase::Stopping { reason, step }
+    }
+
+    fn remark(&self, text: &str) {
+        remark(&self.control, self.facts.instance, text);
     }
 
     /// Writes the stop word, or begins the next step if the instance cannot be asked

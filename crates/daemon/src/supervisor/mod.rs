@@ -16,6 +16,7 @@ mod notices;
 mod readiness;
 mod reading;
 mod record;
+mod remark;
 mod shortage;
 mod spawn;
 mod stdin;

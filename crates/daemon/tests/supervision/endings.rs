@@ -200,6 +200,21 @@ async fn a_stubborn_instance_is_killed_after_its_grace() {
         exit.log_tail.iter().any(|line| line == "not yet"),
         "SIGTERM came first"
     );
+    let remarks: Vec<_> = exit
+        .log_tail
+        .iter()
+        .filter(|line| line.starts_with("[prexorcloud]"))
+        .collect();
+    assert_eq!(
+        remarks,
+        [
+            "[prexorcloud] told to stop 0.3 s ago and not ended: terminated",
+            &format!(
+                "[prexorcloud] terminated {} s ago and not ended: killed",
+                stage.supervisor.kill_timeout().as_secs_f64()
+            ),
+        ]
+    );
 }
 
 async fn force_overtakes_grace() {
@@ -264,6 +279,10 @@ async fn an_instance_past_its_lifetime_is_stopped() {
     let exit = stage.exit().await;
     assert_eq!(exit.stopped_for, Some(StopReason::LifetimeOver));
     assert!(!exit.is_crash());
+    assert_eq!(
+        exit.log_tail.last().unwrap(),
+        "[prexorcloud] stopped, since it has run for the 0.5 s that it may run"
+    );
 }
 
 async fn a_lost_shim_leaves_an_end_nobody_saw() {
