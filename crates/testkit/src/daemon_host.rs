@@ -134,6 +134,26 @@ impl DaemonHost {
                 // A session that closes meanwhile has no use for it.
                 let _ = running.session.send(status(&running.node));
             }
+            Some(DaemonEvent::Command {
+                instance,
+                incarnation,
+                line,
+                id,
+                ..
+            }) => {
+                let process = self.supervisor.process(instance);
+                let result = match process.filter(|process| process.takes_commands()) {
+                    Some(_) => {
+                        self.facts.typed.insert((instance, line));
+                        Ok(())
+                    }
+                    None => Err(("INSTANCE_NOT_RUNNING", "it does not run".to_owned())),
+                };
+                turn.note(|| format!("daemon types a command to {instance}: {result:?}"));
+                if let (Some(id), Some(running)) = (id, &mut self.running) {
+                    running.session.command_written(instance, incarnation, id, result);
+                }
+            }
             Some(other) => turn.note(|| describe::daemon_event(&other)),
             None => {}
         }

@@ -11,6 +11,7 @@ use prexorcloud_protocol::{Close, Code, Incarnation, InstanceId, StopMode};
 use crate::action::Action;
 use crate::behaviour::Behaviour;
 use crate::controller_host::ControllerHost;
+use crate::facts::Typed;
 use crate::side::{Effect, NoEffect};
 use crate::store::{PlannedDrain, Store};
 use crate::world::Turn;
@@ -120,9 +121,7 @@ pub(crate) fn act(
             let sent = host.current_session().ok_or(AWAY)?.send(payload);
             sent.map_err(|error| NoEffect::because(error.to_string()))
         }
-        Action::Command(instance, line) => at_once(host, turn, format!("command {instance}"), |node, _| {
-            node.command(*instance, line, None)
-        }),
+        Action::Command(instance, line) => command(host, turn, *instance, line),
         Action::Redirect => {
             host.clerk.redirects = true;
             Ok(())
@@ -143,6 +142,26 @@ pub(crate) fn act(
         Action::DeposedStopsAll => stop_everything(host, turn),
         _ => Err(NoEffect::because("no controller knows such an action")),
     }
+}
+
+fn command(host: &mut ControllerHost, turn: &mut Turn<'_>, instance: InstanceId, line: &str) -> Effect {
+    let mut number = None;
+    at_once(host, turn, format!("command {instance}"), |node, _| {
+        let sent = node.command(instance, line, None);
+        number = sent.as_ref().ok().copied().flatten();
+        sent
+    })?;
+    let stream = host.node_mut().and_then(|node| node.current_stream());
+    let stream = stream.and_then(|stream| u32::try_from(stream.get()).ok());
+    if let (Some(stream), Some(number)) = (stream, number) {
+        let typed = Typed {
+            instance,
+            line: line.to_owned(),
+            written: None,
+        };
+        host.facts.typed.insert((stream, number), typed);
+    }
+    Ok(())
 }
 
 /// An order whose answer comes later, and says then whether it had an effect.

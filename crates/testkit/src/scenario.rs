@@ -160,9 +160,10 @@ impl Scenario {
         let mut config = ControllerConfig::default();
         config.heartbeat.interval = self.heartbeat;
         config.bounds.control.messages = self.queue;
-        if self.peers == Peers::JavaController {
-            config.capabilities = Capabilities::NONE;
-        }
+        config.capabilities = match self.peers {
+            Peers::JavaController => Capabilities::NONE,
+            _ => config.capabilities.union(Capabilities::EXEC_ACK),
+        };
         config
     }
 
@@ -171,9 +172,10 @@ impl Scenario {
         let mut config = DaemonConfig::new(node, "testkit");
         config.bounds.control.messages = self.queue;
         config.bounds.best_effort.messages = 64;
-        if self.peers.has_java_daemon() {
-            config.capabilities = Capabilities::NONE;
-        }
+        config.capabilities = match self.peers.has_java_daemon() {
+            true => Capabilities::NONE,
+            false => config.capabilities.union(Capabilities::EXEC_ACK),
+        };
         config
     }
 

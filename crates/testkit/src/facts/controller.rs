@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use prexorcloud_protocol::instance::{Cause, State};
 use prexorcloud_protocol::node::controller::{Change, CommitFailure, OrderOutcome, OrderRefusal};
-use prexorcloud_protocol::proto::ConsoleOutput;
+use prexorcloud_protocol::proto::{CommandWritten, ConsoleOutput};
 use prexorcloud_protocol::roster::{InstanceEvent, Roster};
 use prexorcloud_protocol::session::controller::ControllerOutcome;
 use prexorcloud_protocol::{ControllerEvent, Incarnation, InstanceId};
@@ -47,12 +47,27 @@ pub struct ControllerFacts {
     pub rejected_live: Vec<String>,
     /// What this controller has concluded to have ended, and when.
     pub ends: Vec<Ended>,
+    /// The commands that want an answer, by their stream and number.
+    pub typed: BTreeMap<(u32, u64), Typed>,
+    /// Commands that were written although nobody wanted it, and second answers that say something else.
+    pub answer_faults: Vec<String>,
     /// When the node was found to be drained.
     pub drained: Vec<Duration>,
     /// The starts that their daemon said to have begun.
     begun: BTreeSet<(InstanceId, Incarnation)>,
     silent: BTreeSet<u32>,
     pub(crate) seen: Sightings,
+}
+
+/// A console command, and what the daemon said of it
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Typed {
+    /// The instance.
+    pub instance: InstanceId,
+    /// The line.
+    pub line: String,
+    /// Whether it was written to the console; `None` = nothing was said.
+    pub written: Option<bool>,
 }
 
 /// An end as a controller concluded it
@@ -92,12 +107,27 @@ impl ControllerFacts {
                         .push(format!("stream {stream} recovers from nothing"));
                 }
             }
+            ControllerEvent::CommandWritten(answer) => self.note_written(stream, &answer),
             ControllerEvent::Ignored(anomaly) => self.ignored.push(anomaly.to_string()),
             ControllerEvent::DaemonError(report) => {
                 *self.daemon_errors.entry(report.error_code).or_default() += 1;
             }
             ControllerEvent::Closed(outcome) => self.closed.entry(stream).or_default().push(outcome),
             _ => {}
+        }
+    }
+
+    fn note_written(&mut self, stream: u32, answer: &CommandWritten) {
+        let said = answer.error_code.is_empty();
+        let number = answer.command_id;
+        match self.typed.get_mut(&(stream, number)) {
+            Some(typed) if typed.written.is_none_or(|before| before == said) => typed.written = Some(said),
+            // A command of an earlier start that is repeated on a later stream is refused there.
+            None if !said => {}
+            asked => {
+                let fault = format!("stream {stream} answers command {number} ({asked:?}) with {said}");
+                self.answer_faults.push(fault);
+            }
         }
     }
 

@@ -30,8 +30,10 @@ pub struct DaemonFacts {
     pub disconnects: u64,
     /// How the last stream ended.
     pub last_outcome: Option<DaemonOutcome>,
-    /// The commands that reached a process.
+    /// The commands that the daemon was told to write.
     pub commands: Vec<(InstanceId, String)>,
+    /// Those that were written to a process that lived.
+    pub typed: BTreeSet<(InstanceId, String)>,
     /// Orders that were carried out although a newer controller had been obeyed before.
     pub obeyed_stale: Vec<String>,
     /// The stops that were ordered.

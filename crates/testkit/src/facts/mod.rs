@@ -3,7 +3,7 @@
 mod controller;
 mod daemon;
 
-pub use controller::{ControllerFacts, Ended};
+pub use controller::{ControllerFacts, Ended, Typed};
 pub use daemon::DaemonFacts;
 
 /// The group, and the command, by which an order of a superseded controller is recognised when it is obeyed.

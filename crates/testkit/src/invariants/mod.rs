@@ -14,6 +14,7 @@ macro_rules! shown {
 }
 
 mod at_rest;
+mod commands;
 mod plain;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,6 @@ use prexorcloud_protocol::node::daemon::StopReason;
 use prexorcloud_protocol::roster::{CommandTimer, Due};
 use prexorcloud_protocol::session::Class;
 
-use crate::facts::STALE_MARK;
 use crate::pair::{End, Pair, Stream};
 use crate::scenario::Peers;
 use crate::side::{ControllerSide, DaemonSide};
@@ -35,6 +35,9 @@ pub use at_rest::{
     nothing_goes_on_for_ever, nothing_is_left_waiting, the_session_is_established, what_was_asked_for_is_so,
 };
 
+pub use commands::{
+    a_command_said_to_be_written_was, commands_arrive_at_most_once, every_command_is_answered,
+};
 pub use plain::{
     a_drained_node_is_empty, a_live_server_is_never_called_ended, a_plain_daemon_and_its_controller_agree,
     no_second_copy_of_a_live_server,
@@ -60,7 +63,7 @@ macro_rules! invariants {
 
 /// Checked after every step.
 #[must_use]
-pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 31] {
+pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 32] {
     invariants![
         one_process_per_instance,
         no_superseded_incarnation_is_started,
@@ -80,6 +83,7 @@ pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 31] {
         a_roster_without_a_stream_rests,
         nothing_is_stopped_without_a_wish,
         commands_arrive_at_most_once,
+        a_command_said_to_be_written_was,
         own_reports_are_believed,
         reachability_alternates,
         both_sides_agree_soon,
@@ -98,7 +102,7 @@ pub fn always<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 31] {
 
 /// Checked at the end, when nothing disturbs any more.
 #[must_use]
-pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 9] {
+pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 10] {
     invariants![
         the_session_is_established,
         a_ghost_is_never_counted,
@@ -109,6 +113,7 @@ pub fn at_rest<D: DaemonSide, C: ControllerSide>() -> [Invariant<D, C>; 9] {
         an_asked_stop_is_not_a_crash,
         every_crash_is_stored_exactly_once,
         nothing_is_left_waiting,
+        every_command_is_answered,
     ]
 }
 
@@ -381,24 +386,6 @@ pub fn nothing_is_stopped_without_a_wish<D: DaemonSide, C: ControllerSide>(
             format!("{}#{} is stopped, and nobody asked for it", stop.0, stop.1)
         })
     })
-}
-
-/// A console command is typed once or not at all.
-pub fn commands_arrive_at_most_once<D: DaemonSide, C: ControllerSide>(
-    pair: &Pair<D, C>,
-) -> Result<(), String> {
-    let mut seen = BTreeSet::new();
-    let daemon = shown!(pair.daemon_view());
-    daemon
-        .facts
-        .commands
-        .iter()
-        .filter(|(_, line)| line != STALE_MARK)
-        .try_for_each(|command| {
-            ensure(seen.insert(command), || {
-                format!("{} is told {:?} twice", command.0, command.1)
-            })
-        })
 }
 
 /// What the supervisor sees of a process is never refused by the daemon's own session.

@@ -339,9 +339,11 @@ impl<D: DaemonSide, C: ControllerSide> Pair<D, C> {
                     .push(format!("the daemon began stream {id} with {name}"));
             }
             stream.first_up.get_or_insert(name);
-            // Lines are the server's business, and pings that have piled up are answered at once.
+            // Lines are the server's business, commands the operator's, and pings that have piled up are answered at once.
             // What a side of somebody's own says is its own business.
-            if !matches!(name, "ConsoleOutput" | "Pong") && self.daemon.host.view().is_some() {
+            if !matches!(name, "ConsoleOutput" | "CommandWritten" | "Pong")
+                && self.daemon.host.view().is_some()
+            {
                 self.busiest_second = self.busiest_second.max(stream.count(now));
             }
             if let (Some(view), Some(payload)) = (self.daemon.host.view(), &message.payload) {

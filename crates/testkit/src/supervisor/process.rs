@@ -116,6 +116,14 @@ impl Process {
     }
 
     /// How long it has been running, or ran.
+    /// Whether there is a process that reads its console
+    pub(crate) const fn takes_commands(&self) -> bool {
+        matches!(
+            self.state,
+            State::Starting | State::Running | State::Draining | State::Stopping
+        )
+    }
+
     pub(super) fn uptime(&self, now: Duration) -> Duration {
         let until = if self.is_live() { now } else { self.since };
         self.launched
