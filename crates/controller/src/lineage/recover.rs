@@ -65,6 +65,16 @@ pub enum RecoverError {
         /// The folder
         folder: String,
     },
+    /// There are records, which the operator thinks are lost
+    #[error(
+        "{database} has the records of this cluster (epoch {epoch}): leave --without-records out to go on with them, or move that file away if it is not the one that you mean"
+    )]
+    NotLost {
+        /// The database
+        database: String,
+        /// The epoch in it
+        epoch: u64,
+    },
     /// Daemons would not obey it
     #[error("epoch {wanted} is out of range: daemons obey at most {}", Epoch::MAX_OBEYED)]
     OutOfRange {
@@ -147,6 +157,10 @@ async fn raise(
     let without_records = record.cluster_id.is_empty();
     if without_records && !options.without_records {
         return Err(LineageError::RecordsMissing { database, authority }.into());
+    }
+    if options.without_records && !without_records {
+        let (database, epoch) = (database.display().to_string(), record.epoch);
+        return Err(RecoverError::NotLost { database, epoch });
     }
     if let Some(mark) = &mark
         && !without_records

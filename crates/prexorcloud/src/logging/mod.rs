@@ -69,6 +69,11 @@ pub fn start(filter: &str, shape: Shape) -> anyhow::Result<Log> {
     Ok(Log(handle))
 }
 
+/// Whether this is a filter
+pub fn check(filter: &str) -> anyhow::Result<()> {
+    parse(filter).map(drop)
+}
+
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(filter).with_context(|| format!("log.filter {filter:?} is not a filter"))
 }

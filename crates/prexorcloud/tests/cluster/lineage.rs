@@ -101,6 +101,15 @@ fn a_lost_database_is_not_begun_anew_beside_its_authority() {
     rig.await_node("ONLINE");
     let after = rig.await_instance("lobby-1", "RUNNING");
     assert_eq!(after["port"], before["port"]);
+
+    // Records that are there are not thrown away by mistake.
+    assert!(rig.stop_controller().success());
+    let has_records = recover(&rig, &["--without-records"]);
+    assert_eq!(has_records.code, 1, "{has_records:?}");
+    assert!(
+        has_records.stderr.contains("leave --without-records out"),
+        "{has_records:?}"
+    );
 }
 
 #[test]

@@ -36,6 +36,24 @@ fn an_unknown_key_is_refused_with_the_nearest_one() {
 }
 
 #[test]
+fn a_filter_that_is_none_is_refused_and_a_missing_java_is_told() {
+    let rig = Rig::new();
+    for role in ["controller", "daemon"] {
+        let file = rig.write("filter.toml", "[log]\nfilter = \"loud=maybe=yes\"\n");
+        let ran = run(&["config", "check", role, file.to_str().unwrap()]);
+        assert_eq!(ran.code, 64, "{ran:?}");
+        assert!(ran.error().contains("log.filter \"loud=maybe=yes\""), "{ran:?}");
+    }
+    let file = rig.write("java.toml", "[runtime]\njava = \"/nowhere/java\"\n");
+    let ran = run(&["config", "check", "daemon", file.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stderr.contains("warning: ") && ran.stderr.contains("/nowhere/java"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn the_environment_is_checked_like_the_file() {
     let rig = Rig::new();
     let folder = rig.path("controller");
