@@ -51,6 +51,7 @@ pub mod console;
 pub mod control;
 pub mod durable;
 pub mod enrolment;
+mod files;
 mod foreign;
 pub mod health;
 pub mod node;

@@ -40,6 +40,7 @@ use tokio::task::JoinHandle;
 use crate::config::DaemonConfig;
 use crate::console::Retention;
 use crate::enrolment::{self, EnrolmentFailure};
+use crate::files::InstanceFiles;
 use crate::health::{Health, HealthServer};
 use crate::preparation::{self, DownloadLimits, Preparer, Runtime, find_java};
 use crate::process::descriptors::{self, Raised};
@@ -203,7 +204,7 @@ impl Daemon {
         let spool = CrashSpool::open(spool_folder.clone()).map_err(file(spool_folder.clone()))?;
         let pending = spool.pending().map_err(file(spool_folder))?;
 
-        let host = Host::new(instances_dir, config.resources.max_memory_mb);
+        let host = Host::new(instances_dir.clone(), config.resources.max_memory_mb);
         let java = find_java(config.runtime.java.as_deref(), |key| std::env::var(key).ok());
         if let Err(error) = &java {
             tracing::warn!("{error}");
@@ -268,6 +269,7 @@ impl Daemon {
             spool,
             memory,
             host,
+            InstanceFiles::new(instances_dir),
             dialled,
         );
         for instance in &adopted {

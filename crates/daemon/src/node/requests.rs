@@ -4,10 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prexorcloud_proto::{
-    CacheStatus, ErrorReport, InstanceFileContent, InstanceFileTree, ModuleStateUpdate, controller_message,
-    daemon_message,
-};
+use prexorcloud_proto::{CacheStatus, ErrorReport, ModuleStateUpdate, controller_message, daemon_message};
 
 /// The answer to a request, if there is one
 pub(super) fn answer(
@@ -16,7 +13,6 @@ pub(super) fn answer(
 ) -> Option<daemon_message::Payload> {
     use controller_message::Payload as Request;
     use daemon_message::Payload as Answer;
-    const FILES: &str = "NOT_SUPPORTED";
     Some(match request {
         Request::RequestCacheStatus(_) => Answer::CacheStatus(Box::new(CacheStatus {
             total_size_bytes: cached_bytes,
@@ -30,16 +26,6 @@ pub(super) fn answer(
         Request::ModuleUninstall(uninstall) => {
             Answer::ModuleStateUpdate(module_state(uninstall.module_id, "UNLOADED", ""))
         }
-        Request::WalkInstanceFiles(walk) => Answer::InstanceFileTree(InstanceFileTree {
-            request_id: walk.request_id,
-            error: FILES.to_owned(),
-            ..InstanceFileTree::default()
-        }),
-        Request::ReadInstanceFile(read) => Answer::InstanceFileContent(InstanceFileContent {
-            request_id: read.request_id,
-            error: FILES.to_owned(),
-            ..InstanceFileContent::default()
-        }),
         Request::PreWarmCache(_) => Answer::ErrorReport(ErrorReport {
             error_code: "PRE_WARM_NOT_SUPPORTED".to_owned(),
             error_message: "this daemon downloads runtimes when they are needed".to_owned(),

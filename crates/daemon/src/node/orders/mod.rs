@@ -15,26 +15,31 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{CrashReport, ErrorReport, daemon_message};
+use prexorcloud_proto::{CrashReport, ErrorReport, controller_message, daemon_message};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::hosted::HostedInstance;
 use prexorcloud_protocol::node::daemon::{self as machine, DaemonNode, DaemonNodeConfig};
-use prexorcloud_protocol::session::error_code;
+use prexorcloud_protocol::session::{Class, error_code};
 use prexorcloud_protocol::{DaemonEvent, DaemonOutcome, DaemonSession, Incarnation, InstanceId, SendError};
 use prexorcloud_transport::{SessionHandle, SessionHandler, Target, due};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::timeout;
 
 use super::crashes::CrashSpool;
 use super::host::Host;
 use super::memory::{Memory, Written};
 use super::{Finished, requests};
 use crate::control::ExitCause;
+use crate::files::{Asked, InstanceFiles};
 use crate::preparation::{Prepared, Preparer};
 use crate::supervisor::{Adopted, CommandError, Event, Exit, Found, Receiver, StopReason, Supervisor};
 
 use tasks::{Done, Running};
+
+/// How long an answer that takes much room may wait for it; the controller has given it up then
+const ANSWER_LEAVES_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) struct Orders {
     node: DaemonNode<Box<Prepared>>,
@@ -44,6 +49,7 @@ pub(super) struct Orders {
     spool: CrashSpool,
     memory: Memory,
     host: Host,
+    files: InstanceFiles,
     dialled: Arc<Mutex<Option<Target>>>,
     api_port: u16,
     tasks: JoinSet<Done>,
@@ -99,6 +105,7 @@ impl Orders {
         spool: CrashSpool,
         memory: Memory,
         host: Host,
+        files: InstanceFiles,
         dialled: Arc<Mutex<Option<Target>>>,
     ) -> Self {
         let (events, learned) = reports;
@@ -112,6 +119,7 @@ impl Orders {
             spool,
             memory,
             host,
+            files,
             dialled,
             api_port: 0,
             tasks: JoinSet::new(),
@@ -160,7 +168,7 @@ impl Orders {
                 let _ = self.idle(&session).await;
             }
         };
-        if tokio::time::timeout(within, taking).await.is_err() {
+        if timeout(within, taking).await.is_err() {
             tracing::warn!("how instances have ended is not known yet, and is told later");
         }
     }
@@ -189,6 +197,12 @@ impl Orders {
                 instance,
                 incarnation,
             }) => self.supervisor.plugin_ready(instance, incarnation),
+            Some(DaemonEvent::Request(controller_message::Payload::WalkInstanceFiles(asked))) => {
+                self.look_at_files(Asked::Walk(*asked));
+            }
+            Some(DaemonEvent::Request(controller_message::Payload::ReadInstanceFile(asked))) => {
+                self.look_at_files(Asked::Read(*asked));
+            }
             Some(DaemonEvent::Request(request)) => {
                 let cached = self.preparer.cached_bytes();
                 if let Some(answer) = requests::answer(request, cached) {
@@ -328,6 +342,26 @@ impl Orders {
                 self.node.handle_exited(now, ended(*exit));
             }
         }
+    }
+
+    /// Answers when the disk has; who asks on a stream that is over meanwhile waits for nothing
+    fn look_at_files(&self, asked: Asked) {
+        let (files, session) = (self.files.clone(), self.session.clone());
+        tokio::spawn(async move {
+            let mut answer = Some(files.answer(asked).await);
+            let bytes = answer.as_ref().map_or(0, daemon_message::Payload::encoded_len);
+            let sent = session.wait_for(|session, _| {
+                let can_be_sent = session.has_room(Class::Bulk, bytes) || !session.is_established();
+                can_be_sent.then(|| answer.take().map(|answer| session.send(answer)))
+            });
+            match timeout(ANSWER_LEAVES_WITHIN, sent).await {
+                Ok(Some(Some(Err(error)))) => {
+                    tracing::debug!(%error, "an answer about files was not sent");
+                }
+                Ok(_) => {}
+                Err(_) => tracing::debug!("an answer about files was not sent, since the stream is full"),
+            }
+        });
     }
 
     fn send(&self, payload: daemon_message::Payload) {
