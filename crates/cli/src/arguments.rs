@@ -285,6 +285,9 @@ pub enum InstanceCommand {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Looks at the files of a server, on the disk of its node
+    #[command(subcommand)]
+    Files(FilesCommand),
     /// Says that a server is ready, where neither its console nor a plugin can
     Ready {
         /// The instance
@@ -296,6 +299,39 @@ pub enum InstanceCommand {
         /// The instance
         #[arg(value_parser = id)]
         id: String,
+    },
+}
+
+/// `prexorctl instance files`
+#[derive(Debug, Subcommand)]
+pub enum FilesCommand {
+    /// Lists files and folders; a folder with very many entries is one line with their sum
+    Ls {
+        /// The instance
+        #[arg(value_parser = id)]
+        id: String,
+        /// Only what is in this folder, config for example
+        folder: Option<String>,
+        /// At most so many
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(i32).range(1..=131_072))]
+        limit: i32,
+        /// So many folders deep
+        #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(i32).range(1..=64))]
+        depth: i32,
+    },
+    /// Prints a file
+    Cat {
+        /// The instance
+        #[arg(value_parser = id)]
+        id: String,
+        /// The file, from the folder of the instance: server.properties, logs/latest.log
+        path: String,
+        /// At most so many bytes
+        #[arg(long, default_value_t = 1_048_576, value_parser = clap::value_parser!(i32).range(1..=1_048_576))]
+        bytes: i32,
+        /// The end of a longer file, not its beginning
+        #[arg(long)]
+        tail: bool,
     },
 }
 

@@ -5,12 +5,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use prexorcloud_proto::{InstanceFileContent, InstanceFileTree, ReadInstanceFile, WalkInstanceFiles};
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId, NodeId, instance::State};
 use tokio::sync::OnceCell;
 
 use crate::{
     inventory::{Inventory, Outline},
-    nodes::{CommandResult, NodeSummary, NodeView, Nodes, OrderError, StartOrder, StopAnswer, Vitals},
+    nodes::{
+        CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, Nodes, OrderError, StartOrder,
+        StopAnswer, Vitals,
+    },
     store::StoreError,
     wall_clock::now_millis,
 };
@@ -236,6 +240,42 @@ impl Fleet {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What is in the folder of an instance; what is 0 is up to the daemon
+    pub(crate) async fn walk_files(
+        &self,
+        instance: InstanceId,
+        limits: WalkInstanceFiles,
+    ) -> Result<InstanceFileTree, OrderError> {
+        let record = self.recorded(instance).await?;
+        let asked = WalkInstanceFiles {
+            group: group_of(&record)?,
+            instance_id: instance.to_string(),
+            ..limits
+        };
+        match self.nodes.files(record.node, FilesAsked::Walk(asked)).await? {
+            FilesAnswer::Tree(tree) => Ok(tree),
+            FilesAnswer::Content(_) => Err(OrderError::Silent),
+        }
+    }
+
+    /// What is in a file of an instance
+    pub(crate) async fn read_file(
+        &self,
+        instance: InstanceId,
+        what: ReadInstanceFile,
+    ) -> Result<InstanceFileContent, OrderError> {
+        let record = self.recorded(instance).await?;
+        let asked = ReadInstanceFile {
+            group: group_of(&record)?,
+            instance_id: instance.to_string(),
+            ..what
+        };
+        match self.nodes.files(record.node, FilesAsked::Read(asked)).await? {
+            FilesAnswer::Content(content) => Ok(content),
+            FilesAnswer::Tree(_) => Err(OrderError::Silent),
+        }
+    }
+
     /// Somebody who knows says that the instance is ready
     pub(crate) async fn ready(&self, instance: InstanceId) -> Result<(), OrderError> {
         let record = self.recorded(instance).await?;
@@ -314,4 +354,12 @@ fn by_load(nodes: &Nodes) -> Vec<NodeId> {
     });
     ready.sort_unstable();
     ready.into_iter().map(|(_, _, node)| node).collect()
+}
+
+/// Where the daemon has the files of an instance depends on its group
+fn group_of(record: &Outline) -> Result<String, OrderError> {
+    let group = record.group.as_ref();
+    group
+        .map(ToString::to_string)
+        .ok_or_else(|| OrderError::Conflict("the group of this instance is not known".to_owned()))
 }

@@ -16,7 +16,7 @@ use crate::resource::{Crash, Instance, Outcome};
 use crate::settings::without_mark;
 
 use super::node::has_ended;
-use super::{Sight, console, more, query, wait_for};
+use super::{Sight, console, files, more, query, wait_for};
 
 /// How long the reason of an end may take to follow it
 const REASON_WITHIN: Duration = Duration::from_secs(5);
@@ -65,6 +65,7 @@ pub(super) async fn run(command: InstanceCommand, client: &Client, output: &Outp
         }
         InstanceCommand::Attach(arguments) => console::run(&arguments, true, client, output).await,
         InstanceCommand::Exec { id, words } => exec(&id, &words.join(" "), client, output).await,
+        InstanceCommand::Files(command) => files::run(command, client, output).await,
         InstanceCommand::Ready { id } => {
             let answer = client
                 .post::<Outcome>(&["instances", &id, "ready"], &[], None)

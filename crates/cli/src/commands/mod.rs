@@ -3,6 +3,7 @@
 mod audit;
 mod console;
 mod crash;
+mod files;
 mod instance;
 mod node;
 mod token;

@@ -37,7 +37,7 @@ struct Body {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
             code,
@@ -126,6 +126,7 @@ impl From<OrderError> for ApiError {
             }
             OrderError::Invalid(_) | OrderError::Unsuitable(_) => Self::invalid(message),
             OrderError::Busy | OrderError::Unanswered => Self::unavailable(message),
+            OrderError::Silent => Self::new(StatusCode::SERVICE_UNAVAILABLE, "TIMEOUT", message),
             OrderError::Store(error) => error.into(),
         }
     }

@@ -448,7 +448,7 @@ pub(super) async fn command(
 }
 
 /// Leaves a trace of what was done; it is done even if that fails
-async fn note(api: &Api, actor: &str, action: &str, target: &str, detail: &str) {
+pub(super) async fn note(api: &Api, actor: &str, action: &str, target: &str, detail: &str) {
     let entry = audit::entry(actor, action, target, detail);
     if let Err(error) = api.store.txn(Txn::new().put_record(&entry)).await {
         tracing::error!(%error, actor, action, target, "an action could not be noted in the audit log");

@@ -11,6 +11,7 @@ mod connections;
 mod console;
 mod crashes;
 mod error;
+mod files;
 mod instances;
 mod json;
 mod metrics;
@@ -86,6 +87,8 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/instances/{id}/ready", post(instances::ready))
         .route("/instances/{id}/command", post(instances::command))
         .route("/instances/{id}/console", get(console::stream))
+        .route("/instances/{id}/files", get(files::list))
+        .route("/instances/{id}/files/content", get(files::content))
         .route("/crashes", get(crashes::list))
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))

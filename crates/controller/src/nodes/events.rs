@@ -127,6 +127,7 @@ impl Node {
         self.awaiting_shutdown.clear();
         // They were for the stream before.
         self.give_up_typed(BROKEN);
+        self.give_up_files();
         self.with_view(|shared| {
             shared.heard_at_ms = view.since_ms;
             shared.session = Some(view);
@@ -156,6 +157,7 @@ impl Node {
         tracing::info!(node = %self.id, %outcome, "the node's session ended");
         self.awaiting_shutdown.clear();
         self.give_up_typed(BROKEN);
+        self.give_up_files();
         self.with_view(|view| view.session = None);
         let seen = self.change_record(|record| record.last_seen_ms = now_millis());
         if let Err(error) = seen.await {

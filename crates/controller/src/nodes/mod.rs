@@ -16,6 +16,7 @@ mod commits;
 mod crashes;
 mod drain;
 mod events;
+mod files;
 mod order;
 mod pacing;
 mod plugins;
@@ -31,6 +32,7 @@ mod view;
 pub(crate) use self::{
     acceptor::StreamAcceptor,
     crashes::{prune as prune_crashes, summarise_all as summarise_crashes},
+    files::{FilesAnswer, FilesAsked},
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
     starts::{file_name, is_live, is_path},

@@ -15,7 +15,9 @@ use prexorcloud_protocol::{
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
-use super::{NodeSummary, pacing::Turn, task::Node, typed::CommandResult, view::StreamNotes};
+use super::{
+    FilesAnswer, FilesAsked, NodeSummary, pacing::Turn, task::Node, typed::CommandResult, view::StreamNotes,
+};
 use crate::store::StoreError;
 
 /// Where an answer goes; nobody may be waiting for it any more
@@ -90,7 +92,11 @@ pub(super) enum NodeRequest {
         reason: String,
         reply: Reply<oneshot::Receiver<ShutdownNodeAck>>,
     },
-    /// Delete the record of a node that is away and has no instances any more
+    /// Ask about the files of an instance; the answer is the receiver of the daemon's
+    Files {
+        asked: FilesAsked,
+        reply: Reply<oneshot::Receiver<FilesAnswer>>,
+    },
     /// End the present session
     Close {
         close: Close,
@@ -107,6 +113,7 @@ impl NodeRequest {
             Self::Drain { reply, .. } | Self::GiveUpAll { reply } => reply.is_closed(),
             Self::Cordon { reply, .. } | Self::Undrain { reply } => reply.is_closed(),
             Self::ShutDown { reply, .. } => reply.is_closed(),
+            Self::Files { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
@@ -215,6 +222,7 @@ impl Node {
             NodeRequest::Retire { reply } => answer(reply, self.retire().await),
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
+            NodeRequest::Files { asked, reply } => answer(reply, self.ask_about_files(asked)),
             NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
@@ -355,6 +363,8 @@ pub(crate) enum OrderError {
     Busy,
     #[error("no answer in time; the order may still be carried out, so look before it is repeated")]
     Unanswered,
+    #[error("the node's daemon did not answer in time")]
+    Silent,
     #[error(transparent)]
     Store(#[from] StoreError),
 }

@@ -14,7 +14,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    CommandResult, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
+    CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
+    files::ANSWERED_WITHIN,
     order::{NodeRequest, Reply},
     plugins,
     task::Node,
@@ -226,6 +227,18 @@ impl Nodes {
             Err(_) => Ok(CommandResult::Unconfirmed(
                 "the node's daemon did not say so in time",
             )),
+        }
+    }
+
+    /// What the daemon says about the files of an instance
+    pub(crate) async fn files(&self, node: NodeId, asked: FilesAsked) -> Result<FilesAnswer, OrderError> {
+        let answer = self
+            .ask(node, |reply| NodeRequest::Files { asked, reply })
+            .await?;
+        match tokio::time::timeout(ANSWERED_WITHIN, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(OrderError::NotConnected),
+            Err(_) => Err(OrderError::Silent),
         }
     }
 

@@ -3,13 +3,21 @@
 use prexorcloud_proto::{ErrorReport, EventSubscribe, TemplateRequest};
 use prexorcloud_protocol::session::controller::DaemonRequest;
 
-use super::task::Node;
+use super::{files::FilesAnswer, task::Node};
 
 impl Node {
     pub(super) fn handle_request(&mut self, request: DaemonRequest) {
         match request {
             DaemonRequest::Template(request) => self.refuse_template(request),
             DaemonRequest::EventSubscribe(subscribe) => self.refuse_subscription(&subscribe),
+            DaemonRequest::FileTree(tree) => {
+                let request_id = tree.request_id.clone();
+                self.handle_files(&request_id, FilesAnswer::Tree(tree));
+            }
+            DaemonRequest::FileContent(content) => {
+                let request_id = content.request_id.clone();
+                self.handle_files(&request_id, FilesAnswer::Content(content));
+            }
             // Answers to what nothing here asks for, and a subscription's end, which never began.
             other => {
                 tracing::debug!(node = %self.id, request = name_of(&other), "nothing here serves what the daemon asks");
@@ -60,8 +68,6 @@ fn name_of(request: &DaemonRequest) -> &'static str {
         DaemonRequest::Module(_) => "module state",
         DaemonRequest::EventSubscribe(_) => "event subscription",
         DaemonRequest::EventUnsubscribe(_) => "end of an event subscription",
-        DaemonRequest::FileTree(_) => "file tree",
-        DaemonRequest::FileContent(_) => "file content",
         _ => "other",
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     NodeContext, NodeView,
     drain::drain_of,
+    files::Asked,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
     starts::is_live,
@@ -52,6 +53,8 @@ pub(super) struct Node {
     pub(super) orders: u64,
     pub(super) typed: Typed,
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
+    /// Who waits for answers about files
+    pub(super) asked: Asked,
     /// Streams whose end the machine has not heard of yet, one end each
     pub(super) ended: Vec<(StreamId, ControllerOutcome)>,
     /// As of which change others see what instances wait for
@@ -72,6 +75,7 @@ impl Node {
             orders: 0,
             typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
+            asked: Asked::default(),
             ended: Vec::new(),
             shown_waiting: None,
         }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod bootstrap;
+mod files;
 mod http;
 mod instances;
 mod kill;

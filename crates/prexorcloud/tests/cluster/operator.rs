@@ -74,3 +74,59 @@ fn exit_codes_tell_what_was_wrong() {
     rig.stop_controller();
     assert_eq!(rig.ctl(&["node", "list"]).code, 5);
 }
+
+#[test]
+fn an_operator_looks_at_the_files_of_a_server() {
+    let rig = Rig::with_node();
+    rig.start_standin("lobby-1");
+    rig.command("lobby-1", "say hello", "[Server] hello");
+    let folder = rig.path("daemon/instances/lobby/lobby-1");
+    std::fs::create_dir_all(folder.join("config")).unwrap();
+    std::fs::write(folder.join("config/motd.txt"), "gr\u{fc}\u{df} dich\n").unwrap();
+    std::fs::write(folder.join("world.dat"), [0xff, 0xfe, 0]).unwrap();
+    std::os::unix::fs::symlink("/etc", folder.join("outside")).unwrap();
+
+    let tree = rig
+        .ctl(&["instance", "files", "ls", "lobby-1", "-o", "json"])
+        .json();
+    let entries = tree["entries"].as_array().unwrap();
+    let of = |path: &str| entries.iter().find(|entry| entry["path"] == path).cloned();
+    assert_eq!(of("world.dat").unwrap()["sizeBytes"], 3, "{tree}");
+    assert_eq!(of("config").unwrap()["isDir"], true);
+    assert_eq!(of("outside").unwrap()["isDir"], false);
+    assert!(of("outside/passwd").is_none());
+    let shown = rig.ctl(&["instance", "files", "ls", "lobby-1", "config"]);
+    assert!(
+        shown.stdout.contains("config/motd.txt") && !shown.stdout.contains("world.dat"),
+        "{shown:?}"
+    );
+
+    let text = rig.ctl(&["instance", "files", "cat", "lobby-1", "config/motd.txt"]);
+    assert_eq!(
+        (text.code, text.stdout.as_str()),
+        (0, "gr\u{fc}\u{df} dich\n"),
+        "{text:?}"
+    );
+    let cut = rig.ctl(&[
+        "instance",
+        "files",
+        "cat",
+        "lobby-1",
+        "config/motd.txt",
+        "--bytes",
+        "3",
+    ]);
+    assert_eq!(cut.stdout, "gr", "{cut:?}");
+    assert!(cut.stderr.contains("beginning of 12 bytes"), "{cut:?}");
+    let bytes = rig.ctl(&["instance", "files", "cat", "lobby-1", "world.dat", "-o", "json"]);
+    assert_eq!(bytes.json()["content"], "//4A");
+    for (path, code) in [
+        ("outside/passwd", 1),
+        ("../../secret", 1),
+        ("missing", 4),
+        ("config", 1),
+    ] {
+        let refused = rig.ctl(&["instance", "files", "cat", "lobby-1", path]);
+        assert_eq!(refused.code, code, "{refused:?}");
+    }
+}
