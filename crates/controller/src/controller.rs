@@ -207,11 +207,12 @@ impl Foundation {
                 true => Authority::load_or_create(folder, &policy, SystemTime::now())?.0,
                 false => Authority::load(folder, &policy)?,
             };
+            lineage.require_signer(&known, authority.fingerprint())?;
             Ok::<_, StartError>((lineage, authority, sealing))
         });
         let (lineage, authority, sealing) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let (lineage, authority) = (Arc::new(lineage), Arc::new(authority));
-        let epoch = lineage.next_epoch(&*store).await?;
+        let epoch = lineage.next_epoch(&*store, authority.fingerprint()).await?;
         let access = AccessTokens::new(Arc::clone(&store));
         let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {
             admin_token_file: config.data_dir.join(ADMIN_TOKEN_FILE),

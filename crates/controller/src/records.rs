@@ -27,6 +27,9 @@ pub struct ControllerRecord {
     /// The node that reported it
     #[prost(string, tag = "5")]
     pub fence_node: String,
+    /// The fingerprint of the authority that every certificate of this cluster is signed by; empty until a start has noted it
+    #[prost(string, tag = "6")]
+    pub authority: String,
 }
 
 impl Record for ControllerRecord {

@@ -17,7 +17,7 @@
 //! ran, and is sent again. A peer that does not (the Java daemon) may have launched it, and forgets everything when it
 //! dies while its servers run on: there it is lost, because a second copy of a live server is worse than none.
 //!
-//! An id that is listed twice is judged by the latest incarnation; an unsafe id is ignored, as nothing could ever be
+//! An id that is listed twice is judged by the latest incarnation, and within it by what lives; an unsafe id is ignored, as nothing could ever be
 //! done about it, and so is an incarnation above [`Incarnation::MAX_LISTED`]: believing it would leave no room for the
 //! next start of the id.
 //!
@@ -114,7 +114,9 @@ pub enum OrphanReason {
 pub enum Ignored {
     /// Its id is no safe name.
     UnsafeId,
-    /// The same id is listed with a later incarnation, or once more.
+    /// The same id is listed with a later incarnation.
+    Earlier,
+    /// The same incarnation of an id is listed once more; what lives counts.
     Duplicate,
     /// It names an incarnation above [`Incarnation::MAX_LISTED`] that was never ordered here.
     Incarnation,
@@ -263,10 +265,11 @@ impl Action {
 
 /// An entry of the daemon's list, with the parts that make sense
 ///
-/// The order decides between two entries of one id: the latest incarnation, then the latest state.
+/// The order decides between two entries of one id: the latest incarnation, then what lives, then the latest state.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
     incarnation: Incarnation,
+    is_alive: bool,
     state: Option<State>,
     port: u16,
     group: Option<GroupName>,
@@ -275,20 +278,18 @@ struct Listed {
 impl Listed {
     fn of(entry: &RunningInstance, policy: &ReconcilePolicy) -> Self {
         let incarnation = Incarnation::new(entry.incarnation);
+        let state = State::try_from(entry.state).ok();
         Self {
+            is_alive: state.is_none_or(|state| !state.is_terminal()),
             incarnation: if policy.peer.names_incarnations {
                 incarnation
             } else {
                 Incarnation::UNKNOWN
             },
-            state: State::try_from(entry.state).ok(),
+            state,
             port: u16::try_from(entry.port).unwrap_or_default(),
             group: GroupName::new(&entry.group).ok(),
         }
-    }
-
-    fn is_alive(&self) -> bool {
-        self.state.is_none_or(|state| !state.is_terminal())
     }
 }
 
@@ -316,6 +317,7 @@ pub fn plan(known: &[KnownInstance], reported: &[RunningInstance], policy: &Reco
         subjects.entry(known.instance).or_default().0 = Some(known);
     }
     let mut chosen: BTreeMap<InstanceId, usize> = BTreeMap::new();
+    let mut outdone: Vec<(InstanceId, usize, Listed)> = Vec::new();
     for (index, entry) in reported.iter().enumerate() {
         let Ok(instance) = InstanceId::new(&entry.instance_id) else {
             planner.actions.push(Action::Ignore {
@@ -337,18 +339,22 @@ pub fn plan(known: &[KnownInstance], reported: &[RunningInstance], policy: &Reco
             continue;
         }
         let slot = &mut subjects.entry(instance).or_default().1;
-        let ignored = if slot.is_none_or(|other| listed > other) {
+        let before = *slot;
+        if before.is_none_or(|other| listed > other) {
             *slot = Some(listed);
-            chosen.insert(instance, index)
+            let left = chosen.insert(instance, index);
+            outdone.extend(left.zip(before).map(|(index, other)| (instance, index, other)));
         } else {
-            Some(index)
-        };
-        if let Some(index) = ignored {
-            planner.actions.push(Action::Ignore {
-                index,
-                problem: Ignored::Duplicate,
-            });
+            outdone.push((instance, index, listed));
         }
+    }
+    for (instance, index, listed) in outdone {
+        let chosen = subjects.get(&instance).and_then(|(_, chosen)| *chosen);
+        let problem = match chosen {
+            Some(chosen) if chosen.incarnation == listed.incarnation => Ignored::Duplicate,
+            _ => Ignored::Earlier,
+        };
+        planner.actions.push(Action::Ignore { index, problem });
     }
     for (instance, subject) in subjects {
         match subject {
@@ -365,7 +371,7 @@ impl Planner<'_> {
     fn both(&mut self, known: &KnownInstance, listed: Listed) {
         match Age::of(listed.incarnation, known.incarnation) {
             Age::Older => {
-                if listed.is_alive() {
+                if listed.is_alive {
                     self.stop_orphan(known.instance, listed, OrphanReason::Superseded, false);
                 } else {
                     self.rest(known.instance, Rest::Ended, false, true);
@@ -373,7 +379,7 @@ impl Planner<'_> {
                 self.unlisted(known);
             }
             Age::Newer => {
-                if listed.is_alive() {
+                if listed.is_alive {
                     self.unknown(known.instance, listed, Some(known));
                 } else {
                     self.rest(known.instance, Rest::Ended, false, true);
@@ -392,19 +398,19 @@ impl Planner<'_> {
                 && known.desired == Desired::Run
                 && listed.state != Some(State::Scheduled)
                 && !self.elsewhere.contains(&instance);
-            if listed.is_alive() && taken_back {
+            if listed.is_alive && taken_back {
                 self.actions.push(Action::Update {
                     instance,
                     state: self.believed(listed),
                     port: listed.port,
                 });
-            } else if listed.is_alive() {
+            } else if listed.is_alive {
                 self.stop_orphan(instance, listed, OrphanReason::Ended, false);
                 self.rest(instance, Rest::Ended, true, false);
             } else {
                 self.rest(instance, Rest::Ended, true, true);
             }
-        } else if !listed.is_alive() {
+        } else if !listed.is_alive {
             let state = listed.state.unwrap_or(State::Stopped);
             self.actions.push(Action::Update {
                 instance,
@@ -448,7 +454,7 @@ impl Planner<'_> {
     /// A listed instance that is not known here, or only as an earlier incarnation.
     fn unknown(&mut self, instance: InstanceId, listed: Listed, earlier: Option<&KnownInstance>) {
         let reason = match listed.group {
-            _ if !listed.is_alive() => None,
+            _ if !listed.is_alive => None,
             _ if self.elsewhere.contains(&instance) => Some(OrphanReason::OnAnotherNode),
             None => Some(OrphanReason::InvalidGroup),
             Some(group)
@@ -468,7 +474,7 @@ impl Planner<'_> {
                     self.superseded(known);
                 }
             }
-            (None, Some(group)) if listed.is_alive() => {
+            (None, Some(group)) if listed.is_alive => {
                 let state = self.believed(listed);
                 let Listed {
                     incarnation, port, ..

@@ -385,10 +385,37 @@ fn unsafe_ids_and_duplicates_are_ignored_and_say_where_they_stood() {
         .collect();
     let expected = [
         (0, Ignored::UnsafeId),
-        (1, Ignored::Duplicate),
+        (1, Ignored::Earlier),
         (3, Ignored::Duplicate),
     ];
     assert_eq!(ignored, BTreeMap::from(expected));
+}
+
+#[test]
+fn what_is_listed_twice_lives_if_one_of_them_does() {
+    for ended in [State::Stopped, State::Crashed] {
+        let mut entries = vec![listed(5, State::Running), listed(5, ended)];
+        for _ in 0..2 {
+            let actions = plan(&[known(State::Running, Desired::Run)], &entries, &rust_peer());
+            let is_fault = |action: &&Action| {
+                matches!(
+                    action,
+                    Action::Ignore {
+                        problem: Ignored::Duplicate,
+                        ..
+                    }
+                )
+            };
+            assert_eq!(actions.iter().filter(is_fault).count(), 1, "{actions:?}");
+            assert!(
+                actions
+                    .iter()
+                    .any(|action| matches!(action, Action::LeaveAlone { .. })),
+                "{actions:?}"
+            );
+            entries.reverse();
+        }
+    }
 }
 
 fn names() -> impl Strategy<Value = &'static str> {

@@ -139,8 +139,8 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "log.filter",
         Kind::Text,
-        "\"info\"",
-        "Log filter, for instance \"info,prexorcloud_controller=debug\".",
+        "\"info,h2=error\"",
+        "Log filter, for instance \"info,h2=error,prexorcloud_controller=debug\"; h2 warns of each connection that a stranger breaks off.",
     ),
     key("log.format", Kind::Text, "\"text\"", "\"text\" or \"json\"."),
 ];

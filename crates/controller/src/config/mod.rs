@@ -178,7 +178,7 @@ impl Default for ControllerConfig {
             },
             crashes: CrashConfig { keep: 500 },
             log: LogConfig {
-                filter: "info".to_owned(),
+                filter: "info,h2=error".to_owned(),
                 format: LogFormat::Text,
             },
         }

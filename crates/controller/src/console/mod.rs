@@ -165,20 +165,31 @@ impl Rings {
         }
     }
 
-    /// Lets the largest consoles of a node give up their older half, until all of them are small enough together
+    /// Where the consoles of a node are too large together, lets the largest give up their older half until there is room
+    /// for some time
     fn bound(&mut self, node: NodeId) {
-        while self.bytes.get(&node).is_some_and(|held| *held > NODE_BYTES) {
-            let of_node = self
-                .by_instance
-                .iter()
-                .filter(|(_, place)| place.node == Some(node));
-            let largest = of_node.max_by_key(|(_, place)| place.bytes);
-            let Some((instance, ring)) = largest.map(|(instance, place)| (instance.clone(), &place.ring))
-            else {
+        let is_over = |rings: &Self, most| rings.bytes.get(&node).is_some_and(|held| *held > most);
+        if !is_over(self, NODE_BYTES) {
+            return;
+        }
+        // Looked through once for many lines: a node may have thousands of consoles.
+        let of_node = self
+            .by_instance
+            .iter()
+            .filter(|(_, place)| place.node == Some(node));
+        let mut consoles: Vec<_> = of_node
+            .map(|(instance, place)| (place.bytes, instance.clone()))
+            .collect();
+        consoles.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, instance) in consoles.iter().cycle() {
+            if !is_over(self, NODE_BYTES / 4 * 3) {
+                return;
+            }
+            let Some(place) = self.by_instance.get(instance) else {
                 return;
             };
-            let bytes = ring.halve();
-            self.note(&instance, Some(node), bytes);
+            let bytes = place.ring.halve();
+            self.note(instance, Some(node), bytes);
         }
     }
 }

@@ -29,6 +29,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests under way may take at the end
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Bytes of a request's head, and of what is read ahead of its body: whoever has not finished a head holds no more
+const MAX_HEAD_BYTES: usize = 16 * 1024;
+
 /// Wait after a failed accept: the process is out of file descriptors, and trying at once makes it worse
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -118,6 +121,7 @@ impl HttpServer {
                 let mut http = http1::Builder::new();
                 http.timer(TokioTimer::new())
                     .header_read_timeout(IDLE_TIMEOUT)
+                    .max_buf_size(MAX_HEAD_BYTES)
                     .max_headers(64);
                 let is_answering = Arc::default();
                 let socket = Socket::new(stream, Arc::clone(&is_answering));

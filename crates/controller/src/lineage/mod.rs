@@ -15,6 +15,7 @@
 //! | some | there | none | an earlier release: the mark is made |
 //! | some | there | of another cluster | [`LineageError::Foreign`] |
 //! | some | there | further than they are | [`LineageError::RecordsOld`] |
+//! | some | another than they name | any | [`LineageError::AnotherAuthority`] |
 //!
 //! That a whole folder is older than the daemons' memory shows only when one of them answers `STALE_EPOCH`; then the log
 //! says so. [`recover`] is the one way past all of these, and an operator's decision.
@@ -30,7 +31,10 @@ use std::{
 };
 
 use prexorcloud_protocol::Epoch;
-use prexorcloud_security::files::{self, FileError};
+use prexorcloud_security::{
+    certificate::Fingerprint,
+    files::{self, FileError},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::mark::{MARK_FILE, Mark};
@@ -100,6 +104,22 @@ pub enum LineageError {
         database: PathBuf,
         /// The authority's folder
         authority: PathBuf,
+    },
+    /// The certificates of this cluster were signed by another authority
+    #[error(
+        "{}/{AUTHORITY_CERTIFICATE} is not the authority that {} names ({found}, it was {named}): every node would refuse this \
+         controller. Restore ca.pem and ca.key from a backup of this cluster",
+        authority.display(), database.display()
+    )]
+    AnotherAuthority {
+        /// The database
+        database: PathBuf,
+        /// The authority's folder
+        authority: PathBuf,
+        /// The fingerprint of what is there
+        found: String,
+        /// The fingerprint that is recorded
+        named: String,
     },
     /// The records are older than the authority's folder
     #[error(
@@ -242,6 +262,24 @@ impl Lineage {
         Ok(at(own, false))
     }
 
+    /// Whether the authority is the one that the records name; those of an earlier release name none
+    pub(crate) fn require_signer(&self, known: &Known, found: Fingerprint) -> Result<(), LineageError> {
+        let named = known
+            .record
+            .as_ref()
+            .map_or("", |known| known.record.authority.as_str());
+        let found = found.to_string();
+        if named.is_empty() || named == found {
+            return Ok(());
+        }
+        Err(LineageError::AnotherAuthority {
+            database: self.folder.with_file_name(STORE_FILE),
+            authority: self.folder.clone(),
+            found,
+            named: named.to_owned(),
+        })
+    }
+
     /// Whether there was no cluster here before
     pub(crate) fn is_first_start(&self) -> bool {
         self.is_first_start
@@ -252,7 +290,11 @@ impl Lineage {
     }
 
     /// Counts this start: daemons obey the highest epoch they have seen
-    pub(crate) async fn next_epoch(&self, store: &dyn Store) -> Result<Epoch, StoreError> {
+    pub(crate) async fn next_epoch(
+        &self,
+        store: &dyn Store,
+        authority: Fingerprint,
+    ) -> Result<Epoch, StoreError> {
         let cluster_id = self.mark().cluster_id;
         let raised = change_record(store, |record| {
             if record.cluster_id.is_empty() {
@@ -260,6 +302,7 @@ impl Lineage {
                 record.created_at_ms = now_millis();
             }
             record.epoch += 1;
+            record.authority = authority.to_string();
         });
         let record = raised.await?;
         self.note(store).await;

@@ -135,14 +135,24 @@ impl Node {
     }
 
     /// Handles the ends of streams, the last that each of them says
-    pub(super) async fn handle_ends(&mut self) {
-        while !self.ended.is_empty() {
-            let (stream, outcome) = self.ended.remove(0);
-            self.handle_end(stream, outcome).await;
+    pub(super) fn handle_ends(&mut self) {
+        for (stream, outcome) in std::mem::take(&mut self.ended) {
+            self.handle_end(stream, outcome);
         }
     }
 
-    async fn handle_end(&mut self, stream: StreamId, outcome: ControllerOutcome) {
+    /// Records when the node was last seen, if that has changed
+    pub(super) async fn note_last_seen(&mut self) {
+        let Some(at_ms) = self.last_seen_ms.take() else {
+            return;
+        };
+        let seen = self.change_record(|record| record.last_seen_ms = at_ms);
+        if let Err(error) = seen.await {
+            tracing::warn!(node = %self.id, %error, "the node's last sight could not be recorded");
+        }
+    }
+
+    fn handle_end(&mut self, stream: StreamId, outcome: ControllerOutcome) {
         let was_current = self.machine.is_current(stream);
         let closed = ControllerEvent::Closed(outcome);
         let Some(ControllerEvent::Closed(outcome)) =
@@ -159,10 +169,7 @@ impl Node {
         self.give_up_typed(BROKEN);
         self.give_up_files();
         self.with_view(|view| view.session = None);
-        let seen = self.change_record(|record| record.last_seen_ms = now_millis());
-        if let Err(error) = seen.await {
-            tracing::warn!(node = %self.id, %error, "the node's last sight could not be recorded");
-        }
+        self.last_seen_ms = Some(now_millis());
     }
 
     /// Does what the machine wants, in its order
@@ -330,7 +337,12 @@ impl Node {
                 ..
             } => {
                 let vitals = Vitals::of(player_count, uptime);
-                if to.is_terminal() {
+                let known = self.machine.roster().get(instance);
+                let may_run =
+                    known.is_some_and(|known| known.is_lost() && known.incarnation() == incarnation);
+                if to.is_terminal() && may_run {
+                    // Its server may still run, and its plugin call until the time of its token is over.
+                } else if to.is_terminal() {
                     self.context.workloads.forget(instance, incarnation);
                 } else if matches!(to, State::Starting | State::Running) {
                     self.context
@@ -363,6 +375,9 @@ impl Node {
             }
             InstanceEvent::NotAdopted { count } => {
                 tracing::warn!(node = %self.id, count, "the node lists more instances that nobody started than a node may bring; these were left alone");
+            }
+            InstanceEvent::Misreported { count } => {
+                tracing::warn!(node = %self.id, count, "the node's list has entries that make no sense, such as one start twice; these were ignored");
             }
             InstanceEvent::Forgotten { instance, .. } => {
                 self.forget_rest(instance);

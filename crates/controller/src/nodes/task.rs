@@ -55,6 +55,8 @@ pub(super) struct Node {
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
     /// Who waits for answers about files
     pub(super) asked: Asked,
+    /// When the node was last seen, until that is recorded
+    pub(super) last_seen_ms: Option<i64>,
     /// Streams whose end the machine has not heard of yet, one end each
     pub(super) ended: Vec<(StreamId, ControllerOutcome)>,
     /// As of which change others see what instances wait for
@@ -76,6 +78,7 @@ impl Node {
             typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
             asked: Asked::default(),
+            last_seen_ms: None,
             ended: Vec::new(),
             shown_waiting: None,
         }
@@ -83,7 +86,13 @@ impl Node {
 
     /// Puts back what was recorded before this controller started
     pub(super) fn restore(&mut self, record: Option<Stored<NodeRecord>>, mut instances: Vec<InstanceRecord>) {
-        instances.retain_mut(|record| self.open_secrets(record));
+        let mut unreadable: Vec<InstanceId> = Vec::new();
+        for record in &mut instances {
+            if !self.open_secrets(record) {
+                secrets::remove(record);
+                unreadable.extend(record.instance_id.parse::<InstanceId>().ok());
+            }
+        }
         // What lives comes first, and what has ended in that order.
         instances.sort_by_key(|record| (!is_live(record), record.updated_at_ms));
         for record in instances.iter_mut().filter(|record| is_live(record)) {
@@ -93,6 +102,11 @@ impl Node {
         for (entry, reason) in self.machine.restore(Instant::now(), entries) {
             let instance = entry.start.instance_id;
             tracing::error!(node = %self.id, instance, %reason, "a recorded instance cannot be restored");
+        }
+        for instance in unreadable {
+            // It never began, and must not begin without what is sealed. Nothing else would ever end it.
+            let order = self.next_order();
+            self.machine.declare_lost(Instant::now(), order, instance);
         }
         let drain = record.as_ref().and_then(|stored| stored.record.drain);
         self.record = record;
@@ -119,10 +133,17 @@ impl Node {
         let stopping = self.context.stopping.clone();
         let mut events = Vec::new();
         loop {
-            self.handle_ends().await;
+            self.handle_ends();
+            self.note_last_seen().await;
             self.work().await;
             self.refresh_view();
             let deadline = self.machine.poll_timeout();
+            let now = Instant::now();
+            if deadline.is_some_and(|deadline| deadline.at <= now) {
+                // Before anything else: a stream that never stops must not put it off.
+                self.machine.handle_timeout(now);
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => break,
@@ -134,7 +155,7 @@ impl Node {
                 () = self.streams.next_events(&mut events) => {
                     for (stream, event) in events.drain(..) {
                         self.handle_event(stream, event);
-                        self.handle_ends().await;
+                        self.handle_ends();
                     }
                 }
                 () = due(deadline) => self.machine.handle_timeout(Instant::now()),

@@ -236,3 +236,21 @@ async fn followers_of_consoles_leave_room_for_everybody_else() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_does_not_end_holds_little() {
+    let cluster = Cluster::start().await;
+    let (status, _) = cluster.get(&format!("/nodes/{}", "x".repeat(8 * 1024))).await;
+    assert_eq!(status, 404, "a long path is one all the same");
+    let mut stream = TcpStream::connect(cluster.http).await.unwrap();
+    let head = format!("GET /api/v1/nodes HTTP/1.1\r\nX-Long: {}", "x".repeat(32 * 1024));
+    // It may be refused before it is written.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let read = within(stream.read_to_end(&mut answer)).await;
+    assert!(
+        read.is_err() || answer.starts_with(b"HTTP/1.1 431"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+}

@@ -625,3 +625,26 @@ async fn the_last_error_quotes_no_credentials() {
         "DOWNLOAD_FAILED: https://***@repo.example/x.jar?token=***: HTTP 404"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_nobody_can_read_any_more_has_ended_and_can_be_deleted() {
+    let mut cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    let body = json!({ "group": "lobby", "jar": JAR, "env": { "PASSWORD": "hunter2" } });
+    assert_eq!(cluster.post("/instances", &body).await.0, 201);
+    let begun = puppet.start().await;
+    puppet.bring_up(&begun).await;
+    cluster.instance_state("lobby-1", "RUNNING").await;
+    assert_eq!(cluster.post("/instances", &body).await.1["id"], "lobby-2");
+    cluster.instance_state("lobby-2", "SCHEDULED").await;
+
+    cluster.stop().await;
+    std::fs::remove_file(cluster.config.data_dir.join("ca/records.key")).unwrap();
+    cluster.restart().await;
+    cluster.instance_state("lobby-2", "CRASHED").await;
+    // What its daemon has taken goes on.
+    assert_eq!(cluster.instance("lobby-1").await["state"], "RUNNING");
+    let (status, answer) = cluster.call("DELETE", "/instances/lobby-2", None).await;
+    assert_eq!(status, 204, "{answer}");
+}

@@ -57,6 +57,11 @@ async fn what_it_did_not_list_when_it_came_back_is_lost_and_the_record_says_that
         "{error}"
     );
     assert_eq!(cluster.get("/crashes").await.1, json!([]));
+    // Its plugin may call on: nothing is known to have ended.
+    let (status, answer) = cluster
+        .plugin("/api/plugin/ready", Some(&start.plugin_token), Some("1"))
+        .await;
+    assert_eq!(status, 200, "{answer}");
     // Its port is the last to be given away.
     let (_, next) = cluster
         .post("/instances", &json!({ "group": "game", "jar": JAR }))

@@ -219,9 +219,9 @@ pub(super) const KEYS: &[Key] = &[
     key(
         "log.filter",
         Kind::Text,
-        "\"info\"",
+        "\"info,h2=error\"",
         "logging.level",
-        "Log filter, for instance \"info,prexorcloud_daemon=debug\".",
+        "Log filter, for instance \"info,h2=error,prexorcloud_daemon=debug\"; h2 warns of each connection that a stranger breaks off.",
     ),
     key("log.format", Kind::Text, "\"text\"", "", "\"text\" or \"json\"."),
     key(

@@ -212,7 +212,7 @@ impl Default for DaemonConfig {
                 max_delay: Duration::from_secs(60),
             },
             log: LogConfig {
-                filter: "info".to_owned(),
+                filter: "info,h2=error".to_owned(),
                 format: LogFormat::Text,
             },
         }

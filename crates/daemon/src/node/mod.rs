@@ -33,7 +33,9 @@ use prexorcloud_protocol::{Capabilities, DaemonSession, InstanceId, InvalidName,
 use prexorcloud_security::files::{DataDirLock, LockError};
 use prexorcloud_security::tls::TlsError;
 use prexorcloud_transport::client::DialError;
-use prexorcloud_transport::{Backoff, DaemonRunner, LinkEvent, RunEnd, SessionHandle, Target, Vital};
+use prexorcloud_transport::{
+    Backoff, DaemonRunner, LinkEvent, RunEnd, SessionHandle, StreamEnd, Target, Vital,
+};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -525,6 +527,11 @@ fn tell(event: LinkEvent, dialled: &Mutex<Option<Target>>, learned: &mpsc::Sende
         }
         LinkEvent::DialFailed { error, .. } => tracing::warn!("{error}; trying again"),
         LinkEvent::StreamOpened { target } => tracing::info!(%target, "controller reached"),
+        LinkEvent::StreamEnded {
+            target,
+            end: StreamEnd::PeerStatus { code, message },
+            error: None,
+        } => tracing::warn!(%target, ?code, said = message, "the controller ended the stream"),
         LinkEvent::StreamEnded { target, end, error } => match error {
             Some(error) => tracing::warn!(%target, %end, %error, "session ended"),
             // Why the session ended is told where it is acted on.

@@ -124,30 +124,48 @@ impl Write for &Sink {
     }
 }
 
-/// The text with every line end and control character in it made visible, but for its last line end
+/// The text with every line end, control character and invisible character in it made visible, but for its last line end
 ///
-/// ESC is left: it is what colours the lines of a terminal, and the formatter has escaped those of others.
+/// Of what begins with ESC only colours are left: they are what the formatter puts into the lines of a terminal. Whatever else
+/// a terminal would obey is somebody else's.
 fn on_one_line(text: &str) -> Cow<'_, str> {
     let (inner, end) = match text.strip_suffix('\n') {
         Some(inner) => (inner, "\n"),
         None => (text, ""),
     };
-    let forges = |character: char| {
-        (character.is_control() && !matches!(character, '\t' | '\u{1b}'))
-            || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
     if !inner.contains(forges) {
         return Cow::Borrowed(text);
     }
     let mut visible = String::with_capacity(text.len() + 16);
-    for character in inner.chars() {
-        match forges(character) {
-            true => visible.extend(character.escape_default()),
-            false => visible.push(character),
+    let mut rest = inner;
+    while let Some(character) = rest.chars().next() {
+        let length = colour(rest).unwrap_or(character.len_utf8());
+        match rest.get(..length) {
+            Some(piece) if piece.ends_with('m') || !forges(character) => visible.push_str(piece),
+            _ => visible.extend(character.escape_default()),
         }
+        rest = rest.get(length..).unwrap_or_default();
     }
     visible.push_str(end);
     Cow::Owned(visible)
+}
+
+fn forges(character: char) -> bool {
+    match character {
+        '\t' => false,
+        character if character.is_control() => true,
+        // Line and paragraph separators, zero width characters, direction changes.
+        '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => true,
+        '\u{2060}'..='\u{206f}' | '\u{061c}' | '\u{feff}' => true,
+        _ => false,
+    }
+}
+
+/// The length of the colour that the text begins with
+fn colour(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|character: char| !matches!(character, '0'..='9' | ';'))?;
+    parameters.get(end..)?.starts_with('m').then_some(2 + end + 1)
 }
 
 impl State {
@@ -247,6 +265,28 @@ mod tests {
         let mut bytes = vec![0; 65_536];
         let read = reader.read(&mut bytes).unwrap();
         String::from_utf8(bytes[..read].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn nothing_but_colours_is_left_for_a_terminal_to_obey() {
+        for (said, shown) in [
+            (
+                "plain, gr\u{fc}n\tand \u{4e16}\n",
+                "plain, gr\u{fc}n\tand \u{4e16}\n",
+            ),
+            (
+                "\u{1b}[2m12:00\u{1b}[0m \u{1b}[38;5;1mred\n",
+                "\u{1b}[2m12:00\u{1b}[0m \u{1b}[38;5;1mred\n",
+            ),
+            (
+                "\u{1b}]0;title\u{7}\u{1b}[2J\n",
+                "\\u{1b}]0;title\\u{7}\\u{1b}[2J\n",
+            ),
+            ("a\nb\u{200b}\u{202e}\u{1b}", "a\\nb\\u{200b}\\u{202e}\\u{1b}"),
+            ("\u{1b}[\u{1b}[1m\u{1b}[9", "\\u{1b}[\u{1b}[1m\\u{1b}[9"),
+        ] {
+            assert_eq!(on_one_line(said), shown);
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read as _};
 use std::process::{Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::rig::{Rig, eventually, finish, get, program};
 
 /// What standard error may turn out to be
@@ -142,9 +144,13 @@ fn a_reader_that_stops_reading_holds_nobody_up_and_is_told_what_it_missed() {
     assert!(told.unwrap().contains(" WARN "), "{told:?}");
 }
 
-/// What is in the pipe now
+/// What is in the pipe now, if anything is
 fn available(pipe: &mut PipeReader) -> String {
     let mut bytes = vec![0; 65_536];
+    let mut ready = [PollFd::new(&*pipe, PollFlags::IN)];
+    if poll(&mut ready, Some(&Timespec::default())).unwrap() == 0 {
+        return String::new();
+    }
     let read = pipe.read(&mut bytes).unwrap();
     String::from_utf8_lossy(&bytes[..read]).into_owned()
 }

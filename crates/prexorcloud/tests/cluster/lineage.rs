@@ -217,3 +217,29 @@ fn a_first_start_that_is_killed_at_once_is_gone_on_with() {
         fs::read(other.path("controller/ca/ca.pem")).unwrap()
     );
 }
+
+#[test]
+fn the_authority_of_another_cluster_is_refused_beside_these_records() {
+    let mut rig = Rig::with_node();
+    assert!(rig.stop_controller().success());
+    let mut other = Rig::with_controller();
+    assert!(other.stop_controller().success());
+    let (own, foreign) = (rig.path("controller/ca"), other.path("controller/ca"));
+    let backup = rig.path("ca-backup");
+    fs::create_dir(&backup).unwrap();
+    for name in ["ca.pem", "ca.key"] {
+        fs::copy(own.join(name), backup.join(name)).unwrap();
+        fs::copy(foreign.join(name), own.join(name)).unwrap();
+    }
+    for _ in 0..2 {
+        let error = refused(&rig);
+        assert!(error.contains("Restore ca.pem and ca.key"), "{error}");
+        // Without the mark that names the cluster, too.
+        fs::rename(own.join("cluster.json"), backup.join("cluster.json")).unwrap_or_default();
+    }
+    for name in ["ca.pem", "ca.key", "cluster.json"] {
+        fs::copy(backup.join(name), own.join(name)).unwrap();
+    }
+    rig.start_controller();
+    rig.await_node("ONLINE");
+}

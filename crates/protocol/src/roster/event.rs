@@ -60,6 +60,12 @@ pub enum InstanceEvent {
         /// How many.
         count: usize,
     },
+    /// The daemon's list has entries that make no sense and were ignored: an unsafe id, an incarnation that was never ordered,
+    /// the same start once more.
+    Misreported {
+        /// How many.
+        count: usize,
+    },
     /// The daemon has taken a start on.
     StartAccepted {
         /// The instance.
@@ -196,7 +202,7 @@ impl InstanceEvent {
             | Self::StopOverdue { instance, .. }
             | Self::StillRuns { instance, .. }
             | Self::LifetimeOver { instance, .. } => Some(*instance),
-            Self::NotAdopted { .. } | Self::Lagged { .. } => None,
+            Self::NotAdopted { .. } | Self::Misreported { .. } | Self::Lagged { .. } => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{Link, Roster};
 use crate::id::{GroupName, Incarnation, InstanceId};
 use crate::instance::{Cause, Lifecycle, Limits, Report, Spec, State};
 use crate::ledger::{Order, Reissue, StartFailure};
-use crate::reconcile::{self, Action, KnownInstance, OrphanReason, ReconcilePolicy};
+use crate::reconcile::{self, Action, Ignored, KnownInstance, OrphanReason, ReconcilePolicy};
 use crate::verdict::StopMode;
 
 impl Roster {
@@ -36,8 +36,23 @@ impl Roster {
             .map(|slot| KnownInstance::of(&slot.lifecycle, slot.start.is_some()))
             .collect();
         self.adoptions.refill(now);
+        let mut misreported = 0;
         for action in reconcile::plan(&known, reported, policy) {
+            let is_earlier = matches!(
+                action,
+                Action::Ignore {
+                    problem: Ignored::Earlier,
+                    ..
+                }
+            );
+            // That an earlier start is listed beside a later one is news of both.
+            if matches!(action, Action::Ignore { .. }) && !is_earlier {
+                misreported += 1;
+            }
             self.perform(now, action);
+        }
+        if misreported > 0 {
+            self.tell(InstanceEvent::Misreported { count: misreported });
         }
         let count = std::mem::take(&mut self.not_adopted);
         if count > 0 {

@@ -358,6 +358,7 @@ impl ControllerNode {
             InstanceEvent::Adopted { .. } => None,
             InstanceEvent::Counted { .. }
             | InstanceEvent::Forgotten { .. }
+            | InstanceEvent::Misreported { .. }
             | InstanceEvent::NotAdopted { .. } => return,
             InstanceEvent::StartRetrying {
                 attempt,
