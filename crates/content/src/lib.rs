@@ -16,6 +16,7 @@
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
 
+mod difference;
 mod digest;
 mod folder;
 mod java;
@@ -27,6 +28,7 @@ mod path;
 mod tree;
 mod unpack;
 
+pub use difference::{Difference, Differing};
 pub use digest::{Digest, Hasher, NotADigest};
 pub use folder::{Folder, ScanError};
 pub use java::java_content_hash;

@@ -191,3 +191,25 @@ fn manifests_of_others_are_held_to_the_same_rules() {
         Manifest::from_json(json.as_bytes(), &Limits::default()).expect_err(json);
     }
 }
+
+#[test]
+fn two_manifests_differ_in_what_was_added_removed_and_changed() {
+    use prexorcloud_content::Difference::{Added, Changed, Removed};
+    let room = tempfile::tempdir().unwrap();
+    fs::write(room.path().join("a"), "1").unwrap();
+    fs::write(room.path().join("b"), "1").unwrap();
+    fs::write(room.path().join("same"), "1").unwrap();
+    let before = scan(&room, &Limits::default()).unwrap();
+    fs::remove_file(room.path().join("a")).unwrap();
+    fs::write(room.path().join("b"), "2").unwrap();
+    fs::create_dir(room.path().join("c")).unwrap();
+    let after = scan(&room, &Limits::default()).unwrap();
+    let differing: Vec<_> = before
+        .difference(&after)
+        .into_iter()
+        .map(|entry| (entry.path.to_string(), entry.difference))
+        .collect();
+    let expected = [("a", Removed), ("b", Changed), ("c", Added)];
+    assert_eq!(differing, expected.map(|(path, how)| (path.to_owned(), how)));
+    assert!(after.difference(&after).is_empty());
+}

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prexorcloud_content::Limits;
 use prexorcloud_proto::{
     admin_service_server::AdminServiceServer, bootstrap_service_server::BootstrapServiceServer,
 };
@@ -36,6 +37,7 @@ use crate::{
     certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
     config::ControllerConfig,
     console::Consoles,
+    content::{Content, FolderBlobs},
     descriptors::Shares,
     enrolment::Enrolment,
     fleet::Fleet,
@@ -51,8 +53,12 @@ use crate::{
     secrets,
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError},
+    templates::Templates,
     workloads::Workloads,
 };
+
+/// Name of the folder in the data folder that holds the bytes of templates
+const CONTENT_FOLDER: &str = "content";
 
 /// How long connections may take to end at a shutdown
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -79,6 +85,14 @@ pub enum StartError {
     /// The key of what is secret in the records cannot be used
     #[error(transparent)]
     SealingKey(#[from] SealingKeyError),
+    /// The folder of templates' bytes cannot be used
+    #[error("{} cannot be used for the bytes of templates: {error}", folder.display())]
+    Content {
+        /// The folder
+        folder: PathBuf,
+        /// What the system said
+        error: std::io::Error,
+    },
     /// The certificate authority cannot be loaded
     #[error(transparent)]
     Authority(#[from] LoadError),
@@ -176,9 +190,10 @@ impl Controller {
 struct Foundation {
     lock: DataDirLock,
     store: Arc<dyn Store>,
+    content: Arc<Content>,
     lineage: Arc<Lineage>,
     authority: Arc<Authority>,
-    sealing: SealingKey,
+    sealing: Arc<SealingKey>,
     epoch: Epoch,
     access: AccessTokens,
     first_run: Option<FirstRun>,
@@ -192,9 +207,11 @@ impl Foundation {
         let on_disk = tokio::task::spawn_blocking(move || {
             let lock = DataDirLock::acquire(&data_dir, "controller")?;
             let store = SqliteStore::open(data_dir.join(STORE_FILE), &SqliteOptions::default())?;
-            Ok::<_, StartError>((lock, store))
+            let folder = data_dir.join(CONTENT_FOLDER);
+            let blobs = FolderBlobs::open(&folder).map_err(|error| StartError::Content { folder, error })?;
+            Ok::<_, StartError>((lock, store, blobs))
         });
-        let (lock, store) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let (lock, store, blobs) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let store: Arc<dyn Store> = Arc::new(store);
         let known = Known::of(&*store).await?;
         let data_dir = config.data_dir.clone();
@@ -226,9 +243,10 @@ impl Foundation {
         Ok(Self {
             lock,
             store,
+            content: Arc::new(Content::new(Arc::new(blobs))),
             lineage,
             authority,
-            sealing,
+            sealing: Arc::new(sealing),
             epoch,
             access,
             first_run,
@@ -247,6 +265,7 @@ impl Foundation {
         let Self {
             lock,
             store,
+            content,
             lineage,
             authority,
             sealing,
@@ -265,6 +284,12 @@ impl Foundation {
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
         let workloads = Arc::new(Workloads::default());
         let inventory = Arc::new(Inventory::new(Arc::clone(&store)));
+        let templates = Templates::new(
+            Arc::clone(&store),
+            content,
+            Arc::clone(&sealing),
+            Limits::default(),
+        );
         let context = NodeContext {
             store: Arc::clone(&store),
             inventory: Arc::clone(&inventory),
@@ -339,6 +364,7 @@ impl Foundation {
         let maintenance = Maintenance {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
+            templates,
             nodes: Arc::clone(&nodes),
             certificate: Arc::clone(&certificate),
             keep_crashes: config.crashes.keep,
