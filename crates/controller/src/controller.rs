@@ -348,6 +348,7 @@ impl Foundation {
         let api = Api {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
+            templates: templates.clone(),
             access,
             fleet: Fleet::new(Arc::clone(&nodes)),
             nodes: Arc::clone(&nodes),
