@@ -37,7 +37,7 @@ use crate::{
     certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
     config::ControllerConfig,
     console::Consoles,
-    content::{Content, FolderBlobs},
+    content::{CONTENT_FOLDER, Content, FolderBlobs},
     descriptors::Shares,
     enrolment::Enrolment,
     fleet::Fleet,
@@ -56,9 +56,6 @@ use crate::{
     templates::Templates,
     workloads::Workloads,
 };
-
-/// Name of the folder in the data folder that holds the bytes of templates
-const CONTENT_FOLDER: &str = "content";
 
 /// How long connections may take to end at a shutdown
 const FAREWELL: Duration = Duration::from_secs(5);

@@ -191,6 +191,12 @@ async fn only_what_changed_is_sent_and_a_version_is_what_was_pushed() {
     );
     assert_eq!(fs::read_to_string(into.path().join("b.yml")).unwrap(), "a: 1");
 
+    // What a Java controller would call these files.
+    let java = Digest::of(b"b.ymla: 1copy.ymla: 1plugins/a.jara jar").to_string();
+    assert_eq!(versions[1].content_hash, java);
+    assert!(versions[1].is_known_as(&java) && versions[1].is_known_as(&versions[1].archive));
+    assert!(!versions[0].is_known_as(&java) && !versions[1].is_known_as(""));
+
     let back = rig.templates.rollback("test", "lobby", None).await.unwrap();
     assert_eq!(back.manifest, first);
     let none = rig.templates.rollback("test", "lobby", None).await.unwrap_err();

@@ -51,6 +51,38 @@ impl FolderBlobs {
         })
     }
 
+    /// Copies what is whole in `folder` into `target`, which has none of it; blocks
+    ///
+    /// It may be in use: what is removed meanwhile was needed by nobody.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub(crate) fn copy(folder: &Path, target: &Path) -> io::Result<()> {
+        let from = folder.join("blobs");
+        let shards = match fs::read_dir(&from) {
+            Ok(shards) => shards,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let to = Self::open(target)?.blobs;
+        for shard in shards {
+            let shard = shard?.file_name();
+            let into = to.join(&shard);
+            DirBuilder::new().mode(0o700).create(&into)?;
+            for blob in fs::read_dir(from.join(&shard))? {
+                let blob = blob?;
+                let copy = into.join(blob.file_name());
+                match fs::copy(blob.path(), &copy) {
+                    Ok(_) => File::open(&copy)?.sync_all()?,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            File::open(&into)?.sync_all()?;
+        }
+        File::open(&to)?.sync_all()
+    }
+
     fn path(&self, name: Digest) -> PathBuf {
         let name = name.to_string();
         self.blobs.join(&name[..2]).join(name)

@@ -18,10 +18,13 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
-use prexorcloud_content::{Digest, Limits, Manifest, PackError, Packed, pack};
+use prexorcloud_content::{Digest, Limits, Manifest, PackError, Packed, java_content_hash, pack};
 use tokio::sync::{RwLock, Semaphore};
 
 pub use self::{collect::Collected, folder::FolderBlobs};
+
+/// Name of the folder in the data folder that holds content
+pub(crate) const CONTENT_FOLDER: &str = "content";
 
 /// Uploads at once; more wait for their turn, or are told
 const UPLOADS: usize = 16;
@@ -308,13 +311,17 @@ impl Content {
         )))
     }
 
-    /// Makes the archive of a manifest whose blobs are there, and keeps it
+    /// Makes the archive of a manifest whose blobs are there, and keeps it; says also by what Java peers know its files
     ///
     /// A blob that is not what its name says is removed, so that the next push sends it again.
     ///
     /// # Errors
     /// [`ArchiveError`]; nothing is kept then.
-    pub async fn archive(&self, manifest: Manifest, limits: Limits) -> Result<Packed, ArchiveError> {
+    pub async fn archive(
+        &self,
+        manifest: Manifest,
+        limits: Limits,
+    ) -> Result<(Packed, Option<Digest>), ArchiveError> {
         let turn = Arc::clone(&self.packing).acquire_owned().await;
         let turn = turn.map_err(|_| BlobError::Busy)?;
         let blobs = Arc::clone(&self.blobs);
@@ -326,7 +333,7 @@ impl Content {
                 Ok(None) => Err(io::ErrorKind::NotFound.into()),
                 Err(error) => Err(io::Error::other(error)),
             };
-            let packed = match pack(&manifest, &limits, open, &mut incoming) {
+            let packed = match pack(&manifest, &limits, &open, &mut incoming) {
                 Ok(packed) => packed,
                 Err(PackError::Write(error)) => return Ok(Err(ArchiveError::Blob(error.into()))),
                 Err(error) => {
@@ -340,7 +347,8 @@ impl Content {
                 }
             };
             incoming.finish(Some((packed.sha256, packed.bytes)))?;
-            Ok(Ok(packed))
+            let content_hash = java_content_hash(&manifest, open)?;
+            Ok(Ok((packed, content_hash)))
         };
         spawn(packing).await?
     }

@@ -432,7 +432,7 @@ impl Templates {
         }
         let (size_bytes, files) = (manifest.total_bytes(), manifest.files().count() as u64);
         self.content.keep(json).await?;
-        let packed = self.content.archive(manifest, (*self.limits).clone()).await?;
+        let (packed, content_hash) = self.content.archive(manifest, (*self.limits).clone()).await?;
 
         let now = now_millis();
         record.last_number += 1;
@@ -448,6 +448,7 @@ impl Templates {
             files,
             created_at_ms: now,
             created_by: actor.to_owned(),
+            content_hash: content_hash.map_or_else(String::new, |hash| hash.to_string()),
         };
         let audit = audit::entry(actor, "template.publish", name, &version.manifest);
         let mut txn = Txn::new()

@@ -69,6 +69,9 @@ pub struct TemplateVersionRecord {
     /// By whom
     #[prost(string, tag = "9")]
     pub created_by: String,
+    /// By what Java peers know the same files ([`prexorcloud_content::java_content_hash`]); empty = it has no files
+    #[prost(string, tag = "10")]
+    pub content_hash: String,
 }
 
 impl Record for TemplateVersionRecord {
@@ -80,6 +83,15 @@ impl Record for TemplateVersionRecord {
 }
 
 impl TemplateVersionRecord {
+    /// Whether a peer that names what it has by `hash` has this version
+    ///
+    /// Our peers name archives. A Java controller names files without their modes, folders and links, so a daemon's cache that one has
+    /// filled is as good as what that controller would have sent.
+    #[must_use]
+    pub fn is_known_as(&self, hash: &str) -> bool {
+        !hash.is_empty() && (hash == self.archive || hash == self.content_hash)
+    }
+
     /// The id of a version; ids of one template are in the order of their numbers
     #[must_use]
     pub fn id_of(template: &str, number: u64) -> String {

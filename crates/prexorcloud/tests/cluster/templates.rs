@@ -133,6 +133,24 @@ fn a_folder_is_pushed_changed_rolled_back_and_pulled() {
 }
 
 #[test]
+fn a_backup_has_the_templates_with_their_bytes() {
+    let mut rig = Rig::with_controller();
+    let dir = rig.path("kept");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), "bytes").unwrap();
+    done(&rig, &["create", "kept"]);
+    done(&rig, &["push", text(&dir)]);
+    let backup = rig.backup();
+    rig.stop_controller();
+    fs::copy(rig.path("controller/admin.token"), rig.path("admin.token")).unwrap();
+    fs::remove_dir_all(rig.path("controller")).unwrap();
+    fs::rename(backup, rig.path("controller")).unwrap();
+    rig.start_controller();
+    done(&rig, &["pull", "kept", text(&rig.path("pulled"))]);
+    assert_eq!(contents(&rig.path("pulled")), contents(&dir));
+}
+
+#[test]
 fn what_cannot_be_a_template_is_refused_with_its_name() {
     let rig = Rig::with_controller();
     done(&rig, &["create", "bad"]);
