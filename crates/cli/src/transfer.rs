@@ -16,8 +16,8 @@ use tokio_util::io::ReaderStream;
 use crate::client::{Answer, Client, Request};
 use crate::failure::Failure;
 
-/// Longest transfer of one blob, and longest making of an archive
-const LONGEST: Duration = Duration::from_secs(600);
+/// Longest transfer of one blob, and longest making of an archive: as long as the controller takes one
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Longest silence of a controller that sends
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,6 +14,9 @@ use crate::tree::Refusal;
 /// 2024-01-01T00:00:00Z, the time that the Java controller gives every entry.
 const EVERY_TIME: u64 = 1_704_067_200;
 
+/// Most bytes of a template are jars and worlds, which are compressed already: trying hard costs minutes and gains nothing.
+const LEVEL: Compression = Compression::fast();
+
 /// What came of packing
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packed {
@@ -69,10 +72,7 @@ pub fn pack<R: Read>(
         bytes: 0,
     };
     // Times and names of the origin stay out of the header.
-    let gzip = GzBuilder::new()
-        .mtime(0)
-        .operating_system(255)
-        .write(out, Compression::default());
+    let gzip = GzBuilder::new().mtime(0).operating_system(255).write(out, LEVEL);
     let mut archive = tar::Builder::new(gzip);
     for entry in manifest.entries() {
         let path = entry.path.as_str();

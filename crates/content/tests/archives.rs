@@ -490,6 +490,7 @@ fn what_no_node_would_unpack_is_not_packed() {
     let room = tempfile::tempdir().unwrap();
     fs::write(room.path().join("zeros"), vec![0; 4 << 20]).unwrap();
     let limits = Limits {
+        ratio: 50,
         ratio_from_bytes: 1 << 20,
         ..Limits::default()
     };

@@ -39,7 +39,11 @@ impl Rig {
         let blobs = FolderBlobs::open(&folder.path().join("content")).unwrap();
         let content = Arc::new(Content::new(Arc::new(blobs)));
         let key = Arc::new(SealingKey::generate().unwrap());
-        let templates = Templates::new(Arc::clone(&store), Arc::clone(&content), key, Limits::default());
+        let limits = Limits {
+            ratio: 50,
+            ..Limits::default()
+        };
+        let templates = Templates::new(Arc::clone(&store), Arc::clone(&content), key, limits);
         Self {
             folder,
             store,
