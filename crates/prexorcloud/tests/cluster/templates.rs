@@ -133,6 +133,41 @@ fn a_folder_is_pushed_changed_rolled_back_and_pulled() {
 }
 
 #[test]
+fn a_push_that_a_killed_controller_has_broken_is_gone_on_with() {
+    let mut rig = Rig::with_controller();
+    let dir = rig.path("large");
+    fs::create_dir(&dir).unwrap();
+    for number in 0..200 {
+        let text = format!("{number:03} and so on ").repeat(15_000);
+        fs::write(dir.join(format!("file-{number}")), text).unwrap();
+    }
+    done(&rig, &["create", "large"]);
+    let (blobs, incoming) = (
+        rig.path("controller/content/blobs"),
+        rig.path("controller/content/incoming"),
+    );
+    let token = rig.path("controller/admin.token");
+    let mut push = rig
+        .ctl_command(&["template", "push", text(&dir)])
+        .args(["--token-file", text(&token)])
+        .into_command();
+    let pushing = std::thread::spawn(move || finish(&mut push));
+    let count = |folder: &Path| fs::read_dir(folder).unwrap().count();
+    crate::rig::eventually("a part of the push", || (count(&blobs) >= 5).then_some(()));
+    rig.kill_controller();
+    let broken = pushing.join().unwrap();
+    assert_ne!(broken.code, 0, "{broken:?}");
+    rig.start_controller();
+    assert_eq!(count(&incoming), 0);
+    assert_eq!(done(&rig, &["versions", "large"]), Value::Array(Vec::new()));
+    let again = done(&rig, &["push", text(&dir)]);
+    let sent = again["sentFiles"].as_u64().unwrap();
+    assert!(sent < 200, "what was sent before did not travel again: {again}");
+    done(&rig, &["pull", "large", text(&rig.path("pulled"))]);
+    assert_eq!(contents(&rig.path("pulled")), contents(&dir));
+}
+
+#[test]
 fn a_backup_has_the_templates_with_their_bytes() {
     let mut rig = Rig::with_controller();
     let dir = rig.path("kept");
