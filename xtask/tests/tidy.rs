@@ -27,6 +27,7 @@ fn workspace() -> TempDir {
         ("compat", "prexorcloud-compat"),
         ("protocol", "prexorcloud-protocol"),
         ("security", "prexorcloud-security"),
+        ("content", "prexorcloud-content"),
         ("cli", "prexorctl"),
     ] {
         krate(dir.path(), folder, name, "");

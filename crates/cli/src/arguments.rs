@@ -1,5 +1,7 @@
 //! The command line
 
+mod template;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,8 @@ use clap_complete::Shell;
 
 use crate::failure::EXIT_CODES;
 use crate::settings::Overrides;
+
+pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
 const ABOUT: &str = "Operates a PrexorCloud cluster through its controller's HTTP interface";
 
@@ -112,6 +116,9 @@ pub enum Command {
     /// Instances, the servers themselves
     #[command(subcommand, visible_alias = "inst")]
     Instance(InstanceCommand),
+    /// Templates, the folders that servers are started from
+    #[command(subcommand)]
+    Template(TemplateCommand),
     /// Crash reports
     #[command(subcommand)]
     Crash(CrashCommand),

@@ -111,6 +111,16 @@ impl Client {
         self.call(Method::POST, path, query, body).await
     }
 
+    /// Replaces something
+    ///
+    /// # Errors
+    /// Every [`Failure`] of the network and the controller.
+    pub async fn put(&self, path: &[&str], body: &Value) -> Result<(), Failure> {
+        self.call::<Value>(Method::PUT, path, &[], Some(body))
+            .await
+            .map(drop)
+    }
+
     /// Removes something
     ///
     /// # Errors
@@ -140,24 +150,12 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer<T>, Failure> {
         let request = Request::new(self, method, path, query);
-        let (next, answer) = request
+        request
             .within(async {
                 let response = request.send(self, body, ANSWER_TIMEOUT).await?;
-                let next = response.headers().get(NEXT_CURSOR);
-                let next = next.and_then(|next| next.to_str().ok()).map(str::to_owned);
-                Ok((next, request.read(response, MAX_ANSWER_BYTES).await?))
+                request.understand(response).await
             })
-            .await?;
-        let json: Value = if answer.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&answer)
-                .map_err(|error| request.unintelligible(format!("not JSON ({error})")))?
-        };
-        let value = T::deserialize(&json).map_err(|error| {
-            request.unintelligible(printable::short(&error.to_string(), MAX_MESSAGE_CHARS))
-        })?;
-        Ok(Answer { json, value, next })
+            .await
     }
 }
 
@@ -170,7 +168,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn new(client: &Client, method: Method, path: &[&str], query: &[(&str, String)]) -> Self {
+    pub(crate) fn new(client: &Client, method: Method, path: &[&str], query: &[(&str, String)]) -> Self {
         let mut url = client.target.controller.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.clear().extend(["api", "v1"]).extend(path);
@@ -226,7 +224,7 @@ impl Request {
         Ok(response)
     }
 
-    fn builder(&self, client: &Client) -> reqwest::RequestBuilder {
+    pub(crate) fn builder(&self, client: &Client) -> reqwest::RequestBuilder {
         let builder = client.http.request(self.method.clone(), self.url.clone());
         match &client.target.token {
             Some(token) => builder.bearer_auth(token.expose()),
@@ -234,7 +232,10 @@ impl Request {
         }
     }
 
-    async fn accept(&self, outcome: Result<Response, reqwest::Error>) -> Result<Response, Failure> {
+    pub(crate) async fn accept(
+        &self,
+        outcome: Result<Response, reqwest::Error>,
+    ) -> Result<Response, Failure> {
         let response = outcome.map_err(|error| self.unreachable(reason(&error)))?;
         if response.status().is_success() {
             return Ok(response);
@@ -255,6 +256,25 @@ impl Request {
             code,
             message,
         }
+    }
+
+    /// Reads an answer to its end
+    pub(crate) async fn understand<T: DeserializeOwned>(
+        &self,
+        response: Response,
+    ) -> Result<Answer<T>, Failure> {
+        let next = response.headers().get(NEXT_CURSOR);
+        let next = next.and_then(|next| next.to_str().ok()).map(str::to_owned);
+        let answer = self.read(response, MAX_ANSWER_BYTES).await?;
+        let json: Value = if answer.is_empty() {
+            Value::Null
+        } else {
+            serde_json::from_slice(&answer)
+                .map_err(|error| self.unintelligible(format!("not JSON ({error})")))?
+        };
+        let value = T::deserialize(&json)
+            .map_err(|error| self.unintelligible(printable::short(&error.to_string(), MAX_MESSAGE_CHARS)))?;
+        Ok(Answer { json, value, next })
     }
 
     async fn read(&self, mut response: Response, limit: usize) -> Result<Vec<u8>, Failure> {
@@ -318,7 +338,7 @@ fn words(body: &[u8], status: StatusCode) -> (String, String) {
 }
 
 /// The innermost cause, which is the one that an operator can act on
-fn reason(error: &reqwest::Error) -> String {
+pub(crate) fn reason(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

@@ -27,7 +27,7 @@
 //! create them. [`printable`] makes it harmless before it reaches a terminal.
 //!
 //! In reading order: [`settings`] (where the controller is, who we are), [`client`], [`resource`] (what comes back),
-//! [`event_stream`] and [`console`] (live lines), [`failure`] (what can go wrong and the exit code of each), [`arguments`],
+//! [`event_stream`] and [`console`] (live lines), [`transfer`] (bytes of templates), [`failure`] (what can go wrong and the exit code of each), [`arguments`],
 //! [`commands`], [`output`] and [`program`].
 
 #![warn(missing_docs)]
@@ -44,6 +44,7 @@ pub mod printable;
 pub mod program;
 pub mod resource;
 pub mod settings;
+pub mod transfer;
 
 pub use client::Client;
 pub use failure::Failure;

@@ -42,11 +42,15 @@ pub enum Permission {
     AccessManage,
     /// See who did what
     AuditView,
+    /// See templates and pull them
+    TemplatesView,
+    /// Create, push, roll back and delete templates, and set their variables
+    TemplatesManage,
 }
 
 impl Permission {
     /// All of them
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::TokensManage,
         Self::NodesView,
         Self::NodesManage,
@@ -55,6 +59,8 @@ impl Permission {
         Self::CrashesView,
         Self::AccessManage,
         Self::AuditView,
+        Self::TemplatesView,
+        Self::TemplatesManage,
     ];
 
     /// The one with this name
@@ -75,6 +81,8 @@ impl Permission {
             Self::CrashesView => "crashes.view",
             Self::AccessManage => "access.manage",
             Self::AuditView => "audit.view",
+            Self::TemplatesView => "templates.view",
+            Self::TemplatesManage => "templates.manage",
         }
     }
 }

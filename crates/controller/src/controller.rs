@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prexorcloud_content::Limits;
 use prexorcloud_proto::{
     admin_service_server::AdminServiceServer, bootstrap_service_server::BootstrapServiceServer,
 };
@@ -36,6 +37,7 @@ use crate::{
     certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
     config::ControllerConfig,
     console::Consoles,
+    content::{CONTENT_FOLDER, Content, FolderBlobs},
     descriptors::Shares,
     enrolment::Enrolment,
     fleet::Fleet,
@@ -51,6 +53,7 @@ use crate::{
     secrets,
     services::{Admin, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError},
+    templates::Templates,
     workloads::Workloads,
 };
 
@@ -79,6 +82,14 @@ pub enum StartError {
     /// The key of what is secret in the records cannot be used
     #[error(transparent)]
     SealingKey(#[from] SealingKeyError),
+    /// The folder of templates' bytes cannot be used
+    #[error("{} cannot be used for the bytes of templates: {error}", folder.display())]
+    Content {
+        /// The folder
+        folder: PathBuf,
+        /// What the system said
+        error: std::io::Error,
+    },
     /// The certificate authority cannot be loaded
     #[error(transparent)]
     Authority(#[from] LoadError),
@@ -176,9 +187,10 @@ impl Controller {
 struct Foundation {
     lock: DataDirLock,
     store: Arc<dyn Store>,
+    content: Arc<Content>,
     lineage: Arc<Lineage>,
     authority: Arc<Authority>,
-    sealing: SealingKey,
+    sealing: Arc<SealingKey>,
     epoch: Epoch,
     access: AccessTokens,
     first_run: Option<FirstRun>,
@@ -192,9 +204,11 @@ impl Foundation {
         let on_disk = tokio::task::spawn_blocking(move || {
             let lock = DataDirLock::acquire(&data_dir, "controller")?;
             let store = SqliteStore::open(data_dir.join(STORE_FILE), &SqliteOptions::default())?;
-            Ok::<_, StartError>((lock, store))
+            let folder = data_dir.join(CONTENT_FOLDER);
+            let blobs = FolderBlobs::open(&folder).map_err(|error| StartError::Content { folder, error })?;
+            Ok::<_, StartError>((lock, store, blobs))
         });
-        let (lock, store) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let (lock, store, blobs) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let store: Arc<dyn Store> = Arc::new(store);
         let known = Known::of(&*store).await?;
         let data_dir = config.data_dir.clone();
@@ -227,9 +241,10 @@ impl Foundation {
         Ok(Self {
             lock,
             store,
+            content: Arc::new(Content::new(Arc::new(blobs))),
             lineage,
             authority,
-            sealing,
+            sealing: Arc::new(sealing),
             epoch,
             access,
             first_run,
@@ -248,6 +263,7 @@ impl Foundation {
         let Self {
             lock,
             store,
+            content,
             lineage,
             authority,
             sealing,
@@ -266,6 +282,12 @@ impl Foundation {
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
         let workloads = Arc::new(Workloads::default());
         let inventory = Arc::new(Inventory::new(Arc::clone(&store)));
+        let templates = Templates::new(
+            Arc::clone(&store),
+            content,
+            Arc::clone(&sealing),
+            Limits::default(),
+        );
         let context = NodeContext {
             store: Arc::clone(&store),
             inventory: Arc::clone(&inventory),
@@ -324,6 +346,7 @@ impl Foundation {
         let api = Api {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
+            templates: templates.clone(),
             access,
             fleet: Fleet::new(Arc::clone(&nodes)),
             nodes: Arc::clone(&nodes),
@@ -340,6 +363,7 @@ impl Foundation {
         let maintenance = Maintenance {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
+            templates,
             nodes: Arc::clone(&nodes),
             certificate: Arc::clone(&certificate),
             keep_crashes: config.crashes.keep,

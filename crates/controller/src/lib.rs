@@ -33,6 +33,7 @@
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `inventory` | knows in memory what is recorded of every instance |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
+//! | [`content`], [`templates`] | keeps bytes by their digest, and folders in versions made of them |
 //! | [`console`], [`crash`] | what instances print, and why they end |
 //! | `readiness` | whether a write can be committed |
 //! | `services`, `http` | the gRPC services and the HTTP interface |
@@ -47,6 +48,7 @@ pub mod audit;
 mod certificates;
 pub mod config;
 pub mod console;
+pub mod content;
 mod controller;
 pub mod crash;
 mod descriptors;
@@ -65,6 +67,7 @@ pub mod records;
 mod secrets;
 mod services;
 pub mod store;
+pub mod templates;
 mod wall_clock;
 mod workloads;
 

@@ -15,6 +15,7 @@ use crate::{
     join_tokens::JoinTokens,
     nodes::{Nodes, prune_crashes},
     store::{Store, StoreError},
+    templates::Templates,
     wall_clock::now_millis,
 };
 
@@ -26,6 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(3600);
 pub(crate) struct Maintenance {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tokens: JoinTokens,
+    pub(crate) templates: Templates,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) certificate: Arc<ServerCertificate>,
     pub(crate) keep_crashes: usize,
@@ -53,6 +55,15 @@ impl Maintenance {
                 Ok(0) => {}
                 Ok(records) => tracing::info!(records, "old records were deleted"),
                 Err(error) => tracing::warn!(%error, "old records could not be deleted, trying again"),
+            }
+            match self.templates.collect().await {
+                Ok(collected) if collected.blobs == 0 => {}
+                Ok(collected) => {
+                    tracing::info!(blobs = collected.blobs, "bytes that no template has were deleted")
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "bytes that no template has could not be deleted, trying again");
+                }
             }
         }
     }

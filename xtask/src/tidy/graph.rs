@@ -45,6 +45,11 @@ const UNREACHABLE: &[(&str, &[&str], &str)] = &[
         "certificates and tokens know no gRPC",
     ),
     (
+        "prexorcloud-content",
+        &["tokio", "tonic", "mio", "hyper", "rustls", "prexorcloud-proto"],
+        "folders and archives know no socket and no runtime",
+    ),
+    (
         "prexorctl",
         &["tonic", "prexorcloud-proto"],
         "the command line tool knows no gRPC",
@@ -60,6 +65,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["prexorcloud-proto", "prexorcloud-compat"],
     ),
     ("prexorcloud-security", &[]),
+    ("prexorcloud-content", &[]),
     (
         "prexorcloud-transport",
         &[
@@ -75,6 +81,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "prexorcloud-proto",
             "prexorcloud-compat",
             "prexorcloud-protocol",
+            "prexorcloud-content",
             "prexorcloud-security",
             "prexorcloud-transport",
         ],
@@ -85,6 +92,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "prexorcloud-proto",
             "prexorcloud-compat",
             "prexorcloud-protocol",
+            "prexorcloud-content",
             "prexorcloud-security",
             "prexorcloud-transport",
         ],
@@ -95,6 +103,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "prexorcloud-proto",
             "prexorcloud-compat",
             "prexorcloud-protocol",
+            "prexorcloud-content",
             "prexorcloud-security",
             "prexorcloud-transport",
             "prexorcloud-controller",
@@ -102,7 +111,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "prexorctl",
         ],
     ),
-    ("prexorctl", &["prexorcloud-security"]),
+    ("prexorctl", &["prexorcloud-content", "prexorcloud-security"]),
     (
         "prexorcloud-testkit",
         &[
@@ -118,6 +127,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "prexorcloud-proto",
             "prexorcloud-compat",
             "prexorcloud-protocol",
+            "prexorcloud-content",
             "prexorcloud-security",
             "prexorcloud-transport",
             "prexorcloud-controller",

@@ -6,6 +6,7 @@ mod crash;
 mod files;
 mod instance;
 mod node;
+mod template;
 mod token;
 mod version;
 
@@ -49,6 +50,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Token(command) => token::run(command, &client(target)?, &output).await,
         Command::Node(command) => node::run(command, &client(target)?, &output).await,
         Command::Instance(command) => instance::run(command, &client(target)?, &output).await,
+        Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
         Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,
         Command::Version => version::run(&client(target)?, &output).await,

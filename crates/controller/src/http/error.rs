@@ -14,7 +14,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{nodes::OrderError, store::StoreError};
+use crate::{content::BlobError, nodes::OrderError, store::StoreError, templates::TemplateError};
 
 /// What went wrong, for the caller
 #[derive(Clone, Debug)]
@@ -128,6 +128,40 @@ impl From<OrderError> for ApiError {
             OrderError::Busy | OrderError::Unanswered => Self::unavailable(message),
             OrderError::Silent => Self::new(StatusCode::SERVICE_UNAVAILABLE, "TIMEOUT", message),
             OrderError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<BlobError> for ApiError {
+    fn from(error: BlobError) -> Self {
+        let message = error.to_string();
+        match error {
+            BlobError::NoSpace => {
+                tracing::warn!("content was refused, because the volume of the data folder is nearly full");
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "INSUFFICIENT_STORAGE", message)
+            }
+            BlobError::Mismatch => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "CONTENT_MISMATCH", message),
+            BlobError::Incomplete { .. } => Self::bad_request(message),
+            BlobError::Busy => Self::unavailable(message),
+            BlobError::Io { .. } => {
+                tracing::error!(%error, "a request failed because of the content");
+                Self::unavailable(message)
+            }
+        }
+    }
+}
+
+impl From<TemplateError> for ApiError {
+    fn from(error: TemplateError) -> Self {
+        let message = error.to_string();
+        match error {
+            TemplateError::Unknown | TemplateError::UnknownVersion => Self::not_found(message),
+            TemplateError::Invalid(_) => Self::invalid(message),
+            TemplateError::Exists | TemplateError::Conflict(_) => Self::conflict(message),
+            TemplateError::Missing { .. } => Self::new(StatusCode::CONFLICT, "CONTENT_MISSING", message),
+            TemplateError::NoPrevious => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "NO_SNAPSHOT", message),
+            TemplateError::Blob(error) => error.into(),
+            TemplateError::Store(error) => error.into(),
         }
     }
 }

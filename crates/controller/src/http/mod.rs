@@ -9,6 +9,7 @@ mod answering;
 mod audit;
 mod connections;
 mod console;
+mod content;
 mod crashes;
 mod error;
 mod files;
@@ -22,6 +23,7 @@ mod server;
 mod shared;
 mod socket;
 mod system;
+mod templates;
 mod tokens;
 
 use std::sync::Arc;
@@ -39,13 +41,14 @@ pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
     controller::Surroundings, fleet::Fleet, join_tokens::JoinTokens, nodes::Nodes, readiness::Readiness,
-    store::Store, workloads::Workloads,
+    store::Store, templates::Templates, workloads::Workloads,
 };
 
 /// What the handlers work with
 pub(crate) struct Api {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tokens: JoinTokens,
+    pub(crate) templates: Templates,
     pub(crate) access: AccessTokens,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) fleet: Fleet,
@@ -93,20 +96,55 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))
         .route("/system/ready", get(system::ready))
-        .route("/system/version", get(system::version));
-    let plugins = Router::new()
-        .route("/ready", post(plugin::ready))
-        .route("/auth/refresh", post(plugin::refresh));
-    Router::new()
-        .nest("/api/v1", routes)
-        .nest("/api/plugin", plugins.clone())
-        .nest("/api/proxy", plugins)
-        .route("/metrics", get(metrics::scrape))
-        .fallback(error::no_such_route)
-        .method_not_allowed_fallback(error::method_not_allowed)
+        .route("/system/version", get(system::version))
+        .route("/templates", get(templates::list).post(templates::create))
+        .route(
+            "/templates/{name}",
+            get(templates::show)
+                .patch(templates::update)
+                .delete(templates::delete),
+        )
+        .route("/templates/{name}/rollback", post(templates::rollback))
+        .route("/templates/{name}/diff", get(templates::difference))
+        .route(
+            "/templates/{name}/variables",
+            get(templates::variables).put(templates::set_variables),
+        )
         .layer(middleware::from_fn(move |request, next| {
             error::within(timeout, request, next)
-        }))
+        }));
+    // These carry as much as a template holds, and have bounds of their own.
+    let content = Router::new()
+        .route("/content/{sha256}", get(content::get).put(content::put))
+        .route("/templates/{name}/missing", post(content::missing))
+        .route(
+            "/templates/{name}/versions",
+            get(templates::versions).post(content::publish),
+        )
+        .route("/templates/{name}/versions/{hash}/archive", get(content::archive))
+        .route(
+            "/templates/{name}/versions/{hash}/manifest",
+            get(content::show_manifest),
+        )
+        .layer(middleware::from_fn(|request, next| {
+            error::within(content::LONGEST, request, next)
+        }));
+    let plugins = Router::new()
+        .route("/ready", post(plugin::ready))
+        .route("/auth/refresh", post(plugin::refresh))
+        .layer(middleware::from_fn(move |request, next| {
+            error::within(timeout, request, next)
+        }));
+    let scrape = get(metrics::scrape).layer(middleware::from_fn(move |request, next| {
+        error::within(timeout, request, next)
+    }));
+    Router::new()
+        .nest("/api/v1", routes.merge(content))
+        .nest("/api/plugin", plugins.clone())
+        .nest("/api/proxy", plugins)
+        .route("/metrics", scrape)
+        .fallback(error::no_such_route)
+        .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::max(config.max_body_bytes))
         .with_state(api)
 }

@@ -8,7 +8,10 @@ use std::{
 use prexorcloud_security::files::{self, FileError};
 
 use super::{AUTHORITY_FOLDER, STORE_FILE, mark::MARK_FILE};
-use crate::store::{SqliteStore, StoreError};
+use crate::{
+    content::{CONTENT_FOLDER, FolderBlobs},
+    store::{SqliteStore, StoreError},
+};
 
 /// The files of an authority's folder; the first two are the authority
 const AUTHORITY_FILES: [&str; 4] = ["ca.pem", "ca.key", "records.key", MARK_FILE];
@@ -42,7 +45,7 @@ pub enum BackupError {
     Store(#[from] StoreError),
 }
 
-/// Copies authority and database of `data_dir` into the empty folder `target`, whether a controller runs or not; blocks
+/// Copies authority, database and content of `data_dir` into the empty folder `target`, whether a controller runs or not; blocks
 ///
 /// The authority's folder first: its mark may lag behind the records and not the other way round.
 ///
@@ -70,5 +73,11 @@ pub fn backup(data_dir: &Path, target: &Path) -> Result<(), BackupError> {
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(SqliteStore::copy(&database, &target.join(STORE_FILE))?)
+    SqliteStore::copy(&database, &target.join(STORE_FILE))?;
+    // After the records: what they refer to is there before them.
+    let content = target.join(CONTENT_FOLDER);
+    FolderBlobs::copy(&data_dir.join(CONTENT_FOLDER), &content).map_err(|source| BackupError::Target {
+        path: content,
+        source,
+    })
 }

@@ -59,7 +59,7 @@ pub(crate) struct NodeContext {
     /// The plugins inside the servers
     pub(crate) workloads: Arc<Workloads>,
     /// What is secret in an order is recorded under this
-    pub(crate) sealing: SealingKey,
+    pub(crate) sealing: Arc<SealingKey>,
 }
 
 /// Notes about instances that may be on their way to the storage; what is beyond is left out
@@ -81,7 +81,7 @@ impl NodeContext {
             crashes_since_pruning: AtomicUsize::default(),
             notes: Arc::new(Semaphore::new(NOTES)),
             workloads: Arc::default(),
-            sealing: SealingKey::generate().unwrap_or_else(|error| unreachable!("{error}")),
+            sealing: Arc::new(SealingKey::generate().unwrap_or_else(|error| unreachable!("{error}"))),
         }
     }
 }

@@ -45,6 +45,22 @@ async fn only_the_system_routes_are_public() {
         ("GET", "/instances/a-1/console"),
         ("GET", "/crashes"),
         ("GET", "/crashes/crash-1"),
+        ("GET", "/templates"),
+        ("POST", "/templates"),
+        ("GET", "/templates/lobby"),
+        ("PATCH", "/templates/lobby"),
+        ("DELETE", "/templates/lobby"),
+        ("GET", "/templates/lobby/versions"),
+        ("POST", "/templates/lobby/versions"),
+        ("POST", "/templates/lobby/missing"),
+        ("POST", "/templates/lobby/rollback"),
+        ("GET", "/templates/lobby/diff"),
+        ("GET", "/templates/lobby/variables"),
+        ("PUT", "/templates/lobby/variables"),
+        ("GET", "/templates/lobby/versions/current/archive"),
+        ("GET", "/templates/lobby/versions/current/manifest"),
+        ("GET", "/content/00"),
+        ("PUT", "/content/00"),
     ];
     for (method, path) in routes {
         for token in [None, Some("prx_wrong")] {

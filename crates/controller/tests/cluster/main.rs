@@ -15,3 +15,4 @@ mod readiness;
 mod sessions;
 mod start;
 mod support;
+mod templates;

@@ -21,4 +21,5 @@ mod rig;
 mod secrets;
 mod signals;
 mod survival;
+mod templates;
 mod wrong_files;

@@ -1,0 +1,267 @@
+//! `prexorctl template push` and `pull`
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use prexorcloud_content::{Digest, EntryPath, Folder, Limits, Manifest, UnpackError, unpack};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::{resolve_some, short, size};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::resource::{MissingContent, TemplateVersion};
+use crate::transfer::progress;
+
+/// Parts of an archive that wait to be unpacked
+const WAITING: usize = 8;
+
+fn usage(message: impl Into<String>) -> Failure {
+    Failure::Usage {
+        message: message.into(),
+    }
+}
+
+fn name_of(dir: &Path, name: Option<String>) -> Result<String, Failure> {
+    if let Some(name) = name {
+        return Ok(name);
+    }
+    let whole = dir
+        .canonicalize()
+        .map_err(|error| usage(format!("{} cannot be read: {error}", dir.display())))?;
+    let name = whole.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned)
+        .ok_or_else(|| usage("the folder has no name that a template could have; give it one: --name NAME"))
+}
+
+pub(super) async fn push(
+    dir: &Path,
+    name: Option<String>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let name = name_of(dir, name)?;
+    let cannot = |error: String| usage(format!("{} cannot be pushed: {error}", dir.display()));
+    let folder = Folder::open(dir).map_err(|error| cannot(error.to_string()))?;
+    let manifest = folder
+        .scan(&Limits::default())
+        .map_err(|error| cannot(error.to_string()))?;
+    let json = manifest.to_json()?;
+    let missing = client
+        .post_manifest::<MissingContent>(&["templates", &name, "missing"], &[], json.clone())
+        .await?
+        .value;
+    let files: HashMap<String, &EntryPath> = manifest
+        .files()
+        .map(|(path, blob)| (blob.sha256.to_string(), path))
+        .collect();
+    let total: u64 = missing.missing.iter().map(|blob| blob.size_bytes).sum();
+    let bar = progress(total, output.is_json());
+    bar.set_message(name.clone());
+    for blob in &missing.missing {
+        let path = files
+            .get(&blob.sha256)
+            .ok_or_else(|| usage("the controller asks for a file that this folder does not have"))?;
+        let changed = || {
+            cannot(format!(
+                "{path:?} changed while it was pushed; try again when nobody writes to it"
+            ))
+        };
+        let file = folder
+            .open_file(path)
+            .map_err(|error| cannot(format!("{path:?} cannot be read: {error}")))?;
+        let is_shorter = |length: u64| length < blob.size_bytes;
+        if is_shorter(file.metadata()?.len()) {
+            return Err(changed());
+        }
+        let sent = client.put_blob(&blob.sha256, blob.size_bytes, file, &bar).await;
+        match sent {
+            Ok(()) => {}
+            Err(Failure::Refused { code, .. }) if code == "CONTENT_MISMATCH" => return Err(changed()),
+            Err(error) => {
+                // A file that became shorter ends the request in the middle, and its length says so.
+                let now = folder.open_file(path).and_then(|file| file.metadata());
+                return Err(match now {
+                    Ok(metadata) if !is_shorter(metadata.len()) => error,
+                    _ => changed(),
+                });
+            }
+        }
+    }
+    bar.finish_and_clear();
+    let query = super::super::query(&[("base", missing.current.as_ref())]);
+    let published = client
+        .post_manifest::<TemplateVersion>(&["templates", &name, "versions"], &query, json)
+        .await?;
+    let (version, sent) = (published.value, missing.missing.len());
+    if output.is_json() {
+        let mut json = published.json;
+        json["sentFiles"] = json!(sent);
+        json["sentBytes"] = json!(total);
+        json["unchanged"] = Value::Bool(missing.current.as_ref() == Some(&version.hash));
+        return output.json(&json);
+    }
+    if missing.current.as_ref() == Some(&version.hash) {
+        return output.text(&format!(
+            "{name} is unchanged: version {} ({}) holds the same",
+            version.number,
+            short(&version.hash)
+        ));
+    }
+    output.text(&format!(
+        "{name} is version {} now ({}): {} files, {}. Sent {sent} of them, {total} bytes",
+        version.number,
+        short(&version.hash),
+        version.files,
+        size(version.size_bytes)
+    ))
+}
+
+/// A folder that is removed unless it got its place
+struct Staging(Option<PathBuf>);
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take() {
+            // The next pull into this place says if it is in the way.
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+pub(super) async fn pull(
+    name: &str,
+    dir: &Path,
+    version: Option<&str>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let cannot = |error: String| usage(format!("{name} cannot be pulled into {}: {error}", dir.display()));
+    match fs::read_dir(dir) {
+        Ok(mut entries) => {
+            if entries.next().is_some() {
+                return Err(cannot("the folder is not empty".to_owned()));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(cannot(error.to_string())),
+    }
+    let versions = client
+        .get::<Vec<TemplateVersion>>(&["templates", name, "versions"], &[])
+        .await?
+        .value;
+    let wanted = resolve_some(name, version, client).await?;
+    let version = versions
+        .into_iter()
+        .find(|version| match &wanted {
+            Some(hash) => version.hash == *hash,
+            None => version.current,
+        })
+        .ok_or_else(|| cannot("nothing was pushed to it".to_owned()))?;
+
+    let place = std::path::absolute(dir)?;
+    let (Some(parent), Some(last)) = (place.parent(), place.file_name()) else {
+        return Err(cannot("it has no name".to_owned()));
+    };
+    let hidden = format!(".{}.{}.pull", last.to_string_lossy(), std::process::id());
+    let staging = parent.join(hidden);
+    fs::create_dir(&staging).map_err(|error| cannot(error.to_string()))?;
+    let mut guard = Staging(Some(staging.clone()));
+
+    let mut download = client
+        .download(&["templates", name, "versions", &version.hash, "archive"])
+        .await?;
+    let bar = progress(version.archive_bytes, output.is_json());
+    bar.set_message(name.to_owned());
+    let (parts, waiting) = mpsc::channel(WAITING);
+    let into = staging.clone();
+    let unpacking =
+        tokio::task::spawn_blocking(move || unpack(Parts::new(waiting), &into, &Limits::default()));
+    let mut failure = None;
+    loop {
+        match download.next().await {
+            Ok(Some(part)) => {
+                bar.inc(part.len() as u64);
+                // Nobody takes it any more: unpacking says why.
+                if parts.send(Ok(part)).await.is_err() {
+                    break;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                let _ = parts.send(Err(io::ErrorKind::ConnectionAborted.into())).await;
+                failure = Some(error);
+                break;
+            }
+        }
+    }
+    drop(parts);
+    let unpacked = unpacking.await.map_err(io::Error::other)?;
+    bar.finish_and_clear();
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let unpacked = unpacked.map_err(|error: UnpackError| cannot(error.to_string()))?;
+    verify(&unpacked.manifest, unpacked.archive_sha256, &version)
+        .map_err(|error| cannot(error.to_owned()))?;
+    // An empty folder in this place is replaced.
+    fs::rename(&staging, &place).map_err(|error| cannot(error.to_string()))?;
+    guard.0 = None;
+    if output.is_json() {
+        return output.json(&json!({
+            "name": name, "hash": version.hash, "files": version.files, "receivedBytes": unpacked.archive_bytes,
+        }));
+    }
+    output.text(&format!(
+        "version {} of {name} ({}) is in {}: {} files, {}",
+        version.number,
+        short(&version.hash),
+        dir.display(),
+        version.files,
+        size(version.size_bytes)
+    ))
+}
+
+fn verify(manifest: &Manifest, archive: Digest, version: &TemplateVersion) -> Result<(), &'static str> {
+    let is_whole = archive.to_string() == version.archive
+        && manifest
+            .digest()
+            .is_ok_and(|digest| digest.to_string() == version.hash);
+    match is_whole {
+        true => Ok(()),
+        false => Err("the archive that came is not that of the version; it was damaged on its way"),
+    }
+}
+
+/// Parts that come from elsewhere, as one reader
+struct Parts {
+    waiting: mpsc::Receiver<io::Result<Vec<u8>>>,
+    part: io::Cursor<Vec<u8>>,
+}
+
+impl Parts {
+    fn new(waiting: mpsc::Receiver<io::Result<Vec<u8>>>) -> Self {
+        Self {
+            waiting,
+            part: io::Cursor::default(),
+        }
+    }
+}
+
+impl Read for Parts {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.part.read(buffer)?;
+            if count > 0 || buffer.is_empty() {
+                return Ok(count);
+            }
+            match self.waiting.blocking_recv() {
+                Some(part) => self.part = io::Cursor::new(part?),
+                None => return Ok(0),
+            }
+        }
+    }
+}
