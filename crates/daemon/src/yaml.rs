@@ -18,7 +18,8 @@ const MAX_NODES: usize = 200_000;
 pub(crate) struct Node {
     /// From 1
     pub(crate) line: usize,
-    /// The bytes of a scalar, its quotes included; empty where nothing is written
+    /// The bytes of a scalar, its quotes included, or of a list or section in brackets; empty where nothing is written, and of
+    /// other lists and sections
     pub(crate) bytes: Range<usize>,
     /// Whether aliases may stand for it elsewhere
     pub(crate) is_anchored: bool,
@@ -68,6 +69,18 @@ impl Node {
             Content::Scalar { text, .. } => Some(text),
             _ => None,
         }
+    }
+
+    /// Where its value is written or would be, and what has to stand before it there; `None` if that is not clear
+    pub(crate) fn value_place(&self, text: &str, value: &Self) -> Option<(Range<usize>, &'static str)> {
+        if !value.bytes.is_empty() {
+            return Some((value.bytes.clone(), ""));
+        }
+        // Nothing is written there: the value goes behind the colon.
+        let rest = text.get(self.bytes.end..)?;
+        let colon = rest.len() - rest.trim_start_matches([' ', '\t']).len();
+        let at = self.bytes.end + colon + 1;
+        rest.get(colon..)?.starts_with(':').then_some((at..at, " "))
     }
 
     /// What it is, in a word or two for an error
@@ -139,7 +152,14 @@ pub(crate) fn parse(text: &str) -> Result<Stream, Malformed> {
                 continue;
             }
             Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(ended) => ended.node,
+                Some(mut ended) => {
+                    if let Some(bracket) = span.byte_range().filter(|bytes| !bytes.is_empty()) {
+                        ended.node.bytes.end = bracket.end;
+                    } else {
+                        ended.node.bytes.end = ended.node.bytes.start;
+                    }
+                    ended.node
+                }
                 None => continue,
             },
             _ => continue,

@@ -12,6 +12,11 @@ mod config_patch;
 mod failure;
 mod inside;
 mod launch;
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "the stage that applies templates is to use it")
+)]
+mod merge;
 mod order;
 mod substitution;
 mod workspace;

@@ -5,24 +5,24 @@ use std::ops::Range;
 
 /// A value of a file, and where it stands
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(in crate::preparation) struct Entry {
     /// Its key with the sections around it
-    pub(super) path: Vec<String>,
+    pub(in crate::preparation) path: Vec<String>,
     /// The value as the server reads it
-    pub(super) value: String,
+    pub(in crate::preparation) value: String,
     /// Equal exactly when the value is the same thing to the server
-    pub(super) seal: String,
+    pub(in crate::preparation) seal: String,
     /// The bytes that a new value replaces
-    pub(super) bytes: Range<usize>,
+    pub(in crate::preparation) bytes: Range<usize>,
     /// What has to come before a new value there
-    pub(super) joint: &'static str,
+    pub(in crate::preparation) joint: &'static str,
     /// From 1
-    pub(super) line: usize,
+    pub(in crate::preparation) line: usize,
     /// Why it cannot be replaced
-    pub(super) obstacle: Option<&'static str>,
+    pub(in crate::preparation) obstacle: Option<&'static str>,
 }
 
-pub(super) fn is_number(value: &str) -> bool {
+pub(in crate::preparation) fn is_number(value: &str) -> bool {
     let digits = value.strip_prefix('-').unwrap_or(value);
     let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match digits.split_once('.') {
@@ -32,7 +32,7 @@ pub(super) fn is_number(value: &str) -> bool {
 }
 
 /// In double quotes, with what may not stand between them escaped as both TOML and YAML have it
-pub(super) fn quoted(text: &str) -> String {
+pub(in crate::preparation) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {

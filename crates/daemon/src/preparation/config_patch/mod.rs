@@ -4,8 +4,8 @@
 //! and after: if anything but that value would be different to the server, or it is not clear which value is meant, the
 //! patch is refused and the file stays.
 
-mod entry;
-mod properties;
+pub(super) mod entry;
+pub(super) mod properties;
 mod toml;
 mod yaml;
 

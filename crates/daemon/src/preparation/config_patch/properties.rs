@@ -3,7 +3,7 @@
 use super::entry::Entry;
 
 /// Every property with the place of its value
-pub(super) fn entries(text: &str) -> Result<Vec<Entry>, String> {
+pub(in crate::preparation) fn entries(text: &str) -> Result<Vec<Entry>, String> {
     let mut reader = Reader { text, at: 0, line: 1 };
     let mut entries = Vec::new();
     while reader.at < text.len() {

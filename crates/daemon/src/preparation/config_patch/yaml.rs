@@ -73,20 +73,13 @@ fn add(
     if is_shared {
         obstacle = Some("an anchor lets it stand elsewhere, too");
     }
-    let mut bytes = value.bytes.clone();
-    let mut joint = "";
+    let (mut bytes, mut joint) = (value.bytes.clone(), "");
     if let Some(key) = key
         && obstacle.is_none()
-        && bytes.is_empty()
     {
-        // Nothing is written there: the value goes behind the colon.
-        let rest = text.get(key.bytes.end..).unwrap_or_default();
-        let colon = rest.len() - rest.trim_start_matches([' ', '\t']).len();
-        if rest.get(colon..).is_some_and(|rest| rest.starts_with(':')) {
-            let at = key.bytes.end + colon + 1;
-            (bytes, joint) = (at..at, " ");
-        } else {
-            obstacle = Some("nothing stands there");
+        match key.value_place(text, value) {
+            Some(place) => (bytes, joint) = place,
+            None => obstacle = Some("nothing stands there"),
         }
     }
     entries.push(Entry {
