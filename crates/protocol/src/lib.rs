@@ -103,6 +103,7 @@
 //! | [`heartbeat`] | when a peer is asked, and when it is given up |
 //! | [`instance`] | what an observation means for an instance |
 //! | [`readiness`] | when a server is ready for players |
+//! | [`content`] | which templates are asked for, and which entries of a cache go |
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
 //! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
@@ -112,6 +113,7 @@
 #![warn(missing_docs)]
 
 pub mod capability;
+pub mod content;
 pub mod fence;
 pub mod handshake;
 pub mod heartbeat;

@@ -1,0 +1,335 @@
+//! Which templates a daemon asks its controller for
+//!
+//! ```text
+//!  wanted ──▶ Queued ──▶ Asked ──▶ settled: data, up to date, refused, overdue
+//!               ▲          │
+//!               └──────────┘ the stream ends
+//! ```
+//!
+//! All who wait for the same content of a template share one request. An answer carries the name alone, so what is asked for
+//! is known by it; a request of which the stream is lost is sent again on the next one, as long as its deadline has not passed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::id::TemplateName;
+use crate::time::{Deadline, after};
+
+/// `ErrorReport.error_code` of a controller: it has no such template; the context is its name.
+pub const TEMPLATE_NOT_FOUND: &str = "TEMPLATE_NOT_FOUND";
+/// `ErrorReport.error_code` of a controller: the template does not fit into a message; the context is its name.
+pub const TEMPLATE_TOO_LARGE: &str = "TEMPLATE_TOO_LARGE";
+
+/// A content of a template
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wanted {
+    /// The template.
+    pub name: TemplateName,
+    /// Names its content, as the controller gave it; not empty.
+    pub hash: String,
+}
+
+/// The bounds of requests
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestsConfig {
+    /// How long an answer is waited for, over all streams.
+    pub deadline: Duration,
+    /// How many requests are under way at a time. Each answer may have 100 MiB.
+    pub at_once: usize,
+    /// How many requests are under way or wait for their turn.
+    pub most: usize,
+}
+
+impl Default for RequestsConfig {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(120),
+            at_once: 4,
+            most: 1_024,
+        }
+    }
+}
+
+/// The timer of requests
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestTimer {
+    /// The controller has not answered for as long as it may.
+    Overdue,
+}
+
+/// Work and news, in order
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestOutput {
+    /// Send a `TemplateRequest`; where that is not possible, say so by [`TemplateRequests::handle_unsent`].
+    Ask {
+        /// The template.
+        name: TemplateName,
+        /// What the daemon has of it; empty if nothing.
+        known_hash: String,
+    },
+    /// Those who wait for this have their answer.
+    Settled {
+        /// What was wanted.
+        wanted: Wanted,
+        /// The answer.
+        outcome: Outcome,
+    },
+}
+
+/// What came of a request
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// What the daemon has under `known_hash` is what the controller has.
+    UpToDate {
+        /// The hash that was sent with the request; not empty.
+        known_hash: String,
+    },
+    /// The controller says that it cannot be had, or answers what makes no sense.
+    Refused {
+        /// Its code.
+        code: String,
+        /// Its words.
+        message: String,
+    },
+    /// No answer came in time.
+    Overdue {
+        /// Whether the request has left; if not, there was no session all the time.
+        asked: bool,
+    },
+    /// There are too many requests already.
+    TooMany,
+}
+
+#[derive(Clone, Debug)]
+struct Pending {
+    known_hash: String,
+    phase: Phase,
+    /// From the moment at which nothing of ours stood in its way.
+    until: Option<Instant>,
+    has_left: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Queued,
+    Asked,
+}
+
+/// Asks for templates, each once
+///
+/// Call [`handle_timeout`](Self::handle_timeout) at the deadline from [`poll_timeout`](Self::poll_timeout), and drain
+/// [`poll_output`](Self::poll_output) after every call.
+#[derive(Clone, Debug, Default)]
+pub struct TemplateRequests {
+    config: RequestsConfig,
+    is_connected: bool,
+    pending: BTreeMap<Wanted, Pending>,
+    /// In the order in which they were wanted.
+    queue: VecDeque<Wanted>,
+    outputs: VecDeque<RequestOutput>,
+}
+
+impl TemplateRequests {
+    /// Without a stream, and with nothing wanted.
+    #[must_use]
+    pub fn new(config: RequestsConfig) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
+    /// A start wants a content that the daemon does not have; `known_hash` names another one of the template that it has,
+    /// and is empty if it has none.
+    pub fn handle_wanted(&mut self, now: Instant, wanted: Wanted, known_hash: &str) {
+        if self.pending.contains_key(&wanted) {
+            return;
+        }
+        if self.pending.len() >= self.config.most {
+            let outcome = Outcome::TooMany;
+            self.outputs.push_back(RequestOutput::Settled { wanted, outcome });
+            return;
+        }
+        let pending = Pending {
+            known_hash: known_hash.to_owned(),
+            phase: Phase::Queued,
+            until: None,
+            has_left: false,
+        };
+        self.queue.push_back(wanted.clone());
+        self.pending.insert(wanted, pending);
+        self.advance(now);
+    }
+
+    /// A session is established; what is wanted is asked for on it.
+    pub fn handle_connected(&mut self, now: Instant) {
+        self.is_connected = true;
+        self.advance(now);
+    }
+
+    /// The stream is lost, and with it what was asked on it.
+    pub fn handle_disconnected(&mut self) {
+        self.is_connected = false;
+        for (wanted, pending) in &mut self.pending {
+            if pending.phase == Phase::Asked {
+                pending.phase = Phase::Queued;
+                self.queue.push_front(wanted.clone());
+            }
+        }
+    }
+
+    /// A request could not be sent; it is on the next stream.
+    pub fn handle_unsent(&mut self, name: TemplateName) {
+        for (wanted, pending) in &mut self.pending {
+            if wanted.name == name && pending.phase == Phase::Asked {
+                pending.phase = Phase::Queued;
+                pending.has_left = false;
+                self.queue.push_front(wanted.clone());
+            }
+        }
+    }
+
+    /// An archive has come. Says for which of the contents wanted it is the answer: they are not asked for any more, and the
+    /// caller tells those who wait. None means that nobody asked, and the archive is to be ignored.
+    ///
+    /// Where exactly this content is wanted, it answers that. Else it answers what was asked for under the name: the template
+    /// has changed since the order was made, and the controller has no other content of it.
+    pub fn handle_data(&mut self, now: Instant, name: TemplateName, hash: &str) -> Vec<Wanted> {
+        let answered = self.answered(name, |wanted| wanted.hash == hash);
+        for wanted in &answered {
+            self.pending.remove(wanted);
+        }
+        self.advance(now);
+        answered
+    }
+
+    /// The controller has what the daemon has. Says whether that was asked.
+    pub fn handle_up_to_date(&mut self, now: Instant, name: TemplateName) -> bool {
+        let answered = self.answered(name, |_| false);
+        for wanted in &answered {
+            let Some(pending) = self.pending.remove(wanted) else {
+                continue;
+            };
+            let outcome = if pending.known_hash.is_empty() {
+                Outcome::Refused {
+                    code: "TEMPLATE_ANSWER_INVALID".to_owned(),
+                    message: "the controller says that this node has it already, and it has not".to_owned(),
+                }
+            } else {
+                Outcome::UpToDate {
+                    known_hash: pending.known_hash,
+                }
+            };
+            self.settle(wanted.clone(), outcome);
+        }
+        self.advance(now);
+        !answered.is_empty()
+    }
+
+    /// The controller reports an error. Says whether it was the answer to a request.
+    pub fn handle_error(&mut self, now: Instant, code: &str, context: &str, message: &str) -> bool {
+        if !matches!(code, TEMPLATE_NOT_FOUND | TEMPLATE_TOO_LARGE) {
+            return false;
+        }
+        let Ok(name) = TemplateName::new(context) else {
+            return false;
+        };
+        let answered = self.answered(name, |_| false);
+        for wanted in &answered {
+            self.pending.remove(wanted);
+            let (code, message) = (code.to_owned(), message.to_owned());
+            self.settle(wanted.clone(), Outcome::Refused { code, message });
+        }
+        self.advance(now);
+        !answered.is_empty()
+    }
+
+    /// Gives up what is overdue. Early and repeated calls are harmless.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let is_due = |pending: &Pending| pending.until.is_some_and(|until| until <= now);
+        let due: Vec<Wanted> = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| is_due(pending))
+            .map(|(wanted, _)| wanted.clone())
+            .collect();
+        for wanted in due {
+            if let Some(pending) = self.pending.remove(&wanted) {
+                let asked = pending.has_left;
+                self.settle(wanted, Outcome::Overdue { asked });
+            }
+        }
+        self.advance(now);
+    }
+
+    /// When something is overdue next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Deadline<RequestTimer>> {
+        let at = self.pending.values().filter_map(|pending| pending.until).min()?;
+        Some(Deadline {
+            at,
+            timer: RequestTimer::Overdue,
+        })
+    }
+
+    /// The next thing to do or to tell.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<RequestOutput> {
+        self.outputs.pop_front()
+    }
+
+    /// What was asked for under this name: exactly what fits, if there is such, or else all of it.
+    fn answered(&self, name: TemplateName, fits: impl Fn(&Wanted) -> bool) -> Vec<Wanted> {
+        let asked = self
+            .pending
+            .iter()
+            .filter(|(wanted, pending)| wanted.name == name && pending.phase == Phase::Asked)
+            .map(|(wanted, _)| wanted);
+        let (exact, others): (Vec<&Wanted>, Vec<&Wanted>) = asked.partition(|wanted| fits(wanted));
+        let chosen = if exact.is_empty() { others } else { exact };
+        chosen.into_iter().cloned().collect()
+    }
+
+    fn settle(&mut self, wanted: Wanted, outcome: Outcome) {
+        self.outputs.push_back(RequestOutput::Settled { wanted, outcome });
+    }
+
+    /// Asks for what is next, and lets the clock run for what only the controller holds up.
+    fn advance(&mut self, now: Instant) {
+        let pending = &self.pending;
+        self.queue.retain(|wanted| {
+            pending
+                .get(wanted)
+                .is_some_and(|pending| pending.phase == Phase::Queued)
+        });
+        let asked = |pending: &&Pending| pending.phase == Phase::Asked;
+        let mut room = self
+            .config
+            .at_once
+            .saturating_sub(self.pending.values().filter(asked).count());
+        let deadline = after(now, self.config.deadline);
+        let mut rest = VecDeque::new();
+        while let Some(wanted) = self.queue.pop_front() {
+            let Some(pending) = self.pending.get_mut(&wanted) else {
+                continue;
+            };
+            if room == 0 {
+                rest.push_back(wanted);
+                continue;
+            }
+            room -= 1;
+            pending.until.get_or_insert(deadline);
+            if !self.is_connected {
+                rest.push_back(wanted);
+                continue;
+            }
+            pending.phase = Phase::Asked;
+            pending.has_left = true;
+            self.outputs.push_back(RequestOutput::Ask {
+                name: wanted.name,
+                known_hash: pending.known_hash.clone(),
+            });
+        }
+        self.queue = rest;
+    }
+}
