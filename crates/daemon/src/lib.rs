@@ -46,6 +46,7 @@
 #![warn(missing_docs)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod cache;
 pub mod config;
 pub mod console;
 pub mod control;

@@ -16,6 +16,7 @@ mod supervision {
     pub mod scarcity;
     pub mod stage;
     pub mod starts;
+    pub mod templates;
 }
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         supervision::hostile::trials(),
         supervision::node::trials(),
         supervision::busy::trials(),
+        supervision::templates::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }

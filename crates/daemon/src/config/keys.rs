@@ -196,6 +196,20 @@ pub(super) const KEYS: &[Key] = &[
         "Longest download.",
     ),
     key(
+        "runtime.template_cache_mb",
+        Kind::Integer,
+        "4096",
+        "",
+        "Templates that are kept on this node; those in use are kept beyond that.",
+    ),
+    key(
+        "runtime.template_timeout_seconds",
+        Kind::Integer,
+        "120",
+        "",
+        "How long a controller may take to send a template.",
+    ),
+    key(
         "resources.max_memory_mb",
         Kind::Integer,
         "0",

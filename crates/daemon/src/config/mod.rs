@@ -135,6 +135,10 @@ pub struct RuntimeConfig {
     pub max_download_bytes: u64,
     /// Longest download
     pub download_timeout: Duration,
+    /// Bytes of templates that are kept
+    pub template_cache_bytes: u64,
+    /// How long a controller may take to send a template
+    pub template_timeout: Duration,
 }
 
 /// What instances may use
@@ -205,6 +209,8 @@ impl Default for DaemonConfig {
                 allow_unverified_downloads: false,
                 max_download_bytes: 2048 * MIB,
                 download_timeout: Duration::from_secs(600),
+                template_cache_bytes: 4096 * MIB,
+                template_timeout: Duration::from_secs(120),
             },
             resources: ResourceConfig { max_memory_mb: 0 },
             reconnect: ReconnectConfig {
@@ -398,6 +404,12 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
             download_timeout: settings.seconds(
                 "runtime.download_timeout_seconds",
                 default.runtime.download_timeout,
+                1..=DAY,
+            )?,
+            template_cache_bytes: MIB * settings.number("runtime.template_cache_mb", 4096, 0..=1_048_576)?,
+            template_timeout: settings.seconds(
+                "runtime.template_timeout_seconds",
+                default.runtime.template_timeout,
                 1..=DAY,
             )?,
         },

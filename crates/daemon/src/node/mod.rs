@@ -453,6 +453,9 @@ fn preparation_settings(
         node_id: config.node_id.clone(),
         instances_folder: instances_dir.to_path_buf(),
         cache_folder: data_dir.join("cache").join("artifacts"),
+        templates_folder: data_dir.join("cache").join("templates"),
+        max_template_bytes: config.runtime.template_cache_bytes,
+        template_deadline: config.runtime.template_timeout,
         java: config.runtime.java.clone(),
         standin: config.runtime.allow_standin.then(|| Runtime::Standin {
             program: own.program.clone(),

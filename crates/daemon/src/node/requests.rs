@@ -9,15 +9,12 @@ use prexorcloud_proto::{CacheStatus, ErrorReport, ModuleStateUpdate, controller_
 /// The answer to a request, if there is one
 pub(super) fn answer(
     request: controller_message::Payload,
-    cached_bytes: i64,
+    cache: impl FnOnce() -> CacheStatus,
 ) -> Option<daemon_message::Payload> {
     use controller_message::Payload as Request;
     use daemon_message::Payload as Answer;
     Some(match request {
-        Request::RequestCacheStatus(_) => Answer::CacheStatus(Box::new(CacheStatus {
-            total_size_bytes: cached_bytes,
-            ..CacheStatus::default()
-        })),
+        Request::RequestCacheStatus(_) => Answer::CacheStatus(Box::new(cache())),
         Request::ModuleInstall(install) => Answer::ModuleStateUpdate(module_state(
             install.module_id,
             "FAILED",

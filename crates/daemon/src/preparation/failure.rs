@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use prexorcloud_proto::{StartFailureDisposition, StartPreparationStage};
 
+use crate::cache::templates::TemplateError;
+
 /// Something that kept an instance from being started
 ///
 /// The variant decides the stage, the stable code, whether trying again can help, and the sentence; see the methods.
@@ -42,11 +44,23 @@ pub enum PreparationError {
         /// The system's answer
         error: io::Error,
     },
-    /// The order names templates, and this daemon has no way to fetch them
-    #[error("this daemon cannot apply templates yet, but the order names {names}")]
-    TemplatesUnsupported {
-        /// The templates
-        names: String,
+    /// A template cannot be had
+    #[error("template {name}: {source}")]
+    Template {
+        /// Its name
+        name: String,
+        /// Why
+        source: TemplateError,
+    },
+    /// A template cannot be unpacked, or what it brings does not fit to what is there
+    #[error("template {name} cannot be applied: {problem}")]
+    TemplateApply {
+        /// Its name
+        name: String,
+        /// Why
+        problem: String,
+        /// Whether the file system failed, and not the template
+        is_transient: bool,
     },
     /// The runtime jar could not be provided
     #[error("runtime {file}: {source}")]
@@ -218,7 +232,7 @@ impl PreparationError {
             | Self::PortInUse { .. }
             | Self::PortDenied { .. }
             | Self::Workspace { .. } => StartPreparationStage::Validation,
-            Self::TemplatesUnsupported { .. } => StartPreparationStage::TemplateApply,
+            Self::Template { .. } | Self::TemplateApply { .. } => StartPreparationStage::TemplateApply,
             Self::Runtime { .. } | Self::StandinNotAllowed { .. } => StartPreparationStage::RuntimeProvision,
             Self::Extension { .. } => StartPreparationStage::ExtensionProvision,
             Self::Substitution { .. } => StartPreparationStage::VariableSubstitution,
@@ -235,7 +249,7 @@ impl PreparationError {
             Self::PortInUse { .. } => "PORT_IN_USE",
             Self::PortDenied { .. } => "PORT_DENIED",
             Self::Workspace { .. } => "WORKSPACE_FAILED",
-            Self::TemplatesUnsupported { .. } => "TEMPLATE_APPLY_FAILED",
+            Self::Template { .. } | Self::TemplateApply { .. } => "TEMPLATE_APPLY_FAILED",
             Self::Runtime { .. } | Self::StandinNotAllowed { .. } => "RUNTIME_PROVISION_FAILED",
             Self::Extension { .. } => "EXTENSION_PROVISION_FAILED",
             Self::Substitution { .. } => "VARIABLE_SUBSTITUTION_FAILED",
@@ -250,10 +264,12 @@ impl PreparationError {
         let is_transient = match self {
             Self::PortInUse { .. } | Self::Workspace { .. } | Self::Substitution { .. } => true,
             Self::Runtime { source, .. } | Self::Extension { source, .. } => source.is_transient(),
-            Self::ConfigPatch { is_transient, .. } => *is_transient,
+            Self::Template { source, .. } => source.is_transient(),
+            Self::TemplateApply { is_transient, .. } | Self::ConfigPatch { is_transient, .. } => {
+                *is_transient
+            }
             Self::InvalidOrder { .. }
             | Self::PortDenied { .. }
-            | Self::TemplatesUnsupported { .. }
             | Self::StandinNotAllowed { .. }
             | Self::NoJava { .. } => false,
         };

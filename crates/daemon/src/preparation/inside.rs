@@ -4,6 +4,8 @@
 //! sparse file may claim any size, and all of it may change at any moment. A path is therefore resolved here and not by
 //! the system, links that stay inside are followed, and what is opened then is opened without following any.
 
+mod changes;
+
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -15,6 +17,9 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 /// More links on one path lead nowhere
 const MAX_LINKS: usize = 40;
+
+/// The largest file that is copied where it cannot be moved
+const MAX_FILE_MOVED: u64 = 2 << 30;
 
 /// Numbers temporary files, so that two never share one
 static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prexorcloud_proto::{
     ConfigFormat, ConfigPatch, ExtensionArtifact, InstanceCategory, RuntimeIsolation, StartInstance,
+    TemplateRef,
 };
 use prexorcloud_protocol::{GroupName, Incarnation, InstanceId};
 
@@ -38,7 +39,8 @@ pub(super) struct Assignment {
     pub(super) jar_file: String,
     pub(super) download_url: String,
     pub(super) sha256: String,
-    pub(super) templates: Vec<String>,
+    pub(super) templates: Vec<TemplateRef>,
+    pub(super) protected_paths: Vec<String>,
     pub(super) extensions: Vec<ExtensionArtifact>,
     pub(super) config_patches: Vec<ConfigPatch>,
     pub(super) isolation: Option<RuntimeIsolation>,
@@ -101,7 +103,12 @@ impl Assignment {
             sha256: runtime
                 .map_or("", |runtime| runtime.sha256.trim())
                 .to_ascii_lowercase(),
-            templates: templates.iter().map(|template| template.name.clone()).collect(),
+            templates: templates.clone(),
+            // What a dynamic instance has comes with each start.
+            protected_paths: match start.static_instance {
+                true => start.protected_paths.clone(),
+                false => Vec::new(),
+            },
             extensions: plan.map(|plan| plan.extensions.clone()).unwrap_or_default(),
             config_patches: plan.map(|plan| plan.config_patches.clone()).unwrap_or_default(),
             isolation: plan.and_then(|plan| plan.isolation).or(start.isolation),

@@ -1,13 +1,10 @@
 //! `%KEY%` in the text files of a workspace
 //!
-//! The folder of a static instance keeps its files, and the next start may have another port. What stood there before a
-//! variable was replaced is therefore remembered beside the files, line by line: where the line is still as the last start
-//! left it, the next one begins with the variable again. A line that the server or an operator has changed since is theirs.
+//! It is done in what templates bring, before that gets to the files of the instance: a file that a server or an operator wrote may have
+//! percent signs of its own, and what is there after one start is no place for variables at the next.
 
 use std::collections::BTreeMap;
 use std::io;
-
-use serde::{Deserialize, Serialize};
 
 use super::PreparationError;
 use super::inside::{Inside, InsideError, Kind, Place};
@@ -31,16 +28,6 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 /// How deep folders are followed
 const MAX_DEPTH: usize = 32;
 
-/// Where the lines of a static instance are remembered
-const MEMORY: &str = ".prexorcloud-variables";
-
-/// Whether a folder outlives the start that it is prepared for
-#[derive(Copy, Clone, Debug, PartialEq, Eq)]
-pub(super) enum Lifetime {
-    OneStart,
-    ManyStarts,
-}
-
 /// What `%KEY%` means for an instance; the daemon's own keys win over the order's
 pub(super) fn variables(order: &Assignment, node_id: &str) -> BTreeMap<String, String> {
     let mut variables = order.variables.clone();
@@ -58,21 +45,6 @@ pub(super) fn variables(order: &Assignment, node_id: &str) -> BTreeMap<String, S
     variables
 }
 
-/// A line in which variables were replaced
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Line {
-    /// With the variables
-    template: String,
-    /// As the last start left it, or, if that was cut short, as either of the last two did
-    replaced: Vec<String>,
-}
-
-/// The lines of a static instance, by file
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Memory {
-    files: BTreeMap<String, Vec<Line>>,
-}
-
 /// Replaces variables in every text file of the folder
 ///
 /// Symbolic links are not followed, since what they lead to inside is found anyway. A file that is not UTF-8 is left as it
@@ -81,13 +53,7 @@ struct Memory {
 pub(super) fn substitute(
     inside: &Inside,
     variables: &BTreeMap<String, String>,
-    lifetime: Lifetime,
 ) -> Result<(), PreparationError> {
-    let mut memory = match lifetime {
-        Lifetime::OneStart => None,
-        Lifetime::ManyStarts => Some(Memory::read(inside)?),
-    };
-    let mut has_changed = false;
     let mut folders = vec![Place::root()];
     while let Some(folder) = folders.pop() {
         let entries = match inside.list(&folder) {
@@ -103,19 +69,13 @@ pub(super) fn substitute(
             match kind {
                 Kind::Folder if folder.depth() < MAX_DEPTH => folders.push(place),
                 Kind::File(size) if size <= MAX_FILE && is_text(&name.to_string_lossy()) => {
-                    has_changed |= substitute_file(inside, &place, variables, memory.as_mut())?;
+                    substitute_file(inside, &place, variables)?;
                 }
                 Kind::Folder | Kind::File(_) | Kind::Other => {}
             }
         }
     }
-    match memory {
-        Some(mut memory) if has_changed => {
-            memory.settle();
-            memory.write(inside)
-        }
-        _ => Ok(()),
-    }
+    Ok(())
 }
 
 fn failed(inside: &Inside, place: &Place) -> impl FnOnce(InsideError) -> PreparationError {
@@ -150,116 +110,29 @@ fn substitute_file(
     inside: &Inside,
     place: &Place,
     variables: &BTreeMap<String, String>,
-    memory: Option<&mut Memory>,
-) -> Result<bool, PreparationError> {
+) -> Result<(), PreparationError> {
     let bytes = match inside.read(place, MAX_FILE) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(false),
+        Ok(None) => return Ok(()),
         Err(InsideError::Io(error)) if !is_foreign(&error) => {
             return Err(failed(inside, place)(error.into()));
         }
         Err(error) => {
             passed_over(inside, place, &error);
-            return Ok(false);
+            return Ok(());
         }
     };
     let Ok(text) = String::from_utf8(bytes) else {
         tracing::debug!(path = %inside.path(place).display(), "not UTF-8, left as it is");
-        return Ok(false);
+        return Ok(());
     };
-    let name = place.relative().to_string_lossy().into_owned();
-    let former = memory.as_ref().and_then(|memory| memory.files.get(&name));
-    let (replaced, lines) = replace_lines(&text, former.map_or(&[][..], Vec::as_slice), variables);
-    let has_other_lines = former.map_or(&[][..], Vec::as_slice) != lines.as_slice();
-    if let Some(memory) = memory
-        && has_other_lines
-    {
-        if lines.is_empty() {
-            memory.files.remove(&name);
-        } else {
-            memory.files.insert(name, lines);
-        }
-        // Before the file changes, or the variables would be gone if this start ended here.
-        memory.write(inside)?;
-    }
+    let replaced = replace(&text, variables);
     if replaced != text {
         inside
             .replace(place, replaced.as_bytes())
             .map_err(failed(inside, place))?;
     }
-    Ok(has_other_lines || replaced != text)
-}
-
-impl Memory {
-    fn read(inside: &Inside) -> Result<Self, PreparationError> {
-        let place = Place::root().join(MEMORY.as_ref());
-        let bytes = match inside.read(&place, MAX_FILE) {
-            Ok(bytes) => bytes,
-            Err(InsideError::Io(error)) => return Err(failed(inside, &place)(error.into())),
-            Err(error) => {
-                tracing::warn!(path = %inside.path(&place).display(), %error, "what variables stood for is not known any more");
-                None
-            }
-        };
-        let read = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
-        Ok(read
-            .unwrap_or_else(|error| {
-                tracing::warn!(path = %inside.path(&place).display(), %error, "what variables stood for is not known any more");
-                None
-            })
-            .unwrap_or_default())
-    }
-
-    fn write(&self, inside: &Inside) -> Result<(), PreparationError> {
-        let place = Place::root().join(MEMORY.as_ref());
-        let bytes = serde_json::to_vec_pretty(self)
-            .map_err(|error| failed(inside, &place)(io::Error::other(error).into()))?;
-        inside.replace(&place, &bytes).map_err(failed(inside, &place))
-    }
-
-    /// Every file has its new lines: the former ones do not count any more
-    fn settle(&mut self) {
-        for line in self.files.values_mut().flatten() {
-            if let Some(last) = line.replaced.pop() {
-                line.replaced = vec![last];
-            }
-        }
-    }
-}
-
-/// The text with variables replaced, and what to remember of it
-fn replace_lines(text: &str, former: &[Line], variables: &BTreeMap<String, String>) -> (String, Vec<Line>) {
-    let mut left: Vec<&Line> = former.iter().collect();
-    let mut lines = Vec::new();
-    let mut result = String::with_capacity(text.len() + 64);
-    for line in text.split_inclusive('\n') {
-        let content = line.trim_end_matches(['\n', '\r']);
-        let end = line.get(content.len()..).unwrap_or_default();
-        let mut new = replace(content, variables);
-        if new != content {
-            lines.push(Line {
-                template: content.to_owned(),
-                replaced: vec![new.clone()],
-            });
-        } else if let Some(known) = left
-            .iter()
-            .position(|line| line.replaced.iter().any(|replaced| replaced == content))
-        {
-            let known = left.remove(known);
-            new = replace(&known.template, variables);
-            let mut replaced = vec![content.to_owned()];
-            if new != content {
-                replaced.push(new.clone());
-            }
-            lines.push(Line {
-                template: known.template.clone(),
-                replaced,
-            });
-        }
-        result.push_str(&new);
-        result.push_str(end);
-    }
-    (result, lines)
+    Ok(())
 }
 
 /// One pass from left to right: a value that looks like a variable is not replaced again
@@ -323,9 +196,9 @@ mod tests {
             String::from_utf8(self.read(name)).unwrap()
         }
 
-        fn start(&self, port: &str, lifetime: Lifetime) {
+        fn start(&self, port: &str) {
             let inside = Inside::new(self.0.path()).unwrap();
-            substitute(&inside, &map(&[("PORT", port), ("GROUP", "lobby")]), lifetime).unwrap();
+            substitute(&inside, &map(&[("PORT", port), ("GROUP", "lobby")])).unwrap();
         }
     }
 
@@ -354,52 +227,10 @@ mod tests {
         folder.write("latin.txt", b"\xe4 %PORT%");
         std::os::unix::fs::symlink("/etc/hostname", folder.0.path().join("link.txt")).unwrap();
         std::os::unix::fs::symlink("..", folder.0.path().join("config/loop")).unwrap();
-        folder.start("1", Lifetime::OneStart);
+        folder.start("1");
         assert_eq!(folder.text("config/server.PROPERTIES"), "port=1\r\nx=lobby");
         assert_eq!(folder.read("world/level.dat"), b"%PORT%");
         assert_eq!(folder.read("latin.txt"), b"\xe4 %PORT%");
-        assert!(!folder.0.path().join(MEMORY).exists());
-    }
-
-    #[test]
-    fn the_next_start_of_a_static_instance_has_the_variables_again() {
-        let folder = Folder::new();
-        folder.write(
-            "server.properties",
-            "motd=%GROUP% on %PORT%\r\nserver-port=%PORT%\r\nview=8\r\n",
-        );
-        folder.write("config/other.yml", "port: %PORT% # %GROUP%\n");
-        folder.start("1", Lifetime::ManyStarts);
-        assert_eq!(
-            folder.text("server.properties"),
-            "motd=lobby on 1\r\nserver-port=1\r\nview=8\r\n"
-        );
-        // Servers write their configuration anew, in an order of their own.
-        folder.write("server.properties", "view=9\nserver-port=1\nmotd=mine\nnew=1\n");
-        folder.start("2", Lifetime::ManyStarts);
-        assert_eq!(
-            folder.text("server.properties"),
-            "view=9\nserver-port=2\nmotd=mine\nnew=1\n"
-        );
-        assert_eq!(folder.text("config/other.yml"), "port: 2 # lobby\n");
-        folder.start("2", Lifetime::ManyStarts);
-        // An operator's own value stays, also when it is one that a start wrote before.
-        folder.write("server.properties", "server-port=1\nmotd=%GROUP%\n");
-        folder.start("3", Lifetime::ManyStarts);
-        assert_eq!(folder.text("server.properties"), "server-port=1\nmotd=lobby\n");
-        assert_eq!(folder.text("config/other.yml"), "port: 3 # lobby\n");
-    }
-
-    #[test]
-    fn a_start_that_was_cut_short_loses_no_variable() {
-        let text = "port=%PORT%\n";
-        let (one, lines) = replace_lines(text, &[], &map(&[("PORT", "1")]));
-        // Remembered, and the file not written: the variable is still there.
-        assert_eq!(replace_lines(text, &lines, &map(&[("PORT", "2")])).0, "port=2\n");
-        let (two, both) = replace_lines(&one, &lines, &map(&[("PORT", "2")]));
-        for left in [one, two] {
-            assert_eq!(replace_lines(&left, &both, &map(&[("PORT", "3")])).0, "port=3\n");
-        }
     }
 
     /// Root may read everything, so the work is done as somebody else
@@ -429,7 +260,7 @@ mod tests {
         for (name, bits) in [("", 0o777), ("lost+found", 0), ("locked.txt", 0)] {
             mode(name, bits);
         }
-        as_nobody(|| folder.start("1", Lifetime::ManyStarts));
+        as_nobody(|| folder.start("1"));
         mode("lost+found", 0o700);
         mode("locked.txt", 0o600);
         assert_eq!(folder.text("a.txt"), "1");
@@ -456,19 +287,9 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("socket.yml")).unwrap();
         let sparse = fs::File::create(folder.0.path().join("sparse.yml")).unwrap();
         sparse.set_len(1 << 40).unwrap();
-        // A planted temporary name, and a planted memory.
+        // A planted temporary name.
         std::os::unix::fs::symlink("/nonexistent/x", folder.0.path().join("a.txt.new")).unwrap();
-        pipe(MEMORY);
-        folder.start("1", Lifetime::ManyStarts);
+        folder.start("1");
         assert_eq!(folder.text("a.txt"), "1");
-        folder.start("2", Lifetime::ManyStarts);
-        assert_eq!(folder.text("a.txt"), "2");
-        folder.write(MEMORY, "{ torn");
-        folder.start("3", Lifetime::ManyStarts);
-        assert_eq!(
-            folder.text("a.txt"),
-            "2",
-            "what it stood for is not known any more"
-        );
     }
 }

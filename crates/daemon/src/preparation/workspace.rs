@@ -12,12 +12,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::PreparationError;
 use super::inside::Inside;
 use super::order::Assignment;
-use super::substitution::Lifetime;
 use crate::foreign;
 use crate::supervisor::dumps;
 
 /// Begins the names of folders that no instance uses; no group is called like that
 const HIDDEN: &str = ".";
+
+/// In the name of a folder that is being prepared
+const STAGING: &str = "-staging-";
+
+/// In the name of a folder with templates on their way into another one
+const TEMPLATES: &str = "-templates-";
 
 /// The folders of all instances
 #[derive(Debug)]
@@ -57,8 +62,10 @@ impl Workspaces {
                 tracing::warn!(folder = %path.display(), %error, "cannot delete a leftover folder");
             }
         };
-        if self.staging().exists() {
-            remove(self.staging());
+        // Where earlier versions of this daemon, and daemons in Java, prepared instances.
+        let former = self.root.join(".staging");
+        if former.exists() {
+            remove(former);
         }
         let groups = match fs::read_dir(&self.root) {
             Ok(groups) => groups,
@@ -83,7 +90,12 @@ impl Workspaces {
             for instance in instances.flatten() {
                 let name = instance.file_name();
                 let is_folder = instance.file_type().is_ok_and(|kind| kind.is_dir());
-                let Some(instance_name) = name.to_str().and_then(leftover_of).filter(|_| is_folder) else {
+                let name = name.to_str().filter(|_| is_folder);
+                if name.is_some_and(is_half_prepared) {
+                    remove(instance.path());
+                    continue;
+                }
+                let Some(instance_name) = name.and_then(leftover_of) else {
                     continue;
                 };
                 match dumps::witness(&instance.path()) {
@@ -100,8 +112,16 @@ impl Workspaces {
         Ok(())
     }
 
-    fn staging(&self) -> PathBuf {
-        self.root.join(".staging")
+    /// A name beside the folder of an instance: a group may be on a file system of its own
+    fn beside(&self, order: &Assignment, mark: &str) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{HIDDEN}{}{mark}{}-{number}", order.instance, std::process::id());
+        self.root.join(order.group.as_str()).join(name)
+    }
+
+    /// A folder beside that of an instance, for what is on its way there
+    pub(super) fn scratch(&self, order: &Assignment) -> Scratch {
+        Scratch(self.beside(order, TEMPLATES))
     }
 
     /// Makes room for an instance
@@ -112,11 +132,7 @@ impl Workspaces {
             create(&live)?;
             return Ok(Workspace { live, staging: None });
         }
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let process = std::process::id();
-        let staging = self
-            .staging()
-            .join(format!("{}-{process}-{number}", order.instance));
+        let staging = self.beside(order, STAGING);
         create(&staging)?;
         Ok(Workspace {
             live,
@@ -139,14 +155,6 @@ impl Workspace {
         })
     }
 
-    /// Whether the next start finds the files of this one
-    pub(super) fn lifetime(&self) -> Lifetime {
-        match self.staging {
-            Some(_) => Lifetime::OneStart,
-            None => Lifetime::ManyStarts,
-        }
-    }
-
     /// Gives the folder its real name, in the place of whatever had it; returns that name
     ///
     /// Does not wait for a former folder to be deleted. Call it inside a tokio runtime.
@@ -163,7 +171,8 @@ impl Workspace {
             create(group)?;
         }
         let name = live.file_name().unwrap_or_default().to_string_lossy();
-        let stamp = staging.file_name().unwrap_or_default().to_string_lossy();
+        let own = staging.file_name().unwrap_or_default().to_string_lossy();
+        let stamp = own.rsplit_once(STAGING).map_or(&*own, |(_, stamp)| stamp);
         let aside = live.with_file_name(format!("{HIDDEN}{name}-replaced-{stamp}"));
         let replaced = match fs::rename(&live, &aside) {
             Ok(()) => true,
@@ -207,6 +216,40 @@ impl Drop for Workspace {
             tracing::warn!(folder = %staging.display(), %error, "cannot delete a half-prepared folder");
         }
     }
+}
+
+/// Folders that are only there while an instance is prepared
+#[derive(Debug)]
+pub(super) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// An empty folder in it
+    pub(super) fn folder(&self, name: &str) -> Result<PathBuf, PreparationError> {
+        let path = self.0.join(name);
+        create(&path)?;
+        Ok(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = foreign::remove(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "cannot delete unpacked templates");
+        }
+    }
+}
+
+/// Whether nothing in it was ever used
+fn is_half_prepared(name: &str) -> bool {
+    let mut parts = name.rsplitn(4, '-');
+    let mut is_number = || {
+        parts
+            .next()
+            .is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_numbered = is_number() && is_number();
+    let mark = parts.next().map(|word| format!("-{word}-"));
+    name.starts_with(HIDDEN) && is_numbered && mark.is_some_and(|mark| mark == STAGING || mark == TEMPLATES)
 }
 
 /// Whose folder it was, if the name is one that folders have on their way out

@@ -8,14 +8,14 @@ use std::time::{Duration, SystemTime};
 use prexorcloud_proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
 use prexorcloud_proto::{
     ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, NodeStatus,
-    RunningInstance, ShutdownNodeAck, StartInstance, controller_message,
+    RunningInstance, ShutdownNodeAck, StartInstance, TemplateRequest, controller_message,
 };
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
 use prexorcloud_protocol::node::controller::{Change, ControllerWork, OrderId, StreamId};
 use prexorcloud_protocol::roster::GroupPolicy;
 use prexorcloud_protocol::roster::InstanceEvent;
-use prexorcloud_protocol::session::controller::Admission;
+use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
     Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId, NodeId, StopMode,
 };
@@ -45,6 +45,7 @@ pub enum Seen {
     Status(NodeStatus),
     Error(ErrorReport),
     ShutdownAcknowledged(ShutdownNodeAck),
+    Template(TemplateRequest),
     Closed,
 }
 
@@ -338,6 +339,9 @@ impl NodeAcceptor for Acceptor {
                     Some(ControllerEvent::NodeStatus(status)) => Some(Seen::Status(status)),
                     Some(ControllerEvent::DaemonError(report)) => Some(Seen::Error(report)),
                     Some(ControllerEvent::ShutdownAcknowledged(ack)) => Some(Seen::ShutdownAcknowledged(ack)),
+                    Some(ControllerEvent::Request(DaemonRequest::Template(request))) => {
+                        Some(Seen::Template(request))
+                    }
                     Some(ControllerEvent::Closed(_)) => Some(Seen::Closed),
                     _ => None,
                 };

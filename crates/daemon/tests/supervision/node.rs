@@ -363,13 +363,9 @@ async fn a_stop_cancels_a_preparation() {
     let (_download, _) = silent.accept().await.unwrap();
     cluster.stop_instance("lobby-1", StopMode::Graceful);
     cluster.states_until(State::Stopped).await;
-    let staging = folder.path().join("data/instances/.staging");
+    let group = folder.path().join("data/instances/lobby");
     until("nothing half-prepared is left", || {
-        std::fs::read_dir(&staging)
-            .unwrap()
-            .next()
-            .is_none()
-            .then_some(())
+        std::fs::read_dir(&group).unwrap().next().is_none().then_some(())
     })
     .await;
     assert_eq!(daemon.shutdown().await, Finished::Stopped);

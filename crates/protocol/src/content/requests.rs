@@ -20,6 +20,9 @@ pub const TEMPLATE_NOT_FOUND: &str = "TEMPLATE_NOT_FOUND";
 /// `ErrorReport.error_code` of a controller: the template does not fit into a message; the context is its name.
 pub const TEMPLATE_TOO_LARGE: &str = "TEMPLATE_TOO_LARGE";
 
+/// `ErrorReport.error_code` of a controller without templates; the context is the name.
+pub const TEMPLATE_UNKNOWN: &str = "TEMPLATE_UNKNOWN";
+
 /// A content of a template
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Wanted {
@@ -226,9 +229,10 @@ impl TemplateRequests {
         !answered.is_empty()
     }
 
-    /// The controller reports an error. Says whether it was the answer to a request.
+    /// The controller reports an error. Says whether it was the answer to a request: its code begins with `TEMPLATE_`, and its
+    /// context is a template that was asked for.
     pub fn handle_error(&mut self, now: Instant, code: &str, context: &str, message: &str) -> bool {
-        if !matches!(code, TEMPLATE_NOT_FOUND | TEMPLATE_TOO_LARGE) {
+        if !code.starts_with("TEMPLATE_") {
             return false;
         }
         let Ok(name) = TemplateName::new(context) else {

@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{CrashReport, ErrorReport, controller_message, daemon_message};
+use prexorcloud_proto::{CrashReport, ErrorReport, TemplateRequest, controller_message, daemon_message};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::hosted::HostedInstance;
@@ -31,6 +31,7 @@ use super::crashes::CrashSpool;
 use super::host::Host;
 use super::memory::{Memory, Written};
 use super::{Finished, requests};
+use crate::cache::templates::{Ask, Templates};
 use crate::control::ExitCause;
 use crate::files::{Asked, InstanceFiles};
 use crate::preparation::{Prepared, Preparer};
@@ -46,6 +47,7 @@ pub(super) struct Orders {
     session: SessionHandle<DaemonSession>,
     supervisor: Supervisor,
     preparer: Arc<Preparer>,
+    templates: Arc<Templates>,
     spool: CrashSpool,
     memory: Memory,
     host: Host,
@@ -87,6 +89,8 @@ impl SessionHandler<DaemonSession> for Orders {
             // Only a wake-up: what is due is seen to with the work, however busy it is.
             () = due(self.node.poll_timeout()) => {}
             () = at(self.memory.retry_at()) => {}
+            () = self.templates.woken() => {}
+            () = at(self.templates.timeout()) => {}
         }
         self.work()
     }
@@ -115,6 +119,7 @@ impl Orders {
             node: DaemonNode::new(config),
             session,
             supervisor,
+            templates: preparer.templates(),
             preparer: Arc::new(preparer),
             spool,
             memory,
@@ -204,8 +209,9 @@ impl Orders {
                 self.look_at_files(Asked::Read(*asked));
             }
             Some(DaemonEvent::Request(request)) => {
-                let cached = self.preparer.cached_bytes();
-                if let Some(answer) = requests::answer(request, cached) {
+                let request = self.templates.handle_request(request);
+                let cache = || self.preparer.cache_status();
+                if let Some(answer) = request.and_then(|request| requests::answer(request, cache)) {
                     self.send(answer);
                 }
             }
@@ -222,6 +228,7 @@ impl Orders {
             Some(DaemonEvent::Ignored(anomaly)) => tracing::warn!("ignored: {anomaly}"),
             Some(DaemonEvent::Disconnected(outcome)) => {
                 self.supervisor.close_consoles();
+                self.templates.handle_disconnected();
                 match outcome {
                     // Begins with "upgrade required".
                     DaemonOutcome::Handshake(HandshakeFailure::UpgradeRequired(incompatible)) => {
@@ -247,6 +254,7 @@ impl Orders {
     fn handle_connected(&mut self, connected: &Connected) {
         tracing::info!(session = connected.session_id, "connected to the controller");
         self.api_port = connected.controller_api_port;
+        self.templates.handle_connected();
         tell_contract(connected);
         let receiver = match connected.peer.numbers_console {
             true => Receiver::Numbered,
@@ -362,6 +370,19 @@ impl Orders {
                 Err(_) => tracing::debug!("an answer about files was not sent, since the stream is full"),
             }
         });
+    }
+
+    pub(super) fn ask_for_templates(&self) {
+        for Ask { name, known_hash } in self.templates.poll() {
+            let request = daemon_message::Payload::TemplateRequest(TemplateRequest {
+                template_name: name.as_str().to_owned(),
+                known_hash,
+            });
+            if let Err(error) = self.session.with(|session, _| session.send(request)) {
+                tracing::debug!(template = %name, %error, "a template is asked for on the next stream");
+                self.templates.handle_unsent(name);
+            }
+        }
     }
 
     fn send(&self, payload: daemon_message::Payload) {

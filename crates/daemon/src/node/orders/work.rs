@@ -24,6 +24,7 @@ impl Orders {
             }
             self.perform(work);
         }
+        self.ask_for_templates();
         if let Some(write) = self.memory.next_write(Instant::now()) {
             self.writes.spawn_blocking(|| write.run());
         }

@@ -27,7 +27,7 @@ use std::ops::Range;
 use encoding::Text;
 
 /// Larger files are no configuration and are replaced
-const MAX_FILE: usize = 8 * 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 8 * 1024 * 1024;
 
 /// A file made of two
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,11 @@ pub(super) struct Merged {
     pub(super) bytes: Vec<u8>,
     /// Why it is not both files in one, if it is not
     pub(super) note: Option<String>,
+}
+
+/// Whether a file of this name is merged, and not replaced
+pub(super) fn is_merged(name: &str) -> bool {
+    Kind::of(name).is_some()
 }
 
 /// Puts `overlay` over `base`, both files of this name
@@ -46,7 +51,7 @@ pub(super) fn merge(name: &str, base: &[u8], overlay: &[u8]) -> Merged {
     let Some(kind) = Kind::of(name) else {
         return replaced(None);
     };
-    if base.len().max(overlay.len()) > MAX_FILE {
+    if base.len().max(overlay.len()) as u64 > MAX_FILE {
         return replaced(Some(format!(
             "it is larger than {MAX_FILE} bytes and was replaced as a whole"
         )));

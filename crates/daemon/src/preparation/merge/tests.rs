@@ -198,7 +198,7 @@ fn where_both_cannot_be_had_the_newer_file_is_taken() {
     let unreadable = merge("a.yml", b"a: 1\n", b"a: [\n");
     assert_eq!(unreadable.bytes, b"a: 1\n");
     assert!(unreadable.note.unwrap().contains("left out"));
-    let large = vec![b'a'; MAX_FILE + 1];
+    let large = vec![b'a'; MAX_FILE as usize + 1];
     assert_taken("a.yml", &large, b"a: 1\n", "larger");
 }
 

@@ -1,0 +1,3 @@
+//! What a node keeps of what it was sent, so that it is sent once
+
+pub(crate) mod templates;

@@ -1,0 +1,483 @@
+//! Archives on disk, under the name and the hash that the controller gave them
+//!
+//! Each is two files: the archive, and after it a record that says what it is and which SHA-256 it has. Both are written under
+//! another name, synced and renamed, so what is there is whole; what is not, or has changed since, is found by its digest
+//! before it is used, and is gone then.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prexorcloud_proto::TemplateCacheEntry;
+use prexorcloud_protocol::TemplateName;
+use prexorcloud_protocol::content::eviction::{CacheEntry, evicted};
+use prexorcloud_protocol::content::requests::Wanted;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::durable;
+
+const ARCHIVE: &str = "tar.gz";
+const RECORD: &str = "json";
+
+/// Larger records are none of ours
+const MAX_RECORD: u64 = 4096;
+
+/// What stands beside an archive
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    name: String,
+    hash: String,
+    sha256: String,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Book {
+    sha256: String,
+    bytes: u64,
+    last_used_ms: u64,
+    users: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Shelf {
+    folder: PathBuf,
+    max_bytes: u64,
+    books: Mutex<BTreeMap<Wanted, Book>>,
+    /// One writer at a time
+    writing: Mutex<()>,
+}
+
+/// An archive that is verified and stays open, whatever becomes of the cache
+#[derive(Debug)]
+pub(crate) struct Held {
+    file: File,
+    sha256: String,
+    /// Kept as long as somebody works with it
+    _in_use: InUse,
+}
+
+impl Held {
+    /// The archive from its beginning
+    pub(crate) fn archive(&mut self) -> io::Result<&File> {
+        self.file.rewind()?;
+        Ok(&self.file)
+    }
+
+    /// Of its bytes
+    pub(crate) fn sha256(&self) -> &str {
+        &self.sha256
+    }
+}
+
+/// Keeps an entry from being evicted
+#[derive(Debug)]
+pub(super) struct InUse {
+    shelf: Arc<Shelf>,
+    wanted: Wanted,
+    /// Not if there was nothing to keep
+    counts: bool,
+}
+
+impl InUse {
+    pub(super) fn of(shelf: &Arc<Shelf>, wanted: Wanted) -> Self {
+        let counts = match shelf.books().get_mut(&wanted) {
+            Some(book) => {
+                book.users += 1;
+                true
+            }
+            None => false,
+        };
+        Self {
+            shelf: Arc::clone(shelf),
+            wanted,
+            counts,
+        }
+    }
+}
+
+impl Clone for InUse {
+    fn clone(&self) -> Self {
+        Self::of(&self.shelf, self.wanted.clone())
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        let mut books = self.shelf.books();
+        if self.counts
+            && let Some(book) = books.get_mut(&self.wanted)
+        {
+            book.users = book.users.saturating_sub(1);
+        }
+        self.shelf.evict(&mut books);
+    }
+}
+
+impl Shelf {
+    /// What is there; a folder that cannot be read is an empty one, and is told
+    pub(super) fn open(folder: PathBuf, max_bytes: u64) -> Self {
+        let shelf = Self {
+            books: Mutex::default(),
+            writing: Mutex::default(),
+            folder,
+            max_bytes,
+        };
+        match shelf.read() {
+            Ok(books) => {
+                let mut kept = shelf.books();
+                *kept = books;
+                shelf.evict(&mut kept);
+            }
+            Err(error) => {
+                let folder = shelf.folder.display();
+                tracing::warn!(%folder, %error, "the kept templates cannot be read and are fetched again");
+            }
+        }
+        shelf
+    }
+
+    fn read(&self) -> io::Result<BTreeMap<Wanted, Book>> {
+        let mut books = BTreeMap::new();
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(books),
+            Err(error) => return Err(error),
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                files.push(entry.path());
+            }
+        }
+        let mut ours = HashSet::new();
+        for record in files.iter().filter(|path| has_suffix(path, RECORD)) {
+            if let Some((wanted, book)) = self.read_record(record) {
+                ours.extend([self.path(&wanted, ARCHIVE), record.clone()]);
+                books.insert(wanted, book);
+            }
+        }
+        // What was being written when the last daemon ended.
+        let is_ours = |path: &&PathBuf| {
+            [ARCHIVE, RECORD, "new"]
+                .iter()
+                .any(|suffix| has_suffix(path, suffix))
+        };
+        for path in files.iter().filter(is_ours).filter(|path| !ours.contains(*path)) {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "a leftover cannot be deleted");
+            }
+        }
+        Ok(books)
+    }
+
+    fn read_record(&self, path: &Path) -> Option<(Wanted, Book)> {
+        let bytes = durable::read_bounded(path, MAX_RECORD).ok()??;
+        let record: Record = serde_json::from_slice(&bytes).ok()?;
+        let wanted = Wanted {
+            name: TemplateName::new(&record.name).ok()?,
+            hash: record.hash,
+        };
+        let archive = fs::symlink_metadata(self.path(&wanted, ARCHIVE)).ok()?;
+        if self.path(&wanted, RECORD) != path || archive.len() != record.bytes {
+            return None;
+        }
+        let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+        let book = Book {
+            sha256: record.sha256,
+            bytes: record.bytes,
+            last_used_ms: milliseconds(modified),
+            users: 0,
+        };
+        Some((wanted, book))
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The hash is the controller's and no file name
+    fn path(&self, wanted: &Wanted, suffix: &str) -> PathBuf {
+        let mut digest = Sha256::new();
+        digest.update(wanted.name.as_str());
+        digest.update([0]);
+        digest.update(&wanted.hash);
+        self.folder
+            .join(format!("{}.{suffix}", hexadecimal(&digest.finalize())))
+    }
+
+    fn books(&self) -> MutexGuard<'_, BTreeMap<Wanted, Book>> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn has(&self, wanted: &Wanted) -> bool {
+        self.books().contains_key(wanted)
+    }
+
+    /// The hash of the content of a template that was used last
+    pub(super) fn newest(&self, name: TemplateName) -> Option<String> {
+        let books = self.books();
+        let of_name = books.iter().filter(|(wanted, _)| wanted.name == name);
+        let newest = of_name.max_by_key(|(_, book)| book.last_used_ms);
+        newest.map(|(wanted, _)| wanted.hash.clone())
+    }
+
+    /// An archive, if it is there and what it was; may block for as long as it takes to read it
+    pub(super) fn take(self: &Arc<Self>, wanted: &Wanted) -> io::Result<Option<Held>> {
+        let sha256 = {
+            let mut books = self.books();
+            let Some(book) = books.get_mut(wanted) else {
+                return Ok(None);
+            };
+            book.last_used_ms = milliseconds(SystemTime::now());
+            book.sha256.clone()
+        };
+        let in_use = InUse::of(self, wanted.clone());
+        let path = self.path(wanted, ARCHIVE);
+        let opened = durable::open_regular(&path, fs::OpenOptions::new().read(true));
+        let file = match opened {
+            Ok(file) if digest(&file)? == sha256 => file,
+            Ok(_) => return self.discard(wanted, "it has other bytes than were written"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound || durable::is_damage(&error) => {
+                return self.discard(wanted, "it is gone");
+            }
+            Err(error) => return Err(error),
+        };
+        // Only the order in which entries go depends on it.
+        let record = fs::OpenOptions::new().write(true).open(self.path(wanted, RECORD));
+        let _ = record.and_then(|record| record.set_modified(SystemTime::now()));
+        Ok(Some(Held {
+            file,
+            sha256,
+            _in_use: in_use,
+        }))
+    }
+
+    fn discard<T>(&self, wanted: &Wanted, problem: &str) -> io::Result<Option<T>> {
+        tracing::warn!(template = %wanted.name, hash = wanted.hash, "a kept template is damaged and is fetched again: {problem}");
+        self.remove(wanted);
+        self.books().remove(wanted);
+        Ok(None)
+    }
+
+    /// Keeps an archive; may block
+    pub(super) fn put(self: &Arc<Self>, wanted: &Wanted, archive: &[u8]) -> io::Result<InUse> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        durable::private_folder(&self.folder)?;
+        let record = Record {
+            name: wanted.name.as_str().to_owned(),
+            hash: wanted.hash.clone(),
+            sha256: hexadecimal(&Sha256::digest(archive)),
+            bytes: archive.len() as u64,
+        };
+        let written = durable::replace(&self.path(wanted, ARCHIVE), archive)
+            .and_then(|()| durable::replace(&self.path(wanted, RECORD), &serde_json::to_vec(&record)?));
+        if let Err(error) = written {
+            // A disk that is full has to get its space back.
+            self.remove(wanted);
+            self.books().remove(wanted);
+            return Err(error);
+        }
+        {
+            let mut books = self.books();
+            let users = books.get(wanted).map_or(0, |book| book.users);
+            let book = Book {
+                sha256: record.sha256,
+                bytes: record.bytes,
+                last_used_ms: milliseconds(SystemTime::now()),
+                users,
+            };
+            books.insert(wanted.clone(), book);
+        }
+        let in_use = InUse::of(self, wanted.clone());
+        self.evict(&mut self.books());
+        Ok(in_use)
+    }
+
+    /// The record first: an archive without one is a leftover
+    fn remove(&self, wanted: &Wanted) {
+        for suffix in [RECORD, ARCHIVE] {
+            let path = self.path(wanted, suffix);
+            let temporary = self.path(wanted, &format!("{suffix}.new"));
+            for path in [path, temporary] {
+                if let Err(error) = fs::remove_file(&path)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(path = %path.display(), %error, "a kept template cannot be deleted");
+                }
+            }
+        }
+    }
+
+    fn evict(&self, books: &mut BTreeMap<Wanted, Book>) {
+        if books.values().map(|book| book.bytes).sum::<u64>() <= self.max_bytes {
+            return;
+        }
+        let (wanted, entries): (Vec<Wanted>, Vec<CacheEntry>) = books
+            .iter()
+            .map(|(wanted, book)| {
+                let entry = CacheEntry {
+                    bytes: book.bytes,
+                    last_used: book.last_used_ms,
+                    in_use: book.users > 0,
+                };
+                (wanted.clone(), entry)
+            })
+            .unzip();
+        for wanted in evicted(&entries, self.max_bytes)
+            .into_iter()
+            .filter_map(|place| wanted.get(place))
+        {
+            tracing::info!(template = %wanted.name, hash = wanted.hash, "the cache is full, a template is forgotten");
+            self.remove(wanted);
+            books.remove(wanted);
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.books().values().map(|book| book.bytes).sum()
+    }
+
+    pub(super) fn entries(&self) -> Vec<TemplateCacheEntry> {
+        let books = self.books();
+        let entries = books.iter().map(|(wanted, book)| TemplateCacheEntry {
+            name: wanted.name.as_str().to_owned(),
+            hash: wanted.hash.clone(),
+            size_bytes: i64::try_from(book.bytes).unwrap_or(i64::MAX),
+            last_used_ms: i64::try_from(book.last_used_ms).unwrap_or(i64::MAX),
+        });
+        entries.collect()
+    }
+}
+
+fn has_suffix(path: &Path, suffix: &str) -> bool {
+    path.to_string_lossy().ends_with(&format!(".{suffix}"))
+}
+
+fn milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn digest(mut file: &File) -> io::Result<String> {
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return Ok(hexadecimal(&digest.finalize())),
+            Ok(count) => digest.update(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    fn wanted(name: &str, hash: &str) -> Wanted {
+        Wanted {
+            name: TemplateName::new(name).unwrap(),
+            hash: hash.to_owned(),
+        }
+    }
+
+    fn open(folder: &Path, max_bytes: u64) -> Arc<Shelf> {
+        Arc::new(Shelf::open(folder.join("templates"), max_bytes))
+    }
+
+    fn content(shelf: &Arc<Shelf>, wanted: &Wanted) -> Option<Vec<u8>> {
+        let mut held = shelf.take(wanted).unwrap()?;
+        let mut bytes = Vec::new();
+        held.archive().unwrap().read_to_end(&mut bytes).unwrap();
+        Some(bytes)
+    }
+
+    #[test]
+    fn several_contents_of_a_name_outlast_the_daemon() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = open(folder.path(), 1000);
+        drop(shelf.put(&wanted("base", "../1"), b"one").unwrap());
+        drop(shelf.put(&wanted("base", "2"), b"two").unwrap());
+        // Two moments of a daemon that was killed.
+        let path = |name: &str| shelf.folder.join(name);
+        fs::write(path("abc.tar.gz.new"), "torn").unwrap();
+        fs::write(path("abc.tar.gz"), "without a record").unwrap();
+        fs::create_dir(path("of-a-java-daemon")).unwrap();
+        let shelf = open(folder.path(), 1000);
+        assert_eq!(content(&shelf, &wanted("base", "../1")).unwrap(), b"one");
+        assert_eq!(content(&shelf, &wanted("base", "2")).unwrap(), b"two");
+        assert_eq!(content(&shelf, &wanted("other", "2")), None);
+        assert_eq!(shelf.newest(wanted("base", "").name).as_deref(), Some("2"));
+        assert_eq!(
+            (shelf.bytes(), fs::read_dir(&shelf.folder).unwrap().count()),
+            (6, 5)
+        );
+    }
+
+    #[test]
+    fn what_has_changed_on_disk_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shelf, base) = (open(folder.path(), 1000), wanted("base", "1"));
+        for damage in [&b"onf"[..], b"on", b""] {
+            drop(shelf.put(&base, b"one").unwrap());
+            fs::write(shelf.path(&base, ARCHIVE), damage).unwrap();
+            assert_eq!(content(&shelf, &base), None);
+            assert!(!shelf.has(&base));
+        }
+        drop(shelf.put(&base, b"one").unwrap());
+        fs::remove_file(shelf.path(&base, ARCHIVE)).unwrap();
+        assert_eq!(content(&shelf, &base), None);
+        drop(shelf.put(&base, b"one").unwrap());
+        fs::write(shelf.path(&base, RECORD), "{").unwrap();
+        assert!(!open(folder.path(), 1000).has(&base));
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_goes_but_nothing_in_use() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = open(folder.path(), 8);
+        let [a, b, c] = ["a", "b", "c"].map(|name| wanted(name, "1"));
+        drop(shelf.put(&a, b"aaaa").unwrap());
+        let held = shelf.take(&a).unwrap().unwrap();
+        drop(shelf.put(&b, b"bbbb").unwrap());
+        drop(shelf.put(&c, b"cccc").unwrap());
+        assert!(shelf.has(&a) && !shelf.has(&b) && shelf.has(&c));
+        drop(held);
+        let large = shelf.put(&b, &[0; 100]).unwrap();
+        assert!(
+            !shelf.has(&a) && !shelf.has(&c) && shelf.has(&b),
+            "larger than everything, but in use"
+        );
+        drop(large);
+        assert_eq!(
+            (shelf.bytes(), fs::read_dir(&shelf.folder).unwrap().count()),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_fails_the_writer_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("templates"), "a file in its place").unwrap();
+        let shelf = open(folder.path(), 1000);
+        assert!(shelf.put(&wanted("base", "1"), b"one").is_err());
+        assert!(!shelf.has(&wanted("base", "1")));
+    }
+}

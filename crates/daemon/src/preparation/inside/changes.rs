@@ -1,0 +1,98 @@
+//! What is brought into the folder: folders, files and links of another one
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, Mode};
+use rustix::io::Errno;
+
+use super::{Inside, InsideError, Kind, MAX_FILE_MOVED, NEXT, Place, kind};
+
+impl Inside {
+    /// What is at a place, links included as what they are; `None` if nothing is
+    pub(in crate::preparation) fn kind(&self, place: &Place) -> Result<Option<Kind>, InsideError> {
+        let (name, folders) = place.split()?;
+        let folder = match self.folder(folders) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(kind(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Follows the links before the last name of `relative`, and leaves that one as it is
+    pub(in crate::preparation) fn resolve_entry(&self, relative: &str) -> Result<Place, InsideError> {
+        match relative.rsplit_once('/') {
+            Some((parent, name)) => Ok(self.resolve(parent)?.join(name.as_ref())),
+            None => Ok(Place::root().join(relative.as_ref())),
+        }
+    }
+
+    /// Makes a folder, and those above it; one that is there is fine
+    pub(in crate::preparation) fn make_folder(&self, place: &Place) -> Result<(), InsideError> {
+        let mut above: Vec<OsString> = Vec::new();
+        for name in &place.names {
+            let folder = self.folder(&above)?;
+            match rustix::fs::mkdirat(&folder, name, Mode::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+            above.push(name.clone());
+        }
+        // What is there may be something else.
+        self.folder(&above)?;
+        Ok(())
+    }
+
+    /// Moves a file of another folder to a place, over the file that is there
+    pub(in crate::preparation) fn take_over(
+        &self,
+        place: &Place,
+        other: &Self,
+        from: &Place,
+    ) -> Result<(), InsideError> {
+        let (name, folders) = place.split()?;
+        let (from_name, from_folders) = from.split()?;
+        let (to, source) = (self.folder(folders)?, other.folder(from_folders)?);
+        match rustix::fs::renameat(&source, from_name, &to, name) {
+            Ok(()) => Ok(()),
+            // Both are on file systems of their own.
+            Err(Errno::XDEV) => {
+                let stat = rustix::fs::statat(&source, from_name, AtFlags::SYMLINK_NOFOLLOW)?;
+                let bytes = other.read(from, MAX_FILE_MOVED)?.ok_or(io::ErrorKind::NotFound);
+                self.replace(place, &bytes.map_err(io::Error::from)?)?;
+                let mode = Mode::from_raw_mode(stat.st_mode & 0o777);
+                Ok(rustix::fs::chmodat(&to, name, mode, AtFlags::empty())?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a link says
+    pub(in crate::preparation) fn read_link(&self, place: &Place) -> Result<OsString, InsideError> {
+        use std::os::unix::ffi::OsStringExt as _;
+        let (name, folders) = place.split()?;
+        let target = rustix::fs::readlinkat(self.folder(folders)?, name, Vec::new())?;
+        Ok(OsString::from_vec(target.into_bytes()))
+    }
+
+    /// Makes a link, in the place of the file or the link that is there
+    pub(in crate::preparation) fn link(&self, place: &Place, target: &OsStr) -> Result<(), InsideError> {
+        let (name, folders) = place.split()?;
+        let folder = self.folder(folders)?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let temporary = format!(".partial-{}-link-{number}", std::process::id());
+        rustix::fs::symlinkat(target, &folder, &temporary)?;
+        if let Err(error) = rustix::fs::renameat(&folder, &temporary, &folder, name) {
+            // The error that matters is the first one.
+            let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
+            return Err(error.into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! The templates of an order, in order, and what they bring to the instance
+//!
+//! A dynamic instance begins empty, so its templates are unpacked right into it. For a static one they are put together in a
+//! folder of their own first, with their variables replaced, and then brought file by file over what is there. What templates
+//! bring is the only thing in which variables are replaced.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use prexorcloud_content::{Limits, UnpackError, unpack};
+use prexorcloud_proto::TemplateRef;
+use prexorcloud_protocol::TemplateName;
+use prexorcloud_protocol::content::requests::Wanted;
+use prexorcloud_protocol::limits;
+use tokio::task::JoinSet;
+
+use super::inside::{Inside, InsideError, Kind, Place};
+use super::protected::Protected;
+use super::workspace::Scratch;
+use super::{PreparationError, merge, order, substitution};
+use crate::cache::templates::{Held, Templates};
+
+/// A template that is here
+#[derive(Debug)]
+pub(super) struct Fetched {
+    name: TemplateName,
+    held: Held,
+}
+
+/// Gets all templates at once, in the order that is given
+///
+/// A template with an empty hash has no files, and a second mention of one changes nothing.
+pub(super) async fn fetch(
+    templates: &Arc<Templates>,
+    wanted: &[TemplateRef],
+) -> Result<Vec<Fetched>, PreparationError> {
+    let mut tasks = JoinSet::new();
+    let mut mentioned = BTreeSet::new();
+    for (place, template) in wanted.iter().enumerate() {
+        let name = TemplateName::new(&template.name)
+            .map_err(|error| order::invalid("templates.name", format!("is unsafe: {error}")))?;
+        if !limits::fits(&template.hash, limits::HASH) {
+            let problem = format!("has more than {} characters", limits::HASH);
+            return Err(order::invalid("templates.hash", problem));
+        }
+        let hash = template.hash.clone();
+        let wanted = Wanted { name, hash };
+        if wanted.hash.is_empty() || !mentioned.insert(wanted.clone()) {
+            continue;
+        }
+        let templates = Arc::clone(templates);
+        tasks.spawn(async move { (place, name, templates.get(&wanted).await) });
+    }
+    let mut fetched = BTreeMap::new();
+    while let Some(done) = tasks.join_next().await {
+        // A task neither panics nor is aborted while it is waited for.
+        let Ok((place, name, held)) = done else { continue };
+        let held = held.map_err(|source| PreparationError::Template {
+            name: name.to_string(),
+            source,
+        })?;
+        fetched.insert(place, Fetched { name, held });
+    }
+    Ok(fetched.into_values().collect())
+}
+
+/// Puts the templates into the workspace; may block
+pub(super) fn apply(
+    fetched: Vec<Fetched>,
+    workspace: &Inside,
+    workspace_path: &Path,
+    scratch: &Scratch,
+    is_static: bool,
+    protected: &Protected,
+    variables: &BTreeMap<String, String>,
+) -> Result<(), PreparationError> {
+    let together = if is_static {
+        scratch.folder("together")?
+    } else {
+        workspace_path.to_path_buf()
+    };
+    let mut last = None;
+    for (number, mut template) in fetched.into_iter().enumerate() {
+        let name = template.name;
+        if number == 0 {
+            unpack_into(&mut template, &together)?;
+        } else {
+            let folder = scratch.folder(&number.to_string())?;
+            unpack_into(&mut template, &folder)?;
+            let (from, to) = (open(&folder)?, open(&together)?);
+            bring(name, &from, &to, &Protected::default())?;
+        }
+        last = Some(name);
+    }
+    let Some(last) = last else {
+        return Ok(());
+    };
+    substitution::substitute(&open(&together)?, variables)?;
+    if is_static {
+        bring(last, &open(&together)?, workspace, protected)?;
+    }
+    Ok(())
+}
+
+fn open(folder: &Path) -> Result<Inside, PreparationError> {
+    Inside::new(folder).map_err(|error| PreparationError::Workspace {
+        path: folder.to_path_buf(),
+        error,
+    })
+}
+
+fn unpack_into(template: &mut Fetched, folder: &Path) -> Result<(), PreparationError> {
+    let name = template.name;
+    let failed = |problem: String, is_transient| PreparationError::TemplateApply {
+        name: name.to_string(),
+        problem,
+        is_transient,
+    };
+    let sha256 = template.held.sha256().to_owned();
+    let archive = template
+        .held
+        .archive()
+        .map_err(|error| failed(error.to_string(), true))?;
+    // Java controllers send no bytes at all for a template without files.
+    let mut archive = archive;
+    let mut first = [0];
+    if archive
+        .read(&mut first)
+        .map_err(|error| failed(error.to_string(), true))?
+        == 0
+    {
+        return Ok(());
+    }
+    let archive = template
+        .held
+        .archive()
+        .map_err(|error| failed(error.to_string(), true))?;
+    let unpacked = unpack(archive, folder, &Limits::default()).map_err(|error| {
+        let is_transient = matches!(error, UnpackError::Read(_) | UnpackError::Write { .. });
+        failed(error.to_string(), is_transient)
+    })?;
+    if unpacked.archive_sha256.to_string() != sha256 {
+        return Err(failed("its archive changed while it was read".to_owned(), true));
+    }
+    Ok(())
+}
+
+/// Brings everything in `from` to `to`, merged with what is there; `from` is used up
+fn bring(
+    template: TemplateName,
+    from: &Inside,
+    to: &Inside,
+    protected: &Protected,
+) -> Result<(), PreparationError> {
+    let mut folders = vec![Place::root()];
+    while let Some(folder) = folders.pop() {
+        let path = folder.relative();
+        let entries = from
+            .list(&folder)
+            .map_err(|error| failed(template, &path.to_string_lossy(), error.into()))?;
+        for (name, kind) in entries {
+            let place = folder.join(&name);
+            let relative = place.relative().to_string_lossy().into_owned();
+            let brought = match kind {
+                Kind::Folder => {
+                    folders.push(place);
+                    bring_folder(to, &relative)
+                }
+                Kind::File(size) => bring_file(template, from, &place, size, to, &relative, protected),
+                Kind::Other => bring_link(from, &place, to, &relative, protected),
+            };
+            brought.map_err(|error| failed(template, &relative, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn failed(template: TemplateName, path: &str, error: InsideError) -> PreparationError {
+    let (problem, is_transient) = match error {
+        InsideError::Io(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            ("a file is there in the place of a folder".to_owned(), false)
+        }
+        InsideError::Io(error) => (error.to_string(), true),
+        refused => (refused.to_string(), false),
+    };
+    PreparationError::TemplateApply {
+        name: template.to_string(),
+        problem: format!("{path}: {problem}"),
+        is_transient,
+    }
+}
+
+fn bring_folder(to: &Inside, relative: &str) -> Result<(), InsideError> {
+    let place = to.resolve(relative)?;
+    to.make_folder(&place)
+}
+
+fn bring_file(
+    template: TemplateName,
+    from: &Inside,
+    source: &Place,
+    size: u64,
+    to: &Inside,
+    relative: &str,
+    protected: &Protected,
+) -> Result<(), InsideError> {
+    let place = to.resolve(relative)?;
+    let former = match to.kind(&place)? {
+        None => return to.take_over(&place, from, source),
+        Some(_) if protected.covers(relative) => return Ok(()),
+        Some(Kind::File(former)) => former,
+        Some(Kind::Folder) => return Err(InsideError::NotAFile("a folder")),
+        Some(Kind::Other) => return Err(InsideError::NotAFile("a pipe or a device")),
+    };
+    if !merge::is_merged(relative) || former.max(size) > merge::MAX_FILE {
+        return to.take_over(&place, from, source);
+    }
+    let (Some(base), Some(overlay)) = (
+        to.read(&place, merge::MAX_FILE)?,
+        from.read(source, merge::MAX_FILE)?,
+    ) else {
+        return to.take_over(&place, from, source);
+    };
+    let merged = merge::merge(relative, &base, &overlay);
+    if let Some(note) = merged.note {
+        tracing::warn!(%template, file = relative, "{note}");
+    }
+    if merged.bytes != base {
+        to.replace(&place, &merged.bytes)?;
+    }
+    Ok(())
+}
+
+/// Links stay as the archive says them; that they lead nowhere else was seen when it was unpacked
+fn bring_link(
+    from: &Inside,
+    source: &Place,
+    to: &Inside,
+    relative: &str,
+    protected: &Protected,
+) -> Result<(), InsideError> {
+    let target = from.read_link(source)?;
+    let place = to.resolve_entry(relative)?;
+    match to.kind(&place)? {
+        Some(_) if protected.covers(relative) => Ok(()),
+        Some(Kind::Folder) => Err(InsideError::NotAFile("a folder")),
+        _ => to.link(&place, &target),
+    }
+}

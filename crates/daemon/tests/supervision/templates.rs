@@ -1,0 +1,182 @@
+//! Starts with templates, over mTLS, from a controller that plays along or does not
+
+use std::path::Path;
+
+use libtest_mimic::Trial;
+use prexorcloud_daemon::{Daemon, Finished};
+use prexorcloud_proto::controller_message::Payload;
+use prexorcloud_proto::{ErrorReport, StartInstance, TemplateData, TemplateRef};
+use prexorcloud_protocol::StopMode;
+use prexorcloud_protocol::instance::State;
+use prexorcloud_protocol::roster::InstanceEvent;
+
+use super::cluster::{Cluster, Seen};
+use super::node::{config, node, own_program, standin};
+use super::stage::{free_port, until};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "a_template_comes_inline_once_and_then_from_the_cache",
+            a_template_comes_inline_once_and_then_from_the_cache,
+        ),
+        trial(
+            "a_template_that_is_not_there_fails_the_start_at_once",
+            a_template_that_is_not_there_fails_the_start_at_once,
+        ),
+        trial(
+            "a_template_that_does_not_come_fails_the_start_in_time",
+            a_template_that_does_not_come_fails_the_start_in_time,
+        ),
+        trial(
+            "a_template_is_asked_for_again_on_the_next_stream",
+            a_template_is_asked_for_again_on_the_next_stream,
+        ),
+    ]
+}
+
+fn archive(name: &str, content: &str) -> Vec<u8> {
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
+        Vec::new(),
+        flate2::Compression::fast(),
+    ));
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(content.len() as u64);
+    archive
+        .append_data(&mut header, name, content.as_bytes())
+        .unwrap();
+    archive.into_inner().unwrap().finish().unwrap()
+}
+
+/// An order as a Java controller gives it: templates that exist, and templates that do not, with an empty hash
+fn with_template(port: u16) -> StartInstance {
+    let mut start = standin(port);
+    let template = |name: &str, hash: &str| TemplateRef {
+        name: name.into(),
+        hash: hash.into(),
+    };
+    start.composition_plan.as_mut().unwrap().templates = vec![
+        template("base", "h"),
+        template("base-paper", ""),
+        template("lobby", ""),
+    ];
+    start
+}
+
+async fn asked(cluster: &mut Cluster) -> String {
+    loop {
+        if let Seen::Template(request) = cluster.next().await {
+            return request.template_name;
+        }
+    }
+}
+
+async fn failure(cluster: &mut Cluster) -> (String, String) {
+    loop {
+        if let Seen::Instance(
+            InstanceEvent::StartFailed { failure, .. } | InstanceEvent::StartRetrying { failure, .. },
+        ) = cluster.next().await
+        {
+            return (failure.error_code, failure.message);
+        }
+    }
+}
+
+fn answer(cluster: &Cluster) {
+    cluster.send(Payload::TemplateData(Box::new(TemplateData {
+        template_name: "base".into(),
+        hash: "h".into(),
+        tar_gz: archive("server.properties", "port=%PORT%\n").into(),
+        ..TemplateData::default()
+    })));
+}
+
+fn properties(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("data/instances/lobby/lobby-1/server.properties")).unwrap()
+}
+
+async fn a_template_comes_inline_once_and_then_from_the_cache() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    let port = free_port();
+    cluster.start_instance(with_template(port));
+    assert_eq!(asked(&mut cluster).await, "base");
+    answer(&cluster);
+    cluster.states_until(State::Running).await;
+    assert_eq!(properties(folder.path()), format!("port={port}\n"));
+    cluster.stop_instance("lobby-1", StopMode::Force);
+    cluster.states_until(State::Stopped).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+    // Another daemon, another start, and nobody who would answer.
+    let again = config(folder.path(), &cluster.address.to_string(), None);
+    let daemon = Daemon::start(again, own_program()).await.unwrap();
+    cluster.established().await;
+    let port = free_port();
+    let mut start = with_template(port);
+    start.incarnation += 1;
+    // Its lines have numbers of their own.
+    cluster.console.clear();
+    cluster.start_instance(start);
+    cluster.states_until(State::Running).await;
+    assert_eq!(properties(folder.path()), format!("port={port}\n"));
+    cluster.stop_instance("lobby-1", StopMode::Force);
+    cluster.states_until(State::Stopped).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn a_template_that_is_not_there_fails_the_start_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    cluster.start_instance(with_template(free_port()));
+    let name = asked(&mut cluster).await;
+    cluster.send(Payload::ErrorReport(Box::new(ErrorReport {
+        error_code: "TEMPLATE_NOT_FOUND".into(),
+        error_message: "there is no template base".into(),
+        context: name,
+        retry_after_seconds: 0,
+    })));
+    let (code, message) = failure(&mut cluster).await;
+    assert_eq!(code, "TEMPLATE_APPLY_FAILED");
+    assert!(message.contains("there is no template base"), "{message}");
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn a_template_that_does_not_come_fails_the_start_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let mut config = config(folder.path(), &cluster.address.to_string(), Some(cluster.token()));
+    config.runtime.template_timeout = std::time::Duration::from_millis(200);
+    let daemon = Daemon::start(config, own_program()).await.unwrap();
+    cluster.established().await;
+    cluster.start_instance(with_template(free_port()));
+    let (code, message) = failure(&mut cluster).await;
+    assert_eq!(code, "TEMPLATE_APPLY_FAILED");
+    assert!(message.contains("did not answer within 0.2 s"), "{message}");
+    let group = folder.path().join("data/instances/lobby");
+    until("nothing half-prepared is left", || {
+        let is_empty = std::fs::read_dir(&group).map_or(true, |mut entries| entries.next().is_none());
+        is_empty.then_some(())
+    })
+    .await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn a_template_is_asked_for_again_on_the_next_stream() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    cluster.start_instance(with_template(free_port()));
+    assert_eq!(asked(&mut cluster).await, "base");
+    cluster.vanish().await;
+    cluster.listen().await;
+    assert_eq!(asked(&mut cluster).await, "base");
+    answer(&cluster);
+    cluster.states_until(State::Running).await;
+    cluster.stop_instance("lobby-1", StopMode::Force);
+    cluster.states_until(State::Stopped).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
