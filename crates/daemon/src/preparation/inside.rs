@@ -11,8 +11,10 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::undo::Undo;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 /// More links on one path lead nowhere
@@ -30,6 +32,8 @@ pub(super) struct Inside {
     root: PathBuf,
     /// Without links, for links that name the folder in full
     real: PathBuf,
+    /// Where what changes is remembered, if it is
+    undo: Option<Arc<Undo>>,
 }
 
 /// A path below the folder, without links when it was resolved
@@ -111,6 +115,7 @@ impl Inside {
         Ok(Self {
             root: std::path::absolute(root)?,
             real: root.canonicalize()?,
+            undo: None,
         })
     }
 
@@ -253,6 +258,7 @@ impl Inside {
 
     /// Gives a file another content at once, with the mode and owner that it had
     pub(super) fn replace(&self, place: &Place, bytes: &[u8]) -> Result<(), InsideError> {
+        self.remember(place)?;
         let (name, folders) = place.split()?;
         let folder = self.folder(folders)?;
         let former = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {

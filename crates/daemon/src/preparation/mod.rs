@@ -19,6 +19,7 @@ mod substitution;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod undo;
 mod workspace;
 
 use std::io;
@@ -38,7 +39,7 @@ use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
 
 use artifact::Artifacts;
-use inside::InsideError;
+use inside::{InsideError, Place};
 use order::Assignment;
 use protected::Protected;
 use workspace::{Workspace, Workspaces};
@@ -207,6 +208,13 @@ impl Preparer {
         if order.download_url.is_empty() && order.sha256.is_empty() && target.is_file() {
             return Ok(());
         }
+        let remembered = workspace
+            .inside()?
+            .remember(&Place::root().join(order.jar_file.as_ref()));
+        remembered.map_err(|error| PreparationError::Workspace {
+            path: target.clone(),
+            error: io::Error::other(error),
+        })?;
         let provided = self
             .artifacts
             .provide(&order.download_url, &order.sha256, &target);
@@ -236,7 +244,15 @@ impl Preparer {
             let relative = format!("{}/{}", extension.install_path, extension.file_name);
             let inside = workspace.inside()?;
             let target = match inside.resolve(relative.trim_start_matches('/')) {
-                Ok(place) => inside.path(&place),
+                Ok(place) => {
+                    let path = inside.path(&place);
+                    inside.remember(&place).map_err(|error| {
+                        let path = path.clone();
+                        let error = io::Error::other(error);
+                        failed(ArtifactError::Io { path, error })
+                    })?;
+                    path
+                }
                 Err(InsideError::Io(error)) => {
                     let path = workspace.path().join(&relative);
                     return Err(failed(ArtifactError::Io { path, error }));

@@ -7,11 +7,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::PreparationError;
 use super::inside::Inside;
 use super::order::Assignment;
+use super::undo::{self, Undo};
 use crate::foreign;
 use crate::supervisor::dumps;
 
@@ -20,6 +22,9 @@ const HIDDEN: &str = ".";
 
 /// In the name of a folder that is being prepared
 const STAGING: &str = "-staging-";
+
+/// In the name of a folder with what a preparation has replaced
+const UNDO: &str = "-undo-";
 
 /// In the name of a folder with templates on their way into another one
 const TEMPLATES: &str = "-templates-";
@@ -39,6 +44,8 @@ pub(super) struct Workspace {
     live: PathBuf,
     /// Absent for a static instance, whose folder is live all the time
     staging: Option<PathBuf>,
+    /// The way back of a static instance
+    undo: Option<Arc<Undo>>,
 }
 
 impl Workspaces {
@@ -91,9 +98,20 @@ impl Workspaces {
                 let name = instance.file_name();
                 let is_folder = instance.file_type().is_ok_and(|kind| kind.is_dir());
                 let name = name.to_str().filter(|_| is_folder);
-                if name.is_some_and(is_half_prepared) {
-                    remove(instance.path());
-                    continue;
+                match name.and_then(half_prepared) {
+                    Some((instance_name, UNDO)) => {
+                        tracing::warn!(
+                            instance = instance_name,
+                            "a daemon ended while it prepared this static instance, whose files are put back"
+                        );
+                        undo::roll_back(&instance.path(), &path.join(instance_name));
+                        continue;
+                    }
+                    Some(_) => {
+                        remove(instance.path());
+                        continue;
+                    }
+                    None => {}
                 }
                 let Some(instance_name) = name.and_then(leftover_of) else {
                     continue;
@@ -130,13 +148,19 @@ impl Workspaces {
         let live = self.root.join(order.group.as_str()).join(order.instance.as_str());
         if order.is_static {
             create(&live)?;
-            return Ok(Workspace { live, staging: None });
+            let undo = Undo::new(self.beside(order, UNDO));
+            return Ok(Workspace {
+                live,
+                staging: None,
+                undo: Some(Arc::new(undo)),
+            });
         }
         let staging = self.beside(order, STAGING);
         create(&staging)?;
         Ok(Workspace {
             live,
             staging: Some(staging),
+            undo: None,
         })
     }
 }
@@ -149,9 +173,13 @@ impl Workspace {
 
     /// The files in it
     pub(super) fn inside(&self) -> Result<Inside, PreparationError> {
-        Inside::new(self.path()).map_err(|error| PreparationError::Workspace {
+        let inside = Inside::new(self.path()).map_err(|error| PreparationError::Workspace {
             path: self.path().to_path_buf(),
             error,
+        })?;
+        Ok(match &self.undo {
+            Some(undo) => inside.with_undo(Arc::clone(undo)),
+            None => inside,
         })
     }
 
@@ -160,12 +188,15 @@ impl Workspace {
     /// Does not wait for a former folder to be deleted. Call it inside a tokio runtime.
     pub(super) fn promote(mut self) -> Result<PathBuf, PreparationError> {
         let live = self.live.clone();
-        let Some(staging) = self.staging.take() else {
-            return Ok(live);
-        };
         let failed = |error| PreparationError::Workspace {
             path: live.clone(),
             error,
+        };
+        if let Some(undo) = &self.undo {
+            undo.end().map_err(failed)?;
+        }
+        let Some(staging) = self.staging.take() else {
+            return Ok(live);
         };
         if let Some(group) = live.parent() {
             create(group)?;
@@ -210,6 +241,9 @@ impl Workspace {
 
 impl Drop for Workspace {
     fn drop(&mut self) {
+        if let Some(undo) = &self.undo {
+            undo.roll_back(&self.live);
+        }
         if let Some(staging) = &self.staging
             && let Err(error) = foreign::remove(staging)
         {
@@ -239,17 +273,16 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether nothing in it was ever used
-fn is_half_prepared(name: &str) -> bool {
-    let mut parts = name.rsplitn(4, '-');
-    let mut is_number = || {
-        parts
-            .next()
-            .is_some_and(|part| part.bytes().all(|byte| byte.is_ascii_digit()))
-    };
-    let is_numbered = is_number() && is_number();
-    let mark = parts.next().map(|word| format!("-{word}-"));
-    name.starts_with(HIDDEN) && is_numbered && mark.is_some_and(|mark| mark == STAGING || mark == TEMPLATES)
+/// Whose preparation a folder belongs to, and which of its marks it has
+fn half_prepared(name: &str) -> Option<(&str, &'static str)> {
+    let name = name.strip_prefix(HIDDEN)?;
+    [STAGING, TEMPLATES, UNDO].into_iter().find_map(|mark| {
+        // An instance may be called like that, too: the last mark counts, with its two numbers.
+        let (instance, stamp) = name.rsplit_once(mark)?;
+        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let (process, number) = stamp.split_once('-')?;
+        (is_number(process) && is_number(number)).then_some((instance, mark))
+    })
 }
 
 /// Whose folder it was, if the name is one that folders have on their way out

@@ -1,15 +1,91 @@
 //! What is brought into the folder: folders, files and links of another one
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::super::undo::Undo;
 use super::{Inside, InsideError, Kind, MAX_FILE_MOVED, NEXT, Place, kind};
 
 impl Inside {
+    /// Whatever changes is remembered first
+    pub(in crate::preparation) fn with_undo(mut self, undo: Arc<Undo>) -> Self {
+        self.undo = Some(undo);
+        self
+    }
+
+    /// To be called before a place changes
+    pub(in crate::preparation) fn remember(&self, place: &Place) -> Result<(), InsideError> {
+        match &self.undo {
+            Some(undo) => Ok(undo.remember(self, place)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives what is at a place a second name elsewhere; where files have one name only, it is copied
+    pub(in crate::preparation) fn name_again(
+        &self,
+        place: &Place,
+        elsewhere: &OwnedFd,
+        as_name: &str,
+    ) -> Result<(), InsideError> {
+        let (name, folders) = place.split()?;
+        let folder = self.folder(folders)?;
+        match rustix::fs::linkat(&folder, name, elsewhere, as_name, AtFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(Errno::PERM | Errno::XDEV | Errno::MLINK | Errno::OPNOTSUPP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut from = File::from(rustix::fs::openat(&folder, name, flags, Mode::empty())?);
+        let mode = Mode::from_raw_mode(rustix::fs::fstat(&from)?.st_mode & 0o777);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mut to = File::from(rustix::fs::openat(elsewhere, as_name, flags, mode)?);
+        io::copy(&mut from, &mut to)?;
+        Ok(())
+    }
+
+    /// Moves what was named again back to its place
+    pub(in crate::preparation) fn put_back(
+        &self,
+        relative: &str,
+        elsewhere: &OwnedFd,
+        as_name: &str,
+    ) -> Result<(), InsideError> {
+        let place = self.resolve_entry(relative)?;
+        let (name, folders) = place.split()?;
+        let folder = self.folder(folders)?;
+        match rustix::fs::renameat(elsewhere, as_name, &folder, name) {
+            // Put back already, by somebody who was interrupted.
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Two names of one file are not renamed: it was never replaced.
+        let _ = rustix::fs::unlinkat(elsewhere, as_name, AtFlags::empty());
+        Ok(())
+    }
+
+    /// Removes a file or a link; one that is not there is fine
+    pub(in crate::preparation) fn remove_file(&self, relative: &str) -> Result<(), InsideError> {
+        let place = self.resolve_entry(relative)?;
+        let (name, folders) = place.split()?;
+        let folder = match self.folder(folders) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// What is at a place, links included as what they are; `None` if nothing is
     pub(in crate::preparation) fn kind(&self, place: &Place) -> Result<Option<Kind>, InsideError> {
         let (name, folders) = place.split()?;
@@ -56,6 +132,7 @@ impl Inside {
         other: &Self,
         from: &Place,
     ) -> Result<(), InsideError> {
+        self.remember(place)?;
         let (name, folders) = place.split()?;
         let (from_name, from_folders) = from.split()?;
         let (to, source) = (self.folder(folders)?, other.folder(from_folders)?);
@@ -83,6 +160,7 @@ impl Inside {
 
     /// Makes a link, in the place of the file or the link that is there
     pub(in crate::preparation) fn link(&self, place: &Place, target: &OsStr) -> Result<(), InsideError> {
+        self.remember(place)?;
         let (name, folders) = place.split()?;
         let folder = self.folder(folders)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -77,7 +77,9 @@ fn leftovers(node: &Node) -> Vec<PathBuf> {
     let paths = entries.map(|entry| entry.unwrap().path());
     let is_prepared = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.contains("-staging-") || name.contains("-templates-")
+        ["-staging-", "-templates-", "-undo-"]
+            .iter()
+            .any(|mark| name.contains(mark))
     };
     paths.filter(is_prepared).collect()
 }

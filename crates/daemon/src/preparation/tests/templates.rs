@@ -507,3 +507,46 @@ async fn fifty_starts_fetch_a_template_once() {
     }
     assert_eq!(asked, 1);
 }
+
+#[tokio::test]
+async fn a_failed_start_leaves_a_static_folder_as_it_was() {
+    let node = node();
+    let mut start = start(&node);
+    start.static_instance = true;
+    let own = [
+        ("a.yml", "a: 1 # mine\n"),
+        ("server.jar", "former"),
+        ("spigot.yml", "b: [\n"),
+    ];
+    for (name, content) in own {
+        std::fs::create_dir_all(folder(&node)).unwrap();
+        std::fs::write(folder(&node).join(name), content).unwrap();
+    }
+    plan(&mut start).templates = refs(&[("base", "h")]);
+    start.composition_plan.as_mut().unwrap().config_patches = vec![ConfigPatch {
+        file: "spigot.yml".into(),
+        key: "b".into(),
+        value: "2".into(),
+        op: 0,
+    }];
+    let template = archive(&[("a.yml", "a: 2\n"), ("new/b.txt", "new\n")]);
+    let (prepared, _) = play(&node, &start, |_| vec![data("base", "h", template.clone())]).await;
+    assert_eq!(prepared.unwrap_err().code(), "CONFIG_PATCH_FAILED");
+    for (name, content) in own {
+        assert_eq!(text(&node, name), content);
+    }
+    assert!(!folder(&node).join("new/b.txt").exists());
+    assert!(leftovers(&node).is_empty());
+    // And a daemon that was killed in between.
+    let killed = node.folder.path().join("instances/lobby/.lobby-1-undo-1-1");
+    std::fs::create_dir(&killed).unwrap();
+    std::fs::write(killed.join("0"), "a: 0\n").unwrap();
+    std::fs::write(
+        killed.join("list.jsonl"),
+        "{\"Kept\":{\"path\":\"a.yml\",\"number\":0}}\n{\"Absent\":{\"path\":\"spigot.yml\"}}\n",
+    )
+    .unwrap();
+    Preparer::new(node.preparer.settings.clone()).unwrap();
+    assert_eq!(text(&node, "a.yml"), "a: 0\n");
+    assert!(!killed.exists() && !folder(&node).join("spigot.yml").exists());
+}
