@@ -196,6 +196,13 @@ pub(super) const KEYS: &[Key] = &[
         "Longest download.",
     ),
     key(
+        "runtime.download_cache_mb",
+        Kind::Integer,
+        "20480",
+        "",
+        "Downloads that are kept on this node; those in use are kept beyond that.",
+    ),
+    key(
         "runtime.template_cache_mb",
         Kind::Integer,
         "4096",

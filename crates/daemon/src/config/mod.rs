@@ -135,6 +135,8 @@ pub struct RuntimeConfig {
     pub max_download_bytes: u64,
     /// Longest download
     pub download_timeout: Duration,
+    /// Bytes of downloads that are kept
+    pub download_cache_bytes: u64,
     /// Bytes of templates that are kept
     pub template_cache_bytes: u64,
     /// How long a controller may take to send a template
@@ -209,6 +211,7 @@ impl Default for DaemonConfig {
                 allow_unverified_downloads: false,
                 max_download_bytes: 2048 * MIB,
                 download_timeout: Duration::from_secs(600),
+                download_cache_bytes: 20_480 * MIB,
                 template_cache_bytes: 4096 * MIB,
                 template_timeout: Duration::from_secs(120),
             },
@@ -406,6 +409,7 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
                 default.runtime.download_timeout,
                 1..=DAY,
             )?,
+            download_cache_bytes: MIB * settings.number("runtime.download_cache_mb", 20_480, 0..=1 << 30)?,
             template_cache_bytes: MIB * settings.number("runtime.template_cache_mb", 4096, 0..=1_048_576)?,
             template_timeout: settings.seconds(
                 "runtime.template_timeout_seconds",

@@ -465,6 +465,7 @@ fn preparation_settings(
             max_bytes: config.runtime.max_download_bytes,
             deadline: config.runtime.download_timeout,
             allow_unverified: config.runtime.allow_unverified_downloads,
+            max_kept_bytes: config.runtime.download_cache_bytes,
         },
         default_grace: config.instances.shutdown_timeout,
     }

@@ -4,7 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prexorcloud_proto::{CacheStatus, ErrorReport, ModuleStateUpdate, controller_message, daemon_message};
+use prexorcloud_proto::{CacheStatus, ModuleStateUpdate, controller_message, daemon_message};
 
 /// The answer to a request, if there is one
 pub(super) fn answer(
@@ -23,12 +23,6 @@ pub(super) fn answer(
         Request::ModuleUninstall(uninstall) => {
             Answer::ModuleStateUpdate(module_state(uninstall.module_id, "UNLOADED", ""))
         }
-        Request::PreWarmCache(_) => Answer::ErrorReport(ErrorReport {
-            error_code: "PRE_WARM_NOT_SUPPORTED".to_owned(),
-            error_message: "this daemon downloads runtimes when they are needed".to_owned(),
-            context: "PreWarmCache".to_owned(),
-            retry_after_seconds: 0,
-        }),
         Request::ErrorReport(report) => {
             tracing::warn!(
                 code = report.error_code,

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prexorcloud_proto::{CacheStatus, StartInstance};
+use prexorcloud_proto::{CacheStatus, PreWarmEntry, StartInstance};
 use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::readiness::Rule;
 use prexorcloud_protocol::redact;
@@ -38,7 +38,7 @@ use crate::cache::templates::Templates;
 use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
 
-use artifact::Artifacts;
+use artifact::{Artifacts, Description};
 use inside::{InsideError, Place};
 use order::Assignment;
 use protected::Protected;
@@ -170,12 +170,38 @@ impl Preparer {
         })
     }
 
+    /// Has a runtime in the cache before it is needed; an entry that lacks something is skipped
+    ///
+    /// # Errors
+    /// If it cannot be downloaded, or is not what its digest says; without a digest nothing is kept.
+    pub async fn warm(&self, entry: &PreWarmEntry) -> Result<(), ArtifactError> {
+        let wanted = [
+            &entry.platform,
+            &entry.platform_version,
+            &entry.jar_file,
+            &entry.download_url,
+        ];
+        if wanted.iter().any(|text| text.trim().is_empty()) {
+            return Ok(());
+        }
+        let sha256 = entry.sha256.trim().to_ascii_lowercase();
+        self.artifacts.keep(entry.download_url.trim(), &sha256).await?;
+        let description = Description {
+            platform: entry.platform.clone(),
+            version: entry.platform_version.clone(),
+            file: entry.jar_file.clone(),
+        };
+        self.artifacts.describe(&sha256, &description);
+        Ok(())
+    }
+
     /// What is kept on this node
     #[must_use]
     pub fn cache_status(&self) -> CacheStatus {
         let templates = i64::try_from(self.templates.kept_bytes()).unwrap_or(i64::MAX);
         CacheStatus {
             templates: self.templates.entries(),
+            jars: self.artifacts.kept_jars(),
             total_size_bytes: self.artifacts.kept_bytes().saturating_add(templates),
             ..CacheStatus::default()
         }
@@ -221,7 +247,16 @@ impl Preparer {
         provided.await.map_err(|source| PreparationError::Runtime {
             file: order.jar_file.clone(),
             source,
-        })
+        })?;
+        if !order.platform.is_empty() && !order.platform_version.is_empty() {
+            let description = Description {
+                platform: order.platform.clone(),
+                version: order.platform_version.clone(),
+                file: order.jar_file.clone(),
+            };
+            self.artifacts.describe(&order.sha256, &description);
+        }
+        Ok(())
     }
 
     async fn provide_extensions(

@@ -39,6 +39,8 @@ pub(super) struct Assignment {
     pub(super) jar_file: String,
     pub(super) download_url: String,
     pub(super) sha256: String,
+    pub(super) platform: String,
+    pub(super) platform_version: String,
     pub(super) templates: Vec<TemplateRef>,
     pub(super) protected_paths: Vec<String>,
     pub(super) extensions: Vec<ExtensionArtifact>,
@@ -103,6 +105,12 @@ impl Assignment {
             sha256: runtime
                 .map_or("", |runtime| runtime.sha256.trim())
                 .to_ascii_lowercase(),
+            platform: runtime
+                .map_or(&start.platform, |runtime| &runtime.platform)
+                .clone(),
+            platform_version: runtime
+                .map_or(&start.platform_version, |runtime| &runtime.platform_version)
+                .clone(),
             templates: templates.clone(),
             // What a dynamic instance has comes with each start.
             protected_paths: match start.static_instance {

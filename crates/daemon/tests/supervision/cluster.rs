@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use prexorcloud_proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
 use prexorcloud_proto::{
-    ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest, ExchangeJoinTokenResponse, NodeStatus,
-    RunningInstance, ShutdownNodeAck, StartInstance, TemplateRequest, controller_message,
+    CacheStatus, ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest,
+    ExchangeJoinTokenResponse, NodeStatus, RunningInstance, ShutdownNodeAck, StartInstance, TemplateRequest,
+    controller_message,
 };
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
@@ -46,6 +47,7 @@ pub enum Seen {
     Error(ErrorReport),
     ShutdownAcknowledged(ShutdownNodeAck),
     Template(TemplateRequest),
+    Cache(Box<CacheStatus>),
     Closed,
 }
 
@@ -164,6 +166,13 @@ impl Cluster {
             .unwrap();
         self.address = server.local_addr();
         self.server = Some(server.serve(move || Arc::clone(&tls), routes));
+    }
+
+    /// Cuts all connections, and goes on listening
+    pub fn cut(&self) {
+        if let Some(server) = &self.server {
+            server.close_where(|_| true);
+        }
     }
 
     /// Cuts all connections and listens no more
@@ -342,6 +351,7 @@ impl NodeAcceptor for Acceptor {
                     Some(ControllerEvent::Request(DaemonRequest::Template(request))) => {
                         Some(Seen::Template(request))
                     }
+                    Some(ControllerEvent::Request(DaemonRequest::Cache(status))) => Some(Seen::Cache(status)),
                     Some(ControllerEvent::Closed(_)) => Some(Seen::Closed),
                     _ => None,
                 };

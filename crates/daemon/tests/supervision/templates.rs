@@ -5,7 +5,10 @@ use std::path::Path;
 use libtest_mimic::Trial;
 use prexorcloud_daemon::{Daemon, Finished};
 use prexorcloud_proto::controller_message::Payload;
-use prexorcloud_proto::{ErrorReport, StartInstance, TemplateData, TemplateRef};
+use prexorcloud_proto::{
+    CacheStatus, ErrorReport, PreWarmCache, PreWarmEntry, RequestCacheStatus, StartInstance, TemplateData,
+    TemplateRef,
+};
 use prexorcloud_protocol::StopMode;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::roster::InstanceEvent;
@@ -28,6 +31,10 @@ pub fn trials() -> Vec<Trial> {
         trial(
             "a_template_that_does_not_come_fails_the_start_in_time",
             a_template_that_does_not_come_fails_the_start_in_time,
+        ),
+        trial(
+            "the_cache_is_told_after_each_handshake_and_when_it_was_filled",
+            the_cache_is_told_after_each_handshake_and_when_it_was_filled,
         ),
         trial(
             "a_template_is_asked_for_again_on_the_next_stream",
@@ -165,14 +172,68 @@ async fn a_template_that_does_not_come_fails_the_start_in_time() {
     assert_eq!(daemon.shutdown().await, Finished::Stopped);
 }
 
+async fn cache(cluster: &mut Cluster) -> CacheStatus {
+    loop {
+        if let Seen::Cache(status) = cluster.next().await {
+            return *status;
+        }
+    }
+}
+
+async fn the_cache_is_told_after_each_handshake_and_when_it_was_filled() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    assert_eq!(cache(&mut cluster).await, CacheStatus::default());
+    cluster.start_instance(with_template(free_port()));
+    asked(&mut cluster).await;
+    answer(&cluster);
+    cluster.states_until(State::Running).await;
+    cluster.send(Payload::RequestCacheStatus(RequestCacheStatus {}));
+    let status = cache(&mut cluster).await;
+    let [entry] = &status.templates[..] else {
+        panic!("{status:?}")
+    };
+    assert_eq!((entry.name.as_str(), entry.hash.as_str()), ("base", "h"));
+    assert!(entry.last_used_ms > 0 && status.total_size_bytes >= entry.size_bytes);
+    let refusing = free_port();
+    cluster.send(Payload::PreWarmCache(PreWarmCache {
+        entries: vec![
+            PreWarmEntry::default(),
+            PreWarmEntry {
+                platform: "PAPER".into(),
+                platform_version: "1.21".into(),
+                jar_file: "paper.jar".into(),
+                download_url: format!("http://127.0.0.1:{refusing}/paper.jar"),
+                sha256: "a".repeat(64),
+                ..PreWarmEntry::default()
+            },
+        ],
+    }));
+    let report = loop {
+        if let Seen::Error(report) = cluster.next().await {
+            break report;
+        }
+    };
+    assert_eq!(
+        (report.error_code.as_str(), report.context.as_str()),
+        ("PRE_WARM_FAILED", "paper.jar")
+    );
+    assert!(cache(&mut cluster).await.jars.is_empty());
+    cluster.cut();
+    assert_eq!(cache(&mut cluster).await.templates.len(), 1);
+    cluster.stop_instance("lobby-1", StopMode::Force);
+    cluster.states_until(State::Stopped).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
 async fn a_template_is_asked_for_again_on_the_next_stream() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start().await;
     let daemon = node(&mut cluster, folder.path()).await;
     cluster.start_instance(with_template(free_port()));
     assert_eq!(asked(&mut cluster).await, "base");
-    cluster.vanish().await;
-    cluster.listen().await;
+    cluster.cut();
     assert_eq!(asked(&mut cluster).await, "base");
     answer(&cluster);
     cluster.states_until(State::Running).await;

@@ -8,6 +8,7 @@
 //! collected. What concerns no instance (figures, announced controllers, the epoch) goes past it.
 
 mod tasks;
+mod warming;
 mod work;
 
 use std::collections::{BTreeMap, HashMap};
@@ -55,6 +56,8 @@ pub(super) struct Orders {
     dialled: Arc<Mutex<Option<Target>>>,
     api_port: u16,
     tasks: JoinSet<Done>,
+    /// At most one order of the controller at a time
+    warming: JoinSet<()>,
     /// At most one, so that the disk may be slow
     writes: JoinSet<Written>,
     /// Which attempt a task works for, should it end with a panic
@@ -84,6 +87,7 @@ impl SessionHandler<DaemonSession> for Orders {
         tokio::select! {
             Some(event) = self.events.recv() => self.handle_supervisor(event),
             Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
+            Some(_) = self.warming.join_next() => {}
             Some(written) = self.writes.join_next() => self.handle_written(written.ok()),
             Some(controllers) = self.learned.recv() => self.memory.learn(&controllers),
             // Only a wake-up: what is due is seen to with the work, however busy it is.
@@ -128,6 +132,7 @@ impl Orders {
             dialled,
             api_port: 0,
             tasks: JoinSet::new(),
+            warming: JoinSet::new(),
             writes: JoinSet::new(),
             running: HashMap::new(),
             preparations: HashMap::new(),
@@ -208,6 +213,7 @@ impl Orders {
             Some(DaemonEvent::Request(controller_message::Payload::ReadInstanceFile(asked))) => {
                 self.look_at_files(Asked::Read(*asked));
             }
+            Some(DaemonEvent::Request(controller_message::Payload::PreWarmCache(order))) => self.warm(order),
             Some(DaemonEvent::Request(request)) => {
                 let request = self.templates.handle_request(request);
                 let cache = || self.preparer.cache_status();
@@ -255,6 +261,8 @@ impl Orders {
         tracing::info!(session = connected.session_id, "connected to the controller");
         self.api_port = connected.controller_api_port;
         self.templates.handle_connected();
+        let cache = self.preparer.cache_status();
+        self.send(daemon_message::Payload::CacheStatus(Box::new(cache)));
         tell_contract(connected);
         let receiver = match connected.peer.numbers_console {
             true => Receiver::Numbered,

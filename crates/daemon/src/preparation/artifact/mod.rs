@@ -3,7 +3,9 @@
 //! What has a digest is kept under its digest, so that the next instance needs no download. A kept file is verified
 //! again each time it is used.
 
-use std::collections::HashMap;
+mod kept;
+
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::redact;
 use reqwest::Url;
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap};
@@ -21,6 +24,9 @@ use tokio::sync::Semaphore;
 
 use super::ArtifactError;
 use crate::durable;
+
+pub(super) use kept::Description;
+use kept::Kept;
 
 /// Downloads at a time; more would only share the same line
 const PARALLEL_DOWNLOADS: usize = 4;
@@ -34,6 +40,8 @@ pub struct DownloadLimits {
     pub deadline: Duration,
     /// Whether files without a digest may come over the network
     pub allow_unverified: bool,
+    /// Bytes of the files that are kept while nobody uses them
+    pub max_kept_bytes: u64,
 }
 
 impl Default for DownloadLimits {
@@ -42,6 +50,7 @@ impl Default for DownloadLimits {
             max_bytes: 2 * 1024 * 1024 * 1024,
             deadline: Duration::from_secs(600),
             allow_unverified: false,
+            max_kept_bytes: 20 * 1024 * 1024 * 1024,
         }
     }
 }
@@ -49,7 +58,7 @@ impl Default for DownloadLimits {
 /// Gets files, and keeps those whose digest is known
 #[derive(Debug)]
 pub(super) struct Artifacts {
-    folder: PathBuf,
+    kept: Kept,
     limits: DownloadLimits,
     client: OnceLock<reqwest::Client>,
     slots: Semaphore,
@@ -68,7 +77,10 @@ impl Artifacts {
     /// Keeps files in `folder`, which is created when the first one comes
     pub(super) fn new(folder: PathBuf, limits: DownloadLimits) -> Self {
         Self {
-            folder,
+            kept: Kept {
+                folder,
+                max_bytes: limits.max_kept_bytes,
+            },
             limits,
             client: OnceLock::new(),
             slots: Semaphore::new(PARALLEL_DOWNLOADS),
@@ -81,10 +93,8 @@ impl Artifacts {
     /// `sha256` is lower-case hexadecimal, or empty if nobody knows it. An existing file is replaced at once or not at
     /// all.
     pub(super) async fn provide(&self, url: &str, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
-        if !sha256.is_empty() && !is_sha256(sha256) {
-            return Err(ArtifactError::MalformedDigest {
-                given: sha256.chars().take(80).collect(),
-            });
+        if !sha256.is_empty() {
+            check_digest(sha256)?;
         }
         if target.is_dir() {
             return Err(ArtifactError::NotAFile {
@@ -101,7 +111,7 @@ impl Artifacts {
                 self.download(url, sha256, target).await
             }
             Source::Http(url) => {
-                let kept = self.folder.join(sha256);
+                let kept = self.kept.path(sha256);
                 let running = self.running(sha256);
                 let _turn = running.lock().await;
                 if kept.is_file() {
@@ -109,24 +119,77 @@ impl Artifacts {
                         Err(ArtifactError::WrongDigest { .. }) => {
                             tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
                         }
-                        result => return result,
+                        result => {
+                            self.kept.touch(sha256);
+                            return result;
+                        }
                     }
                 }
-                durable::private_folder(&self.folder).map_err(io_error(&self.folder))?;
-                self.download(url, sha256, &kept).await?;
+                self.download_kept(url, sha256, &kept).await?;
                 self.copy(kept, sha256, target).await
             }
         }
     }
 
+    /// Has a file from the network in the cache, verified
+    pub(super) async fn keep(&self, url: &str, sha256: &str) -> Result<(), ArtifactError> {
+        let Source::Http(url) = source(url)? else {
+            // It is on this machine.
+            return Ok(());
+        };
+        if sha256.is_empty() {
+            return Err(ArtifactError::NoDigest { url: shown(&url) });
+        }
+        check_digest(sha256)?;
+        let running = self.running(sha256);
+        let _turn = running.lock().await;
+        let kept = self.kept.path(sha256);
+        if kept.is_file() {
+            let (path, expected) = (kept.clone(), sha256.to_owned());
+            let limit = self.limits.max_bytes;
+            match blocking(&kept, move || verify(&path, &expected, limit)).await {
+                Err(ArtifactError::WrongDigest { .. }) => {
+                    tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
+                }
+                result => return result,
+            }
+        }
+        self.download_kept(url, sha256, &kept).await
+    }
+
+    async fn download_kept(&self, url: Url, sha256: &str, kept: &Path) -> Result<(), ArtifactError> {
+        let folder = &self.kept.folder;
+        durable::private_folder(folder).map_err(io_error(folder))?;
+        self.download(url, sha256, kept).await?;
+        let in_use: HashSet<String> = self
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .filter(|(_, turn)| turn.strong_count() > 0)
+            .map(|(sha256, _)| sha256.clone())
+            .collect();
+        self.kept.evict(|sha256| in_use.contains(sha256));
+        Ok(())
+    }
+
+    /// Says what a kept file is; one that is not kept is none
+    pub(super) fn describe(&self, sha256: &str, description: &Description) {
+        if is_sha256(sha256)
+            && let Err(error) = self.kept.describe(sha256, description)
+        {
+            tracing::warn!(sha256, %error, "what a kept file is cannot be written down");
+        }
+    }
+
     /// Bytes of the files that are kept
     pub(super) fn kept_bytes(&self) -> i64 {
-        let Ok(entries) = std::fs::read_dir(&self.folder) else {
-            return 0;
-        };
-        let lengths = entries.filter_map(|entry| entry.ok()?.metadata().ok());
-        let sum: u64 = lengths.map(|metadata| metadata.len()).sum();
-        i64::try_from(sum).unwrap_or(i64::MAX)
+        self.kept.bytes()
+    }
+
+    /// The runtimes that are kept
+    pub(super) fn kept_jars(&self) -> Vec<JarCacheEntry> {
+        self.kept.jars()
     }
 
     fn running(&self, sha256: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -325,6 +388,38 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
     partial.finish(&from.display().to_string(), sha256)
 }
 
+/// Reads a kept file, and says whether it is what its name says
+fn verify(path: &Path, sha256: &str, limit: u64) -> Result<(), ArtifactError> {
+    let mut file = durable::open_regular(path, OpenOptions::new().read(true)).map_err(io_error(path))?;
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    let mut length = 0_u64;
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => {
+                length = length.saturating_add(count as u64);
+                digest.update(buffer.get(..count).unwrap_or_default());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(io_error(path)(error)),
+        }
+        if length > limit {
+            let origin = path.display().to_string();
+            return Err(ArtifactError::TooLarge { origin, limit });
+        }
+    }
+    let got = hexadecimal(&digest.finalize());
+    if got == sha256 {
+        return Ok(());
+    }
+    Err(ArtifactError::WrongDigest {
+        origin: path.display().to_string(),
+        expected: sha256.to_owned(),
+        got,
+    })
+}
+
 fn source(url: &str) -> Result<Source, ArtifactError> {
     let unsupported = || ArtifactError::UnsupportedUrl {
         url: redact::urls(url).chars().take(200).collect(),
@@ -411,6 +506,15 @@ fn io_error(path: &Path) -> impl Fn(io::Error) -> ArtifactError + '_ {
         path: path.to_path_buf(),
         error,
     }
+}
+
+fn check_digest(sha256: &str) -> Result<(), ArtifactError> {
+    if is_sha256(sha256) {
+        return Ok(());
+    }
+    Err(ArtifactError::MalformedDigest {
+        given: sha256.chars().take(80).collect(),
+    })
 }
 
 fn is_sha256(text: &str) -> bool {

@@ -17,6 +17,7 @@ fn artifacts(folder: &Path) -> Artifacts {
         max_bytes: 1000,
         deadline: Duration::from_secs(20),
         allow_unverified: false,
+        max_kept_bytes: 1000,
     };
     Artifacts::new(folder.join("cache"), limits)
 }
@@ -343,4 +344,41 @@ async fn what_is_no_file_is_named_and_nobody_waits_for_it() {
     }
     let error = artifacts.provide("/dev/zero", "", &target).await.unwrap_err();
     assert!(matches!(error, ArtifactError::NotAFile { .. }));
+}
+
+#[tokio::test]
+async fn what_is_kept_is_bounded_and_described() {
+    let folder = tempfile::tempdir().unwrap();
+    let bodies = ["x".repeat(400), "y".repeat(400), "z".repeat(400)];
+    let address = server(bodies.iter().map(|body| ok(body)).collect()).await;
+    let artifacts = artifacts(folder.path());
+    let url = format!("http://{address}/server.jar");
+    let description = |version: &str| Description {
+        platform: "PAPER".into(),
+        version: version.into(),
+        file: "server.jar".into(),
+    };
+    for (body, version) in bodies.iter().zip(["1", "2", "3"]) {
+        let sha256 = digest(body.as_bytes());
+        artifacts.keep(&url, &sha256).await.unwrap();
+        // A second time needs no download, and nobody would answer.
+        artifacts.keep(&url, &sha256).await.unwrap();
+        artifacts.describe(&sha256, &description(version));
+    }
+    assert_eq!(artifacts.kept_bytes(), 800);
+    let jars = artifacts.kept_jars();
+    assert_eq!(jars.len(), 2);
+    assert!(
+        jars.iter()
+            .all(|jar| jar.platform == "PAPER" && jar.size_bytes == 400)
+    );
+    let newest = digest(bodies[2].as_bytes());
+    assert!(jars.iter().any(|jar| jar.sha256 == newest && jar.version == "3"));
+    // Damaged: found, and there is nobody to download it from.
+    std::fs::write(folder.path().join("cache").join(&newest), "damaged").unwrap();
+    assert!(artifacts.keep(&url, &newest).await.unwrap_err().is_transient());
+    let error = artifacts.keep(&url, "").await.unwrap_err();
+    assert!(matches!(error, ArtifactError::NoDigest { .. }), "{error}");
+    artifacts.describe("../x", &description("1"));
+    assert!(!folder.path().join("x.json").exists());
 }
