@@ -32,6 +32,8 @@ pub(super) struct Inside {
     root: PathBuf,
     /// Without links, for links that name the folder in full
     real: PathBuf,
+    /// Whether what is written has to be there after a power failure
+    is_lasting: bool,
     /// Where what changes is remembered, if it is
     undo: Option<Arc<Undo>>,
 }
@@ -115,6 +117,7 @@ impl Inside {
         Ok(Self {
             root: std::path::absolute(root)?,
             real: root.canonicalize()?,
+            is_lasting: true,
             undo: None,
         })
     }
@@ -267,14 +270,17 @@ impl Inside {
             Err(error) => return Err(error.into()),
         };
         let (temporary, file) = create(&folder)?;
-        let written = write(file, bytes, former.as_ref())
+        let written = write(file, bytes, former.as_ref(), self.is_lasting)
             .and_then(|()| Ok(rustix::fs::renameat(&folder, &temporary, &folder, name)?));
         if let Err(error) = written {
             // The error that matters is the first one.
             let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
             return Err(error.into());
         }
-        Ok(rustix::fs::fsync(&folder)?)
+        if self.is_lasting {
+            rustix::fs::fsync(&folder)?;
+        }
+        Ok(())
     }
 
     /// Opens a folder name by name, so that no link is followed
@@ -302,7 +308,7 @@ fn create(folder: &OwnedFd) -> io::Result<(OsString, File)> {
     }
 }
 
-fn write(mut file: File, bytes: &[u8], former: Option<&Stat>) -> io::Result<()> {
+fn write(mut file: File, bytes: &[u8], former: Option<&Stat>, is_lasting: bool) -> io::Result<()> {
     file.write_all(bytes)?;
     if let Some(former) = former {
         let owner = rustix::fs::Uid::from_raw(former.st_uid);
@@ -311,7 +317,7 @@ fn write(mut file: File, bytes: &[u8], former: Option<&Stat>) -> io::Result<()> 
         let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
         rustix::fs::fchmod(&file, Mode::from_raw_mode(former.st_mode & 0o777))?;
     }
-    file.sync_all()
+    if is_lasting { file.sync_all() } else { Ok(()) }
 }
 
 fn kind(stat: &Stat) -> Kind {

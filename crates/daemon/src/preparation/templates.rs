@@ -105,7 +105,8 @@ pub(super) fn apply(
 }
 
 fn open(folder: &Path) -> Result<Inside, PreparationError> {
-    Inside::new(folder).map_err(|error| PreparationError::Workspace {
+    let opened = Inside::new(folder).map(Inside::for_one_start);
+    opened.map_err(|error| PreparationError::Workspace {
         path: folder.to_path_buf(),
         error,
     })

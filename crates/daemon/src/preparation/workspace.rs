@@ -179,7 +179,8 @@ impl Workspace {
         })?;
         Ok(match &self.undo {
             Some(undo) => inside.with_undo(Arc::clone(undo)),
-            None => inside,
+            // No process of the instance outlasts the machine, and the next start begins anew.
+            None => inside.for_one_start(),
         })
     }
 

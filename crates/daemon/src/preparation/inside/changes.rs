@@ -14,6 +14,12 @@ use super::super::undo::Undo;
 use super::{Inside, InsideError, Kind, MAX_FILE_MOVED, NEXT, Place, kind};
 
 impl Inside {
+    /// What is written is of no use after a power failure, and nobody waits for the disk
+    pub(in crate::preparation) fn for_one_start(mut self) -> Self {
+        self.is_lasting = false;
+        self
+    }
+
     /// Whatever changes is remembered first
     pub(in crate::preparation) fn with_undo(mut self, undo: Arc<Undo>) -> Self {
         self.undo = Some(undo);

@@ -48,6 +48,10 @@ pub(super) fn merge(name: &str, base: &[u8], overlay: &[u8]) -> Merged {
         bytes: overlay.to_vec(),
         note,
     };
+    // What most files of a static instance are from the second start on.
+    if base == overlay {
+        return replaced(None);
+    }
     let Some(kind) = Kind::of(name) else {
         return replaced(None);
     };
