@@ -168,6 +168,14 @@ impl Cluster {
         self.server = Some(server.serve(move || Arc::clone(&tls), routes));
     }
 
+    /// Knows nothing of the node any more, as a controller whose records are lost
+    pub fn forget(&mut self) {
+        let mut shared = self.shared.lock().unwrap();
+        shared.node = None;
+        shared.sessions.clear();
+        while self.seen.try_recv().is_ok() {}
+    }
+
     /// Cuts all connections, and goes on listening
     pub fn cut(&self) {
         if let Some(server) = &self.server {

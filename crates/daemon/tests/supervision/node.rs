@@ -415,7 +415,7 @@ async fn a_killed_daemon_comes_back_to_its_instances() {
 }
 
 /// The daemon as a process of its own
-fn role(folder: &Path, cluster: &Cluster, token: Option<JoinToken>) -> std::process::Child {
+pub fn role(folder: &Path, cluster: &Cluster, token: Option<JoinToken>) -> std::process::Child {
     Command::new(std::env::current_exe().unwrap())
         .arg("role-node")
         .arg(folder)

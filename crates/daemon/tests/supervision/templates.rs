@@ -1,20 +1,21 @@
 //! Starts with templates, over mTLS, from a controller that plays along or does not
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use libtest_mimic::Trial;
 use prexorcloud_daemon::{Daemon, Finished};
 use prexorcloud_proto::controller_message::Payload;
 use prexorcloud_proto::{
-    CacheStatus, ErrorReport, PreWarmCache, PreWarmEntry, RequestCacheStatus, StartInstance, TemplateData,
-    TemplateRef,
+    CacheStatus, ConfigPatch, ErrorReport, PreWarmCache, PreWarmEntry, RequestCacheStatus, StartInstance,
+    TemplateData, TemplateRef,
 };
 use prexorcloud_protocol::StopMode;
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::roster::InstanceEvent;
 
 use super::cluster::{Cluster, Seen};
-use super::node::{config, node, own_program, standin};
+use super::node::{config, node, own_program, role, standin};
 use super::stage::{free_port, until};
 use crate::trial;
 
@@ -37,23 +38,29 @@ pub fn trials() -> Vec<Trial> {
             the_cache_is_told_after_each_handshake_and_when_it_was_filled,
         ),
         trial(
+            "a_daemon_killed_at_any_moment_leaves_a_static_folder_as_it_was",
+            a_daemon_killed_at_any_moment_leaves_a_static_folder_as_it_was,
+        ),
+        trial(
             "a_template_is_asked_for_again_on_the_next_stream",
             a_template_is_asked_for_again_on_the_next_stream,
         ),
     ]
 }
 
-fn archive(name: &str, content: &str) -> Vec<u8> {
+fn archive(files: &[(String, &str)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
         Vec::new(),
         flate2::Compression::fast(),
     ));
-    let mut header = tar::Header::new_gnu();
-    header.set_mode(0o644);
-    header.set_size(content.len() as u64);
-    archive
-        .append_data(&mut header, name, content.as_bytes())
-        .unwrap();
+    for (name, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        archive
+            .append_data(&mut header, name, content.as_bytes())
+            .unwrap();
+    }
     archive.into_inner().unwrap().finish().unwrap()
 }
 
@@ -92,10 +99,17 @@ async fn failure(cluster: &mut Cluster) -> (String, String) {
 }
 
 fn answer(cluster: &Cluster) {
+    answer_with(
+        cluster,
+        archive(&[("server.properties".to_owned(), "port=%PORT%\n")]),
+    );
+}
+
+fn answer_with(cluster: &Cluster, archive: Vec<u8>) {
     cluster.send(Payload::TemplateData(Box::new(TemplateData {
         template_name: "base".into(),
         hash: "h".into(),
-        tar_gz: archive("server.properties", "port=%PORT%\n").into(),
+        tar_gz: archive.into(),
         ..TemplateData::default()
     })));
 }
@@ -240,4 +254,74 @@ async fn a_template_is_asked_for_again_on_the_next_stream() {
     cluster.stop_instance("lobby-1", StopMode::Force);
     cluster.states_until(State::Stopped).await;
     assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+/// Everything in a folder, with its content
+fn contents(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut contents = BTreeMap::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let content = std::fs::read_to_string(&path).unwrap();
+                contents.insert(path, content);
+            }
+        }
+    }
+    contents
+}
+
+/// The start fails at its last step, so whenever the daemon is killed, what it has changed has to be put back
+async fn a_daemon_killed_at_any_moment_leaves_a_static_folder_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let group = folder.path().join("data/instances/lobby");
+    let live = group.join("lobby-1");
+    std::fs::create_dir_all(live.join("world")).unwrap();
+    std::fs::write(live.join("server.properties"), "# mine\nport=1\n").unwrap();
+    std::fs::write(live.join("spigot.yml"), "a: [\n").unwrap();
+    std::fs::write(live.join("world/level.dat"), "precious").unwrap();
+    let own = contents(&live);
+    let mut files: Vec<(String, &str)> = (0..200)
+        .map(|number| (format!("plugins/{number}.yml"), "port: %PORT%\n"))
+        .collect();
+    files.push(("server.properties".to_owned(), "port=%PORT%\n"));
+    let archive = archive(&files);
+    let mut cluster = Cluster::start().await;
+    let mut token = Some(cluster.token());
+    for (round, delay) in [0, 2, 5, 10, 20, 35, 60, 100, 400].into_iter().enumerate() {
+        let mut daemon = role(folder.path(), &cluster, token.take());
+        cluster.established().await;
+        let mut start = with_template(free_port());
+        start.static_instance = true;
+        start.incarnation += round as u64;
+        let plan = start.composition_plan.as_mut().unwrap();
+        // Each round has a content of its own to fetch.
+        plan.templates[0].hash = format!("h{round}");
+        plan.config_patches = vec![ConfigPatch {
+            file: "spigot.yml".into(),
+            key: "a".into(),
+            value: "1".into(),
+            op: 0,
+        }];
+        cluster.start_instance(start);
+        asked(&mut cluster).await;
+        answer_with(&cluster, archive.clone());
+        // Not to wait for anything: the moment is the test.
+        tokio::time::sleep(std::time::Duration::from_millis(delay)).await;
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        let next = config(folder.path(), "127.0.0.1:1", None);
+        let next = Daemon::start(next, own_program()).await.unwrap();
+        assert_eq!(contents(&live), own, "after {delay} ms");
+        let names: Vec<_> = std::fs::read_dir(&group)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["lobby-1"], "after {delay} ms");
+        assert_eq!(next.shutdown().await, Finished::Stopped);
+        cluster.forget();
+    }
 }
