@@ -175,11 +175,20 @@ class PlainController(ControllerCase):
 
     def test_what_it_cannot_do_is_answered_once_and_no_instance_suffers(self):
         stream, _ = self.admitted()
+        stream.expect("cache_status")
         stream.tell(request_cache_status=daemon.RequestCacheStatus())
         stream.expect("cache_status")
-        stream.tell(pre_warm_cache=daemon.PreWarmCache())
+        refused = daemon.PreWarmEntry(
+            platform="PAPER",
+            platform_version="1",
+            jar_file="a.jar",
+            download_url="http://127.0.0.1:1/a.jar",
+            sha256="a" * 64,
+        )
+        stream.tell(pre_warm_cache=daemon.PreWarmCache(entries=[refused]))
         report = stream.expect("error_report")
-        self.assertEqual((report.error_code, report.retry_after_seconds), ("PRE_WARM_NOT_SUPPORTED", 0))
+        self.assertEqual((report.error_code, report.context), ("PRE_WARM_FAILED", "a.jar"))
+        stream.expect("cache_status")
         stream.tell(walk_instance_files=daemon.WalkInstanceFiles(request_id="w", instance_id="lobby-1"))
         self.assertTrue(stream.expect("instance_file_tree", lambda tree: tree.request_id == "w").error)
         stream.tell(read_instance_file=daemon.ReadInstanceFile(request_id="r", instance_id="lobby-1", path="a"))
@@ -188,9 +197,18 @@ class PlainController(ControllerCase):
         self.assertEqual(stream.expect("module_state_update").state, "FAILED")
         runtime = daemon.RuntimeArtifact(jar_file="a.jar", download_url="file:///a.jar")
         plan = daemon.CompositionPlan(
-            plan_hash="p", runtime=runtime, templates=[daemon.TemplateRef(name="base")]
+            plan_hash="p",
+            runtime=runtime,
+            templates=[daemon.TemplateRef(name="base", hash="h"), daemon.TemplateRef(name="lobby")],
         )
         stream.tell(start_instance=self.start_message(incarnation=0, composition_plan=plan))
+        request = stream.expect("template_request")
+        self.assertEqual((request.template_name, request.known_hash), ("base", ""))
+        stream.tell(
+            error_report=daemon.ErrorReport(
+                error_code="TEMPLATE_NOT_FOUND", error_message="there is none", context="base"
+            )
+        )
         ack = stream.expect("start_instance_ack")
         self.assertFalse(ack.accepted)
         self.assertEqual(ack.failure_disposition, daemon.StartFailureDisposition.PERMANENT)
