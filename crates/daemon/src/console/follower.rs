@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::cursor::Cursor;
 use super::line::{self, ConsoleLine};
 use crate::durable::{is_own, open_regular};
-use crate::process::descriptors;
+use crate::process::descriptors::{self, Convenience};
 
 /// Bytes that one [`Follower::read`] looks at, and the longest line that is told apart
 ///
@@ -90,7 +90,7 @@ impl Follower {
             }
             Err(error) => return Err(error),
         };
-        if !descriptors::is_spare(file.as_fd()) {
+        if !descriptors::is_spare(file.as_fd(), Convenience::Console) {
             // Lines wait on disk; stopping an instance, or reaching a controller, cannot wait.
             return Err(rustix::io::Errno::MFILE.into());
         }

@@ -13,6 +13,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Descriptors that are left for what cannot do without: the link, a start, the records
 const RESERVE: u64 = 16;
 
+/// Descriptors beyond these that are left for consoles to take turns with
+///
+/// What tells of an end is held for as long as the instance lives and lends nothing; without it an end is noticed a second
+/// later, and without any descriptor for consoles their lines would not come at all.
+const TURNS: u64 = 4;
+
 /// Descriptors that a daemon without instances needs, with room for a few downloads and starts at once
 pub const NEEDED: u64 = 64;
 
@@ -66,13 +72,26 @@ pub(crate) fn set_limit(soft: u64) {
     let _ = setrlimit(Resource::Nofile, wanted);
 }
 
+/// What a descriptor is for that an instance can do without for a while
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Convenience {
+    /// Its end is noticed at once
+    Watching,
+    /// Its console is read
+    Console,
+}
+
 /// Whether enough descriptors are left beside this one, which was opened last
 ///
 /// The kernel gives the lowest free number, so a high one says how many are in use.
 #[must_use]
-pub fn is_spare(descriptor: BorrowedFd<'_>) -> bool {
+pub fn is_spare(descriptor: BorrowedFd<'_>, what_for: Convenience) -> bool {
+    let left = match what_for {
+        Convenience::Watching => RESERVE + TURNS,
+        Convenience::Console => RESERVE,
+    };
     let number = u64::try_from(descriptor.as_raw_fd()).unwrap_or(u64::MAX);
     getrlimit(Resource::Nofile)
         .current
-        .is_none_or(|limit| number.saturating_add(RESERVE) <= limit)
+        .is_none_or(|limit| number.saturating_add(left) <= limit)
 }

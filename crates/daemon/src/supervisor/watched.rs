@@ -11,7 +11,8 @@ use rustix::process::{Signal, pidfd_send_signal};
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-use crate::process::{Identity, descriptors, kill_tree};
+use crate::process::descriptors::{self, Convenience};
+use crate::process::{Identity, kill_tree};
 use crate::readable::readable;
 
 /// How often a process without a pidfd is looked at
@@ -93,7 +94,7 @@ impl Watched {
                 };
             }
         };
-        if !descriptors::is_spare(opened.as_fd()) {
+        if !descriptors::is_spare(opened.as_fd(), Convenience::Watching) {
             return match self.main.is_running() {
                 Ok(false) => Look::Gone,
                 Ok(true) | Err(_) => Look::Unwatched(None),

@@ -119,8 +119,10 @@ pub struct Cluster {
     shared: Arc<Mutex<Shared>>,
     sender: mpsc::UnboundedSender<Seen>,
     seen: mpsc::UnboundedReceiver<Seen>,
-    /// All console lines by number, as a controller keeps them
+    /// All console lines of the latest start by number, as a controller keeps them
     pub console: std::collections::BTreeMap<u64, String>,
+    /// Which start that is
+    printing: u64,
 }
 
 impl Cluster {
@@ -135,6 +137,7 @@ impl Cluster {
             sender,
             seen,
             console: std::collections::BTreeMap::new(),
+            printing: 0,
         };
         cluster.listen().await;
         cluster
@@ -255,6 +258,14 @@ impl Cluster {
     }
 
     fn keep(&mut self, output: ConsoleOutput) {
+        // Numbers begin anew with each start, and lines of the one before may come late.
+        if output.incarnation < self.printing {
+            return;
+        }
+        if output.incarnation > self.printing {
+            self.printing = output.incarnation;
+            self.console.clear();
+        }
         let known = self
             .console
             .entry(output.sequence)

@@ -138,8 +138,6 @@ async fn a_template_comes_inline_once_and_then_from_the_cache() {
     let port = free_port();
     let mut start = with_template(port);
     start.incarnation += 1;
-    // Its lines have numbers of their own.
-    cluster.console.clear();
     cluster.start_instance(start);
     cluster.states_until(State::Running).await;
     assert_eq!(properties(folder.path()), format!("port={port}\n"));
