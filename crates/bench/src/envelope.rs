@@ -140,6 +140,7 @@ fn from_daemon() -> Vec<(&'static str, DaemonMessage)> {
             Payload::TemplateRequest(proto::TemplateRequest {
                 template_name: "lobby".into(),
                 known_hash: hash(),
+                wanted_hash: hash(),
             }),
         ),
         (

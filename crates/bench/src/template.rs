@@ -74,7 +74,7 @@ fn rate(since: Instant) -> f64 {
 fn request() -> daemon_message::Payload {
     daemon_message::Payload::TemplateRequest(TemplateRequest {
         template_name: "lobby".into(),
-        known_hash: String::new(),
+        ..TemplateRequest::default()
     })
 }
 

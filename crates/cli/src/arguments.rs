@@ -360,6 +360,12 @@ pub struct StartArguments {
     /// Where to run it [default: the controller chooses]
     #[arg(long, value_name = "ID", value_parser = id)]
     pub node: Option<String>,
+    /// A template that is laid into its folder; several times, later ones over earlier ones
+    #[arg(long = "template", value_name = "NAME")]
+    pub templates: Vec<String>,
+    /// A value of a template's variable, NAME=VALUE; several times
+    #[arg(long = "var", value_name = "NAME=VALUE")]
+    pub variables: Vec<String>,
     /// Memory in MiB
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub memory_mb: Option<u32>,

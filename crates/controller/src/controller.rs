@@ -293,6 +293,8 @@ impl Foundation {
             inventory: Arc::clone(&inventory),
             consoles: Arc::clone(&consoles),
             epoch,
+            templates: templates.clone(),
+            archives: Semaphore::new(nodes::ARCHIVES_IN_MEMORY),
             http_port: http.local_addr().port(),
             grpc_addresses: announced(
                 &config.grpc.names,

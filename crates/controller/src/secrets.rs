@@ -39,11 +39,13 @@ pub(crate) fn seal(key: &SealingKey, record: &mut InstanceRecord) -> Result<(), 
     let secrets = StartInstance {
         env: start.env.clone(),
         plugin_token: start.plugin_token.clone(),
+        resolved_variables: start.resolved_variables.clone(),
         ..StartInstance::default()
     };
     record.sealed_secrets = key.seal(&context(start), &secrets.encode_to_vec())?;
     start.env.clear();
     start.plugin_token.clear();
+    start.resolved_variables.clear();
     Ok(())
 }
 
@@ -65,6 +67,7 @@ pub(crate) fn open(key: &SealingKey, record: &mut InstanceRecord) -> bool {
     };
     start.env = secrets.env;
     start.plugin_token = secrets.plugin_token;
+    start.resolved_variables = secrets.resolved_variables;
     true
 }
 
@@ -74,6 +77,7 @@ pub(crate) fn remove(record: &mut InstanceRecord) {
     if let Some(start) = &mut record.start {
         start.env.clear();
         start.plugin_token.clear();
+        start.resolved_variables.clear();
     }
 }
 

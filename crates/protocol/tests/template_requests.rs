@@ -24,7 +24,7 @@ fn wanted(template: &str, hash: &str) -> Wanted {
 
 fn ask(template: &str, known_hash: &str) -> RequestOutput {
     RequestOutput::Ask {
-        name: name(template),
+        wanted: wanted(template, "h"),
         known_hash: known_hash.to_owned(),
     }
 }

@@ -208,6 +208,11 @@ fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
         let (name, value) = variable(pair, "--env")?;
         environment.insert(name, value.into());
     }
+    let mut variables = Map::new();
+    for pair in &arguments.variables {
+        let (name, value) = variable(pair, "--var")?;
+        variables.insert(name, value.into());
+    }
 
     let mut body = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
@@ -228,6 +233,14 @@ fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
     set(
         "env",
         (!environment.is_empty()).then_some(Value::Object(environment)),
+    );
+    set(
+        "templates",
+        (!arguments.templates.is_empty()).then(|| arguments.templates.into()),
+    );
+    set(
+        "variables",
+        (!variables.is_empty()).then_some(Value::Object(variables)),
     );
     set("port", arguments.port.map(Value::from));
     set(

@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "d061448b7d5b8c600972ec23194434188130fcb6ec8ced8644de68e687b0ec0e";
+pub const WIRE_DIGEST: &str = "283080fcf1707b6bbd6468d885828766e553391fbd21847d3e4bd542c4666ba4";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "bdad8f52c84a402f17078c2a9f22698fa132bb2c47bdd630218c2254cd0b39b9",
+        "b073b85813f091ae4e0b5cf453733c128d14a9bc42f83397f2d857fb093b2889",
     ),
 ];

@@ -1,6 +1,10 @@
 //! `/instances`: start, look, stop, command, delete
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::Response};
 use prexorcloud_proto::{ReadinessRule, ReadinessSignal};
@@ -23,6 +27,7 @@ use crate::{
     nodes::{CommandResult, StartOrder, StopAnswer, file_name, is_path},
     records::Wanted,
     store::Txn,
+    templates::Composition,
     wall_clock::now_millis,
 };
 
@@ -55,6 +60,12 @@ pub(super) struct Start {
     shutdown_grace_seconds: Option<u32>,
     max_lifetime_seconds: Option<u32>,
     ready: Option<Ready>,
+    /// What is laid into its folder, in this order
+    #[serde(default)]
+    templates: Vec<String>,
+    /// Values of the templates' variables
+    #[serde(default)]
+    variables: BTreeMap<String, String>,
 }
 
 /// What makes the server ready, if not what its platform prints
@@ -151,7 +162,8 @@ pub(super) async fn start(
     Body(start): Body<Start>,
 ) -> Result<(StatusCode, Json<Instance>), ApiError> {
     let actor = caller.require(Permission::InstancesManage)?;
-    let request = placeable(start)?;
+    let composition = api.templates.compose(&start.templates, &start.variables).await?;
+    let request = placeable(start, composition)?;
     let seen = api.fleet.start(request).await?;
     note(
         &api,
@@ -164,7 +176,7 @@ pub(super) async fn start(
     Ok((StatusCode::CREATED, Json(seen.into())))
 }
 
-fn placeable(start: Start) -> Result<Request, ApiError> {
+fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError> {
     let rule = "1 to 64 letters, digits, dots, hyphens or underscores, beginning with a letter or digit";
     let group: GroupName = start
         .group
@@ -203,10 +215,15 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
             .iter()
             .map(|(name, value)| name.len() + value.len())
             .sum::<usize>()
+        + start
+            .variables
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum::<usize>()
         + start.jar.len();
     if text > MAX_TEXT_BYTES {
         return Err(ApiError::invalid(format!(
-            "jar, jvmArgs and env together have at most {MAX_TEXT_BYTES} bytes"
+            "jar, jvmArgs, env and variables together have at most {MAX_TEXT_BYTES} bytes"
         )));
     }
     if start.env.keys().any(|name| name.is_empty() || name.contains('=')) {
@@ -236,6 +253,8 @@ fn placeable(start: Start) -> Result<Request, ApiError> {
         shutdown_grace: duration(start.shutdown_grace_seconds),
         max_lifetime: duration(start.max_lifetime_seconds),
         readiness: start.ready.map(Ready::rule).transpose()?,
+        templates: composition.templates,
+        variables: composition.variables,
     };
     Ok(Request {
         node,

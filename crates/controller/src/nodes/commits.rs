@@ -562,7 +562,7 @@ mod tests {
             store: SqliteStore::open(file, &SqliteOptions::default()).unwrap(),
             unanswered: AtomicUsize::new(1),
         };
-        let context = NodeContext::of(Arc::new(store));
+        let context = NodeContext::of(Arc::new(store), folder.path());
         let node: NodeId = "node-1".parse().unwrap();
         let start = |incarnation| {
             let start = StartInstance {

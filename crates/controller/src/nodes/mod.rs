@@ -26,6 +26,7 @@ mod requests;
 mod retirement;
 mod starts;
 mod task;
+mod templates;
 mod typed;
 mod view;
 
@@ -36,6 +37,7 @@ pub(crate) use self::{
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
     starts::{file_name, is_live, is_path},
+    templates::IN_MEMORY as ARCHIVES_IN_MEMORY,
     typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},
 };

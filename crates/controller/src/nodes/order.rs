@@ -1,11 +1,11 @@
 //! What the rest of the controller can ask of a node's task
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
-use prexorcloud_proto::{ReadinessRule, ShutdownNodeAck, StartInstance};
+use prexorcloud_proto::{ReadinessRule, ShutdownNodeAck, StartInstance, TemplateRef};
 use prexorcloud_protocol::{
     Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
     handshake::controller::Hello,
@@ -327,6 +327,10 @@ pub(crate) struct StartOrder {
     pub(crate) max_lifetime: Option<Duration>,
     /// `None` = by the platform
     pub(crate) readiness: Option<ReadinessRule>,
+    /// What is laid into its folder, in this order
+    pub(crate) templates: Vec<TemplateRef>,
+    /// What the files of templates may ask for
+    pub(crate) variables: BTreeMap<String, String>,
 }
 
 /// What a stop did

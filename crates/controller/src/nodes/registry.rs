@@ -26,6 +26,7 @@ use crate::{
     inventory::{Inventory, Outline},
     records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
+    templates::Templates,
     wall_clock::now_millis,
     workloads::{Digest, LIFE, Workload, Workloads},
 };
@@ -60,6 +61,10 @@ pub(crate) struct NodeContext {
     pub(crate) workloads: Arc<Workloads>,
     /// What is secret in an order is recorded under this
     pub(crate) sealing: Arc<SealingKey>,
+    /// What is laid into the folders of instances
+    pub(crate) templates: Templates,
+    /// Bounds the archives that are in memory on their way to nodes
+    pub(crate) archives: Semaphore,
 }
 
 /// Notes about instances that may be on their way to the storage; what is beyond is left out
@@ -67,8 +72,24 @@ pub(crate) const NOTES: usize = 64;
 
 #[cfg(test)]
 impl NodeContext {
-    pub(super) fn of(store: Arc<dyn Store>) -> Self {
+    /// For trying nodes alone; blobs are in `folder`
+    pub(super) fn of(store: Arc<dyn Store>, folder: &std::path::Path) -> Self {
+        use crate::content::{Content, FolderBlobs};
+
+        let open = FolderBlobs::open(&folder.join("content"));
+        let blobs = open.unwrap_or_else(|error| unreachable!("{error}"));
+        let generated = SealingKey::generate();
+        let sealing = Arc::new(generated.unwrap_or_else(|error| unreachable!("{error}")));
+        let content = Arc::new(Content::new(Arc::new(blobs)));
         Self {
+            templates: Templates::new(
+                Arc::clone(&store),
+                content,
+                Arc::clone(&sealing),
+                prexorcloud_content::Limits::default(),
+            ),
+            archives: Semaphore::new(1),
+            sealing,
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
             store,
             consoles: Arc::new(Consoles::keeping(1)),
@@ -81,7 +102,6 @@ impl NodeContext {
             crashes_since_pruning: AtomicUsize::default(),
             notes: Arc::new(Semaphore::new(NOTES)),
             workloads: Arc::default(),
-            sealing: Arc::new(SealingKey::generate().unwrap_or_else(|error| unreachable!("{error}"))),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a daemon asks for beyond the life of its session and its instances
 
-use prexorcloud_proto::{ErrorReport, EventSubscribe, TemplateRequest};
+use prexorcloud_proto::{ErrorReport, EventSubscribe};
 use prexorcloud_protocol::session::controller::DaemonRequest;
 
 use super::{files::FilesAnswer, task::Node};
@@ -8,7 +8,7 @@ use super::{files::FilesAnswer, task::Node};
 impl Node {
     pub(super) fn handle_request(&mut self, request: DaemonRequest) {
         match request {
-            DaemonRequest::Template(request) => self.refuse_template(request),
+            DaemonRequest::Template(request) => self.serve_template(request),
             DaemonRequest::EventSubscribe(subscribe) => self.refuse_subscription(&subscribe),
             DaemonRequest::FileTree(tree) => {
                 let request_id = tree.request_id.clone();
@@ -25,15 +25,6 @@ impl Node {
         }
     }
 
-    fn refuse_template(&mut self, request: TemplateRequest) {
-        self.answer_error(
-            "TemplateRequest",
-            "TEMPLATE_UNKNOWN",
-            "this controller has no such template",
-            request.template_name,
-        );
-    }
-
     fn refuse_subscription(&mut self, subscribe: &EventSubscribe) {
         let context = subscribe.event_types.first().cloned().unwrap_or_default();
         self.answer_error(
@@ -44,7 +35,7 @@ impl Node {
         );
     }
 
-    fn answer_error(&mut self, request: &'static str, code: &str, message: &str, context: String) {
+    pub(super) fn answer_error(&mut self, request: &'static str, code: &str, message: &str, context: String) {
         let report = ErrorReport {
             error_code: code.to_owned(),
             error_message: message.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fmt::Write as _, sync::Arc, time::Duration};
 
-use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
+use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance, TemplateRef};
 use prexorcloud_protocol::{instance::State, peer::DaemonPeer, readiness::Rule, validate};
 use sha2::{Digest as _, Sha256};
 
@@ -119,6 +119,7 @@ impl Node {
             category: InstanceCategory::Server.into(),
             incarnation,
             readiness: order.readiness.clone(),
+            resolved_variables: order.variables.clone().into_iter().collect(),
             ..StartInstance::default()
         };
         let mut runtime = RuntimeArtifact {
@@ -136,10 +137,11 @@ impl Node {
             };
             runtime.platform_version = pinned_version(&order.sha256);
         }
-        let plan_hash = plan_hash(&start, &order.sha256);
+        let plan_hash = plan_hash(&start, &order.sha256, &order.templates);
         start.composition_plan = Some(CompositionPlan {
             plan_hash,
             runtime: Some(runtime),
+            templates: order.templates.clone(),
             ..CompositionPlan::default()
         });
         start
@@ -207,15 +209,19 @@ fn seconds(duration: Duration) -> i32 {
 }
 
 /// Equal for starts that would prepare the same files; daemons echo it and do not look into it
-fn plan_hash(start: &StartInstance, sha256: &str) -> String {
+fn plan_hash(start: &StartInstance, sha256: &str, templates: &[TemplateRef]) -> String {
     let mut digest = Sha256::new();
-    for part in [
+    let fixed = [
         &start.instance_id,
         &start.group,
         &start.jar_file,
         &start.download_url,
         sha256,
-    ] {
+    ];
+    let versions = templates
+        .iter()
+        .flat_map(|template| [template.name.as_str(), &template.hash]);
+    for part in fixed.into_iter().chain(versions) {
         digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         digest.update(part.as_bytes());
     }

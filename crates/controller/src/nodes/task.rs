@@ -14,7 +14,7 @@ use prexorcloud_protocol::{
     session::controller::ControllerOutcome,
 };
 use prexorcloud_transport::{NodeStreams, due};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
     NodeContext, NodeView,
@@ -23,6 +23,7 @@ use super::{
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
     starts::is_live,
+    templates,
     typed::Typed,
     view::StreamNotes,
 };
@@ -53,6 +54,8 @@ pub(super) struct Node {
     pub(super) orders: u64,
     pub(super) typed: Typed,
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
+    /// Answers about templates that may be under way
+    pub(super) template_turns: Arc<Semaphore>,
     /// Who waits for answers about files
     pub(super) asked: Asked,
     /// When the node was last seen, until that is recorded
@@ -78,6 +81,7 @@ impl Node {
             typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
             asked: Asked::default(),
+            template_turns: templates::turns(),
             last_seen_ms: None,
             ended: Vec::new(),
             shown_waiting: None,
@@ -283,7 +287,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store =
             SqliteStore::open(folder.path().join("controller.db"), &SqliteOptions::default()).unwrap();
-        let context = NodeContext::of(Arc::new(store));
+        let context = NodeContext::of(Arc::new(store), folder.path());
         let node = Node::new(
             "node-1".parse().unwrap(),
             Arc::new(context),

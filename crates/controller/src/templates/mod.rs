@@ -4,6 +4,7 @@
 //! what its maker has seen, so of two pushes at once one wins and the other is told, and nobody ever sees half of a version. Whoever starts an
 //! instance takes the version that counts at that moment, by its digests, which stay what they are.
 
+mod composition;
 mod record;
 mod recorded;
 pub mod variables;
@@ -13,7 +14,10 @@ use std::{collections::HashMap, sync::Arc};
 use prexorcloud_content::{Digest, Kind, Limits, Manifest, PackError};
 use prexorcloud_security::seal::SealingKey;
 
-pub use self::record::{TemplateRecord, TemplateVersionRecord, VariableRecord};
+pub use self::{
+    composition::{Composition, MAX_LAYERS},
+    record::{TemplateRecord, TemplateVersionRecord, VariableRecord},
+};
 use crate::{
     audit,
     content::{ArchiveError, BlobError, Collected, Content, KEPT_UNREFERENCED, Referenced},

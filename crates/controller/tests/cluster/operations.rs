@@ -176,7 +176,7 @@ async fn questions_that_cannot_be_answered_get_an_error() {
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
     let request = TemplateRequest {
         template_name: "base".to_owned(),
-        known_hash: String::new(),
+        ..TemplateRequest::default()
     };
     puppet.say(Payload::TemplateRequest(request)).await;
     let ToDaemon::ErrorReport(report) = puppet.next().await.unwrap() else {
@@ -184,7 +184,7 @@ async fn questions_that_cannot_be_answered_get_an_error() {
     };
     assert_eq!(
         (report.error_code.as_str(), report.context.as_str()),
-        ("TEMPLATE_UNKNOWN", "base")
+        ("TEMPLATE_NOT_FOUND", "base")
     );
     // A report from the daemon ends nothing.
     puppet
@@ -195,7 +195,7 @@ async fn questions_that_cannot_be_answered_get_an_error() {
         .await;
     let request = TemplateRequest {
         template_name: "other".to_owned(),
-        known_hash: String::new(),
+        ..TemplateRequest::default()
     };
     puppet.say(Payload::TemplateRequest(request)).await;
     assert!(matches!(puppet.next().await.unwrap(), ToDaemon::ErrorReport(_)));

@@ -378,3 +378,63 @@ fn variables_are_set_and_secrets_stay_secret() {
     let anonymous = finish(&mut rig.ctl_command(&["template", "list"]).into_command());
     assert_eq!(anonymous.code, 2, "{anonymous:?}");
 }
+
+#[test]
+fn servers_get_the_templates_that_counted_when_they_were_started() {
+    let rig = Rig::with_node();
+    let base = rig.path("base");
+    fs::create_dir_all(base.join("config")).unwrap();
+    fs::write(
+        base.join("server.properties"),
+        "# kept\nserver-port=%PORT%\nmotd=%MOTD%\n",
+    )
+    .unwrap();
+    fs::write(base.join("config/limits.yml"), "players: 20 # a few\n").unwrap();
+    let own = rig.path("own");
+    fs::create_dir_all(&own).unwrap();
+    fs::write(own.join("server.properties"), "motd=%MOTD%, from %GROUP%\n").unwrap();
+    for (name, folder) in [("base", &base), ("own", &own)] {
+        done(&rig, &["create", name]);
+        done(&rig, &["push", text(folder)]);
+    }
+    let of = |id: &str, path: &str| rig.ctl(&["instance", "files", "cat", id, path]).stdout;
+    let templates = ["--template", "base", "--template", "own", "--var", "MOTD=hello"];
+    let first = rig.start_standin_with("lobby-1", &templates);
+    let port = &first["port"];
+    assert_eq!(
+        of("lobby-1", "server.properties"),
+        format!("# kept\nserver-port={port}\nmotd=hello, from lobby\n")
+    );
+    assert_eq!(of("lobby-1", "config/limits.yml"), "players: 20 # a few\n");
+
+    // A change reaches what is started afterwards, and nothing that runs; a rollback as well.
+    fs::write(base.join("config/limits.yml"), "players: 50\n").unwrap();
+    done(&rig, &["push", text(&base)]);
+    rig.start_standin_with("lobby-2", &templates);
+    assert_eq!(of("lobby-2", "config/limits.yml"), "players: 50\n");
+    assert_eq!(of("lobby-1", "config/limits.yml"), "players: 20 # a few\n");
+    assert_eq!(rig.ctl(&["template", "rollback", "base"]).code, 0);
+    rig.start_standin_with("lobby-3", &templates);
+    assert_eq!(of("lobby-3", "config/limits.yml"), "players: 20 # a few\n");
+
+    // Each content travelled once: both versions of one, and the other.
+    let sent = rig.log_text("controller").matches("a template is sent").count();
+    assert_eq!(sent, 3);
+
+    // What there is not is said before anything starts.
+    let start = [
+        "instance",
+        "start",
+        "lobby",
+        "--jar",
+        "/srv/server.jar",
+        "--template",
+        "nothing",
+    ];
+    let unknown = rig.ctl(&start);
+    assert_eq!(unknown.code, 1, "{unknown:?}");
+    assert!(
+        unknown.stderr.contains("there is no template \"nothing\""),
+        "{unknown:?}"
+    );
+}

@@ -1720,6 +1720,10 @@ pub struct TemplateRequest {
     /// The hash of the copy that the daemon has, as the controller gave it; at most 128 characters. Empty = none.
     #[prost(string, tag = "2")]
     pub known_hash: ::prost::alloc::string::String,
+    /// The hash that the start names, at most 128 characters. A controller that has several versions answers with that
+    /// one. Empty = the version that counts now, as from a Java daemon.
+    #[prost(string, tag = "100")]
+    pub wanted_hash: ::prost::alloc::string::String,
 }
 /// The answer to ShutdownNode. Java daemons send none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1821,7 +1825,7 @@ pub struct TemplateRef {
     /// The template. Required.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// The hash of its content, as TemplateData gives it. Empty = whatever the controller has.
+    /// The hash of its content, as TemplateData gives it. Empty = there is nothing in it, and it is not asked for.
     #[prost(string, tag = "2")]
     pub hash: ::prost::alloc::string::String,
 }

@@ -65,8 +65,8 @@ pub enum RequestTimer {
 pub enum RequestOutput {
     /// Send a `TemplateRequest`; where that is not possible, say so by [`TemplateRequests::handle_unsent`].
     Ask {
-        /// The template.
-        name: TemplateName,
+        /// What of it.
+        wanted: Wanted,
         /// What the daemon has of it; empty if nothing.
         known_hash: String,
     },
@@ -330,7 +330,7 @@ impl TemplateRequests {
             pending.phase = Phase::Asked;
             pending.has_left = true;
             self.outputs.push_back(RequestOutput::Ask {
-                name: wanted.name,
+                wanted,
                 known_hash: pending.known_hash.clone(),
             });
         }

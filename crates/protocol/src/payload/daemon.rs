@@ -178,6 +178,7 @@ fields! { Pong as "pong" {
 fields! { TemplateRequest as "template_request" {
     template_name: Name(TemplateName::new);
     known_hash: Text::refused(limits::HASH);
+    wanted_hash: Text::refused(limits::HASH);
 } }
 
 fields! { CacheStatus as "cache_status" {

@@ -110,7 +110,7 @@ type Answer = Result<(String, InUse), TemplateError>;
 /// A request to be sent
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ask {
-    pub(crate) name: TemplateName,
+    pub(crate) wanted: Wanted,
     pub(crate) known_hash: String,
 }
 
@@ -229,7 +229,7 @@ impl Templates {
         let mut asks = Vec::new();
         while let Some(output) = asking.requests.poll_output() {
             match output {
-                RequestOutput::Ask { name, known_hash } => asks.push(Ask { name, known_hash }),
+                RequestOutput::Ask { wanted, known_hash } => asks.push(Ask { wanted, known_hash }),
                 RequestOutput::Settled { wanted, outcome } => {
                     let waited = self.deadline;
                     let answer = match outcome {

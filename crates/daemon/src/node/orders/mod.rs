@@ -381,10 +381,12 @@ impl Orders {
     }
 
     pub(super) fn ask_for_templates(&self) {
-        for Ask { name, known_hash } in self.templates.poll() {
+        for Ask { wanted, known_hash } in self.templates.poll() {
+            let name = wanted.name;
             let request = daemon_message::Payload::TemplateRequest(TemplateRequest {
                 template_name: name.as_str().to_owned(),
                 known_hash,
+                wanted_hash: wanted.hash,
             });
             if let Err(error) = self.session.with(|session, _| session.send(request)) {
                 tracing::debug!(template = %name, %error, "a template is asked for on the next stream");

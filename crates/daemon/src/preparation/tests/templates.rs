@@ -69,7 +69,7 @@ async fn play(
     let mut preparing = std::pin::pin!(node.preparer.prepare(start, Limits::of(start), None));
     loop {
         for ask in templates.poll() {
-            asked.push(format!("{} {}", ask.name, ask.known_hash));
+            asked.push(format!("{} {}", ask.wanted.name, ask.known_hash));
             for payload in answer(&ask) {
                 assert_eq!(templates.handle_request(payload), None);
             }
@@ -86,7 +86,13 @@ async fn play(
 }
 
 fn from(contents: BTreeMap<&'static str, Vec<u8>>) -> impl FnMut(&Ask) -> Vec<Payload> {
-    move |ask| vec![data(ask.name.as_str(), "h", contents[ask.name.as_str()].clone())]
+    move |ask| {
+        vec![data(
+            ask.wanted.name.as_str(),
+            "h",
+            contents[ask.wanted.name.as_str()].clone(),
+        )]
+    }
 }
 
 fn folder(node: &Node) -> PathBuf {
@@ -395,7 +401,7 @@ async fn an_error_report_ends_the_start_at_once() {
             vec![Payload::ErrorReport(Box::new(ErrorReport {
                 error_code: code.into(),
                 error_message: "why".into(),
-                context: ask.name.to_string(),
+                context: ask.wanted.name.to_string(),
                 retry_after_seconds: 0,
             }))]
         })
@@ -498,7 +504,7 @@ async fn fifty_starts_fetch_a_template_once() {
     while !starts.is_empty() {
         for ask in templates.poll() {
             asked += 1;
-            templates.handle_request(data(ask.name.as_str(), "h", template.clone()));
+            templates.handle_request(data(ask.wanted.name.as_str(), "h", template.clone()));
         }
         tokio::select! {
             done = starts.join_next() => done.unwrap().unwrap().unwrap(),

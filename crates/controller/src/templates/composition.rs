@@ -1,0 +1,66 @@
+//! What a start gets of the templates that it names
+
+use std::collections::BTreeMap;
+
+use prexorcloud_proto::TemplateRef;
+
+use super::{TemplateError, Templates, variables};
+
+/// The most templates that are laid into one folder
+pub const MAX_LAYERS: usize = 32;
+
+/// What is laid into the folder of an instance
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Composition {
+    /// The versions that count now, in the order in which they are laid over each other
+    pub templates: Vec<TemplateRef>,
+    /// What their files may ask for
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Templates {
+    /// The versions of these templates that count now, and what their variables are for an instance with these values
+    ///
+    /// A start that is ordered with it keeps its versions, whatever is pushed later.
+    ///
+    /// # Errors
+    /// [`TemplateError::Invalid`] names what is missing or wrong; what the storage reported.
+    pub async fn compose(
+        &self,
+        names: &[String],
+        values: &BTreeMap<String, String>,
+    ) -> Result<Composition, TemplateError> {
+        if names.len() > MAX_LAYERS {
+            let limit = format!("a start has at most {MAX_LAYERS} templates");
+            return Err(TemplateError::Invalid(limit));
+        }
+        let mut templates = Vec::with_capacity(names.len());
+        let mut defined = Vec::with_capacity(names.len());
+        for name in names {
+            let (record, current) = self.show(name).await.map_err(|error| match error {
+                TemplateError::Unknown => TemplateError::Invalid(format!("there is no template {name:?}")),
+                error => error,
+            })?;
+            let hash = match current {
+                Some(version) if version.files > 0 => version.archive,
+                // Nothing is in it, and nothing is asked for.
+                Some(_) => String::new(),
+                None => {
+                    let nothing =
+                        format!("nothing was pushed to the template {name} yet: prexorctl template push");
+                    return Err(TemplateError::Invalid(nothing));
+                }
+            };
+            defined.push(self.variables(&record.name).await?);
+            templates.push(TemplateRef {
+                name: record.name,
+                hash,
+            });
+        }
+        let variables = variables::resolve(&defined, &BTreeMap::new(), values).map_err(|wrong| {
+            let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            TemplateError::Invalid(wrong.join("; "))
+        })?;
+        Ok(Composition { templates, variables })
+    }
+}
