@@ -42,6 +42,7 @@ pub mod failure;
 pub mod output;
 pub mod printable;
 pub mod program;
+pub mod push;
 pub mod resource;
 pub mod settings;
 pub mod transfer;

@@ -1,5 +1,6 @@
 //! `prexorcloud demo`: everything once, on this machine, leaving nothing behind
 
+mod content;
 mod intruder;
 pub mod java;
 mod server;

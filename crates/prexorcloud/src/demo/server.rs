@@ -26,7 +26,16 @@ pub struct Server {
 impl Server {
     /// Asks for it to be started
     pub async fn start(operator: &Client, id: &str, jar: &Jar) -> anyhow::Result<Self> {
-        let mut order = json!({ "group": "demo", "id": id, "jar": jar.path, "memoryMb": 128 });
+        Self::start_with(operator, id, jar, json!({})).await
+    }
+
+    /// The same, with what else the order says
+    pub async fn start_with(operator: &Client, id: &str, jar: &Jar, order: Value) -> anyhow::Result<Self> {
+        let mut order = order;
+        let usual = json!({ "group": "demo", "id": id, "jar": jar.path, "memoryMb": 128 });
+        if let (Some(order), Value::Object(usual)) = (order.as_object_mut(), usual) {
+            order.extend(usual);
+        }
         if let (Some(order), Some(sha256)) = (order.as_object_mut(), &jar.sha256) {
             order.insert("sha256".to_owned(), sha256.as_str().into());
         }

@@ -11,6 +11,7 @@ use prexorctl::resource::{Crash, JoinToken as ListedToken, Outcome};
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::content;
 use super::intruder;
 use super::server::Server;
 use super::stage::Stage;
@@ -34,6 +35,7 @@ pub async fn run(cluster: &mut Cluster, stage: &mut Stage) -> anyhow::Result<()>
     send_command(&mut lobby, stage).await?;
     stop_server(&mut lobby, stage).await?;
     crash_server(&operator, &jar, stage).await?;
+    content::run(&cluster.data("arcade"), &operator, &jar, stage).await?;
     let mut survivor = start_second(&operator, &jar, stage).await?;
 
     refuse_replay(&controller, &token, stage).await?;

@@ -1,11 +1,10 @@
 //! `prexorctl template push` and `pull`
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use prexorcloud_content::{Digest, EntryPath, Folder, Limits, Manifest, UnpackError, unpack};
+use prexorcloud_content::{Digest, Limits, Manifest, UnpackError, unpack};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -13,7 +12,8 @@ use super::{resolve_some, short, size};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::resource::{MissingContent, TemplateVersion};
+use crate::push::{Pushed, push_folder};
+use crate::resource::TemplateVersion;
 use crate::transfer::progress;
 
 /// Parts of an archive that wait to be unpacked
@@ -44,67 +44,21 @@ pub(super) async fn push(
     output: &Output,
 ) -> Result<(), Failure> {
     let name = name_of(dir, name)?;
-    let cannot = |error: String| usage(format!("{} cannot be pushed: {error}", dir.display()));
-    let folder = Folder::open(dir).map_err(|error| cannot(error.to_string()))?;
-    let manifest = folder
-        .scan(&Limits::default())
-        .map_err(|error| cannot(error.to_string()))?;
-    let json = manifest.to_json()?;
-    let missing = client
-        .post_manifest::<MissingContent>(&["templates", &name, "missing"], &[], json.clone())
-        .await?
-        .value;
-    let files: HashMap<String, &EntryPath> = manifest
-        .files()
-        .map(|(path, blob)| (blob.sha256.to_string(), path))
-        .collect();
-    let total: u64 = missing.missing.iter().map(|blob| blob.size_bytes).sum();
-    let bar = progress(total, output.is_json());
-    bar.set_message(name.clone());
-    for blob in &missing.missing {
-        let path = files
-            .get(&blob.sha256)
-            .ok_or_else(|| usage("the controller asks for a file that this folder does not have"))?;
-        let changed = || {
-            cannot(format!(
-                "{path:?} changed while it was pushed; try again when nobody writes to it"
-            ))
-        };
-        let file = folder
-            .open_file(path)
-            .map_err(|error| cannot(format!("{path:?} cannot be read: {error}")))?;
-        let is_shorter = |length: u64| length < blob.size_bytes;
-        if is_shorter(file.metadata()?.len()) {
-            return Err(changed());
-        }
-        let sent = client.put_blob(&blob.sha256, blob.size_bytes, file, &bar).await;
-        match sent {
-            Ok(()) => {}
-            Err(Failure::Refused { code, .. }) if code == "CONTENT_MISMATCH" => return Err(changed()),
-            Err(error) => {
-                // A file that became shorter ends the request in the middle, and its length says so.
-                let now = folder.open_file(path).and_then(|file| file.metadata());
-                return Err(match now {
-                    Ok(metadata) if !is_shorter(metadata.len()) => error,
-                    _ => changed(),
-                });
-            }
-        }
-    }
-    bar.finish_and_clear();
-    let query = super::super::query(&[("base", missing.current.as_ref())]);
-    let published = client
-        .post_manifest::<TemplateVersion>(&["templates", &name, "versions"], &query, json)
-        .await?;
-    let (version, sent) = (published.value, missing.missing.len());
+    let pushed = push_folder(client, &name, dir, |total| progress(total, output.is_json())).await?;
+    let Pushed {
+        version,
+        mut json,
+        sent_files,
+        sent_bytes,
+        is_unchanged,
+    } = pushed;
     if output.is_json() {
-        let mut json = published.json;
-        json["sentFiles"] = json!(sent);
-        json["sentBytes"] = json!(total);
-        json["unchanged"] = Value::Bool(missing.current.as_ref() == Some(&version.hash));
+        json["sentFiles"] = json!(sent_files);
+        json["sentBytes"] = json!(sent_bytes);
+        json["unchanged"] = Value::Bool(is_unchanged);
         return output.json(&json);
     }
-    if missing.current.as_ref() == Some(&version.hash) {
+    if is_unchanged {
         return output.text(&format!(
             "{name} is unchanged: version {} ({}) holds the same",
             version.number,
@@ -112,7 +66,7 @@ pub(super) async fn push(
         ));
     }
     output.text(&format!(
-        "{name} is version {} now ({}): {} files, {}. Sent {sent} of them, {total} bytes",
+        "{name} is version {} now ({}): {} files, {}. Sent {sent_files} of them, {sent_bytes} bytes",
         version.number,
         short(&version.hash),
         version.files,
