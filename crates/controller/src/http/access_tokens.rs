@@ -109,6 +109,13 @@ pub(super) async fn revoke(
     Id(id): Id,
 ) -> Result<StatusCode, ApiError> {
     let actor = caller.require(Permission::AccessManage)?;
+    let records = api.access.list().await?;
+    let meant = records.iter().find(|record| id_of(record) == id);
+    if meant.is_some_and(|record| record.permissions.iter().any(|name| !caller.may_grant(name))) {
+        return Err(ApiError::forbidden(
+            "nobody can take away what they may not do themselves; on the controller's host: prexorcloud controller admin-token",
+        ));
+    }
     match api.access.revoke_id(&actor, &id).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(ApiError::not_found("no such access token")),

@@ -270,3 +270,27 @@ async fn a_head_that_does_not_end_holds_little() {
         String::from_utf8_lossy(&answer)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_away_a_token_that_may_do_more_than_theirs() {
+    let cluster = Cluster::start().await;
+    let mint = async |name: &str, permissions: &[&str]| {
+        let body = json!({ "name": name, "permissions": permissions });
+        let (status, minted) = cluster.post("/admin/access-tokens", &body).await;
+        assert_eq!(status, 201, "{minted}");
+        minted
+    };
+    let manager = mint("manager", &["access.manage", "nodes.view"]).await;
+    let robot = mint("robot", &["nodes.view"]).await;
+    let (_, listed) = cluster.get("/admin/access-tokens").await;
+    let may_all = |token: &&serde_json::Value| token["permissions"] == json!(["*"]);
+    let admin = listed.as_array().unwrap().iter().find(may_all).unwrap();
+    for (token, status) in [(admin, 403), (&robot, 204), (&manager, 204)] {
+        let path = format!("/admin/access-tokens/{}", token["tokenId"].as_str().unwrap());
+        let (answered, body) = cluster
+            .call_as(manager["token"].as_str(), "DELETE", &path, None)
+            .await;
+        assert_eq!(answered, status, "{token}: {body}");
+    }
+    assert_eq!(cluster.get("/nodes").await.0, 200);
+}
