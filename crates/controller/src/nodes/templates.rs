@@ -75,7 +75,10 @@ impl Node {
                 .await
                 .is_err()
             {
-                tracing::warn!(%node, template = name, "a template could not be sent in time");
+                let code = "TEMPLATE_UNAVAILABLE";
+                let message =
+                    "it could not be sent in time, since the daemon or the disk was busy".to_owned();
+                refuse(node, &session, name, Refusal { code, message });
             }
             drop(turn);
         });
@@ -95,13 +98,11 @@ async fn serve(
     };
     if version.is_known_as(&request.known_hash) {
         let up_to_date = TemplateUpToDate { template_name: name };
-        return send(
-            node,
-            session,
-            controller_message::Payload::TemplateUpToDate(up_to_date),
-            0,
-        )
-        .await;
+        let payload = controller_message::Payload::TemplateUpToDate(up_to_date);
+        if let Err(error) = session.with(|session, _| session.send(payload)) {
+            tracing::debug!(%node, %error, "an answer about a template was not sent");
+        }
+        return;
     }
     if version.archive_bytes + ENVELOPE_BYTES > MAX_MESSAGE_BYTES as u64 {
         let message = format!(
@@ -111,29 +112,48 @@ async fn serve(
         let code = TEMPLATE_TOO_LARGE;
         return refuse(node, session, name, Refusal { code, message });
     }
-    // Held until the message is handed over: what waits is a turn, and not an archive.
-    let Ok(_turn) = context.archives.acquire().await else {
-        return;
-    };
-    let archive = match archive_of(context, &version).await {
-        Ok(archive) => archive,
-        Err(refusal) => return refuse(node, session, name, refusal),
-    };
-    tracing::info!(%node, template = name, version = version.number, bytes = archive.len(), "a template is sent");
-    let bytes = archive.len();
-    let data = TemplateData {
-        template_name: name,
-        hash: version.archive,
-        tar_gz: archive.into(),
-        ..TemplateData::default()
-    };
-    send(
-        node,
-        session,
-        controller_message::Payload::TemplateData(Box::new(data)),
-        bytes,
-    )
-    .await;
+    let bytes = usize::try_from(version.archive_bytes + ENVELOPE_BYTES).unwrap_or(usize::MAX);
+    loop {
+        // A daemon that does not read holds up nobody but itself: its archives wait on disk.
+        let room = session.wait_for(|session, _| {
+            let is_established = session.is_established();
+            (!is_established || session.has_room(Class::Bulk, bytes)).then_some(is_established)
+        });
+        if room.await != Some(true) {
+            return;
+        }
+        let Ok(_turn) = context.archives.acquire().await else {
+            return;
+        };
+        if !session.with(|session, _| session.has_room(Class::Bulk, bytes)) {
+            continue;
+        }
+        let archive = match archive_of(context, &version).await {
+            Ok(archive) => archive,
+            Err(refusal) => return refuse(node, session, name, refusal),
+        };
+        let data = TemplateData {
+            template_name: name.clone(),
+            hash: version.archive.clone(),
+            tar_gz: archive.into(),
+            ..TemplateData::default()
+        };
+        let payload = controller_message::Payload::TemplateData(Box::new(data));
+        let sent = session.with(|session, _| {
+            let has_room = session.has_room(Class::Bulk, bytes);
+            has_room.then(|| session.send(payload))
+        });
+        match sent {
+            None => {}
+            Some(Ok(())) => {
+                let (version, bytes) = (version.number, version.archive_bytes);
+                return tracing::info!(%node, template = name, version, bytes, "a template is sent");
+            }
+            Some(Err(error)) => {
+                return tracing::debug!(%node, template = name, %error, "a template was not sent");
+            }
+        }
+    }
 }
 
 /// The version that the request means
@@ -162,23 +182,6 @@ async fn archive_of(context: &NodeContext, version: &TemplateVersionRecord) -> R
         .await
         .map_err(TemplateError::from)?;
     read.ok_or_else(lost)
-}
-
-/// Sends as soon as there is room
-async fn send(
-    node: NodeId,
-    session: &SessionHandle<ControllerSession>,
-    payload: controller_message::Payload,
-    bytes: usize,
-) {
-    let mut payload = Some(payload);
-    let sent = session.wait_for(|session, _| {
-        let is_possible = session.has_room(Class::Bulk, bytes) || !session.is_established();
-        is_possible.then(|| payload.take().map(|payload| session.send(payload)))
-    });
-    if let Some(Some(Err(error))) = sent.await {
-        tracing::debug!(%node, %error, "an answer about a template was not sent");
-    }
 }
 
 fn refuse(node: NodeId, session: &SessionHandle<ControllerSession>, name: String, refusal: Refusal) {

@@ -42,9 +42,8 @@ impl Templates {
                 error => error,
             })?;
             let hash = match current {
-                Some(version) if version.files > 0 => version.archive,
-                // Nothing is in it, and nothing is asked for.
-                Some(_) => String::new(),
+                // Also of one without files: folders and links are something.
+                Some(version) => version.archive,
                 None => {
                     let nothing =
                         format!("nothing was pushed to the template {name} yet: prexorctl template push");

@@ -21,7 +21,7 @@ use prexorcloud_proto::{
     InstanceFileContent, InstanceFileTree, ReadInstanceFile, WalkInstanceFiles, daemon_message,
 };
 use prexorcloud_protocol::{GroupName, InstanceId};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Requests that are worked on at a time; more are told to come again
 ///
@@ -30,6 +30,9 @@ const AT_ONCE: usize = 4;
 
 /// How long an answer may take; the controller waits for 20 s
 const DEADLINE: Duration = Duration::from_secs(15);
+
+/// The place of a request among those that are worked on
+pub(crate) type Turn = OwnedSemaphorePermit;
 
 /// What a controller asks for
 #[derive(Clone, Debug)]
@@ -85,22 +88,20 @@ impl InstanceFiles {
         }
     }
 
-    /// Answers a request, at the latest some time after [`DEADLINE`]
-    pub(crate) async fn answer(&self, asked: Asked) -> daemon_message::Payload {
+    /// Answers a request, at the latest some time after [`DEADLINE`]; whoever sends the answer gives the turn back then
+    pub(crate) async fn answer(&self, asked: Asked) -> (daemon_message::Payload, Option<Turn>) {
         let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() else {
-            return refusal(&asked, FilesError::Busy);
+            return (refusal(&asked, FilesError::Busy), None);
         };
         let files = self.clone();
         let asked_again = asked.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let answer = files.look(&asked);
             // Held by the work itself: a disk that hangs keeps its place, and does not get another one.
-            drop(turn);
-            answer
+            (files.look(&asked), Some(turn))
         });
         looked
             .await
-            .unwrap_or_else(|_| refusal(&asked_again, FilesError::Busy))
+            .unwrap_or_else(|_| (refusal(&asked_again, FilesError::Busy), None))
     }
 
     fn look(&self, asked: &Asked) -> daemon_message::Payload {

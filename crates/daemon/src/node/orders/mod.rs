@@ -364,7 +364,9 @@ impl Orders {
     fn look_at_files(&self, asked: Asked) {
         let (files, session) = (self.files.clone(), self.session.clone());
         tokio::spawn(async move {
-            let mut answer = Some(files.answer(asked).await);
+            // An answer takes memory until it has left, so its place is taken for as long.
+            let (answer, _turn) = files.answer(asked).await;
+            let mut answer = Some(answer);
             let bytes = answer.as_ref().map_or(0, daemon_message::Payload::encoded_len);
             let sent = session.wait_for(|session, _| {
                 let can_be_sent = session.has_room(Class::Bulk, bytes) || !session.is_established();

@@ -178,9 +178,13 @@ fn without_blanks(text: &str) -> String {
 }
 
 fn parse(text: &str) -> Result<Node, String> {
-    // It is JSON, and nested no deeper than that takes, before it is looked through.
+    // It is JSON before it is looked through; how deep it is nested is not looked at here.
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string())?;
-    let mut reader = Reader { text, at: 0 };
+    let mut reader = Reader {
+        text,
+        at: 0,
+        depth: 0,
+    };
     let node = reader.node()?;
     match node.members {
         Some(_) => Ok(node),
@@ -188,10 +192,14 @@ fn parse(text: &str) -> Result<Node, String> {
     }
 }
 
+/// Values within values: as many as `serde_json` takes, and no more than a stack bears
+const MAX_DEPTH: usize = 128;
+
 /// Finds its way through what is known to be JSON
 struct Reader<'t> {
     text: &'t str,
     at: usize,
+    depth: usize,
 }
 
 impl Reader<'_> {
@@ -207,6 +215,10 @@ impl Reader<'_> {
     fn node(&mut self) -> Result<Node, String> {
         let first = self.peek()?;
         let start = self.at;
+        if self.depth >= MAX_DEPTH {
+            return Err(format!("it is nested deeper than {MAX_DEPTH}"));
+        }
+        self.depth += 1;
         let mut members = None;
         match first {
             b'{' => members = Some(self.object()?),
@@ -214,6 +226,7 @@ impl Reader<'_> {
             b'"' => self.string(),
             _ => self.word(),
         }
+        self.depth -= 1;
         Ok(Node {
             bytes: start..self.at,
             members,

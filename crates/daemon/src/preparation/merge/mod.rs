@@ -172,6 +172,7 @@ impl Format {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Value {
     Section(BTreeMap<String, Value>),
+    List(Vec<Value>),
     /// Equal exactly when the value is the same thing to its reader
     Other(String),
 }

@@ -232,3 +232,21 @@ mod anything {
         }
     }
 }
+
+#[test]
+fn what_is_nested_very_deep_is_not_followed_and_costs_little() {
+    for depth in [200, 100_000] {
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+        for (base, overlay) in [("{\"b\":1}", deep.as_str()), (&deep, "{\"b\":1}")] {
+            let merged = merge("a.json", base.as_bytes(), overlay.as_bytes());
+            let note = merged.note.unwrap();
+            assert!(note.contains("nested deeper"), "{note}");
+            assert_eq!(merged.bytes, b"{\"b\":1}", "the one that can be read");
+        }
+    }
+    // Below the bounds of the readers, where a value must not cost more than what it holds.
+    let lists = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+    let (yaml, toml) = (format!("a: {}\n", lists(50)), format!("a = {}\n", lists(50)));
+    assert_merged("a.yml", "b: 1\n", &yaml, &format!("b: 1\n{yaml}"));
+    assert_merged("a.toml", "b = 1\n", &toml, &format!("b = 1\n{toml}"));
+}

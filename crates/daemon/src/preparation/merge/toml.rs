@@ -26,10 +26,7 @@ fn read(value: &DeValue<'_>) -> Value {
         DeValue::Float(number) => Value::Other(format!("{} as float", number.as_str())),
         DeValue::Boolean(value) => Value::Other(value.to_string()),
         DeValue::Datetime(time) => Value::Other(time.to_string()),
-        DeValue::Array(items) => {
-            let items: Vec<Value> = items.iter().map(Spanned::get_ref).map(read).collect();
-            Value::Other(format!("{items:?}"))
-        }
+        DeValue::Array(items) => Value::List(items.iter().map(Spanned::get_ref).map(read).collect()),
     }
 }
 

@@ -44,7 +44,7 @@ fn value(node: &Node) -> Result<Value, String> {
         }
         Content::Sequence(items) => {
             let items: Result<Vec<Value>, String> = items.iter().map(value).collect();
-            Value::Other(format!("{:?}", items?))
+            Value::List(items?)
         }
         // Quotes say that it is text.
         Content::Scalar { text, style } => {
