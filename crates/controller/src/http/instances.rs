@@ -213,11 +213,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         + start
             .env
             .iter()
-            .map(|(name, value)| name.len() + value.len())
-            .sum::<usize>()
-        + start
-            .variables
-            .iter()
+            .chain(&start.variables)
             .map(|(name, value)| name.len() + value.len())
             .sum::<usize>()
         + start.jar.len();

@@ -337,13 +337,12 @@ impl Node {
                 ..
             } => {
                 let vitals = Vitals::of(player_count, uptime);
-                let known = self.machine.roster().get(instance);
-                let may_run =
-                    known.is_some_and(|known| known.is_lost() && known.incarnation() == incarnation);
-                if to.is_terminal() && may_run {
-                    // Its server may still run, and its plugin call until the time of its token is over.
-                } else if to.is_terminal() {
-                    self.context.workloads.forget(instance, incarnation);
+                if to.is_terminal() {
+                    let known = self.machine.roster().get(instance);
+                    // One that is lost may still run, and its plugin call until the time of its token is over.
+                    if !known.is_some_and(|known| known.is_lost() && known.incarnation() == incarnation) {
+                        self.context.workloads.forget(instance, incarnation);
+                    }
                 } else if matches!(to, State::Starting | State::Running) {
                     self.context
                         .workloads

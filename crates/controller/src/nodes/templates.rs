@@ -9,7 +9,7 @@ use prexorcloud_content::Digest;
 use prexorcloud_proto::{ErrorReport, TemplateData, TemplateRequest, TemplateUpToDate, controller_message};
 use prexorcloud_protocol::{
     ControllerSession, NodeId,
-    content::requests::{TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE},
+    content::requests::{TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TEMPLATE_UNAVAILABLE},
     limits::MAX_MESSAGE_BYTES,
     session::Class,
 };
@@ -41,7 +41,7 @@ impl From<TemplateError> for Refusal {
     fn from(error: TemplateError) -> Self {
         let code = match error {
             TemplateError::Unknown | TemplateError::UnknownVersion => TEMPLATE_NOT_FOUND,
-            _ => "TEMPLATE_UNAVAILABLE",
+            _ => TEMPLATE_UNAVAILABLE,
         };
         let message = error.to_string();
         Self { code, message }
@@ -59,7 +59,7 @@ impl Node {
             let message = "this node asks for too many templates at once";
             return self.answer_error(
                 "TemplateRequest",
-                "TEMPLATE_UNAVAILABLE",
+                TEMPLATE_UNAVAILABLE,
                 message,
                 request.template_name,
             );
@@ -75,7 +75,7 @@ impl Node {
                 .await
                 .is_err()
             {
-                let code = "TEMPLATE_UNAVAILABLE";
+                let code = TEMPLATE_UNAVAILABLE;
                 let message =
                     "it could not be sent in time, since the daemon or the disk was busy".to_owned();
                 refuse(node, &session, name, Refusal { code, message });
@@ -172,7 +172,7 @@ async fn wanted(context: &NodeContext, request: &TemplateRequest) -> Result<Temp
 
 async fn archive_of(context: &NodeContext, version: &TemplateVersionRecord) -> Result<Vec<u8>, Refusal> {
     let lost = || Refusal {
-        code: "TEMPLATE_UNAVAILABLE",
+        code: TEMPLATE_UNAVAILABLE,
         message: "the controller has lost its archive; push it again".to_owned(),
     };
     let digest: Digest = version.archive.parse().map_err(|_| lost())?;

@@ -50,7 +50,7 @@ impl Templates {
                     return Err(TemplateError::Invalid(nothing));
                 }
             };
-            defined.push(self.variables(&record.name).await?);
+            defined.push(self.variables_of(&record)?);
             templates.push(TemplateRef {
                 name: record.name,
                 hash,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::{
-    TemplateError, Templates, VariableRecord,
+    TemplateError, TemplateRecord, Templates, VariableRecord,
     variables::{MAX_VARIABLES, Scope, Validation, Variable, VariableType},
 };
 use crate::content::BlobError;
@@ -14,9 +14,12 @@ impl Templates {
     /// # Errors
     /// [`TemplateError`].
     pub async fn variables(&self, name: &str) -> Result<Vec<Variable>, TemplateError> {
-        let record = self.load(name).await?.record;
-        let open = |variable| self.open(name, variable);
-        record.variables.iter().map(open).collect()
+        self.variables_of(&self.load(name).await?.record)
+    }
+
+    pub(super) fn variables_of(&self, template: &TemplateRecord) -> Result<Vec<Variable>, TemplateError> {
+        let open = |variable| self.open(&template.name, variable);
+        template.variables.iter().map(open).collect()
     }
 
     /// Replaces the variables of a template; a SECRET in `kept` keeps the default that it has

@@ -105,28 +105,28 @@ impl InstanceFiles {
     }
 
     fn look(&self, asked: &Asked) -> daemon_message::Payload {
-        match asked {
+        let answer = match asked {
             Asked::Walk(asked) => {
                 let folder = self.folder(&asked.group, &asked.instance_id);
                 let walked = folder.and_then(|folder| walk::walk(&folder, asked, DEADLINE));
-                let mut tree = walked.unwrap_or_else(|error| InstanceFileTree {
-                    error: error.to_string(),
-                    ..InstanceFileTree::default()
-                });
-                tree.request_id.clone_from(&asked.request_id);
-                daemon_message::Payload::InstanceFileTree(tree)
+                let request_id = asked.request_id.clone();
+                walked.map(|tree| {
+                    daemon_message::Payload::InstanceFileTree(InstanceFileTree { request_id, ..tree })
+                })
             }
             Asked::Read(asked) => {
                 let folder = self.folder(&asked.group, &asked.instance_id);
                 let found = folder.and_then(|folder| read::read(&folder, asked));
-                let mut content = found.unwrap_or_else(|error| InstanceFileContent {
-                    error: error.to_string(),
-                    ..InstanceFileContent::default()
-                });
-                content.request_id.clone_from(&asked.request_id);
-                daemon_message::Payload::InstanceFileContent(content)
+                let request_id = asked.request_id.clone();
+                found.map(|content| {
+                    daemon_message::Payload::InstanceFileContent(InstanceFileContent {
+                        request_id,
+                        ..content
+                    })
+                })
             }
-        }
+        };
+        answer.unwrap_or_else(|error| refusal(asked, error))
     }
 
     fn folder(&self, group: &str, instance: &str) -> Result<OwnedFd, FilesError> {

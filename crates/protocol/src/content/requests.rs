@@ -20,6 +20,9 @@ pub const TEMPLATE_NOT_FOUND: &str = "TEMPLATE_NOT_FOUND";
 /// `ErrorReport.error_code` of a controller: the template does not fit into a message; the context is its name.
 pub const TEMPLATE_TOO_LARGE: &str = "TEMPLATE_TOO_LARGE";
 
+/// `ErrorReport.error_code` of a controller: it has the template, and cannot send it now; the context is its name.
+pub const TEMPLATE_UNAVAILABLE: &str = "TEMPLATE_UNAVAILABLE";
+
 /// `ErrorReport.error_code` of a controller without templates; the context is the name.
 pub const TEMPLATE_UNKNOWN: &str = "TEMPLATE_UNKNOWN";
 
