@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use prexorcloud_protocol::TemplateName;
 use prexorcloud_protocol::content::requests::{
-    Outcome, RequestOutput, RequestsConfig, TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TemplateRequests, Wanted,
+    Outcome, RequestOutput, RequestsConfig, TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TEMPLATE_UNAVAILABLE,
+    TemplateRequests, Wanted,
 };
 use prexorcloud_testkit::Clock;
 
@@ -80,16 +81,119 @@ fn an_answer_of_another_name_answers_nothing() {
 fn a_content_answers_who_wants_exactly_it_or_else_the_name() {
     let (mut requests, now) = connected();
     requests.handle_wanted(now, wanted("base", "1"), "");
-    requests.handle_wanted(now, wanted("base", "2"), "");
-    assert_eq!(
-        requests.handle_data(now, name("base"), "2"),
-        [wanted("base", "2")]
-    );
     // Changed since the order was made.
     assert_eq!(
         requests.handle_data(now, name("base"), "3"),
         [wanted("base", "1")]
     );
+    requests.handle_wanted(now, wanted("base", "2"), "");
+    requests.handle_wanted(now, wanted("base", "4"), "");
+    assert_eq!(
+        requests.handle_data(now, name("base"), "4"),
+        [wanted("base", "2"), wanted("base", "4")],
+        "who waits for its turn has the answer, too"
+    );
+}
+
+#[test]
+fn of_one_name_one_content_is_asked_for_at_a_time() {
+    let (mut requests, now) = connected();
+    for hash in ["1", "2"] {
+        requests.handle_wanted(now, wanted("base", hash), "old");
+    }
+    assert_eq!(outputs(&mut requests).len(), 1);
+    assert!(requests.handle_error(now, TEMPLATE_NOT_FOUND, "base", "why"));
+    let [
+        RequestOutput::Settled { wanted: refused, .. },
+        RequestOutput::Ask { wanted: next, .. },
+    ] = &outputs(&mut requests)[..]
+    else {
+        panic!("an error is the answer to the one that was asked for");
+    };
+    assert_eq!((refused, next), (&wanted("base", "1"), &wanted("base", "2")));
+    assert!(requests.handle_up_to_date(now, name("base")));
+    let known_hash = "old".to_owned();
+    assert_eq!(
+        outputs(&mut requests),
+        [settled(wanted("base", "2"), Outcome::UpToDate { known_hash })]
+    );
+}
+
+#[test]
+fn what_is_being_taken_has_a_place_and_no_deadline() {
+    let now = Clock::new().at(Duration::ZERO);
+    let mut requests = TemplateRequests::new(RequestsConfig {
+        at_once: 1,
+        ..RequestsConfig::default()
+    });
+    requests.handle_connected(now);
+    requests.handle_wanted(now, wanted("a", "h"), "");
+    requests.handle_wanted(now, wanted("b", "h"), "");
+    assert_eq!(outputs(&mut requests), [ask("a", "")]);
+    assert_eq!(requests.handle_data(now, name("a"), "h"), [wanted("a", "h")]);
+    requests.handle_wanted(now, wanted("a", "h"), "");
+    requests.handle_disconnected();
+    requests.handle_connected(now);
+    requests.handle_timeout(now + 600 * SECOND);
+    assert_eq!(outputs(&mut requests), [], "the disk or the line is slow");
+    requests.handle_taken(now + 600 * SECOND, &wanted("a", "h"));
+    assert_eq!(outputs(&mut requests), [ask("b", "")]);
+}
+
+#[test]
+fn a_late_answer_is_taken_and_nobody_asks_twice() {
+    let (mut requests, now) = connected();
+    requests.handle_wanted(now, wanted("base", "h"), "");
+    requests.handle_timeout(now + 120 * SECOND);
+    assert_eq!(
+        outputs(&mut requests),
+        [
+            ask("base", ""),
+            settled(wanted("base", "h"), Outcome::Overdue { asked: true })
+        ]
+    );
+    requests.handle_wanted(now + 121 * SECOND, wanted("base", "h"), "");
+    assert_eq!(outputs(&mut requests), [], "it is still on its way");
+    assert_eq!(
+        requests.handle_data(now + 130 * SECOND, name("base"), "h"),
+        [wanted("base", "h")]
+    );
+    requests.handle_taken(now + 130 * SECOND, &wanted("base", "h"));
+    // One that never comes is asked for again by the next but one.
+    let now = now + 200 * SECOND;
+    for (at, expected) in [(0, 1), (120, 1), (121, 0), (241, 1), (242, 1)] {
+        if at % 120 == 0 || at == 241 {
+            requests.handle_timeout(now + at * SECOND);
+        }
+        if at != 120 && at != 241 {
+            requests.handle_wanted(now + at * SECOND, wanted("never", "h"), "");
+        }
+        assert_eq!(outputs(&mut requests).len(), expected, "{at}");
+    }
+    // A late error is nobody's.
+    requests.handle_timeout(now + 400 * SECOND);
+    outputs(&mut requests);
+    assert!(requests.handle_error(now, TEMPLATE_NOT_FOUND, "never", ""));
+    assert_eq!(outputs(&mut requests), []);
+}
+
+#[test]
+fn an_artifact_that_is_gone_is_asked_for_again_a_few_times() {
+    let (mut requests, now) = connected();
+    requests.handle_wanted(now, wanted("base", "h"), "");
+    for _ in 0..2 {
+        assert_eq!(outputs(&mut requests), [ask("base", "")]);
+        assert_eq!(requests.handle_data(now, name("base"), "h").len(), 1);
+        requests.handle_gone(now, &wanted("base", "h"), "why");
+    }
+    assert_eq!(outputs(&mut requests), [ask("base", "")]);
+    assert_eq!(requests.handle_data(now, name("base"), "h").len(), 1);
+    requests.handle_gone(now, &wanted("base", "h"), "why");
+    let outcome = Outcome::Refused {
+        code: TEMPLATE_UNAVAILABLE.to_owned(),
+        message: "why".to_owned(),
+    };
+    assert_eq!(outputs(&mut requests), [settled(wanted("base", "h"), outcome)]);
 }
 
 #[test]
@@ -171,7 +275,7 @@ fn what_could_not_be_sent_waits_for_the_next_stream() {
     let (mut requests, now) = connected();
     requests.handle_wanted(now, wanted("base", "h"), "");
     outputs(&mut requests);
-    requests.handle_unsent(name("base"));
+    requests.handle_unsent(&wanted("base", "h"));
     assert_eq!(outputs(&mut requests), []);
     requests.handle_disconnected();
     requests.handle_connected(now);

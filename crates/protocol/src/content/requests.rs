@@ -1,15 +1,18 @@
 //! Which templates a daemon asks its controller for
 //!
 //! ```text
-//!  wanted ──▶ Queued ──▶ Asked ──▶ settled: data, up to date, refused, overdue
-//!               ▲          │
-//!               └──────────┘ the stream ends
+//!                        ┌──▶ settled: up to date, refused
+//!  wanted ──▶ Queued ──▶ Asked ──▶ Taking ──▶ taken
+//!               ▲          │ │
+//!               └──────────┘ └──▶ Late: settled as overdue; its answer is taken all the same
+//!            the stream ends
 //! ```
 //!
-//! All who wait for the same content of a template share one request. An answer carries the name alone, so what is asked for
-//! is known by it; a request of which the stream is lost is sent again on the next one, as long as its deadline has not passed.
+//! All who wait for the same content of a template share one request. Some answers carry the name alone, so one content of a
+//! name is asked for at a time; a request of which the stream is lost is sent again on the next one, as long as its deadline has
+//! not passed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::id::TemplateName;
@@ -40,7 +43,7 @@ pub struct Wanted {
 pub struct RequestsConfig {
     /// How long an answer is waited for, over all streams.
     pub deadline: Duration,
-    /// How many requests are under way at a time. Each answer may have 100 MiB.
+    /// How many requests are under way at a time, what is being taken included. Each answer may have 100 MiB.
     pub at_once: usize,
     /// How many requests are under way or wait for their turn.
     pub most: usize,
@@ -113,13 +116,31 @@ struct Pending {
     /// From the moment at which nothing of ours stood in its way.
     until: Option<Instant>,
     has_left: bool,
+    /// How often what the controller gave was gone before it was here.
+    gone: u8,
+    /// It was overdue once; the second time it is forgotten, so that the next who wants it asks anew.
+    was_late: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Queued,
     Asked,
+    /// The answer is being written or fetched.
+    Taking,
+    /// Nobody waits any more, and the answer may still come on this stream.
+    Late,
 }
+
+impl Phase {
+    /// Whether an answer may come.
+    fn is_open(self) -> bool {
+        matches!(self, Self::Asked | Self::Late)
+    }
+}
+
+/// How often in a row a controller may offer an artifact and not have it.
+const MAX_GONE: u8 = 3;
 
 /// Asks for templates, each once
 ///
@@ -148,8 +169,16 @@ impl TemplateRequests {
     /// A start wants a content that the daemon does not have; `known_hash` names another one of the template that it has,
     /// and is empty if it has none.
     pub fn handle_wanted(&mut self, now: Instant, wanted: Wanted, known_hash: &str) {
-        if self.pending.contains_key(&wanted) {
+        if let Some(pending) = self.pending.get_mut(&wanted) {
+            if pending.phase == Phase::Late {
+                // What was asked for is still on its way.
+                pending.phase = Phase::Asked;
+                pending.until = Some(after(now, self.config.deadline));
+            }
             return;
+        }
+        if self.pending.len() >= self.config.most {
+            self.forget_a_late_one();
         }
         if self.pending.len() >= self.config.most {
             let outcome = Outcome::TooMany;
@@ -161,6 +190,8 @@ impl TemplateRequests {
             phase: Phase::Queued,
             until: None,
             has_left: false,
+            gone: 0,
+            was_late: false,
         };
         self.queue.push_back(wanted.clone());
         self.pending.insert(wanted, pending);
@@ -176,6 +207,7 @@ impl TemplateRequests {
     /// The stream is lost, and with it what was asked on it.
     pub fn handle_disconnected(&mut self) {
         self.is_connected = false;
+        self.pending.retain(|_, pending| pending.phase != Phase::Late);
         for (wanted, pending) in &mut self.pending {
             if pending.phase == Phase::Asked {
                 pending.phase = Phase::Queued;
@@ -185,51 +217,105 @@ impl TemplateRequests {
     }
 
     /// A request could not be sent; it is on the next stream.
-    pub fn handle_unsent(&mut self, name: TemplateName) {
-        for (wanted, pending) in &mut self.pending {
-            if wanted.name == name && pending.phase == Phase::Asked {
-                pending.phase = Phase::Queued;
-                pending.has_left = false;
-                self.queue.push_front(wanted.clone());
-            }
+    pub fn handle_unsent(&mut self, wanted: &Wanted) {
+        if let Some(pending) = self.pending.get_mut(wanted)
+            && pending.phase == Phase::Asked
+        {
+            pending.phase = Phase::Queued;
+            pending.has_left = false;
+            self.queue.push_front(wanted.clone());
         }
     }
 
-    /// An archive has come. Says for which of the contents wanted it is the answer: they are not asked for any more, and the
-    /// caller tells those who wait. None means that nobody asked, and the archive is to be ignored.
+    /// An archive has come, or where to fetch it. Says for which of the contents wanted it is the answer: the caller takes it,
+    /// tells those who wait, and calls [`handle_taken`](Self::handle_taken) for each. None means that nobody asked, and the
+    /// answer is to be ignored.
     ///
     /// Where exactly this content is wanted, it answers that. Else it answers what was asked for under the name: the template
     /// has changed since the order was made, and the controller has no other content of it.
     pub fn handle_data(&mut self, now: Instant, name: TemplateName, hash: &str) -> Vec<Wanted> {
-        let answered = self.answered(name, |wanted| wanted.hash == hash);
+        let exact = Wanted {
+            name,
+            hash: hash.to_owned(),
+        };
+        let phase = self.pending.get(&exact).map(|pending| pending.phase);
+        let answered = match (phase, self.asked(name)) {
+            (Some(phase), _) if phase.is_open() => vec![exact],
+            // Its own request would only bring the same again.
+            (Some(Phase::Queued), Some(asked)) => vec![asked, exact],
+            (_, asked) => Vec::from_iter(asked),
+        };
         for wanted in &answered {
-            self.pending.remove(wanted);
+            if let Some(pending) = self.pending.get_mut(wanted) {
+                pending.phase = Phase::Taking;
+                pending.until = None;
+            }
         }
         self.advance(now);
         answered
     }
 
-    /// The controller has what the daemon has. Says whether that was asked.
-    pub fn handle_up_to_date(&mut self, now: Instant, name: TemplateName) -> bool {
-        let answered = self.answered(name, |_| false);
-        for wanted in &answered {
-            let Some(pending) = self.pending.remove(wanted) else {
-                continue;
-            };
-            let outcome = if pending.known_hash.is_empty() {
-                Outcome::Refused {
-                    code: "TEMPLATE_ANSWER_INVALID".to_owned(),
-                    message: "the controller says that this node has it already, and it has not".to_owned(),
-                }
-            } else {
-                Outcome::UpToDate {
-                    known_hash: pending.known_hash,
-                }
+    /// What [`handle_data`](Self::handle_data) said is taken or given up, and those who waited for it have been told.
+    pub fn handle_taken(&mut self, now: Instant, wanted: &Wanted) {
+        self.remove_taking(wanted);
+        self.advance(now);
+    }
+
+    /// The artifact that answered this is not there any more; it is asked for again, a few times.
+    pub fn handle_gone(&mut self, now: Instant, wanted: &Wanted, message: &str) {
+        let Some(mut pending) = self.remove_taking(wanted) else {
+            return;
+        };
+        pending.gone += 1;
+        if pending.gone >= MAX_GONE {
+            let outcome = Outcome::Refused {
+                code: TEMPLATE_UNAVAILABLE.to_owned(),
+                message: message.to_owned(),
             };
             self.settle(wanted.clone(), outcome);
+        } else {
+            pending.phase = Phase::Queued;
+            pending.has_left = false;
+            self.queue.push_front(wanted.clone());
+            self.pending.insert(wanted.clone(), pending);
         }
         self.advance(now);
-        !answered.is_empty()
+    }
+
+    fn forget_a_late_one(&mut self) {
+        let late = self
+            .pending
+            .iter()
+            .find(|(_, pending)| pending.phase == Phase::Late);
+        if let Some(wanted) = late.map(|(wanted, _)| wanted.clone()) {
+            self.pending.remove(&wanted);
+        }
+    }
+
+    fn remove_taking(&mut self, wanted: &Wanted) -> Option<Pending> {
+        let is_taking = |pending: &Pending| pending.phase == Phase::Taking;
+        let is_there = self.pending.get(wanted).is_some_and(is_taking);
+        is_there.then(|| self.pending.remove(wanted)).flatten()
+    }
+
+    /// The controller has what the daemon has. Says whether that was asked.
+    pub fn handle_up_to_date(&mut self, now: Instant, name: TemplateName) -> bool {
+        let Some((wanted, pending)) = self.take_asked(name) else {
+            return false;
+        };
+        let outcome = if pending.known_hash.is_empty() {
+            Outcome::Refused {
+                code: "TEMPLATE_ANSWER_INVALID".to_owned(),
+                message: "the controller says that this node has it already, and it has not".to_owned(),
+            }
+        } else {
+            Outcome::UpToDate {
+                known_hash: pending.known_hash,
+            }
+        };
+        self.settle_unless_late(wanted, pending.phase, outcome);
+        self.advance(now);
+        true
     }
 
     /// The controller reports an error. Says whether it was the answer to a request: its code begins with `TEMPLATE_`, and its
@@ -241,14 +327,13 @@ impl TemplateRequests {
         let Ok(name) = TemplateName::new(context) else {
             return false;
         };
-        let answered = self.answered(name, |_| false);
-        for wanted in &answered {
-            self.pending.remove(wanted);
-            let (code, message) = (code.to_owned(), message.to_owned());
-            self.settle(wanted.clone(), Outcome::Refused { code, message });
-        }
+        let Some((wanted, pending)) = self.take_asked(name) else {
+            return false;
+        };
+        let (code, message) = (code.to_owned(), message.to_owned());
+        self.settle_unless_late(wanted, pending.phase, Outcome::Refused { code, message });
         self.advance(now);
-        !answered.is_empty()
+        true
     }
 
     /// Gives up what is overdue. Early and repeated calls are harmless.
@@ -261,10 +346,17 @@ impl TemplateRequests {
             .map(|(wanted, _)| wanted.clone())
             .collect();
         for wanted in due {
-            if let Some(pending) = self.pending.remove(&wanted) {
-                let asked = pending.has_left;
-                self.settle(wanted, Outcome::Overdue { asked });
+            let Some(pending) = self.pending.get_mut(&wanted) else {
+                continue;
+            };
+            let asked = pending.has_left;
+            if pending.phase == Phase::Asked && !std::mem::replace(&mut pending.was_late, true) {
+                pending.phase = Phase::Late;
+                pending.until = None;
+            } else {
+                self.pending.remove(&wanted);
             }
+            self.settle(wanted, Outcome::Overdue { asked });
         }
         self.advance(now);
     }
@@ -285,16 +377,26 @@ impl TemplateRequests {
         self.outputs.pop_front()
     }
 
-    /// What was asked for under this name: exactly what fits, if there is such, or else all of it.
-    fn answered(&self, name: TemplateName, fits: impl Fn(&Wanted) -> bool) -> Vec<Wanted> {
-        let asked = self
-            .pending
-            .iter()
-            .filter(|(wanted, pending)| wanted.name == name && pending.phase == Phase::Asked)
-            .map(|(wanted, _)| wanted);
-        let (exact, others): (Vec<&Wanted>, Vec<&Wanted>) = asked.partition(|wanted| fits(wanted));
-        let chosen = if exact.is_empty() { others } else { exact };
-        chosen.into_iter().cloned().collect()
+    /// What was asked for under this name: what somebody waits for, or else what is late.
+    fn asked(&self, name: TemplateName) -> Option<Wanted> {
+        let of = |phase: Phase| {
+            let is_it =
+                move |(wanted, pending): &(&Wanted, &Pending)| wanted.name == name && pending.phase == phase;
+            self.pending.iter().find(is_it).map(|(wanted, _)| wanted.clone())
+        };
+        of(Phase::Asked).or_else(|| of(Phase::Late))
+    }
+
+    fn take_asked(&mut self, name: TemplateName) -> Option<(Wanted, Pending)> {
+        let wanted = self.asked(name)?;
+        let pending = self.pending.remove(&wanted)?;
+        Some((wanted, pending))
+    }
+
+    fn settle_unless_late(&mut self, wanted: Wanted, phase: Phase, outcome: Outcome) {
+        if phase != Phase::Late {
+            self.settle(wanted, outcome);
+        }
     }
 
     fn settle(&mut self, wanted: Wanted, outcome: Outcome) {
@@ -309,18 +411,23 @@ impl TemplateRequests {
                 .get(wanted)
                 .is_some_and(|pending| pending.phase == Phase::Queued)
         });
-        let asked = |pending: &&Pending| pending.phase == Phase::Asked;
+        let is_under_way = |pending: &&Pending| matches!(pending.phase, Phase::Asked | Phase::Taking);
         let mut room = self
             .config
             .at_once
-            .saturating_sub(self.pending.values().filter(asked).count());
+            .saturating_sub(self.pending.values().filter(is_under_way).count());
+        let asked = self.pending.iter();
+        let mut asked: BTreeSet<TemplateName> = asked
+            .filter(|(_, pending)| pending.phase == Phase::Asked)
+            .map(|(wanted, _)| wanted.name)
+            .collect();
         let deadline = after(now, self.config.deadline);
         let mut rest = VecDeque::new();
         while let Some(wanted) = self.queue.pop_front() {
             let Some(pending) = self.pending.get_mut(&wanted) else {
                 continue;
             };
-            if room == 0 {
+            if room == 0 || asked.contains(&wanted.name) {
                 rest.push_back(wanted);
                 continue;
             }
@@ -332,6 +439,7 @@ impl TemplateRequests {
             }
             pending.phase = Phase::Asked;
             pending.has_left = true;
+            asked.insert(wanted.name);
             self.outputs.push_back(RequestOutput::Ask {
                 wanted,
                 known_hash: pending.known_hash.clone(),
