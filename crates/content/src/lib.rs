@@ -32,7 +32,7 @@ pub use difference::{Difference, Differing};
 pub use digest::{Digest, Hasher, NotADigest};
 pub use folder::{Folder, ScanError};
 pub use java::java_content_hash;
-pub use limits::Limits;
+pub use limits::{Limits, MAX_INLINE_BYTES};
 pub use link::{BadLink, LinkTarget};
 pub use manifest::{Blob, Entry, Kind, Manifest, ManifestError};
 pub use pack::{PackError, Packed, pack};

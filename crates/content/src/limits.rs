@@ -1,5 +1,10 @@
 //! How much there may be
 
+/// The largest archive, in bytes, that fits into one message beside its envelope
+///
+/// A peer without `artifacts/1`, such as a Java daemon, takes no larger ones.
+pub const MAX_INLINE_BYTES: u64 = 100 * 1024 * 1024 - 4096;
+
 /// How much a folder, a manifest or an archive may hold
 ///
 /// The same limits are told where content is pushed and kept where it is unpacked, so nothing is accepted that a node must refuse.

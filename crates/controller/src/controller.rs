@@ -13,7 +13,8 @@ use std::{
 
 use prexorcloud_content::Limits;
 use prexorcloud_proto::{
-    admin_service_server::AdminServiceServer, bootstrap_service_server::BootstrapServiceServer,
+    admin_service_server::AdminServiceServer, artifact_service_server::ArtifactServiceServer,
+    bootstrap_service_server::BootstrapServiceServer,
 };
 use prexorcloud_protocol::{Epoch, limits::BOOTSTRAP_BYTES};
 use prexorcloud_security::{
@@ -51,7 +52,7 @@ use crate::{
     readiness::Readiness,
     records::ControllerRecord,
     secrets,
-    services::{Admin, Bootstrap},
+    services::{Admin, Artifacts, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError},
     templates::Templates,
     workloads::Workloads,
@@ -295,6 +296,7 @@ impl Foundation {
             epoch,
             templates: templates.clone(),
             archives: Semaphore::new(nodes::ARCHIVES_IN_MEMORY),
+            grants: Arc::default(),
             http_port: http.local_addr().port(),
             grpc_addresses: announced(
                 &config.grpc.names,
@@ -328,10 +330,12 @@ impl Foundation {
 
         let acceptor = StreamAcceptor::new(Arc::clone(&nodes), revocations.clone());
         let admin = Admin::new(tokens.clone(), access.clone(), revocations.clone());
+        let artifacts = Artifacts::new(Arc::clone(nodes.context()), revocations.clone());
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<DaemonService<StreamAcceptor>>().await;
         health.set_serving::<BootstrapServiceServer<Bootstrap>>().await;
         health.set_serving::<AdminServiceServer<Admin>>().await;
+        health.set_serving::<ArtifactServiceServer<Artifacts>>().await;
         let bootstrap = BootstrapServiceServer::new(Bootstrap::new(
             Arc::new(enrolment),
             Arc::clone(&nodes),
@@ -340,6 +344,7 @@ impl Foundation {
         let routes = Routes::new(DaemonService::new(Arc::new(acceptor)))
             .add_service(bootstrap.max_decoding_message_size(BOOTSTRAP_BYTES))
             .add_service(AdminServiceServer::new(admin))
+            .add_service(ArtifactServiceServer::new(artifacts))
             .add_service(health_service);
         let tls = Arc::clone(&certificate);
         let grpc = grpc.serve(move || tls.config(), routes);

@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,7 @@ impl Maintenance {
                 Ok(records) => tracing::info!(records, "old records were deleted"),
                 Err(error) => tracing::warn!(%error, "old records could not be deleted, trying again"),
             }
+            self.nodes.context().grants.prune(Instant::now());
             match self.templates.collect().await {
                 Ok(collected) if collected.blobs == 0 => {}
                 Ok(collected) => {

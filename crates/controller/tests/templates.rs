@@ -316,6 +316,9 @@ async fn only_what_nobody_needs_is_collected() {
     rig.push("lobby", &[("a", "1"), ("b", "stays")]).await.unwrap();
     rig.push("lobby", &[("a", "2"), ("b", "stays")]).await.unwrap();
     let stray = rig.put("stray").await.unwrap();
+    // What somebody else put into the folder is nobody's blob.
+    fs::write(rig.blob(stray).with_file_name("x"), "not ours").unwrap();
+    fs::write(rig.blob(stray).parent().unwrap().with_file_name("x"), "not ours").unwrap();
     assert_eq!(collect(Duration::from_secs(3600)).await.unwrap().blobs, 0);
     let pin = rig.content.pin(stray);
     assert_eq!(collect(Duration::ZERO).await.unwrap().blobs, 0);

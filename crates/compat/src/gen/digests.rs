@@ -13,7 +13,7 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/artifact_service.proto",
-        "b12525020637f5bd3676a565521c654a4c0dce21a97d0726c1c6cc80db1eb84b",
+        "bf9ef839ce613949fe17e21a0c717d031614cf4ffe2c0db0e5bbe607e7009b14",
     ),
     (
         "proto/prexorcloud/bootstrap_service.proto",

@@ -66,7 +66,11 @@ impl FolderBlobs {
         };
         let to = Self::open(target)?.blobs;
         for shard in shards {
-            let shard = shard?.file_name();
+            let shard = shard?;
+            if !shard.file_type()?.is_dir() {
+                continue;
+            }
+            let shard = shard.file_name();
             let into = to.join(&shard);
             DirBuilder::new().mode(0o700).create(&into)?;
             for blob in fs::read_dir(from.join(&shard))? {
@@ -156,7 +160,12 @@ impl Blobs for FolderBlobs {
     fn older_than(&self, age: Duration) -> Result<Vec<Digest>, BlobError> {
         let mut old = Vec::new();
         for shard in fs::read_dir(&self.blobs)? {
-            for blob in fs::read_dir(shard?.path())? {
+            let shard = shard?;
+            // What somebody else put there is not ours to judge.
+            if !shard.file_type()?.is_dir() {
+                continue;
+            }
+            for blob in fs::read_dir(shard.path())? {
                 // What has another name is not ours to judge.
                 if let Some(Ok(name)) = blob?.file_name().to_str().map(str::parse)
                     && self.age(name)?.is_some_and(|its| its >= age)

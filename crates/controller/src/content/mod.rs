@@ -18,7 +18,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
-use prexorcloud_content::{Digest, Limits, Manifest, PackError, Packed, java_content_hash, pack};
+use prexorcloud_content::{Digest, Hasher, Limits, Manifest, PackError, Packed, java_content_hash, pack};
 use tokio::sync::{RwLock, Semaphore};
 
 pub use self::{collect::Collected, folder::FolderBlobs};
@@ -275,6 +275,35 @@ impl Content {
         self.blocking(read).await
     }
 
+    /// Whether a blob is there and has the bytes that its name says
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] if it cannot be read to its end.
+    pub async fn is_whole(&self, name: Digest) -> Result<bool, BlobError> {
+        let look = move |blobs: &dyn Blobs| {
+            let Some(mut blob) = blobs.open(name, 0)? else {
+                return Ok(false);
+            };
+            let mut hasher = Hasher::default();
+            let mut buffer = vec![0; FRAME];
+            loop {
+                match blob.read(&mut buffer)? {
+                    0 => return Ok(hasher.finish() == name),
+                    count => hasher.update(buffer.get(..count).unwrap_or_default()),
+                }
+            }
+        };
+        self.blocking(look).await
+    }
+
+    /// Removes a blob that is not what its name says
+    ///
+    /// # Errors
+    /// [`BlobError::Io`].
+    pub async fn discard(&self, name: Digest) -> Result<(), BlobError> {
+        self.blocking(move |blobs| blobs.delete(name)).await
+    }
+
     /// The bytes of a blob from `offset` on, in parts, pinned until they are through; `None` if it is not there
     ///
     /// One part is in memory at a time, however slowly they are taken.
@@ -294,15 +323,15 @@ impl Content {
             (blob, pin),
             |(mut blob, pin)| async move {
                 let next = spawn(move || {
-                    let mut part = BytesMut::with_capacity(FRAME);
-                    let mut limited = (&mut blob).take(FRAME as u64);
-                    let mut buffer = [0; 16 * 1024];
-                    loop {
-                        match limited.read(&mut buffer)? {
+                    let mut part = BytesMut::zeroed(FRAME);
+                    let mut filled = 0;
+                    while let Some(rest) = part.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+                        match blob.read(rest)? {
                             0 => break,
-                            count => part.extend_from_slice(&buffer[..count]),
+                            count => filled += count,
                         }
                     }
+                    part.truncate(filled);
                     Ok((part.freeze(), blob))
                 });
                 let (part, blob) = next.await.map_err(io::Error::other)?;

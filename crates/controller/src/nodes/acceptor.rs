@@ -29,7 +29,10 @@ impl StreamAcceptor {
     pub(crate) fn new(nodes: Arc<Nodes>, revocations: SharedRevocations) -> Self {
         let heartbeat = &nodes.context().config.heartbeat;
         let mut session = ControllerConfig::default();
-        session.capabilities = session.capabilities.union(Capabilities::EXEC_ACK);
+        session.capabilities = session
+            .capabilities
+            .union(Capabilities::EXEC_ACK)
+            .union(Capabilities::ARTIFACTS);
         session.heartbeat = HeartbeatConfig {
             interval: heartbeat.interval,
             missed_limit: heartbeat.missed_limit,

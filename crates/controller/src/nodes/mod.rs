@@ -17,6 +17,7 @@ mod crashes;
 mod drain;
 mod events;
 mod files;
+mod grants;
 mod order;
 mod pacing;
 mod plugins;
@@ -34,6 +35,7 @@ pub(crate) use self::{
     acceptor::StreamAcceptor,
     crashes::{prune as prune_crashes, summarise_all as summarise_crashes},
     files::{FilesAnswer, FilesAsked},
+    grants::{Fetching, NotGranted},
     order::{OrderError, StartOrder, StopAnswer},
     registry::{NOTES, NodeContext, Nodes},
     starts::{file_name, is_live, is_path},

@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
     files::ANSWERED_WITHIN,
+    grants::Grants,
     order::{NodeRequest, Reply},
     plugins,
     task::Node,
@@ -65,6 +66,8 @@ pub(crate) struct NodeContext {
     pub(crate) templates: Templates,
     /// Bounds the archives that are in memory on their way to nodes
     pub(crate) archives: Semaphore,
+    /// What each node was told to fetch
+    pub(crate) grants: Arc<Grants>,
 }
 
 /// Notes about instances that may be on their way to the storage; what is beyond is left out
@@ -89,6 +92,7 @@ impl NodeContext {
                 prexorcloud_content::Limits::default(),
             ),
             archives: Semaphore::new(1),
+            grants: Arc::default(),
             sealing,
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
             store,

@@ -3,12 +3,17 @@
 //! An answer may have 100 MiB, so few are in memory at a time, and each leaves when its stream has room for it. A start names
 //! the version that counted when it was ordered; whoever names none gets the one that counts now.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use prexorcloud_content::Digest;
-use prexorcloud_proto::{ErrorReport, TemplateData, TemplateRequest, TemplateUpToDate, controller_message};
+use prexorcloud_content::{Digest, MAX_INLINE_BYTES};
+use prexorcloud_proto::{
+    ArtifactRef, ErrorReport, TemplateData, TemplateRequest, TemplateUpToDate, controller_message,
+};
 use prexorcloud_protocol::{
-    ControllerSession, NodeId,
+    Capabilities, ControllerSession, NodeId,
     content::requests::{TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TEMPLATE_UNAVAILABLE},
     limits::MAX_MESSAGE_BYTES,
     session::Class,
@@ -17,7 +22,11 @@ use prexorcloud_transport::SessionHandle;
 use tokio::{sync::Semaphore, time::timeout};
 
 use super::{registry::NodeContext, task::Node};
-use crate::templates::{TemplateError, TemplateVersionRecord};
+use crate::{
+    records::InstanceRecord,
+    store,
+    templates::{TemplateError, TemplateVersionRecord, layers},
+};
 
 /// Answers of a node that are under way; a daemon asks for four at a time
 const AT_ONCE: usize = 16;
@@ -29,7 +38,7 @@ pub(crate) const IN_MEMORY: usize = 2;
 const WITHIN: Duration = Duration::from_secs(110);
 
 /// More than a message has beside the archive
-const ENVELOPE_BYTES: u64 = 4096;
+const ENVELOPE_BYTES: u64 = MAX_MESSAGE_BYTES as u64 - MAX_INLINE_BYTES;
 
 /// Why a daemon does not get a template
 struct Refusal {
@@ -92,7 +101,7 @@ async fn serve(
     request: TemplateRequest,
 ) {
     let name = request.template_name.clone();
-    let version = match wanted(context, &request).await {
+    let version = match wanted(context, node, &request).await {
         Ok(version) => version,
         Err(refusal) => return refuse(node, session, name, refusal),
     };
@@ -104,7 +113,13 @@ async fn serve(
         }
         return;
     }
-    if version.archive_bytes + ENVELOPE_BYTES > MAX_MESSAGE_BYTES as u64 {
+    if session
+        .with(|session, _| session.capabilities())
+        .is_some_and(|both| both.contains(Capabilities::ARTIFACTS))
+    {
+        return refer(context, node, session, name, &version);
+    }
+    if version.archive_bytes > MAX_INLINE_BYTES {
         let message = format!(
             "its archive has {} bytes, and a message {MAX_MESSAGE_BYTES}",
             version.archive_bytes
@@ -156,32 +171,128 @@ async fn serve(
     }
 }
 
-/// The version that the request means
-async fn wanted(context: &NodeContext, request: &TemplateRequest) -> Result<TemplateVersionRecord, Refusal> {
-    let (versions, current) = context.templates.versions(&request.template_name).await?;
-    let wanted = request.wanted_hash.as_str();
-    let is_it = |version: &TemplateVersionRecord| match wanted {
-        "" => version.number == current,
-        wanted => version.is_known_as(wanted),
+/// Says where the daemon may fetch it
+fn refer(
+    context: &NodeContext,
+    node: NodeId,
+    session: &SessionHandle<ControllerSession>,
+    name: String,
+    version: &TemplateVersionRecord,
+) {
+    let Ok(digest) = version.archive.parse::<Digest>() else {
+        return refuse(node, session, name, lost());
     };
-    versions
-        .into_iter()
-        .find(is_it)
-        .ok_or_else(|| TemplateError::UnknownVersion.into())
+    let pin = context.templates.content().pin(digest);
+    context.grants.grant(Instant::now(), node, &name, digest, pin);
+    let (number, bytes) = (version.number, version.archive_bytes);
+    let data = TemplateData {
+        template_name: name.clone(),
+        hash: version.archive.clone(),
+        artifact: Some(ArtifactRef {
+            sha256: version.archive.clone(),
+            size_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+        }),
+        ..TemplateData::default()
+    };
+    let payload = controller_message::Payload::TemplateData(Box::new(data));
+    match session.with(|session, _| session.send(payload)) {
+        Ok(()) => {
+            tracing::info!(%node, template = name, version = number, bytes, "a daemon may fetch a template")
+        }
+        Err(error) => tracing::debug!(%node, template = name, %error, "a template was not sent"),
+    }
+}
+
+/// The version that the request means
+async fn wanted(
+    context: &NodeContext,
+    node: NodeId,
+    request: &TemplateRequest,
+) -> Result<TemplateVersionRecord, Refusal> {
+    let wanted = request.wanted_hash.as_str();
+    let unknown = match context.templates.versions(&request.template_name).await {
+        Ok((versions, current)) => {
+            let is_it = |version: &TemplateVersionRecord| match wanted {
+                "" => version.number == current,
+                wanted => version.is_known_as(wanted),
+            };
+            match versions.into_iter().find(is_it) {
+                Some(version) => return Ok(version),
+                None => TemplateError::UnknownVersion,
+            }
+        }
+        Err(error) => error,
+    };
+    match &unknown {
+        TemplateError::Unknown | TemplateError::UnknownVersion if !wanted.is_empty() => {
+            let ordered = ordered(context, node, &request.template_name, wanted).await?;
+            ordered.ok_or_else(|| unknown.into())
+        }
+        _ => Err(unknown.into()),
+    }
+}
+
+/// A version that was deleted after a start of this node was ordered with it
+async fn ordered(
+    context: &NodeContext,
+    node: NodeId,
+    name: &str,
+    hash: &str,
+) -> Result<Option<TemplateVersionRecord>, TemplateError> {
+    let Ok(digest) = hash.parse::<Digest>() else {
+        return Ok(None);
+    };
+    let mut is_ordered = false;
+    let living = context
+        .inventory
+        .page(Some(node), None, usize::MAX, |outline| outline.is_live());
+    for outline in living.await?.0 {
+        let stored = store::load::<InstanceRecord>(&*context.store, outline.instance.as_str()).await?;
+        let start = stored.and_then(|stored| stored.record.start);
+        is_ordered = start.is_some_and(|start| {
+            let mut layers = layers(&start).iter();
+            layers.any(|layer| layer.name == name && layer.hash == hash)
+        });
+        if is_ordered {
+            break;
+        }
+    }
+    if !is_ordered {
+        return Ok(None);
+    }
+    let sizes = context.templates.content().renew(vec![digest]).await?;
+    Ok(sizes.get(&digest).map(|bytes| TemplateVersionRecord {
+        template: name.to_owned(),
+        archive: hash.to_owned(),
+        archive_bytes: *bytes,
+        ..TemplateVersionRecord::default()
+    }))
+}
+
+fn lost() -> Refusal {
+    Refusal {
+        code: TEMPLATE_UNAVAILABLE,
+        message: "the controller has lost its archive; push it again".to_owned(),
+    }
 }
 
 async fn archive_of(context: &NodeContext, version: &TemplateVersionRecord) -> Result<Vec<u8>, Refusal> {
-    let lost = || Refusal {
-        code: TEMPLATE_UNAVAILABLE,
-        message: "the controller has lost its archive; push it again".to_owned(),
-    };
     let digest: Digest = version.archive.parse().map_err(|_| lost())?;
     let content = context.templates.content();
-    let read = content
-        .read(digest, version.archive_bytes)
-        .await
-        .map_err(TemplateError::from)?;
-    read.ok_or_else(lost)
+    let read = async || -> Result<Option<Vec<u8>>, Refusal> {
+        let read = content.read(digest, version.archive_bytes).await;
+        let read = read.map_err(TemplateError::from)?;
+        Ok(read.filter(|archive| Digest::of(archive) == digest))
+    };
+    if let Some(archive) = read().await? {
+        return Ok(archive);
+    }
+    tracing::error!(
+        template = version.template,
+        "the archive of a template is missing or damaged, and is made anew"
+    );
+    context.templates.mend(digest).await?;
+    read().await?.ok_or_else(lost)
 }
 
 fn refuse(node: NodeId, session: &SessionHandle<ControllerSession>, name: String, refusal: Refusal) {

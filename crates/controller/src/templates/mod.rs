@@ -5,6 +5,7 @@
 //! instance takes the version that counts at that moment, by its digests, which stay what they are.
 
 mod composition;
+mod mending;
 mod record;
 mod recorded;
 pub mod variables;
@@ -12,6 +13,7 @@ pub mod variables;
 use std::{collections::HashMap, sync::Arc};
 
 use prexorcloud_content::{Digest, Kind, Limits, Manifest, PackError};
+use prexorcloud_proto::{StartInstance, TemplateRef};
 use prexorcloud_security::seal::SealingKey;
 
 pub use self::{
@@ -21,6 +23,8 @@ pub use self::{
 use crate::{
     audit,
     content::{ArchiveError, BlobError, Collected, Content, KEPT_UNREFERENCED, Referenced},
+    nodes::is_live,
+    records::InstanceRecord,
     store::{self, Expect, Query, Record as _, Revision, Store, StoreError, Stored, Txn, TxnOutcome},
     wall_clock::now_millis,
 };
@@ -426,8 +430,10 @@ impl Templates {
         let json = manifest.to_json().map_err(BlobError::from)?;
         let digest = Digest::of(&json);
         if let Some(version) = current.filter(|version| version.manifest == digest.to_string()) {
-            let own = digests(std::slice::from_ref(&version));
-            if self.content.renew(own.clone()).await?.len() == own.len() {
+            self.content
+                .renew(digests(std::slice::from_ref(&version)))
+                .await?;
+            if self.is_whole(&version, &json).await? {
                 return Ok(Published {
                     version,
                     unchanged: true,
@@ -548,6 +554,14 @@ impl Templates {
         }
         let (versions, _): (_, Revision) = store::load_all::<TemplateVersionRecord>(&*self.store).await?;
         let mut referenced = Referenced::new();
+        let (instances, _): (_, Revision) = store::load_all::<InstanceRecord>(&*self.store).await?;
+        for Stored { record, .. } in instances {
+            // A start may still have to be brought its versions, whatever became of them.
+            if let Some(start) = record.start.as_ref().filter(|_| is_live(&record)) {
+                let templates = layers(start).iter();
+                referenced.extend(templates.filter_map(|template| template.hash.parse::<Digest>().ok()));
+            }
+        }
         for Stored { record, .. } in versions {
             referenced.extend(digests(std::slice::from_ref(&record)));
             let manifest = self.manifest(&record).await?;
@@ -557,6 +571,15 @@ impl Templates {
             }));
         }
         Ok(self.content.collect(candidates, &referenced, age).await?)
+    }
+}
+
+/// The templates that a start names
+#[must_use]
+pub fn layers(start: &StartInstance) -> &[TemplateRef] {
+    match &start.composition_plan {
+        Some(plan) => &plan.templates,
+        None => &start.templates,
     }
 }
 

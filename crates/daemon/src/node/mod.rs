@@ -39,6 +39,7 @@ use prexorcloud_transport::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use crate::cache::templates::Source;
 use crate::config::DaemonConfig;
 use crate::console::Retention;
 use crate::enrolment::{self, EnrolmentFailure};
@@ -186,6 +187,7 @@ impl Daemon {
         let credentials = enrolment::credentials(&config, node_id, &targets).await?;
         let certificates = Certificates::of(node_id, config.certificate_dir(), &credentials)?;
         let dialer = certificates.dialer();
+        let dialled: Arc<Mutex<Option<Target>>> = Arc::default();
         let renewal = Renewal::new(&config, node_id, targets.clone(), certificates.clone());
         let (occasions, occasioned) = mpsc::channel(4);
 
@@ -202,6 +204,9 @@ impl Daemon {
         tell_open_files(open_files, adopted.len());
         let preparer = Preparer::new(preparation_settings(&config, &data_dir, &instances_dir, &own))
             .map_err(file(instances_dir.clone()))?;
+        preparer
+            .templates()
+            .fetch_from(Source::new(certificates.dialer(), Arc::clone(&dialled)));
         let spool_folder = data_dir.join("crash-reports");
         let spool = CrashSpool::open(spool_folder.clone()).map_err(file(spool_folder.clone()))?;
         let pending = spool.pending().map_err(file(spool_folder))?;
@@ -219,7 +224,10 @@ impl Daemon {
         session_config.labels = config.labels.clone().into_iter().collect();
         session_config.advertise_address = config.advertise_address.clone();
         session_config.refills_console = true;
-        session_config.capabilities = session_config.capabilities.union(Capabilities::EXEC_ACK);
+        session_config.capabilities = session_config
+            .capabilities
+            .union(Capabilities::EXEC_ACK)
+            .union(Capabilities::ARTIFACTS);
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {
@@ -243,7 +251,6 @@ impl Daemon {
                 "instance of an earlier daemon adopted");
         }
         let fence = EpochFence::new(memory.highest_epoch());
-        let dialled: Arc<Mutex<Option<Target>>> = Arc::default();
         let (learned_sender, learned) = mpsc::channel(8);
         let seeds: Vec<Target> = targets.into_iter().chain(memory.controllers()).collect();
         let runner = DaemonRunner::new(DaemonSession::new(session_config, hosted, fence), dialer, seeds)

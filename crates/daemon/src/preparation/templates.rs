@@ -140,6 +140,9 @@ fn unpack_into(template: &mut Fetched, folder: &Path) -> Result<(), PreparationE
         .map_err(|error| failed(error.to_string(), true))?;
     let unpacked = unpack(archive, folder, &Limits::default()).map_err(|error| {
         let is_transient = matches!(error, UnpackError::Read(_) | UnpackError::Write { .. });
+        if !is_transient {
+            template.held.reject();
+        }
         failed(error.to_string(), is_transient)
     })?;
     if unpacked.archive_sha256.to_string() != sha256 {

@@ -418,8 +418,8 @@ fn servers_get_the_templates_that_counted_when_they_were_started() {
     assert_eq!(of("lobby-3", "config/limits.yml"), "players: 20 # a few\n");
 
     // Each content travelled once: both versions of one, and the other.
-    let sent = rig.log_text("controller").matches("a template is sent").count();
-    assert_eq!(sent, 3);
+    let fetched = rig.log_text("daemon").matches("a template was fetched").count();
+    assert_eq!(fetched, 3);
 
     // What there is not is said before anything starts.
     let start = [
@@ -437,4 +437,55 @@ fn servers_get_the_templates_that_counted_when_they_were_started() {
         unknown.stderr.contains("there is no template \"nothing\""),
         "{unknown:?}"
     );
+}
+
+#[test]
+fn a_template_larger_than_a_message_goes_on_where_its_controller_was_killed() {
+    let mut rig = Rig::with_node();
+    let dir = rig.path("large");
+    fs::create_dir(&dir).unwrap();
+    let mut state = 1_u64;
+    let mut bytes = vec![0; 101 << 20];
+    for word in bytes.chunks_exact_mut(8) {
+        // What does not shrink (xorshift64).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        word.copy_from_slice(&state.to_le_bytes());
+    }
+    fs::write(dir.join("world.bin"), &bytes).unwrap();
+    done(&rig, &["create", "large"]);
+    let pushed = template(&rig, &["push", text(&dir)]);
+    assert!(pushed.stdout.contains("daemons in Java"), "{pushed:?}");
+
+    let jar = rig.path("demo.standin");
+    let start = [
+        "instance",
+        "start",
+        "lobby",
+        "--id",
+        "lobby-1",
+        "--jar",
+        text(&jar),
+    ];
+    let ordered = rig.ctl(&[&start[..], &["--template", "large"]].concat());
+    assert_eq!(ordered.code, 0, "{ordered:?}");
+    let cache = rig.path("daemon/cache/templates");
+    let parts = || {
+        let entries = fs::read_dir(&cache).into_iter().flatten();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        paths.filter(|path| path.extension().is_some_and(|extension| extension == "part"))
+    };
+    crate::rig::eventually("a part of the template", || {
+        let come = parts().filter_map(|part| fs::metadata(part).ok());
+        come.map(|part| part.len()).max().filter(|come| *come > 0)
+    });
+    rig.kill_controller();
+    rig.start_controller();
+    rig.await_instance("lobby-1", "RUNNING");
+    let there = rig.path("daemon/instances/lobby/lobby-1/world.bin");
+    assert!(fs::read(there).unwrap() == bytes, "other bytes than were pushed");
+    assert_eq!(parts().count(), 0);
+    let fetched = rig.log_text("daemon").matches("a template was fetched").count();
+    assert_eq!(fetched, 1);
 }

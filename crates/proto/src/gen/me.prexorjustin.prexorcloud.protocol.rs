@@ -701,7 +701,8 @@ pub mod artifact_service_client {
         /// INVALID_ARGUMENT for an unspecified kind, an unsafe name, a hash that is not 64 hexadecimal digits or a negative
         /// offset; OUT_OF_RANGE for an offset past the end; NOT_FOUND if the controller has no artifact of that kind, name and
         /// hash, for instance because it was replaced, so that the daemon has to ask for the template again; UNAUTHENTICATED and
-        /// PERMISSION_DENIED for a caller without a node certificate. After UNAVAILABLE the daemon continues where it stopped.
+        /// PERMISSION_DENIED for a caller without a node certificate; DATA_LOSS for an artifact that is not what its hash says, and is
+        /// mended: fetch it again from its first byte. After UNAVAILABLE the daemon continues where it stopped.
         pub async fn fetch(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchArtifactRequest>,
@@ -758,7 +759,8 @@ pub mod artifact_service_server {
         /// INVALID_ARGUMENT for an unspecified kind, an unsafe name, a hash that is not 64 hexadecimal digits or a negative
         /// offset; OUT_OF_RANGE for an offset past the end; NOT_FOUND if the controller has no artifact of that kind, name and
         /// hash, for instance because it was replaced, so that the daemon has to ask for the template again; UNAUTHENTICATED and
-        /// PERMISSION_DENIED for a caller without a node certificate. After UNAVAILABLE the daemon continues where it stopped.
+        /// PERMISSION_DENIED for a caller without a node certificate; DATA_LOSS for an artifact that is not what its hash says, and is
+        /// mended: fetch it again from its first byte. After UNAVAILABLE the daemon continues where it stopped.
         async fn fetch(
             &self,
             request: tonic::Request<super::FetchArtifactRequest>,

@@ -110,6 +110,12 @@ impl Connection {
         &self.inner.certificates
     }
 
+    /// Whether calls can still be made, as far as this side knows.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        matches!(*self.inner.state.borrow(), State::Open)
+    }
+
     /// Waits until the connection is over; `None` if it was closed in order.
     pub async fn closed(&self) -> Option<DialError> {
         let mut state = self.inner.state.clone();

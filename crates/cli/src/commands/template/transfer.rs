@@ -71,7 +71,23 @@ pub(super) async fn push(
         short(&version.hash),
         version.files,
         size(version.size_bytes)
-    ))
+    ))?;
+    match needs_artifacts(&version) {
+        Some(note) => output.text(&note),
+        None => Ok(()),
+    }
+}
+
+/// What is to be known of a template that does not fit into one message
+fn needs_artifacts(version: &TemplateVersion) -> Option<String> {
+    let most = prexorcloud_content::MAX_INLINE_BYTES;
+    (version.archive_bytes > most).then(|| {
+        format!(
+            "Its archive has {}: daemons in Java, which take at most {} at once, cannot be given it; starts there fail with TEMPLATE_TOO_LARGE",
+            size(version.archive_bytes),
+            size(most)
+        )
+    })
 }
 
 /// A folder that is removed unless it got its place

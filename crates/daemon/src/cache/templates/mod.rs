@@ -6,14 +6,16 @@
 //!        └──── Held ───────┘    └───── TemplateData, … ───────┘
 //! ```
 //!
-//! Whom to ask for what, and what an answer means, is decided by [`TemplateRequests`]; here it is carried out. What has come
-//! is on disk before anybody uses it, and is verified each time it is used.
+//! Whom to ask for what, and what an answer means, is decided by [`TemplateRequests`]; here it is carried out. An answer has the
+//! archive, or says where to [fetch] it. What has come is on disk before anybody uses it, and is verified each time it is used.
 
+mod fetch;
+mod part;
 mod shelf;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::{TemplateCacheEntry, TemplateData, controller_message};
@@ -23,7 +25,10 @@ use prexorcloud_protocol::content::requests::{
     TemplateRequests, Wanted,
 };
 use tokio::sync::{Notify, oneshot};
+use tokio::task::JoinSet;
 
+pub(crate) use fetch::Source;
+use fetch::{Artifact, FetchError};
 pub(crate) use shelf::Held;
 use shelf::{InUse, Shelf};
 
@@ -61,6 +66,12 @@ pub enum TemplateError {
         /// For how long it was waited
         waited: Duration,
     },
+    /// It does not come, or is not what it should be
+    #[error("it cannot be fetched from the controller: {problem}")]
+    Transfer {
+        /// What went wrong
+        problem: String,
+    },
     /// Too much is asked for already
     #[error("too many templates are being fetched")]
     TooMany,
@@ -95,6 +106,10 @@ pub(crate) struct Templates {
     deadline: Duration,
     asking: Mutex<Asking>,
     woken: Notify,
+    /// Where artifacts are fetched; a node that announces no such ability has none
+    source: OnceLock<Arc<Source>>,
+    /// What is being taken
+    taking: Mutex<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -106,6 +121,19 @@ struct Asking {
 
 /// What those who wait hear: the hash under which it is there, and that it stays until they have it
 type Answer = Result<(String, InUse), TemplateError>;
+
+/// What a controller's answer has
+enum Brought {
+    Inside(bytes::Bytes),
+    Artifact(Artifact),
+}
+
+/// Why what a controller gave is not here
+enum Lost {
+    /// Not with the controller either, any more
+    Gone(String),
+    For(TemplateError),
+}
 
 /// A request to be sent
 #[derive(Debug, PartialEq, Eq)]
@@ -129,7 +157,24 @@ impl Templates {
                 waiting: HashMap::new(),
             }),
             woken: Notify::new(),
+            source: OnceLock::new(),
+            taking: Mutex::default(),
         })
+    }
+
+    /// Fetches artifacts from there
+    pub(crate) fn fetch_from(&self, source: Source) {
+        // The first one counts: a node has one.
+        let _ = self.source.set(Arc::new(source));
+    }
+
+    /// Gives up what is on its way
+    pub(crate) fn abandon(&self) {
+        self.taking().abort_all();
+    }
+
+    fn taking(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.taking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A content of a template, verified, from here or from the controller
@@ -218,8 +263,8 @@ impl Templates {
         self.asking().requests.handle_disconnected();
     }
 
-    pub(crate) fn handle_unsent(&self, name: TemplateName) {
-        self.asking().requests.handle_unsent(name);
+    pub(crate) fn handle_unsent(&self, wanted: &Wanted) {
+        self.asking().requests.handle_unsent(wanted);
     }
 
     /// What is to be asked for now; tells those who wait what is decided
@@ -300,26 +345,87 @@ impl Templates {
         } else {
             data.hash
         };
+        let kept = Wanted { name, hash };
+        let brought = match &data.artifact {
+            None => Ok(Brought::Inside(data.tar_gz)),
+            Some(reference) => Artifact::new(name, reference)
+                .map(Brought::Artifact)
+                .ok_or_else(|| format!("the controller's reference to it makes no sense: {reference:?}")),
+        };
         let templates = Arc::clone(self);
-        // Nobody waits for it here: those who wait for the template do.
-        drop(tokio::task::spawn_blocking(move || {
-            let kept = Wanted {
-                name,
-                hash: hash.clone(),
-            };
-            let put = templates.shelf.put(&kept, &data.tar_gz);
-            if let Err(error) = &put {
-                let folder = templates.shelf.folder().display();
-                tracing::error!(template = %name, %folder, %error, "a template cannot be kept");
+        let mut taking = self.taking();
+        // Those that have ended meanwhile.
+        while taking.try_join_next().is_some() {}
+        taking.spawn(async move { templates.take_in(kept, answered, brought).await });
+    }
+
+    /// Keeps what the controller gave, and tells those who wait
+    async fn take_in(self: Arc<Self>, kept: Wanted, answered: Vec<Wanted>, brought: Result<Brought, String>) {
+        let taken = match brought {
+            Ok(Brought::Inside(archive)) => {
+                let (shelf, kept) = (Arc::clone(&self.shelf), kept.clone());
+                self.on_shelf(move || shelf.put(&kept, &archive)).await
             }
-            let answer = put
-                .map(|in_use| (hash, in_use))
-                .map_err(|error| templates.cache_error(&error));
-            let mut asking = templates.asking();
-            for wanted in &answered {
-                asking.answer(wanted, &answer);
+            Ok(Brought::Artifact(artifact)) => self.fetch(&kept, &artifact).await,
+            Err(problem) => Err(Lost::For(TemplateError::Transfer { problem })),
+        };
+        let now = Instant::now();
+        let mut asking = self.asking();
+        match taken {
+            Err(Lost::Gone(message)) => {
+                for wanted in &answered {
+                    asking.requests.handle_gone(now, wanted, &message);
+                }
             }
-        }));
+            taken => {
+                let answer = match taken {
+                    Ok(in_use) => Ok((kept.hash, in_use)),
+                    Err(Lost::For(error)) => {
+                        tracing::error!(template = %kept.name, %error, "a template cannot be had");
+                        Err(error)
+                    }
+                    Err(Lost::Gone(problem)) => Err(TemplateError::Transfer { problem }),
+                };
+                for wanted in &answered {
+                    asking.requests.handle_taken(now, wanted);
+                    asking.answer(wanted, &answer);
+                }
+            }
+        }
+        drop(asking);
+        self.woken.notify_one();
+    }
+
+    async fn fetch(&self, kept: &Wanted, artifact: &Artifact) -> Result<InUse, Lost> {
+        let transfer = |problem: String| Lost::For(TemplateError::Transfer { problem });
+        let Some(source) = self.source.get() else {
+            return Err(transfer("this node fetches nothing".to_owned()));
+        };
+        let begun = Instant::now();
+        let (shelf, bytes) = (Arc::clone(&self.shelf), artifact.bytes);
+        let room = tokio::task::spawn_blocking(move || shelf.make_room(bytes));
+        room.await.map_err(|error| transfer(error.to_string()))?;
+        let part = match source.fetch(artifact, self.shelf.part_path(kept)).await {
+            Ok(part) => part,
+            Err(FetchError::Gone(message)) => return Err(Lost::Gone(message)),
+            Err(FetchError::Failed(failure)) => return Err(transfer(failure.to_string())),
+            Err(FetchError::Disk(error)) => return Err(Lost::For(self.cache_error(&error))),
+        };
+        let milliseconds = begun.elapsed().as_millis();
+        tracing::info!(template = %kept.name, hash = kept.hash, bytes, milliseconds, "a template was fetched");
+        let (shelf, kept) = (Arc::clone(&self.shelf), kept.clone());
+        self.on_shelf(move || shelf.adopt(&kept, part)).await
+    }
+
+    async fn on_shelf(
+        &self,
+        work: impl FnOnce() -> std::io::Result<InUse> + Send + 'static,
+    ) -> Result<InUse, Lost> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(in_use)) => Ok(in_use),
+            Ok(Err(error)) => Err(Lost::For(self.cache_error(&error))),
+            Err(error) => Err(Lost::For(self.cache_error(&error))),
+        }
     }
 
     /// The templates that are kept, as a controller is told

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,10 +19,12 @@ use prexorcloud_protocol::content::requests::Wanted;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::part::Part;
 use crate::durable;
 
 const ARCHIVE: &str = "tar.gz";
 const RECORD: &str = "json";
+const PART: &str = "part";
 
 /// Larger records are none of ours
 const MAX_RECORD: u64 = 4096;
@@ -41,12 +44,16 @@ struct Book {
     bytes: u64,
     last_used_ms: u64,
     users: usize,
+    /// Another one each time that the archive is written
+    writing: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Shelf {
     folder: PathBuf,
     max_bytes: u64,
+    /// Numbers what is written
+    next: AtomicU64,
     books: Mutex<BTreeMap<Wanted, Book>>,
     /// One writer at a time
     writing: Mutex<()>,
@@ -58,7 +65,7 @@ pub(crate) struct Held {
     file: File,
     sha256: String,
     /// Kept as long as somebody works with it
-    _in_use: InUse,
+    in_use: InUse,
 }
 
 impl Held {
@@ -72,6 +79,11 @@ impl Held {
     pub(crate) fn sha256(&self) -> &str {
         &self.sha256
     }
+
+    /// Forgets it, since it is no archive: the next who wants it has it fetched again
+    pub(crate) fn reject(&self) {
+        self.in_use.reject("it is no archive");
+    }
 }
 
 /// Keeps an entry from being evicted
@@ -79,24 +91,37 @@ impl Held {
 pub(super) struct InUse {
     shelf: Arc<Shelf>,
     wanted: Wanted,
-    /// Not if there was nothing to keep
-    counts: bool,
+    /// Which writing of it; `None` if there was nothing to keep
+    writing: Option<u64>,
 }
 
 impl InUse {
     pub(super) fn of(shelf: &Arc<Shelf>, wanted: Wanted) -> Self {
-        let counts = match shelf.books().get_mut(&wanted) {
-            Some(book) => {
-                book.users += 1;
-                true
-            }
-            None => false,
-        };
+        let writing = shelf.books().get_mut(&wanted).map(|book| {
+            book.users += 1;
+            book.writing
+        });
         Self {
             shelf: Arc::clone(shelf),
             wanted,
-            counts,
+            writing,
         }
+    }
+}
+
+impl InUse {
+    /// Removes what was written then, and nothing that was written since
+    fn reject(&self, problem: &str) {
+        let _turn = self.shelf.turn();
+        let Some(writing) = self.writing else { return };
+        let is_it = |book: &Book| book.writing == writing;
+        if !self.shelf.books().get(&self.wanted).is_some_and(is_it) {
+            return;
+        }
+        let Wanted { name, hash } = &self.wanted;
+        tracing::warn!(template = %name, hash, "a kept template is damaged and is fetched again: {problem}");
+        self.shelf.remove(&self.wanted);
+        self.shelf.books().remove(&self.wanted);
     }
 }
 
@@ -109,7 +134,7 @@ impl Clone for InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         let mut books = self.shelf.books();
-        if self.counts
+        if self.writing.is_some()
             && let Some(book) = books.get_mut(&self.wanted)
         {
             book.users = book.users.saturating_sub(1);
@@ -124,6 +149,7 @@ impl Shelf {
         let shelf = Self {
             books: Mutex::default(),
             writing: Mutex::default(),
+            next: AtomicU64::new(1),
             folder,
             max_bytes,
         };
@@ -164,7 +190,7 @@ impl Shelf {
         }
         // What was being written when the last daemon ended.
         let is_ours = |path: &&PathBuf| {
-            [ARCHIVE, RECORD, "new"]
+            [ARCHIVE, RECORD, PART, "new"]
                 .iter()
                 .any(|suffix| has_suffix(path, suffix))
         };
@@ -193,6 +219,7 @@ impl Shelf {
             bytes: record.bytes,
             last_used_ms: milliseconds(modified),
             users: 0,
+            writing: 0,
         };
         Some((wanted, book))
     }
@@ -240,42 +267,67 @@ impl Shelf {
         let in_use = InUse::of(self, wanted.clone());
         let path = self.path(wanted, ARCHIVE);
         let opened = durable::open_regular(&path, fs::OpenOptions::new().read(true));
-        let file = match opened {
-            Ok(file) if digest(&file)? == sha256 => file,
-            Ok(_) => return self.discard(wanted, "it has other bytes than were written"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound || durable::is_damage(&error) => {
-                return self.discard(wanted, "it is gone");
+        let read = opened.and_then(|file| Ok((digest(&file)?, file)));
+        let file = match read {
+            Ok((found, file)) if found == sha256 => file,
+            Ok(_) => {
+                in_use.reject("it has other bytes than were written");
+                return Ok(None);
             }
-            Err(error) => return Err(error),
+            // What says nothing about the file; everything else may never be over.
+            Err(error) if is_shortage(&error) => return Err(error),
+            Err(error) => {
+                in_use.reject(&error.to_string());
+                return Ok(None);
+            }
         };
         // Only the order in which entries go depends on it.
         let record = fs::OpenOptions::new().write(true).open(self.path(wanted, RECORD));
         let _ = record.and_then(|record| record.set_modified(SystemTime::now()));
-        Ok(Some(Held {
-            file,
-            sha256,
-            _in_use: in_use,
-        }))
+        Ok(Some(Held { file, sha256, in_use }))
     }
 
-    fn discard<T>(&self, wanted: &Wanted, problem: &str) -> io::Result<Option<T>> {
-        tracing::warn!(template = %wanted.name, hash = wanted.hash, "a kept template is damaged and is fetched again: {problem}");
-        self.remove(wanted);
-        self.books().remove(wanted);
-        Ok(None)
+    /// A name for what is on its way
+    pub(super) fn part_path(&self, wanted: &Wanted) -> PathBuf {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        self.path(wanted, &format!("{number}.{PART}"))
+    }
+
+    /// Forgets as much as `bytes` need; what is in use stays
+    pub(super) fn make_room(&self, bytes: u64) {
+        self.evict_to(&mut self.books(), self.max_bytes.saturating_sub(bytes));
     }
 
     /// Keeps an archive; may block
     pub(super) fn put(self: &Arc<Self>, wanted: &Wanted, archive: &[u8]) -> io::Result<InUse> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let sha256 = hexadecimal(&Sha256::digest(archive));
+        self.keep(wanted, sha256, archive.len() as u64, |path| {
+            durable::replace(path, archive)
+        })
+    }
+
+    /// Keeps an archive that has come as a file; may block
+    pub(super) fn adopt(self: &Arc<Self>, wanted: &Wanted, part: Part) -> io::Result<InUse> {
+        self.keep(wanted, part.sha256.clone(), part.bytes, |path| part.keep(path))
+    }
+
+    fn keep(
+        self: &Arc<Self>,
+        wanted: &Wanted,
+        sha256: String,
+        bytes: u64,
+        write: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> io::Result<InUse> {
+        let _turn = self.turn();
         durable::private_folder(&self.folder)?;
         let record = Record {
             name: wanted.name.as_str().to_owned(),
             hash: wanted.hash.clone(),
-            sha256: hexadecimal(&Sha256::digest(archive)),
-            bytes: archive.len() as u64,
+            sha256,
+            bytes,
         };
-        let written = durable::replace(&self.path(wanted, ARCHIVE), archive)
+        // Replacing the record syncs the folder, and with it the name of the archive.
+        let written = write(&self.path(wanted, ARCHIVE))
             .and_then(|()| durable::replace(&self.path(wanted, RECORD), &serde_json::to_vec(&record)?));
         if let Err(error) = written {
             // A disk that is full has to get its space back.
@@ -291,12 +343,17 @@ impl Shelf {
                 bytes: record.bytes,
                 last_used_ms: milliseconds(SystemTime::now()),
                 users,
+                writing: self.next.fetch_add(1, Ordering::Relaxed),
             };
             books.insert(wanted.clone(), book);
         }
         let in_use = InUse::of(self, wanted.clone());
         self.evict(&mut self.books());
         Ok(in_use)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The record first: an archive without one is a leftover
@@ -315,7 +372,11 @@ impl Shelf {
     }
 
     fn evict(&self, books: &mut BTreeMap<Wanted, Book>) {
-        if books.values().map(|book| book.bytes).sum::<u64>() <= self.max_bytes {
+        self.evict_to(books, self.max_bytes);
+    }
+
+    fn evict_to(&self, books: &mut BTreeMap<Wanted, Book>, limit: u64) {
+        if books.values().map(|book| book.bytes).sum::<u64>() <= limit {
             return;
         }
         let (wanted, entries): (Vec<Wanted>, Vec<CacheEntry>) = books
@@ -329,7 +390,7 @@ impl Shelf {
                 (wanted.clone(), entry)
             })
             .unzip();
-        for wanted in evicted(&entries, self.max_bytes)
+        for wanted in evicted(&entries, limit)
             .into_iter()
             .filter_map(|place| wanted.get(place))
         {
@@ -355,6 +416,16 @@ impl Shelf {
     }
 }
 
+/// Whether the process lacks something that others may give back
+fn is_shortage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+
+    let lacking = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    lacking
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 fn has_suffix(path: &Path, suffix: &str) -> bool {
     path.to_string_lossy().ends_with(&format!(".{suffix}"))
 }
@@ -377,7 +448,7 @@ fn digest(mut file: &File) -> io::Result<String> {
     }
 }
 
-fn hexadecimal(bytes: &[u8]) -> String {
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

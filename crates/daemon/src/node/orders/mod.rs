@@ -388,11 +388,11 @@ impl Orders {
             let request = daemon_message::Payload::TemplateRequest(TemplateRequest {
                 template_name: name.as_str().to_owned(),
                 known_hash,
-                wanted_hash: wanted.hash,
+                wanted_hash: wanted.hash.clone(),
             });
             if let Err(error) = self.session.with(|session, _| session.send(request)) {
                 tracing::debug!(template = %name, %error, "a template is asked for on the next stream");
-                self.templates.handle_unsent(name);
+                self.templates.handle_unsent(&wanted);
             }
         }
     }
@@ -401,6 +401,12 @@ impl Orders {
         if let Err(error) = self.session.with(|session, _| session.send(payload)) {
             tracing::debug!(%error, "a message was not sent");
         }
+    }
+}
+
+impl Drop for Orders {
+    fn drop(&mut self) {
+        self.templates.abandon();
     }
 }
 
