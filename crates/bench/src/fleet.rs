@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use crate::pki::Pki;
 use crate::report::{Aim, Report, Row};
-use crate::rig::{BareDaemon, serve_bare};
+use crate::rig::{BareDaemon, CHUNK_BYTES, serve_bare};
 
 /// The first argument of the process that is the controller.
 pub const ROLE: &str = "fleet-controller";
@@ -403,7 +403,7 @@ async fn bare_fleet(nodes: usize) -> Result<f64> {
     let (tell, told) = tokio::sync::oneshot::channel();
     let serving = pki.clone();
     let server = tokio::spawn(async move {
-        serve_bare(&serving, |address| {
+        serve_bare(&serving, CHUNK_BYTES, |address| {
             tell.send(address).map_err(|_| anyhow::anyhow!("nobody asked"))
         })
         .await

@@ -9,7 +9,7 @@ use prexorcloud_transport::{DialOptions, Dialer, Target};
 
 use crate::pki::Pki;
 use crate::report::{Aim, Report, Row};
-use crate::rig::{BareDaemon, Daemon, serve_bare, serve_product};
+use crate::rig::{BareDaemon, CHUNK_BYTES, Daemon, serve_bare, serve_product};
 
 /// The first argument of the process that is measured.
 pub const ROLE: &str = "idle-server";
@@ -132,7 +132,7 @@ pub fn serve(bare: bool) -> Result<()> {
     };
     if bare {
         runtime.spawn(async move {
-            if let Err(error) = serve_bare(&pki, |address| say(address.to_string())).await {
+            if let Err(error) = serve_bare(&pki, CHUNK_BYTES, |address| say(address.to_string())).await {
                 eprintln!("the server failed: {error:#}");
             }
         });

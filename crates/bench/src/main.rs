@@ -5,10 +5,13 @@
 //! medians is what counts, because it survives a slow or busy machine.
 
 mod allocations;
+mod cluster;
 mod console;
+mod content;
 mod envelope;
 mod fleet;
 mod idle;
+mod line;
 mod pki;
 mod processor;
 mod programs;
@@ -27,12 +30,15 @@ const HELP: &str = "\
 Measures PrexorCloud beside bare tonic
 
   --json FILE       write the figures to this file, too
-  --program FILE    the release binary, for the group `programs`; without it, that group is left out
-  --only GROUP      only this group: step, envelope, console, template, idle, fleet, programs; may be repeated
+  --program FILE    the release binary, for `programs` and `content`; without it, these groups are left out
+  GROUP, --only GROUP
+                    only this group: step, envelope, console, template, idle, fleet, programs, content; may be
+                    repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
   --daemons N       daemons that idle at once (500)
   --nodes N         nodes of the fleet (300)
-  --instances N     instances of each of them (200)";
+  --instances N     instances of each of them (200)
+  --template-mib N  size of the template of the group `content` (512)";
 
 struct Arguments {
     json: Option<PathBuf>,
@@ -41,6 +47,7 @@ struct Arguments {
     repetitions: usize,
     daemons: usize,
     fleet: fleet::Size,
+    template_mib: usize,
 }
 
 impl Arguments {
@@ -55,6 +62,7 @@ impl Arguments {
                 nodes: 300,
                 instances: 200,
             },
+            template_mib: 512,
         };
         while let Some(name) = given.next() {
             let mut value = || given.next().with_context(|| format!("{name} needs a value"));
@@ -66,13 +74,15 @@ impl Arguments {
                 "--daemons" => arguments.daemons = value()?.parse().context("--daemons")?,
                 "--nodes" => arguments.fleet.nodes = value()?.parse().context("--nodes")?,
                 "--instances" => arguments.fleet.instances = value()?.parse().context("--instances")?,
+                "--template-mib" => arguments.template_mib = value()?.parse().context("--template-mib")?,
                 "--help" | "-h" => return Ok(None),
+                group if !group.starts_with('-') => arguments.only.push(name),
                 other => bail!("unknown argument {other:?}\n\n{HELP}"),
             }
         }
         for group in &arguments.only {
             let groups = [
-                "step", "envelope", "console", "template", "idle", "fleet", "programs",
+                "step", "envelope", "console", "template", "idle", "fleet", "programs", "content",
             ];
             if !groups.contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
@@ -119,6 +129,9 @@ fn main() -> Result<()> {
     }
     if let Some(program) = arguments.program.as_deref().filter(|_| wanted("programs")) {
         programs::run(&mut report, program).context("programs")?;
+    }
+    if let Some(program) = arguments.program.as_deref().filter(|_| wanted("content")) {
+        content::run(&mut report, program, arguments.template_mib, repetitions).context("content")?;
     }
     report.print();
     if let Some(path) = &arguments.json {

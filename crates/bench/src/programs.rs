@@ -5,14 +5,12 @@
 //! the binary that all of them share.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde_json::{Value, json};
+use anyhow::{Context as _, Result, ensure};
 
+use crate::cluster::{Cluster, Memory, settle};
 use crate::report::{Aim, Report, Row, median};
 
 const SERVERS: usize = 20;
@@ -25,7 +23,6 @@ const TICK: Duration = Duration::from_millis(10);
 pub fn run(report: &mut Report, program: &Path) -> Result<()> {
     eprintln!("programs: {}", program.display());
     let cluster = Cluster::start(program)?;
-    cluster.await_node()?;
     for number in 1..=SERVERS {
         cluster.start_server(number)?;
     }
@@ -35,7 +32,7 @@ pub fn run(report: &mut Report, program: &Path) -> Result<()> {
         "{} shims for {SERVERS} servers",
         shims.len()
     );
-    let (controller, daemon) = (cluster.controller.id(), cluster.daemon.id());
+    let (controller, daemon) = (cluster.controller(), cluster.daemon());
     for pid in [controller, daemon] {
         settle(pid)?;
     }
@@ -102,210 +99,6 @@ pub fn run(report: &mut Report, program: &Path) -> Result<()> {
         .map(|&pid| threads(pid))
         .collect::<Result<Vec<_>>>()?;
     report.add(Row::new("programs", "shim, threads (median)", median(counts), ""));
-    Ok(())
-}
-
-/// A controller and a daemon in a folder of their own; everything ends with it
-struct Cluster {
-    program: PathBuf,
-    folder: tempfile::TempDir,
-    controller: Child,
-    daemon: Child,
-    http: String,
-}
-
-impl Cluster {
-    fn start(program: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("prexorcloud-bench-").tempdir()?;
-        let settings = json!({
-            "data_dir": folder.path().join("controller"),
-            "grpc": { "listen": "127.0.0.1:0" },
-            "http": { "listen": "127.0.0.1:0" },
-            "instances": { "port_range_start": 20_000, "port_range_end": 20_999 },
-        });
-        let (mut controller, ready) = spawn(program, folder.path(), "controller", &settings)?;
-        let text = |name: &str| ready[name].as_str().map(str::to_owned).context("no address");
-        let (grpc, http) = (text("grpc")?, text("http")?);
-        let started =
-            ctl(program, folder.path(), &http, &["token", "create", "-o", "json"]).and_then(|token| {
-                let settings = json!({
-                    "node_id": "node-1",
-                    "data_dir": folder.path().join("daemon"),
-                    "advertise_address": "127.0.0.1",
-                    "controller": { "endpoints": [grpc] },
-                    "enrolment": { "join_token": token["token"] },
-                    "health": { "listen": "127.0.0.1:0" },
-                    "runtime": { "allow_standin": true },
-                });
-                spawn(program, folder.path(), "daemon", &settings)
-            });
-        match started {
-            Ok((daemon, _)) => Ok(Self {
-                program: program.to_owned(),
-                folder,
-                controller,
-                daemon,
-                http,
-            }),
-            Err(error) => {
-                let _ = controller.kill();
-                let _ = controller.wait();
-                Err(error)
-            }
-        }
-    }
-
-    /// Waits until the controller has the daemon, which is enrolled before it is connected
-    fn await_node(&self) -> Result<()> {
-        let limit = Instant::now() + Duration::from_secs(60);
-        let arguments = ["node", "list", "-o", "json"];
-        loop {
-            let nodes = ctl(&self.program, self.folder.path(), &self.http, &arguments)?;
-            let nodes = nodes.as_array().context("no list of nodes")?;
-            if nodes.iter().any(|node| node["status"] == "ONLINE") {
-                return Ok(());
-            }
-            ensure!(Instant::now() < limit, "the daemon does not connect: {nodes:?}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn start_server(&self, number: usize) -> Result<()> {
-        let (id, jar) = (format!("lobby-{number}"), self.folder.path().join("demo.standin"));
-        let jar = jar.to_str().context("a folder that is not UTF-8")?;
-        let start = ["instance", "start", "lobby", "--id", &id, "--jar", jar];
-        let options = ["--memory-mb", "16", "--wait", "-o", "json"];
-        ctl(
-            &self.program,
-            self.folder.path(),
-            &self.http,
-            &[&start[..], &options].concat(),
-        )?;
-        Ok(())
-    }
-
-    /// The processes between the daemon and its servers
-    fn shims(&self) -> Result<Vec<u32>> {
-        let folder = self
-            .folder
-            .path()
-            .to_str()
-            .context("a folder that is not UTF-8")?;
-        let processes = processes()?
-            .into_iter()
-            .filter(|(_, arguments)| arguments.contains(folder));
-        let shims =
-            processes.filter(|(_, arguments)| arguments.split('\0').any(|argument| argument == "shim"));
-        Ok(shims.map(|(pid, _)| pid).collect())
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        for number in 1..=SERVERS {
-            let id = format!("lobby-{number}");
-            let stop = ["instance", "stop", &id, "--force", "-o", "json"];
-            let _ = ctl(&self.program, self.folder.path(), &self.http, &stop);
-        }
-        let limit = Instant::now() + Duration::from_secs(30);
-        while self.shims().is_ok_and(|shims| !shims.is_empty()) && Instant::now() < limit {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        for child in [&mut self.daemon, &mut self.controller] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-/// Starts a program and waits until it says that it serves
-fn spawn(program: &Path, folder: &Path, role: &str, settings: &Value) -> Result<(Child, Value)> {
-    let config = folder.join(format!("{role}.toml"));
-    fs::write(&config, toml::to_string(settings)?)?;
-    let mut child = Command::new(program)
-        .args([role, "--announce", "--config"])
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(fs::File::create(folder.join(format!("{role}.log")))?)
-        .spawn()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut line)?;
-    }
-    match serde_json::from_str(&line) {
-        Ok(ready) => Ok((child, ready)),
-        Err(_) => {
-            let _ = child.kill();
-            let _ = child.wait();
-            let log = fs::read_to_string(folder.join(format!("{role}.log"))).unwrap_or_default();
-            bail!("the {role} does not serve: {log}")
-        }
-    }
-}
-
-fn ctl(program: &Path, folder: &Path, http: &str, arguments: &[&str]) -> Result<Value> {
-    let output = Command::new(program)
-        .arg("ctl")
-        .arg("--token-file")
-        .arg(folder.join("controller/admin.token"))
-        .args(arguments)
-        .env("HOME", folder)
-        .env("PREXORCTL_CONTROLLER", format!("http://{http}"))
-        .stdin(Stdio::null())
-        .output()?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{arguments:?}: {error}");
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn processes() -> Result<Vec<(u32, String)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        found.push((pid, String::from_utf8_lossy(&arguments).into_owned()));
-    }
-    Ok(found)
-}
-
-/// In MiB
-#[derive(Clone, Copy, Debug)]
-struct Memory {
-    private: f64,
-    resident: f64,
-}
-
-impl Memory {
-    fn of(pid: u32) -> Result<Self> {
-        let file = format!("/proc/{pid}/smaps_rollup");
-        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-        let kib = |name: &str| -> f64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-                .unwrap_or_default()
-        };
-        Ok(Self {
-            private: (kib("Private_Clean:") + kib("Private_Dirty:")) / 1024.0,
-            resident: kib("Rss:") / 1024.0,
-        })
-    }
-}
-
-/// Waits until the resident memory stops changing.
-fn settle(pid: u32) -> Result<()> {
-    let limit = Instant::now() + Duration::from_secs(60);
-    let (mut last, mut same) = (Memory::of(pid)?.resident, 0);
-    while same < 10 {
-        ensure!(Instant::now() < limit, "the memory of {pid} does not settle");
-        std::thread::sleep(Duration::from_millis(200));
-        let now = Memory::of(pid)?.resident;
-        same = if (now - last).abs() <= 0.1 { same + 1 } else { 0 };
-        last = now;
-    }
     Ok(())
 }
 

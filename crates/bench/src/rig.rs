@@ -145,7 +145,10 @@ pub async fn serve_product(pki: &Pki) -> Result<prexorcloud_transport::ServerHan
     let routes = Routes::new(DaemonService::new(Arc::new(Acceptor {
         template: template.clone(),
     })))
-    .add_service(ArtifactServiceServer::new(Artifacts { blob: template }));
+    .add_service(ArtifactServiceServer::new(Artifacts {
+        blob: template,
+        chunk: CHUNK_BYTES,
+    }));
     Ok(server.serve(move || Arc::clone(&tls), routes))
 }
 
@@ -161,7 +164,7 @@ pub fn start_product(pki: &Pki) -> Result<Target> {
 }
 
 /// Serves tonic's way.
-pub async fn serve_bare(pki: &Pki, tell: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
+pub async fn serve_bare(pki: &Pki, chunk: usize, tell: impl FnOnce(SocketAddr) -> Result<()>) -> Result<()> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     tell(listener.local_addr()?)?;
     // The option of the server is not applied to sockets that it is given.
@@ -181,7 +184,7 @@ pub async fn serve_bare(pki: &Pki, tell: impl FnOnce(SocketAddr) -> Result<()>) 
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .add_service(service)
-        .add_service(ArtifactServiceServer::new(Artifacts { blob }))
+        .add_service(ArtifactServiceServer::new(Artifacts { blob, chunk }))
         .serve_with_incoming(sockets)
         .await?;
     Ok(())
@@ -189,9 +192,14 @@ pub async fn serve_bare(pki: &Pki, tell: impl FnOnce(SocketAddr) -> Result<()>) 
 
 /// Starts tonic's server.
 pub fn start_bare(pki: &Pki) -> Result<String> {
+    start_bare_in_chunks(pki, CHUNK_BYTES)
+}
+
+/// Starts tonic's server, with pieces of this size.
+pub fn start_bare_in_chunks(pki: &Pki, chunk: usize) -> Result<String> {
     let pki = pki.clone();
     let address =
-        start(move |tell| async move { serve_bare(&pki, |address| Ok(tell.send(address)?)).await })?;
+        start(move |tell| async move { serve_bare(&pki, chunk, |address| Ok(tell.send(address)?)).await })?;
     Ok(format!("https://{address}"))
 }
 
@@ -248,6 +256,7 @@ impl BareDaemonService for Bare {
 /// One blob in pieces, the same on both servers
 struct Artifacts {
     blob: Bytes,
+    chunk: usize,
 }
 
 #[tonic::async_trait]
@@ -255,9 +264,9 @@ impl ArtifactService for Artifacts {
     type FetchStream = BoxStream<'static, Result<ArtifactChunk, Status>>;
 
     async fn fetch(&self, _: Request<FetchArtifactRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let blob = self.blob.clone();
-        let chunks = stream::iter((0..blob.len()).step_by(CHUNK_BYTES)).map(move |offset| {
-            let end = (offset + CHUNK_BYTES).min(blob.len());
+        let (blob, chunk) = (self.blob.clone(), self.chunk);
+        let chunks = stream::iter((0..blob.len()).step_by(chunk)).map(move |offset| {
+            let end = (offset + chunk).min(blob.len());
             let data = blob.slice(offset..end);
             Ok(ArtifactChunk {
                 offset: offset as i64,

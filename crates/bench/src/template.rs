@@ -78,7 +78,7 @@ fn request() -> daemon_message::Payload {
     })
 }
 
-fn fetch() -> FetchArtifactRequest {
+pub fn fetch() -> FetchArtifactRequest {
     FetchArtifactRequest {
         kind: ArtifactKind::Template as i32,
         name: "lobby".into(),
@@ -87,12 +87,24 @@ fn fetch() -> FetchArtifactRequest {
     }
 }
 
-async fn receive(mut chunks: Streaming<ArtifactChunk>) -> Result<()> {
+pub async fn receive(mut chunks: Streaming<ArtifactChunk>) -> Result<()> {
     let mut bytes = 0;
     while let Some(chunk) = chunks.message().await? {
         bytes += chunk.data.len();
     }
     ensure!(bytes == TEMPLATE_BYTES, "{bytes} bytes arrived");
+    Ok(())
+}
+
+/// Asks for the template, and takes it in one message.
+pub async fn receive_whole(daemon: &mut BareDaemon) -> Result<()> {
+    let payload = Some(request());
+    daemon.send.send(DaemonMessage { payload }).await?;
+    let message = daemon.incoming.message().await?.context("no answer")?;
+    let Some(controller_message::Payload::TemplateData(data)) = message.payload else {
+        anyhow::bail!("no template")
+    };
+    ensure!(data.tar_gz.len() == TEMPLATE_BYTES);
     Ok(())
 }
 
@@ -122,17 +134,7 @@ async fn tonic(pki: Pki, _: Target, url: String) -> Result<Rates> {
     let mut daemon = BareDaemon::connect(&pki, &url).await?;
     let start = Instant::now();
     for _ in 0..TRANSFERS {
-        daemon
-            .send
-            .send(DaemonMessage {
-                payload: Some(request()),
-            })
-            .await?;
-        let message = daemon.incoming.message().await?.context("no answer")?;
-        let Some(controller_message::Payload::TemplateData(data)) = message.payload else {
-            anyhow::bail!("no template")
-        };
-        ensure!(data.tar_gz.len() == TEMPLATE_BYTES);
+        receive_whole(&mut daemon).await?;
     }
     let whole = rate(start);
     let mut artifacts = ArtifactServiceClient::new(daemon.channel.clone());
