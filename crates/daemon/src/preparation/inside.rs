@@ -9,19 +9,16 @@ mod changes;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use super::undo::Undo;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 /// More links on one path lead nowhere
 const MAX_LINKS: usize = 40;
-
-/// The largest file that is copied where it cannot be moved
-const MAX_FILE_MOVED: u64 = 2 << 30;
 
 /// Numbers temporary files, so that two never share one
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -32,14 +29,12 @@ pub(super) struct Inside {
     root: PathBuf,
     /// Without links, for links that name the folder in full
     real: PathBuf,
-    /// Whether what is written has to be there after a power failure
-    is_lasting: bool,
     /// Where what changes is remembered, if it is
     undo: Option<Arc<Undo>>,
 }
 
 /// A path below the folder, without links when it was resolved
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     names: Vec<OsString>,
 }
@@ -73,6 +68,15 @@ impl From<rustix::io::Errno> for InsideError {
     }
 }
 
+impl InsideError {
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            other => io::Error::other(other),
+        }
+    }
+}
+
 /// What an entry of a folder is
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -92,6 +96,14 @@ impl Place {
         let mut names = self.names.clone();
         names.push(name.to_owned());
         Self { names }
+    }
+
+    /// The folder that it is in; `None` for the folder itself
+    pub(super) fn parent(&self) -> Option<Self> {
+        let (_, folders) = self.names.split_last()?;
+        Some(Self {
+            names: folders.to_vec(),
+        })
     }
 
     pub(super) fn depth(&self) -> usize {
@@ -117,7 +129,6 @@ impl Inside {
         Ok(Self {
             root: std::path::absolute(root)?,
             real: root.canonicalize()?,
-            is_lasting: true,
             undo: None,
         })
     }
@@ -260,27 +271,24 @@ impl Inside {
     }
 
     /// Gives a file another content at once, with the mode and owner that it had
+    ///
+    /// It is not synced: what is prepared for one start is of no use after a power failure, and what is
+    /// [remembered](Self::with_undo) is synced when the preparation ends.
     pub(super) fn replace(&self, place: &Place, bytes: &[u8]) -> Result<(), InsideError> {
         self.remember(place)?;
         let (name, folders) = place.split()?;
-        let folder = self.folder(folders)?;
-        let former = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+        let former = match rustix::fs::statat(self.folder(folders)?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(stat),
             Err(rustix::io::Errno::NOENT) => None,
             Err(error) => return Err(error.into()),
         };
-        let (temporary, file) = create(&folder)?;
-        let written = write(file, bytes, former.as_ref(), self.is_lasting)
-            .and_then(|()| Ok(rustix::fs::renameat(&folder, &temporary, &folder, name)?));
-        if let Err(error) = written {
-            // The error that matters is the first one.
-            let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
-            return Err(error.into());
-        }
-        if self.is_lasting {
-            rustix::fs::fsync(&folder)?;
-        }
-        Ok(())
+        self.put_at_once(place, |folder, temporary| {
+            write(
+                create(folder, temporary, Mode::RUSR | Mode::WUSR)?,
+                bytes,
+                former.as_ref(),
+            )
+        })
     }
 
     /// Opens a folder name by name, so that no link is followed
@@ -294,30 +302,29 @@ impl Inside {
     }
 }
 
-fn create(folder: &OwnedFd) -> io::Result<(OsString, File)> {
+fn create(folder: BorrowedFd<'_>, name: &str, mode: Mode) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut attempts = 0;
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name: OsString = format!(".partial-{}-{number}", std::process::id()).into();
-        match rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => return Ok((name, file.into())),
-            Err(rustix::io::Errno::EXIST) if attempts < 100 => attempts += 1,
-            Err(error) => return Err(error.into()),
-        }
+    Ok(rustix::fs::openat(folder, name, flags, mode)?.into())
+}
+
+fn write(mut file: File, bytes: &[u8], former: Option<&Stat>) -> io::Result<()> {
+    file.write_all(bytes)?;
+    match former {
+        Some(former) => take_after(&file, former),
+        None => Ok(()),
     }
 }
 
-fn write(mut file: File, bytes: &[u8], former: Option<&Stat>, is_lasting: bool) -> io::Result<()> {
-    file.write_all(bytes)?;
-    if let Some(former) = former {
-        let owner = rustix::fs::Uid::from_raw(former.st_uid);
-        let group = rustix::fs::Gid::from_raw(former.st_gid);
-        // Only root may give files away; for others the file becomes the daemon's.
-        let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(former.st_mode & 0o777))?;
-    }
-    if is_lasting { file.sync_all() } else { Ok(()) }
+/// Gives a file the mode of another one, and its owner if that is possible
+fn take_after(file: &File, former: &Stat) -> io::Result<()> {
+    let owner = rustix::fs::Uid::from_raw(former.st_uid);
+    let group = rustix::fs::Gid::from_raw(former.st_gid);
+    // Only root may give files away; for others the file becomes the daemon's.
+    let _ = rustix::fs::fchown(file, Some(owner), Some(group));
+    Ok(rustix::fs::fchmod(
+        file,
+        Mode::from_raw_mode(former.st_mode & 0o777),
+    )?)
 }
 
 fn kind(stat: &Stat) -> Kind {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::inside::{Inside, InsideError, Kind, Place};
 use super::protected::Protected;
-use super::workspace::Scratch;
+use super::workspace::Workspace;
 use super::{PreparationError, merge, order, substitution};
 use crate::cache::templates::{Held, Templates};
 
@@ -69,17 +69,14 @@ pub(super) async fn fetch(
 /// Puts the templates into the workspace; may block
 pub(super) fn apply(
     fetched: Vec<Fetched>,
-    workspace: &Inside,
-    workspace_path: &Path,
-    scratch: &Scratch,
-    is_static: bool,
+    workspace: &Workspace,
     protected: &Protected,
     variables: &BTreeMap<String, String>,
 ) -> Result<(), PreparationError> {
-    let together = if is_static {
-        scratch.folder("together")?
+    let together = if workspace.is_static() {
+        workspace.scratch("together")?
     } else {
-        workspace_path.to_path_buf()
+        workspace.path().to_path_buf()
     };
     let mut last = None;
     for (number, mut template) in fetched.into_iter().enumerate() {
@@ -87,7 +84,7 @@ pub(super) fn apply(
         if number == 0 {
             unpack_into(&mut template, &together)?;
         } else {
-            let folder = scratch.folder(&number.to_string())?;
+            let folder = workspace.scratch(&number.to_string())?;
             unpack_into(&mut template, &folder)?;
             let (from, to) = (open(&folder)?, open(&together)?);
             bring(name, &from, &to, &Protected::default())?;
@@ -98,15 +95,14 @@ pub(super) fn apply(
         return Ok(());
     };
     substitution::substitute(&open(&together)?, variables)?;
-    if is_static {
-        bring(last, &open(&together)?, workspace, protected)?;
+    if workspace.is_static() {
+        bring(last, &open(&together)?, &workspace.inside()?, protected)?;
     }
     Ok(())
 }
 
 fn open(folder: &Path) -> Result<Inside, PreparationError> {
-    let opened = Inside::new(folder).map(Inside::for_one_start);
-    opened.map_err(|error| PreparationError::Workspace {
+    Inside::new(folder).map_err(|error| PreparationError::Workspace {
         path: folder.to_path_buf(),
         error,
     })
@@ -155,6 +151,10 @@ fn bring(
     to: &Inside,
     protected: &Protected,
 ) -> Result<(), PreparationError> {
+    if to.remembers() {
+        let told = foretell(from, to, protected);
+        told.map_err(|error| failed(template, ".", error))?;
+    }
     let mut folders = vec![Place::root()];
     while let Some(folder) = folders.pop() {
         let path = folder.relative();
@@ -176,6 +176,37 @@ fn bring(
         }
     }
     Ok(())
+}
+
+/// Has everything remembered that will change, since each time costs a wait for the disk
+///
+/// It may be more than does change, and less where links come to lead elsewhere: what is left is remembered when it changes.
+fn foretell(from: &Inside, to: &Inside, protected: &Protected) -> Result<(), InsideError> {
+    let (mut files, mut made) = (Vec::new(), Vec::new());
+    let mut folders = vec![Place::root()];
+    while let Some(folder) = folders.pop() {
+        for (name, kind) in from.list(&folder)? {
+            let place = folder.join(&name);
+            let relative = place.relative().to_string_lossy().into_owned();
+            match kind {
+                Kind::Folder => {
+                    made.extend(to.resolve(&relative).ok());
+                    folders.push(place);
+                }
+                Kind::File(_) | Kind::Other => {
+                    let place = match kind {
+                        Kind::Other => to.resolve_entry(&relative),
+                        _ => to.resolve(&relative),
+                    };
+                    let changes = |place: &Place| {
+                        !protected.covers(&relative) || to.kind(place).is_ok_and(|kind| kind.is_none())
+                    };
+                    files.extend(place.ok().filter(changes));
+                }
+            }
+        }
+    }
+    to.remember_ahead(files, made)
 }
 
 fn failed(template: TemplateName, path: &str, error: InsideError) -> PreparationError {
