@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod moments;
+mod pinned;
 mod templates;
 
 use std::path::Path;
