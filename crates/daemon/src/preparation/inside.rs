@@ -12,8 +12,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::undo::Undo;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
@@ -32,6 +32,8 @@ pub(super) struct Inside {
     real: PathBuf,
     /// Where what changes is remembered, if it is
     undo: Option<Arc<Undo>>,
+    /// The folder that was opened last: most files follow one of the same folder
+    last: Mutex<Option<(Vec<OsString>, Arc<OwnedFd>)>>,
 }
 
 /// A path below the folder, without links when it was resolved
@@ -78,7 +80,17 @@ impl InsideError {
     }
 }
 
-/// What an entry of a folder is
+/// What a name in a folder is
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Folder,
+    File,
+    Link,
+    /// A pipe, a socket, a device
+    Special,
+}
+
+/// What is at a place
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Folder,
@@ -131,6 +143,7 @@ impl Inside {
             root: std::path::absolute(root)?,
             real: root.canonicalize()?,
             undo: None,
+            last: Mutex::default(),
         })
     }
 
@@ -209,8 +222,25 @@ impl Inside {
         Ok(Place { names })
     }
 
-    /// The names in a folder, with what they are; links count as [`Kind::Other`]
-    pub(super) fn list(&self, place: &Place) -> io::Result<Vec<(OsString, Kind)>> {
+    /// As [`resolve`](Self::resolve) for a name in a folder that was resolved
+    pub(super) fn resolve_in(&self, folder: &Place, name: &OsStr) -> Result<Place, InsideError> {
+        let place = folder.join(name);
+        let opened = match self.folder(&folder.names) {
+            Ok(opened) => opened,
+            // What is missing may be missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(place),
+            Err(error) => return Err(error.into()),
+        };
+        match rustix::fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+                self.resolve(&place.relative().to_string_lossy())
+            }
+            _ => Ok(place),
+        }
+    }
+
+    /// The names in a folder, with what they are
+    pub(super) fn list(&self, place: &Place) -> io::Result<Vec<(OsString, Entry)>> {
         use std::os::unix::ffi::OsStrExt as _;
 
         let folder = self.folder(&place.names)?;
@@ -221,54 +251,86 @@ impl Inside {
             if name == "." || name == ".." {
                 continue;
             }
-            match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => entries.push((name.to_owned(), kind(&stat))),
-                // Somebody may clean up; what is gone is not there.
-                Err(rustix::io::Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    // Somebody may clean up; what is gone is not there.
+                    Err(rustix::io::Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+                kind => kind,
+            };
+            let entry = match kind {
+                FileType::Directory => Entry::Folder,
+                FileType::RegularFile => Entry::File,
+                FileType::Symlink => Entry::Link,
+                _ => Entry::Special,
+            };
+            entries.push((name.to_owned(), entry));
         }
         Ok(entries)
     }
 
     /// The content of a file; `None` if there is none
     pub(super) fn read(&self, place: &Place, limit: u64) -> Result<Option<Vec<u8>>, InsideError> {
+        match self.open_file(place, OFlags::RDONLY)? {
+            Some((mut file, size)) => read_to_end(&mut file, size, limit).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives a file what `edit` makes of its content, if it makes anything of it; one that is not there is fine
+    pub(super) fn edit(
+        &self,
+        place: &Place,
+        limit: u64,
+        edit: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<(), InsideError> {
+        let opened = match self.undo {
+            Some(_) => None,
+            None => self.open_file(place, OFlags::RDWR).ok(),
+        };
+        let is_open_to_write = opened.is_some();
+        let opened = match opened {
+            Some(opened) => opened,
+            // What may not be written may be replaced.
+            None => self.open_file(place, OFlags::RDONLY)?,
+        };
+        let Some((mut file, size)) = opened else {
+            return Ok(());
+        };
+        let former = read_to_end(&mut file, size, limit)?;
+        match edit(&former) {
+            Some(edited) if is_open_to_write => overwrite(&file, &edited, former.len()),
+            Some(edited) => self.replace(place, &edited),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens a regular file, whose size is told
+    fn open_file(&self, place: &Place, access: OFlags) -> Result<Option<(File, u64)>, InsideError> {
         let (name, folders) = place.split()?;
-        let opened = self.folder(folders).and_then(|folder| {
-            // Without NONBLOCK, opening a pipe would wait for its writer.
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
-            match opened {
-                // A socket cannot be opened at all.
-                Err(rustix::io::Errno::NXIO) => Ok(None),
-                Err(error) => Err(error.into()),
-                Ok(file) => Ok(Some(file)),
-            }
-        });
-        let file = match opened {
-            Ok(Some(file)) => file,
-            Ok(None) => return Err(InsideError::NotAFile("a socket")),
+        let folder = match self.folder(folders) {
+            Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Without NONBLOCK, opening a pipe would wait for its writer.
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            // A socket cannot be opened at all.
+            Err(rustix::io::Errno::NXIO) => return Err(InsideError::NotAFile("a socket")),
             Err(error) => return Err(error.into()),
         };
         let stat = rustix::fs::fstat(&file)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(InsideError::NotAFile("a folder")),
-            FileType::Fifo => return Err(InsideError::NotAFile("a pipe")),
-            _ => return Err(InsideError::NotAFile("a device")),
+            FileType::RegularFile => Ok(Some((file.into(), size(&stat)))),
+            FileType::Directory => Err(InsideError::NotAFile("a folder")),
+            FileType::Fifo => Err(InsideError::NotAFile("a pipe")),
+            _ => Err(InsideError::NotAFile("a device")),
         }
-        if size(&stat) > limit {
-            return Err(InsideError::TooLarge(limit));
-        }
-        let mut bytes = Vec::new();
-        File::from(file)
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(InsideError::TooLarge(limit));
-        }
-        Ok(Some(bytes))
     }
 
     /// Gives a file another content, with the mode and owner that it had
@@ -283,8 +345,7 @@ impl Inside {
         if self.undo.is_none()
             && let Some(file) = open_to_overwrite(&folder, name)?
         {
-            file.write_all_at(bytes, 0)?;
-            return Ok(file.set_len(bytes.len() as u64)?);
+            return overwrite(&file, bytes, usize::MAX);
         }
         let former = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(stat),
@@ -301,14 +362,47 @@ impl Inside {
     }
 
     /// Opens a folder name by name, so that no link is followed
-    fn folder(&self, names: &[OsString]) -> io::Result<OwnedFd> {
+    fn folder(&self, names: &[OsString]) -> io::Result<Arc<OwnedFd>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, folder)) = last.as_ref().filter(|(at, _)| at == names) {
+            return Ok(Arc::clone(folder));
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut folder = rustix::fs::open(&self.root, flags, Mode::empty())?;
         for name in names {
             folder = rustix::fs::openat(&folder, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
         }
+        let folder = Arc::new(folder);
+        *last = Some((names.to_vec(), Arc::clone(&folder)));
         Ok(folder)
     }
+
+    /// A folder that is removed is not to be found any more
+    fn forget_last(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn read_to_end(file: &mut File, size: u64, limit: u64) -> Result<Vec<u8>, InsideError> {
+    if size > limit {
+        return Err(InsideError::TooLarge(limit));
+    }
+    // One byte more says at once that it has ended.
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(InsideError::TooLarge(limit));
+    }
+    Ok(bytes)
+}
+
+/// Writes over a file that had so many bytes
+fn overwrite(file: &File, bytes: &[u8], former: usize) -> Result<(), InsideError> {
+    file.write_all_at(bytes, 0)?;
+    if bytes.len() < former {
+        file.set_len(bytes.len() as u64)?;
+    }
+    Ok(())
 }
 
 /// Opens a regular file that is there; `None` for whatever has to be replaced instead

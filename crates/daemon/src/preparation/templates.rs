@@ -5,6 +5,7 @@
 //! bring is the only thing in which variables are replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use prexorcloud_protocol::content::requests::Wanted;
 use prexorcloud_protocol::limits;
 use tokio::task::JoinSet;
 
-use super::inside::{Inside, InsideError, Kind, Place};
+use super::inside::{Entry, Inside, InsideError, Kind, Place};
 use super::protected::Protected;
 use super::workspace::Workspace;
 use super::{PreparationError, merge, order, substitution};
@@ -155,22 +156,26 @@ fn bring(
         let told = foretell(from, to, protected);
         told.map_err(|error| failed(template, ".", error))?;
     }
-    let mut folders = vec![Place::root()];
-    while let Some(folder) = folders.pop() {
+    let mut folders = vec![(Place::root(), Place::root())];
+    while let Some((folder, there)) = folders.pop() {
         let path = folder.relative();
         let entries = from
             .list(&folder)
             .map_err(|error| failed(template, &path.to_string_lossy(), error.into()))?;
-        for (name, kind) in entries {
+        for (name, entry) in entries {
             let place = folder.join(&name);
             let relative = place.relative().to_string_lossy().into_owned();
-            let brought = match kind {
-                Kind::Folder => {
-                    folders.push(place);
-                    bring_folder(to, &relative)
+            let brought = match entry {
+                Entry::Folder => {
+                    let brought = bring_folder(to, &there, &name);
+                    brought.map(|there| folders.push((place, there)))
                 }
-                Kind::File(size) => bring_file(template, from, &place, size, to, &relative, protected),
-                Kind::Other => bring_link(from, &place, to, &relative, protected),
+                Entry::File => to
+                    .resolve_in(&there, &name)
+                    .and_then(|there| bring_file(template, from, &place, to, &there, &relative, protected)),
+                Entry::Link | Entry::Special => {
+                    bring_link(from, &place, to, &there.join(&name), &relative, protected)
+                }
             };
             brought.map_err(|error| failed(template, &relative, error))?;
         }
@@ -183,26 +188,23 @@ fn bring(
 /// It may be more than does change, and less where links come to lead elsewhere: what is left is remembered when it changes.
 fn foretell(from: &Inside, to: &Inside, protected: &Protected) -> Result<(), InsideError> {
     let (mut files, mut made) = (Vec::new(), Vec::new());
-    let mut folders = vec![Place::root()];
-    while let Some(folder) = folders.pop() {
-        for (name, kind) in from.list(&folder)? {
+    let mut folders = vec![(Place::root(), Place::root())];
+    while let Some((folder, there)) = folders.pop() {
+        for (name, entry) in from.list(&folder)? {
             let place = folder.join(&name);
             let relative = place.relative().to_string_lossy().into_owned();
-            match kind {
-                Kind::Folder => {
-                    made.extend(to.resolve(&relative).ok());
-                    folders.push(place);
+            let changes = |place: &Place| {
+                !protected.covers(&relative) || to.kind(place).is_ok_and(|kind| kind.is_none())
+            };
+            match entry {
+                Entry::Folder => {
+                    if let Ok(there) = to.resolve_in(&there, &name) {
+                        made.push(there.clone());
+                        folders.push((place, there));
+                    }
                 }
-                Kind::File(_) | Kind::Other => {
-                    let place = match kind {
-                        Kind::Other => to.resolve_entry(&relative),
-                        _ => to.resolve(&relative),
-                    };
-                    let changes = |place: &Place| {
-                        !protected.covers(&relative) || to.kind(place).is_ok_and(|kind| kind.is_none())
-                    };
-                    files.extend(place.ok().filter(changes));
-                }
+                Entry::File => files.extend(to.resolve_in(&there, &name).ok().filter(changes)),
+                Entry::Link | Entry::Special => files.extend(Some(there.join(&name)).filter(changes)),
             }
         }
     }
@@ -224,43 +226,46 @@ fn failed(template: TemplateName, path: &str, error: InsideError) -> Preparation
     }
 }
 
-fn bring_folder(to: &Inside, relative: &str) -> Result<(), InsideError> {
-    let place = to.resolve(relative)?;
-    to.make_folder(&place)
+fn bring_folder(to: &Inside, parent: &Place, name: &OsStr) -> Result<Place, InsideError> {
+    let place = to.resolve_in(parent, name)?;
+    if to.kind(&place)? != Some(Kind::Folder) {
+        to.make_folder(&place)?;
+    }
+    Ok(place)
 }
 
 fn bring_file(
     template: TemplateName,
     from: &Inside,
     source: &Place,
-    size: u64,
     to: &Inside,
+    place: &Place,
     relative: &str,
     protected: &Protected,
 ) -> Result<(), InsideError> {
-    let place = to.resolve(relative)?;
-    let former = match to.kind(&place)? {
-        None => return to.take_over(&place, from, source),
+    let size = match to.kind(place)? {
+        None => return to.take_over(place, from, source),
         Some(_) if protected.covers(relative) => return Ok(()),
-        Some(Kind::File(former)) => former,
+        Some(Kind::File(size)) => size,
         Some(Kind::Folder) => return Err(InsideError::NotAFile("a folder")),
         Some(Kind::Other) => return Err(InsideError::NotAFile("a pipe or a device")),
     };
-    if !merge::is_merged(relative) || former.max(size) > merge::MAX_FILE {
-        return to.take_over(&place, from, source);
+    if !merge::is_merged(relative) || size > merge::MAX_FILE {
+        return to.take_over(place, from, source);
     }
-    let (Some(base), Some(overlay)) = (
-        to.read(&place, merge::MAX_FILE)?,
-        from.read(source, merge::MAX_FILE)?,
-    ) else {
-        return to.take_over(&place, from, source);
+    let overlay = match from.read(source, merge::MAX_FILE) {
+        Err(InsideError::TooLarge(_)) => None,
+        read => read?,
+    };
+    let (Some(base), Some(overlay)) = (to.read(place, merge::MAX_FILE)?, overlay) else {
+        return to.take_over(place, from, source);
     };
     let merged = merge::merge(relative, &base, &overlay);
     if let Some(note) = merged.note {
         tracing::warn!(%template, file = relative, "{note}");
     }
     if merged.bytes != base {
-        to.replace(&place, &merged.bytes)?;
+        to.replace(place, &merged.bytes)?;
     }
     Ok(())
 }
@@ -270,14 +275,14 @@ fn bring_link(
     from: &Inside,
     source: &Place,
     to: &Inside,
+    place: &Place,
     relative: &str,
     protected: &Protected,
 ) -> Result<(), InsideError> {
     let target = from.read_link(source)?;
-    let place = to.resolve_entry(relative)?;
-    match to.kind(&place)? {
+    match to.kind(place)? {
         Some(_) if protected.covers(relative) => Ok(()),
         Some(Kind::Folder) => Err(InsideError::NotAFile("a folder")),
-        _ => to.link(&place, &target),
+        _ => to.link(place, &target),
     }
 }

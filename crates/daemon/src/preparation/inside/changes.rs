@@ -172,6 +172,7 @@ impl Inside {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
+        self.forget_last();
         match rustix::fs::unlinkat(&folder, name, flags) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),

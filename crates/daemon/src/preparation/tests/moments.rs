@@ -200,12 +200,14 @@ async fn a_preparation_cancelled_inside_of_file_work_is_undone_before_the_next_o
         drop(cancelled);
         let next = node.preparer.workspaces.open(&order);
         let mut next = std::pin::pin!(next);
-        // It can do nothing while the other one is at work.
-        std::future::poll_fn(|context| {
-            assert!(next.as_mut().poll(context).is_pending());
-            std::task::Poll::Ready(())
-        })
-        .await;
+        // Others need not wait, and it has to.
+        let mut other = start(&node);
+        other.instance_id = "lobby-2".into();
+        tokio::select! {
+            biased;
+            next = &mut next => panic!("the other one is at work: {next:?}"),
+            prepared = node.preparer.prepare(&other, Limits::of(&other), None) => drop(prepared.unwrap()),
+        }
         assert_ne!(leftovers(&node), Vec::<PathBuf>::new());
         go_on.send(()).unwrap();
         let next = tokio::time::timeout(DEADLINE, next).await.unwrap().unwrap();
