@@ -10,6 +10,7 @@ mod envelope;
 mod fleet;
 mod idle;
 mod pki;
+mod prepare;
 mod processor;
 mod programs;
 mod report;
@@ -27,8 +28,9 @@ const HELP: &str = "\
 Measures PrexorCloud beside bare tonic
 
   --json FILE       write the figures to this file, too
-  --program FILE    the release binary, for the group `programs`; without it, that group is left out
-  --only GROUP      only this group: step, envelope, console, template, idle, fleet, programs; may be repeated
+  --program FILE    the release binary, for the groups `prepare` and `programs`; without it, they are left out
+  --only GROUP      only this group: step, envelope, console, template, idle, fleet, prepare, programs; may be
+                    repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
   --daemons N       daemons that idle at once (500)
   --nodes N         nodes of the fleet (300)
@@ -72,7 +74,7 @@ impl Arguments {
         }
         for group in &arguments.only {
             let groups = [
-                "step", "envelope", "console", "template", "idle", "fleet", "programs",
+                "step", "envelope", "console", "template", "idle", "fleet", "prepare", "programs",
             ];
             if !groups.contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
@@ -116,6 +118,9 @@ fn main() -> Result<()> {
     }
     if wanted("fleet") {
         fleet::run(&mut report, arguments.fleet).context("fleet")?;
+    }
+    if let Some(program) = arguments.program.as_deref().filter(|_| wanted("prepare")) {
+        prepare::run(&mut report, program, repetitions).context("prepare")?;
     }
     if let Some(program) = arguments.program.as_deref().filter(|_| wanted("programs")) {
         programs::run(&mut report, program).context("programs")?;

@@ -106,7 +106,7 @@ pub fn run(report: &mut Report, program: &Path) -> Result<()> {
 }
 
 /// A controller and a daemon in a folder of their own; everything ends with it
-struct Cluster {
+pub(crate) struct Cluster {
     program: PathBuf,
     folder: tempfile::TempDir,
     controller: Child,
@@ -115,7 +115,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    fn start(program: &Path) -> Result<Self> {
+    pub(crate) fn start(program: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("prexorcloud-bench-").tempdir()?;
         let settings = json!({
             "data_dir": folder.path().join("controller"),
@@ -156,11 +156,10 @@ impl Cluster {
     }
 
     /// Waits until the controller has the daemon, which is enrolled before it is connected
-    fn await_node(&self) -> Result<()> {
+    pub(crate) fn await_node(&self) -> Result<()> {
         let limit = Instant::now() + Duration::from_secs(60);
-        let arguments = ["node", "list", "-o", "json"];
         loop {
-            let nodes = ctl(&self.program, self.folder.path(), &self.http, &arguments)?;
+            let nodes = self.ctl(&["node", "list", "-o", "json"])?;
             let nodes = nodes.as_array().context("no list of nodes")?;
             if nodes.iter().any(|node| node["status"] == "ONLINE") {
                 return Ok(());
@@ -170,17 +169,34 @@ impl Cluster {
         }
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process
+    pub(crate) fn daemon(&self) -> u32 {
+        self.daemon.id()
+    }
+
+    pub(crate) fn daemon_log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join("daemon.log"))?)
+    }
+
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Result<Value> {
+        ctl(&self.program, self.folder.path(), &self.http, arguments)
+    }
+
     fn start_server(&self, number: usize) -> Result<()> {
+        self.start_server_with(number, &[])
+    }
+
+    /// Starts a server and waits until it is ready
+    pub(crate) fn start_server_with(&self, number: usize, more: &[&str]) -> Result<()> {
         let (id, jar) = (format!("lobby-{number}"), self.folder.path().join("demo.standin"));
         let jar = jar.to_str().context("a folder that is not UTF-8")?;
         let start = ["instance", "start", "lobby", "--id", &id, "--jar", jar];
         let options = ["--memory-mb", "16", "--wait", "-o", "json"];
-        ctl(
-            &self.program,
-            self.folder.path(),
-            &self.http,
-            &[&start[..], &options].concat(),
-        )?;
+        self.ctl(&[&start[..], &options, more].concat())?;
         Ok(())
     }
 
@@ -204,8 +220,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         for number in 1..=SERVERS {
             let id = format!("lobby-{number}");
-            let stop = ["instance", "stop", &id, "--force", "-o", "json"];
-            let _ = ctl(&self.program, self.folder.path(), &self.http, &stop);
+            let _ = self.ctl(&["instance", "stop", &id, "--force", "-o", "json"]);
         }
         let limit = Instant::now() + Duration::from_secs(30);
         while self.shims().is_ok_and(|shims| !shims.is_empty()) && Instant::now() < limit {
@@ -317,7 +332,7 @@ fn threads(pid: u32) -> Result<f64> {
 
 /// The processor time that a process has used, by two counts
 #[derive(Clone, Copy, Debug)]
-struct Spent {
+pub(crate) struct Spent {
     /// By the counters of its threads: nanoseconds, which those of threads that end take with them, and which stay at zero
     /// in a kernel that does not keep them
     scheduled: Duration,
@@ -326,7 +341,7 @@ struct Spent {
 }
 
 impl Spent {
-    fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut nanoseconds = 0;
         for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             let file = task.path().join("schedstat");
@@ -344,7 +359,7 @@ impl Spent {
     }
 
     /// What was used in between: the larger of what the two counts have seen of it
-    fn since(self, before: Self) -> Duration {
+    pub(crate) fn since(self, before: Self) -> Duration {
         let scheduled = self.scheduled.saturating_sub(before.scheduled);
         scheduled.max(self.ticked.saturating_sub(before.ticked))
     }
