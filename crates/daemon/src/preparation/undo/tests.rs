@@ -62,7 +62,9 @@ impl Instance {
                 vec![resolve("made/deep")],
             )
             .unwrap();
-        inside.make_folder(&resolve("made/deep")).unwrap();
+        for name in ["made/deep", "unannounced"] {
+            inside.make_folder(&resolve(name)).unwrap();
+        }
         for name in ["a.yml", "config/b.yml", "new.yml", "a.yml", "made/deep/c.yml"] {
             inside.replace(&resolve(name), b"changed").unwrap();
         }
