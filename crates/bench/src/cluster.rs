@@ -91,7 +91,12 @@ impl Cluster {
     }
 
     pub fn start_server(&self, number: usize) -> Result<()> {
-        self.order(number, &["--wait"])
+        self.start_server_with(number, &[])
+    }
+
+    /// Starts a server and waits until it is ready
+    pub fn start_server_with(&self, number: usize, more: &[&str]) -> Result<()> {
+        self.order(number, &[&["--wait"], more].concat())
     }
 
     /// Orders a start with these options

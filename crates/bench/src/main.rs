@@ -13,6 +13,7 @@ mod fleet;
 mod idle;
 mod line;
 mod pki;
+mod prepare;
 mod processor;
 mod programs;
 mod report;
@@ -30,9 +31,9 @@ const HELP: &str = "\
 Measures PrexorCloud beside bare tonic
 
   --json FILE       write the figures to this file, too
-  --program FILE    the release binary, for `programs` and `content`; without it, these groups are left out
+  --program FILE    the release binary, for `prepare`, `programs` and `content`; without it, these groups are left out
   GROUP, --only GROUP
-                    only this group: step, envelope, console, template, idle, fleet, programs, content; may be
+                    only this group: step, envelope, console, template, idle, fleet, prepare, programs, content; may be
                     repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
   --daemons N       daemons that idle at once (500)
@@ -82,7 +83,7 @@ impl Arguments {
         }
         for group in &arguments.only {
             let groups = [
-                "step", "envelope", "console", "template", "idle", "fleet", "programs", "content",
+                "step", "envelope", "console", "template", "idle", "fleet", "prepare", "programs", "content",
             ];
             if !groups.contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
@@ -126,6 +127,9 @@ fn main() -> Result<()> {
     }
     if wanted("fleet") {
         fleet::run(&mut report, arguments.fleet).context("fleet")?;
+    }
+    if let Some(program) = arguments.program.as_deref().filter(|_| wanted("prepare")) {
+        prepare::run(&mut report, program, repetitions).context("prepare")?;
     }
     if let Some(program) = arguments.program.as_deref().filter(|_| wanted("programs")) {
         programs::run(&mut report, program).context("programs")?;

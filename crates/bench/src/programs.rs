@@ -110,7 +110,7 @@ fn threads(pid: u32) -> Result<f64> {
 
 /// The processor time that a process has used, by two counts
 #[derive(Clone, Copy, Debug)]
-struct Spent {
+pub(crate) struct Spent {
     /// By the counters of its threads: nanoseconds, which those of threads that end take with them, and which stay at zero
     /// in a kernel that does not keep them
     scheduled: Duration,
@@ -119,7 +119,7 @@ struct Spent {
 }
 
 impl Spent {
-    fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         let mut nanoseconds = 0;
         for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
             let file = task.path().join("schedstat");
@@ -137,7 +137,7 @@ impl Spent {
     }
 
     /// What was used in between: the larger of what the two counts have seen of it
-    fn since(self, before: Self) -> Duration {
+    pub(crate) fn since(self, before: Self) -> Duration {
         let scheduled = self.scheduled.saturating_sub(before.scheduled);
         scheduled.max(self.ticked.saturating_sub(before.ticked))
     }

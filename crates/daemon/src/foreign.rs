@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+/// How often a folder may have got something new just when it was empty
+const MAX_ADDITIONS: usize = 10_000;
+
 /// The most entries that are looked at for a measure or a search
 const MAX_ENTRIES: usize = 1_000_000;
 
@@ -37,7 +40,7 @@ pub(crate) fn remove(folder: &Path) -> io::Result<()> {
         Err(Errno::NOTDIR | Errno::LOOP) => return fs::remove_file(folder),
         Err(error) => return Err(error.into()),
     };
-    let mut number = 0_u64;
+    let (mut number, mut additions) = (0_u64, 0);
     loop {
         let mut is_empty = true;
         for (name, is_folder) in entries(root.as_fd())? {
@@ -49,13 +52,16 @@ pub(crate) fn remove(folder: &Path) -> io::Result<()> {
                 unlink(root.as_fd(), &name, AtFlags::empty())?;
             }
         }
-        if is_empty {
-            break;
+        if !is_empty {
+            continue;
         }
-    }
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && additions < MAX_ADDITIONS => {
+                additions += 1;
+            }
+            removed => return removed,
+        }
     }
 }
 
@@ -237,6 +243,21 @@ mod tests {
         symlink(&outside, &folder).unwrap();
         remove(&folder).unwrap();
         assert!(outside.join("deep/file").exists() && fs::symlink_metadata(&folder).is_err());
+    }
+
+    #[test]
+    fn what_is_added_meanwhile_goes_too() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Until there is no folder to write to.
+                (0..3000).all(|name| File::create(folder.join(name.to_string())).is_ok());
+            });
+            remove(&folder).unwrap();
+        });
+        assert!(!folder.exists());
     }
 
     #[test]

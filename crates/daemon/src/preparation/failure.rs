@@ -44,6 +44,43 @@ pub enum PreparationError {
         /// The system's answer
         error: io::Error,
     },
+    /// An earlier preparation of the instance is still being undone
+    #[error(
+        "an earlier preparation still works in {path} after {waited} s: its disk is slow or does not answer",
+        path = path.display(), waited = waited.as_secs()
+    )]
+    Busy {
+        /// The folder of the instance
+        path: PathBuf,
+        /// For how long it was waited
+        waited: Duration,
+    },
+    /// What a failed start has changed in the folder of a static instance cannot be put back
+    #[error(
+        "what a failed start has changed in {path} cannot be put back ({error}): mend that, or delete {kept} to take the folder as it is",
+        path = path.display(), kept = kept.display()
+    )]
+    RollBack {
+        /// The folder of the instance
+        path: PathBuf,
+        /// Where the former files are
+        kept: PathBuf,
+        /// What is in the way
+        error: io::Error,
+    },
+    /// What was prepared cannot take its place
+    #[error(
+        "what was prepared cannot become {path} ({error}); it is in {kept}",
+        path = path.display(), kept = kept.display()
+    )]
+    Promotion {
+        /// The folder of the instance
+        path: PathBuf,
+        /// Where it was put aside
+        kept: PathBuf,
+        /// The system's answer
+        error: io::Error,
+    },
     /// A template cannot be had
     #[error("template {name}: {source}")]
     Template {
@@ -231,13 +268,15 @@ impl PreparationError {
             Self::InvalidOrder { .. }
             | Self::PortInUse { .. }
             | Self::PortDenied { .. }
+            | Self::Busy { .. }
+            | Self::RollBack { .. }
             | Self::Workspace { .. } => StartPreparationStage::Validation,
             Self::Template { .. } | Self::TemplateApply { .. } => StartPreparationStage::TemplateApply,
             Self::Runtime { .. } | Self::StandinNotAllowed { .. } => StartPreparationStage::RuntimeProvision,
             Self::Extension { .. } => StartPreparationStage::ExtensionProvision,
             Self::Substitution { .. } => StartPreparationStage::VariableSubstitution,
             Self::ConfigPatch { .. } => StartPreparationStage::ConfigPatch,
-            Self::NoJava { .. } => StartPreparationStage::ProcessStart,
+            Self::Promotion { .. } | Self::NoJava { .. } => StartPreparationStage::ProcessStart,
         }
     }
 
@@ -248,13 +287,15 @@ impl PreparationError {
             Self::InvalidOrder { .. } => "INVALID_ORDER",
             Self::PortInUse { .. } => "PORT_IN_USE",
             Self::PortDenied { .. } => "PORT_DENIED",
+            Self::Busy { .. } => "PREPARATION_BUSY",
+            Self::RollBack { .. } => "ROLLBACK_FAILED",
             Self::Workspace { .. } => "WORKSPACE_FAILED",
             Self::Template { .. } | Self::TemplateApply { .. } => "TEMPLATE_APPLY_FAILED",
             Self::Runtime { .. } | Self::StandinNotAllowed { .. } => "RUNTIME_PROVISION_FAILED",
             Self::Extension { .. } => "EXTENSION_PROVISION_FAILED",
             Self::Substitution { .. } => "VARIABLE_SUBSTITUTION_FAILED",
             Self::ConfigPatch { .. } => "CONFIG_PATCH_FAILED",
-            Self::NoJava { .. } => "START_FAILED",
+            Self::Promotion { .. } | Self::NoJava { .. } => "START_FAILED",
         }
     }
 
@@ -262,7 +303,12 @@ impl PreparationError {
     #[must_use]
     pub fn disposition(&self) -> StartFailureDisposition {
         let is_transient = match self {
-            Self::PortInUse { .. } | Self::Workspace { .. } | Self::Substitution { .. } => true,
+            Self::PortInUse { .. }
+            | Self::Busy { .. }
+            | Self::RollBack { .. }
+            | Self::Promotion { .. }
+            | Self::Workspace { .. }
+            | Self::Substitution { .. } => true,
             Self::Runtime { source, .. } | Self::Extension { source, .. } => source.is_transient(),
             Self::Template { source, .. } => source.is_transient(),
             Self::TemplateApply { is_transient, .. } | Self::ConfigPatch { is_transient, .. } => {
@@ -284,7 +330,10 @@ impl PreparationError {
     #[must_use]
     pub fn retry_after(&self) -> Duration {
         match (self.disposition(), self) {
-            (StartFailureDisposition::Transient, Self::PortInUse { .. }) => Duration::from_secs(5),
+            (
+                StartFailureDisposition::Transient,
+                Self::PortInUse { .. } | Self::RollBack { .. } | Self::Promotion { .. },
+            ) => Duration::from_secs(5),
             (StartFailureDisposition::Transient, _) => Duration::from_secs(3),
             _ => Duration::ZERO,
         }

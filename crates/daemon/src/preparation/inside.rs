@@ -9,19 +9,17 @@ mod changes;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::undo::Undo;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 
 /// More links on one path lead nowhere
 const MAX_LINKS: usize = 40;
-
-/// The largest file that is copied where it cannot be moved
-const MAX_FILE_MOVED: u64 = 2 << 30;
 
 /// Numbers temporary files, so that two never share one
 static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -32,14 +30,14 @@ pub(super) struct Inside {
     root: PathBuf,
     /// Without links, for links that name the folder in full
     real: PathBuf,
-    /// Whether what is written has to be there after a power failure
-    is_lasting: bool,
     /// Where what changes is remembered, if it is
     undo: Option<Arc<Undo>>,
+    /// The folder that was opened last: most files follow one of the same folder
+    last: Mutex<Option<(Vec<OsString>, Arc<OwnedFd>)>>,
 }
 
 /// A path below the folder, without links when it was resolved
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Place {
     names: Vec<OsString>,
 }
@@ -73,7 +71,26 @@ impl From<rustix::io::Errno> for InsideError {
     }
 }
 
-/// What an entry of a folder is
+impl InsideError {
+    pub(super) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io(error) => error,
+            other => io::Error::other(other),
+        }
+    }
+}
+
+/// What a name in a folder is
+#[derive(Copy, Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Folder,
+    File,
+    Link,
+    /// A pipe, a socket, a device
+    Special,
+}
+
+/// What is at a place
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Folder,
@@ -92,6 +109,14 @@ impl Place {
         let mut names = self.names.clone();
         names.push(name.to_owned());
         Self { names }
+    }
+
+    /// The folder that it is in; `None` for the folder itself
+    pub(super) fn parent(&self) -> Option<Self> {
+        let (_, folders) = self.names.split_last()?;
+        Some(Self {
+            names: folders.to_vec(),
+        })
     }
 
     pub(super) fn depth(&self) -> usize {
@@ -117,8 +142,8 @@ impl Inside {
         Ok(Self {
             root: std::path::absolute(root)?,
             real: root.canonicalize()?,
-            is_lasting: true,
             undo: None,
+            last: Mutex::default(),
         })
     }
 
@@ -197,8 +222,25 @@ impl Inside {
         Ok(Place { names })
     }
 
-    /// The names in a folder, with what they are; links count as [`Kind::Other`]
-    pub(super) fn list(&self, place: &Place) -> io::Result<Vec<(OsString, Kind)>> {
+    /// As [`resolve`](Self::resolve) for a name in a folder that was resolved
+    pub(super) fn resolve_in(&self, folder: &Place, name: &OsStr) -> Result<Place, InsideError> {
+        let place = folder.join(name);
+        let opened = match self.folder(&folder.names) {
+            Ok(opened) => opened,
+            // What is missing may be missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(place),
+            Err(error) => return Err(error.into()),
+        };
+        match rustix::fs::statat(&opened, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
+                self.resolve(&place.relative().to_string_lossy())
+            }
+            _ => Ok(place),
+        }
+    }
+
+    /// The names in a folder, with what they are
+    pub(super) fn list(&self, place: &Place) -> io::Result<Vec<(OsString, Entry)>> {
         use std::os::unix::ffi::OsStrExt as _;
 
         let folder = self.folder(&place.names)?;
@@ -209,115 +251,193 @@ impl Inside {
             if name == "." || name == ".." {
                 continue;
             }
-            match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) => entries.push((name.to_owned(), kind(&stat))),
-                // Somebody may clean up; what is gone is not there.
-                Err(rustix::io::Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    // Somebody may clean up; what is gone is not there.
+                    Err(rustix::io::Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+                kind => kind,
+            };
+            let entry = match kind {
+                FileType::Directory => Entry::Folder,
+                FileType::RegularFile => Entry::File,
+                FileType::Symlink => Entry::Link,
+                _ => Entry::Special,
+            };
+            entries.push((name.to_owned(), entry));
         }
         Ok(entries)
     }
 
     /// The content of a file; `None` if there is none
     pub(super) fn read(&self, place: &Place, limit: u64) -> Result<Option<Vec<u8>>, InsideError> {
+        match self.open_file(place, OFlags::RDONLY)? {
+            Some((mut file, size)) => read_to_end(&mut file, size, limit).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Gives a file what `edit` makes of its content, if it makes anything of it; one that is not there is fine
+    pub(super) fn edit(
+        &self,
+        place: &Place,
+        limit: u64,
+        edit: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    ) -> Result<(), InsideError> {
+        let opened = match self.undo {
+            Some(_) => None,
+            None => self.open_file(place, OFlags::RDWR).ok(),
+        };
+        let is_open_to_write = opened.is_some();
+        let opened = match opened {
+            Some(opened) => opened,
+            // What may not be written may be replaced.
+            None => self.open_file(place, OFlags::RDONLY)?,
+        };
+        let Some((mut file, size)) = opened else {
+            return Ok(());
+        };
+        let former = read_to_end(&mut file, size, limit)?;
+        match edit(&former) {
+            Some(edited) if is_open_to_write => overwrite(&file, &edited, former.len()),
+            Some(edited) => self.replace(place, &edited),
+            None => Ok(()),
+        }
+    }
+
+    /// Opens a regular file, whose size is told
+    fn open_file(&self, place: &Place, access: OFlags) -> Result<Option<(File, u64)>, InsideError> {
         let (name, folders) = place.split()?;
-        let opened = self.folder(folders).and_then(|folder| {
-            // Without NONBLOCK, opening a pipe would wait for its writer.
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let opened = rustix::fs::openat(&folder, name, flags, Mode::empty());
-            match opened {
-                // A socket cannot be opened at all.
-                Err(rustix::io::Errno::NXIO) => Ok(None),
-                Err(error) => Err(error.into()),
-                Ok(file) => Ok(Some(file)),
-            }
-        });
-        let file = match opened {
-            Ok(Some(file)) => file,
-            Ok(None) => return Err(InsideError::NotAFile("a socket")),
+        let folder = match self.folder(folders) {
+            Ok(folder) => folder,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Without NONBLOCK, opening a pipe would wait for its writer.
+        let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            // A socket cannot be opened at all.
+            Err(rustix::io::Errno::NXIO) => return Err(InsideError::NotAFile("a socket")),
             Err(error) => return Err(error.into()),
         };
         let stat = rustix::fs::fstat(&file)?;
         match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {}
-            FileType::Directory => return Err(InsideError::NotAFile("a folder")),
-            FileType::Fifo => return Err(InsideError::NotAFile("a pipe")),
-            _ => return Err(InsideError::NotAFile("a device")),
+            FileType::RegularFile => Ok(Some((file.into(), size(&stat)))),
+            FileType::Directory => Err(InsideError::NotAFile("a folder")),
+            FileType::Fifo => Err(InsideError::NotAFile("a pipe")),
+            _ => Err(InsideError::NotAFile("a device")),
         }
-        if size(&stat) > limit {
-            return Err(InsideError::TooLarge(limit));
-        }
-        let mut bytes = Vec::new();
-        File::from(file)
-            .take(limit.saturating_add(1))
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > limit {
-            return Err(InsideError::TooLarge(limit));
-        }
-        Ok(Some(bytes))
     }
 
-    /// Gives a file another content at once, with the mode and owner that it had
+    /// Gives a file another content, with the mode and owner that it had
+    ///
+    /// Where changes are [remembered](Self::with_undo) it is done at once. Any other folder is the preparation's own and goes with it, so
+    /// the file is overwritten: a file system that syncs what is renamed over another file (ext4 does) takes several times as long.
+    /// Nothing is synced here: what is remembered is when the preparation ends.
     pub(super) fn replace(&self, place: &Place, bytes: &[u8]) -> Result<(), InsideError> {
         self.remember(place)?;
         let (name, folders) = place.split()?;
         let folder = self.folder(folders)?;
+        if self.undo.is_none()
+            && let Some(file) = open_to_overwrite(&folder, name)?
+        {
+            return overwrite(&file, bytes, usize::MAX);
+        }
         let former = match rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(stat),
             Err(rustix::io::Errno::NOENT) => None,
             Err(error) => return Err(error.into()),
         };
-        let (temporary, file) = create(&folder)?;
-        let written = write(file, bytes, former.as_ref(), self.is_lasting)
-            .and_then(|()| Ok(rustix::fs::renameat(&folder, &temporary, &folder, name)?));
-        if let Err(error) = written {
-            // The error that matters is the first one.
-            let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
-            return Err(error.into());
-        }
-        if self.is_lasting {
-            rustix::fs::fsync(&folder)?;
-        }
-        Ok(())
+        self.put_at_once(place, |folder, temporary| {
+            write(
+                create(folder, temporary, Mode::RUSR | Mode::WUSR)?,
+                bytes,
+                former.as_ref(),
+            )
+        })
     }
 
     /// Opens a folder name by name, so that no link is followed
-    fn folder(&self, names: &[OsString]) -> io::Result<OwnedFd> {
+    fn folder(&self, names: &[OsString]) -> io::Result<Arc<OwnedFd>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, folder)) = last.as_ref().filter(|(at, _)| at == names) {
+            return Ok(Arc::clone(folder));
+        }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut folder = rustix::fs::open(&self.root, flags, Mode::empty())?;
         for name in names {
             folder = rustix::fs::openat(&folder, name, flags | OFlags::NOFOLLOW, Mode::empty())?;
         }
+        let folder = Arc::new(folder);
+        *last = Some((names.to_vec(), Arc::clone(&folder)));
         Ok(folder)
     }
+
+    /// A folder that is removed is not to be found any more
+    fn forget_last(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
-fn create(folder: &OwnedFd) -> io::Result<(OsString, File)> {
+fn read_to_end(file: &mut File, size: u64, limit: u64) -> Result<Vec<u8>, InsideError> {
+    if size > limit {
+        return Err(InsideError::TooLarge(limit));
+    }
+    // One byte more says at once that it has ended.
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0).saturating_add(1));
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(InsideError::TooLarge(limit));
+    }
+    Ok(bytes)
+}
+
+/// Writes over a file that had so many bytes
+fn overwrite(file: &File, bytes: &[u8], former: usize) -> Result<(), InsideError> {
+    file.write_all_at(bytes, 0)?;
+    if bytes.len() < former {
+        file.set_len(bytes.len() as u64)?;
+    }
+    Ok(())
+}
+
+/// Opens a regular file that is there; `None` for whatever has to be replaced instead
+fn open_to_overwrite(folder: &OwnedFd, name: &OsStr) -> io::Result<Option<File>> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = rustix::fs::openat(folder, name, flags, Mode::empty()) else {
+        return Ok(None);
+    };
+    let is_file = FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) == FileType::RegularFile;
+    Ok(is_file.then(|| file.into()))
+}
+
+fn create(folder: BorrowedFd<'_>, name: &str, mode: Mode) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut attempts = 0;
-    loop {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name: OsString = format!(".partial-{}-{number}", std::process::id()).into();
-        match rustix::fs::openat(folder, &name, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => return Ok((name, file.into())),
-            Err(rustix::io::Errno::EXIST) if attempts < 100 => attempts += 1,
-            Err(error) => return Err(error.into()),
-        }
+    Ok(rustix::fs::openat(folder, name, flags, mode)?.into())
+}
+
+fn write(mut file: File, bytes: &[u8], former: Option<&Stat>) -> io::Result<()> {
+    file.write_all(bytes)?;
+    match former {
+        Some(former) => take_after(&file, former),
+        None => Ok(()),
     }
 }
 
-fn write(mut file: File, bytes: &[u8], former: Option<&Stat>, is_lasting: bool) -> io::Result<()> {
-    file.write_all(bytes)?;
-    if let Some(former) = former {
-        let owner = rustix::fs::Uid::from_raw(former.st_uid);
-        let group = rustix::fs::Gid::from_raw(former.st_gid);
-        // Only root may give files away; for others the file becomes the daemon's.
-        let _ = rustix::fs::fchown(&file, Some(owner), Some(group));
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(former.st_mode & 0o777))?;
-    }
-    if is_lasting { file.sync_all() } else { Ok(()) }
+/// Gives a file the mode of another one, and its owner if that is possible
+fn take_after(file: &File, former: &Stat) -> io::Result<()> {
+    let owner = rustix::fs::Uid::from_raw(former.st_uid);
+    let group = rustix::fs::Gid::from_raw(former.st_gid);
+    // Only root may give files away; for others the file becomes the daemon's.
+    let _ = rustix::fs::fchown(file, Some(owner), Some(group));
+    Ok(rustix::fs::fchmod(
+        file,
+        Mode::from_raw_mode(former.st_mode & 0o777),
+    )?)
 }
 
 fn kind(stat: &Stat) -> Kind {
@@ -384,6 +504,22 @@ mod tests {
             let error = resolved(relative).unwrap_err().to_string();
             assert!(error.contains(said), "{relative}: {error}");
         }
+    }
+
+    #[test]
+    fn a_file_of_the_preparations_own_is_overwritten_and_nothing_of_it_is_left() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.yml");
+        fs::write(&path, "a long content").unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        let inside = Inside::new(folder.path()).unwrap();
+        for content in ["short", "a longer one"] {
+            let place = inside.resolve("x.yml").unwrap();
+            inside.replace(&place, content.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
     }
 
     #[test]

@@ -5,13 +5,16 @@
 //! ```
 //!
 //! Each stage fails with a [`PreparationError`] that knows its stage, its stable code, whether trying again can help, and
-//! the root cause in words. Preparing is a future: dropping it deletes what was staged and nothing has started.
+//! the root cause in words. Preparing is a future: after it is dropped what was staged is deleted, a static folder is what it was, and
+//! nothing has started; the next preparation of the instance waits for that.
 
 mod artifact;
 mod config_patch;
 mod failure;
 mod inside;
+mod install;
 mod launch;
+mod leftovers;
 mod merge;
 mod order;
 mod protected;
@@ -19,6 +22,7 @@ mod substitution;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod undo;
 mod workspace;
 
@@ -31,7 +35,6 @@ use std::time::Duration;
 use prexorcloud_proto::{CacheStatus, PreWarmEntry, StartInstance};
 use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::readiness::Rule;
-use prexorcloud_protocol::redact;
 
 use crate::cache;
 use crate::cache::templates::Templates;
@@ -39,10 +42,9 @@ use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
 
 use artifact::{Artifacts, Description};
-use inside::{InsideError, Place};
 use order::Assignment;
 use protected::Protected;
-use workspace::{Workspace, Workspaces};
+use workspace::{Preparing, Workspace, Workspaces};
 
 pub use crate::cache::templates::TemplateError;
 pub use artifact::DownloadLimits;
@@ -99,10 +101,9 @@ impl Preparer {
     /// # Errors
     /// If the instances' folder exists and cannot be listed.
     pub fn new(settings: Settings) -> io::Result<Self> {
-        let workspaces = Workspaces::new(settings.instances_folder.clone());
-        workspaces.sweep()?;
+        leftovers::sweep(&settings.instances_folder)?;
         Ok(Self {
-            workspaces,
+            workspaces: Workspaces::new(settings.instances_folder.clone()),
             artifacts: Artifacts::new(settings.cache_folder.clone(), settings.downloads),
             templates: Templates::new(cache::templates::Limits {
                 folder: settings.templates_folder.clone(),
@@ -129,14 +130,14 @@ impl Preparer {
         check_port(order.port)?;
         let runtime = self.runtime(&order)?;
         let fetched = templates::fetch(&self.templates, &order.templates).await?;
-        let workspace = self.workspaces.open(&order)?;
-        let workspace = self.apply_templates(&order, fetched, workspace).await?;
-        if !order.wants_standin() {
-            self.provide_runtime(&order, &workspace).await?;
-        }
-        self.provide_extensions(&order, &workspace).await?;
-        let workspace = self.configure(&order, workspace).await?;
-        let folder = workspace.promote()?;
+        let mut preparing = self.workspaces.open(&order).await?;
+        let folder = match self.fill(&order, fetched, &mut preparing).await {
+            Ok(()) => preparing.promote().await?,
+            Err(error) => {
+                preparing.give_up().await;
+                return Err(error);
+            }
+        };
         let failed = |error| PreparationError::Workspace {
             path: folder.clone(),
             error,
@@ -225,141 +226,35 @@ impl Preparer {
         Ok(Runtime::Java { binary })
     }
 
-    async fn provide_runtime(
-        &self,
-        order: &Assignment,
-        workspace: &Workspace,
-    ) -> Result<(), PreparationError> {
-        let target = workspace.path().join(&order.jar_file);
-        if order.download_url.is_empty() && order.sha256.is_empty() && target.is_file() {
-            return Ok(());
-        }
-        let remembered = workspace
-            .inside()?
-            .remember(&Place::root().join(order.jar_file.as_ref()));
-        remembered.map_err(|error| PreparationError::Workspace {
-            path: target.clone(),
-            error: io::Error::other(error),
-        })?;
-        let provided = self
-            .artifacts
-            .provide(&order.download_url, &order.sha256, &target);
-        provided.await.map_err(|source| PreparationError::Runtime {
-            file: order.jar_file.clone(),
-            source,
-        })?;
-        if !order.platform.is_empty() && !order.platform_version.is_empty() {
-            let description = Description {
-                platform: order.platform.clone(),
-                version: order.platform_version.clone(),
-                file: order.jar_file.clone(),
-            };
-            self.artifacts.describe(&order.sha256, &description);
-        }
-        Ok(())
-    }
-
-    async fn provide_extensions(
-        &self,
-        order: &Assignment,
-        workspace: &Workspace,
-    ) -> Result<(), PreparationError> {
-        for extension in &order.extensions {
-            order::check_file_name("extension.file_name", &extension.file_name)?;
-            let file = extension.file_name.clone();
-            let failed = |source| PreparationError::Extension {
-                file: file.clone(),
-                source,
-            };
-            let sha256 = extension.sha256.trim().to_ascii_lowercase();
-            if sha256.is_empty() {
-                let url = redact::urls(&extension.download_url).into_owned();
-                return Err(failed(ArtifactError::NoDigest { url }));
-            }
-            let relative = format!("{}/{}", extension.install_path, extension.file_name);
-            let inside = workspace.inside()?;
-            let target = match inside.resolve(relative.trim_start_matches('/')) {
-                Ok(place) => {
-                    let path = inside.path(&place);
-                    inside.remember(&place).map_err(|error| {
-                        let path = path.clone();
-                        let error = io::Error::other(error);
-                        failed(ArtifactError::Io { path, error })
-                    })?;
-                    path
-                }
-                Err(InsideError::Io(error)) => {
-                    let path = workspace.path().join(&relative);
-                    return Err(failed(ArtifactError::Io { path, error }));
-                }
-                Err(error) => {
-                    let problem = format!("is {:?}: {error}", extension.install_path);
-                    return Err(order::invalid("extension.install_path", problem));
-                }
-            };
-            if let Some(folder) = target.parent() {
-                tokio::fs::create_dir_all(folder).await.map_err(|error| {
-                    failed(ArtifactError::Io {
-                        path: folder.to_path_buf(),
-                        error,
-                    })
-                })?;
-            }
-            let provided = self
-                .artifacts
-                .provide(extension.download_url.trim(), &sha256, &target);
-            provided.await.map_err(failed)?;
-        }
-        Ok(())
-    }
-
-    async fn apply_templates(
+    /// Puts into a workspace what the order says
+    async fn fill(
         &self,
         order: &Assignment,
         fetched: Vec<templates::Fetched>,
-        workspace: Workspace,
-    ) -> Result<Workspace, PreparationError> {
-        if fetched.is_empty() {
-            return Ok(workspace);
+        preparing: &mut Preparing,
+    ) -> Result<(), PreparationError> {
+        if !fetched.is_empty() {
+            let variables = substitution::variables(order, &self.settings.node_id);
+            let protected = Protected::new(&order.protected_paths);
+            let apply =
+                move |workspace: &Workspace| templates::apply(fetched, workspace, &protected, &variables);
+            preparing.work(apply).await?;
         }
-        let variables = substitution::variables(order, &self.settings.node_id);
-        let protected = Protected::new(&order.protected_paths);
-        let (scratch, is_static) = (self.workspaces.scratch(order), order.is_static);
-        in_workspace(workspace, move |workspace| {
-            let inside = workspace.inside()?;
-            let path = workspace.path();
-            templates::apply(
-                fetched, &inside, path, &scratch, is_static, &protected, &variables,
-            )
-        })
-        .await
-    }
-
-    async fn configure(
-        &self,
-        order: &Assignment,
-        workspace: Workspace,
-    ) -> Result<Workspace, PreparationError> {
+        install::provide(&self.artifacts, order, preparing).await?;
         let patches = order.config_patches.clone();
-        in_workspace(workspace, move |workspace| {
-            config_patch::apply(&workspace.inside()?, &patches)
-        })
-        .await
-    }
-}
-
-/// Does file work where it may block
-async fn in_workspace(
-    workspace: Workspace,
-    work: impl FnOnce(&Workspace) -> Result<(), PreparationError> + Send + 'static,
-) -> Result<Workspace, PreparationError> {
-    let path = workspace.path().to_path_buf();
-    match tokio::task::spawn_blocking(move || work(&workspace).map(|()| workspace)).await {
-        Ok(result) => result,
-        Err(error) => Err(PreparationError::Workspace {
-            path,
-            error: io::Error::other(error),
-        }),
+        let patch = move |workspace: &Workspace| {
+            let inside = workspace.inside()?;
+            let files = patches
+                .iter()
+                .filter_map(|patch| inside.resolve(&patch.file).ok());
+            let remembered = inside.remember_ahead(files.collect(), Vec::new());
+            remembered.map_err(|error| PreparationError::Workspace {
+                path: workspace.path().to_path_buf(),
+                error: error.into_io(),
+            })?;
+            config_patch::apply(&inside, &patches)
+        };
+        preparing.work(patch).await
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use super::PreparationError;
-use super::inside::{Inside, InsideError, Kind, Place};
+use super::inside::{Entry, Inside, InsideError, Place};
 use super::order::Assignment;
 
 /// Files that hold text in which variables are replaced
@@ -64,14 +64,14 @@ pub(super) fn substitute(
             }
             Err(error) => return Err(failed(inside, &folder)(error.into())),
         };
-        for (name, kind) in entries {
+        for (name, entry) in entries {
             let place = folder.join(&name);
-            match kind {
-                Kind::Folder if folder.depth() < MAX_DEPTH => folders.push(place),
-                Kind::File(size) if size <= MAX_FILE && is_text(&name.to_string_lossy()) => {
+            match entry {
+                Entry::Folder if folder.depth() < MAX_DEPTH => folders.push(place),
+                Entry::File if is_text(&name.to_string_lossy()) => {
                     substitute_file(inside, &place, variables)?;
                 }
-                Kind::Folder | Kind::File(_) | Kind::Other => {}
+                Entry::Folder | Entry::File | Entry::Link | Entry::Special => {}
             }
         }
     }
@@ -111,28 +111,26 @@ fn substitute_file(
     place: &Place,
     variables: &BTreeMap<String, String>,
 ) -> Result<(), PreparationError> {
-    let bytes = match inside.read(place, MAX_FILE) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(()),
-        Err(InsideError::Io(error)) if !is_foreign(&error) => {
-            return Err(failed(inside, place)(error.into()));
+    let edit = |bytes: &[u8]| {
+        let Ok(text) = str::from_utf8(bytes) else {
+            tracing::debug!(path = %inside.path(place).display(), "not UTF-8, left as it is");
+            return None;
+        };
+        if !text.contains('%') {
+            return None;
         }
+        Some(replace(text, variables))
+            .filter(|replaced| replaced != text)
+            .map(String::into_bytes)
+    };
+    match inside.edit(place, MAX_FILE, edit) {
+        Ok(()) | Err(InsideError::TooLarge(_)) => Ok(()),
+        Err(InsideError::Io(error)) if !is_foreign(&error) => Err(failed(inside, place)(error.into())),
         Err(error) => {
             passed_over(inside, place, &error);
-            return Ok(());
+            Ok(())
         }
-    };
-    let Ok(text) = String::from_utf8(bytes) else {
-        tracing::debug!(path = %inside.path(place).display(), "not UTF-8, left as it is");
-        return Ok(());
-    };
-    let replaced = replace(&text, variables);
-    if replaced != text {
-        inside
-            .replace(place, replaced.as_bytes())
-            .map_err(failed(inside, place))?;
     }
-    Ok(())
 }
 
 /// One pass from left to right: a value that looks like a variable is not replaced again

@@ -5,6 +5,7 @@
 //! bring is the only thing in which variables are replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,9 +17,9 @@ use prexorcloud_protocol::content::requests::Wanted;
 use prexorcloud_protocol::limits;
 use tokio::task::JoinSet;
 
-use super::inside::{Inside, InsideError, Kind, Place};
+use super::inside::{Entry, Inside, InsideError, Kind, Place};
 use super::protected::Protected;
-use super::workspace::Scratch;
+use super::workspace::Workspace;
 use super::{PreparationError, merge, order, substitution};
 use crate::cache::templates::{Held, Templates};
 
@@ -69,17 +70,14 @@ pub(super) async fn fetch(
 /// Puts the templates into the workspace; may block
 pub(super) fn apply(
     fetched: Vec<Fetched>,
-    workspace: &Inside,
-    workspace_path: &Path,
-    scratch: &Scratch,
-    is_static: bool,
+    workspace: &Workspace,
     protected: &Protected,
     variables: &BTreeMap<String, String>,
 ) -> Result<(), PreparationError> {
-    let together = if is_static {
-        scratch.folder("together")?
+    let together = if workspace.is_static() {
+        workspace.scratch("together")?
     } else {
-        workspace_path.to_path_buf()
+        workspace.path().to_path_buf()
     };
     let mut last = None;
     for (number, mut template) in fetched.into_iter().enumerate() {
@@ -87,7 +85,7 @@ pub(super) fn apply(
         if number == 0 {
             unpack_into(&mut template, &together)?;
         } else {
-            let folder = scratch.folder(&number.to_string())?;
+            let folder = workspace.scratch(&number.to_string())?;
             unpack_into(&mut template, &folder)?;
             let (from, to) = (open(&folder)?, open(&together)?);
             bring(name, &from, &to, &Protected::default())?;
@@ -98,15 +96,14 @@ pub(super) fn apply(
         return Ok(());
     };
     substitution::substitute(&open(&together)?, variables)?;
-    if is_static {
-        bring(last, &open(&together)?, workspace, protected)?;
+    if workspace.is_static() {
+        bring(last, &open(&together)?, &workspace.inside()?, protected)?;
     }
     Ok(())
 }
 
 fn open(folder: &Path) -> Result<Inside, PreparationError> {
-    let opened = Inside::new(folder).map(Inside::for_one_start);
-    opened.map_err(|error| PreparationError::Workspace {
+    Inside::new(folder).map_err(|error| PreparationError::Workspace {
         path: folder.to_path_buf(),
         error,
     })
@@ -158,27 +155,63 @@ fn bring(
     to: &Inside,
     protected: &Protected,
 ) -> Result<(), PreparationError> {
-    let mut folders = vec![Place::root()];
-    while let Some(folder) = folders.pop() {
+    if to.remembers() {
+        let told = foretell(from, to, protected);
+        told.map_err(|error| failed(template, ".", error))?;
+    }
+    let mut folders = vec![(Place::root(), Place::root())];
+    while let Some((folder, there)) = folders.pop() {
         let path = folder.relative();
         let entries = from
             .list(&folder)
             .map_err(|error| failed(template, &path.to_string_lossy(), error.into()))?;
-        for (name, kind) in entries {
+        for (name, entry) in entries {
             let place = folder.join(&name);
             let relative = place.relative().to_string_lossy().into_owned();
-            let brought = match kind {
-                Kind::Folder => {
-                    folders.push(place);
-                    bring_folder(to, &relative)
+            let brought = match entry {
+                Entry::Folder => {
+                    let brought = bring_folder(to, &there, &name);
+                    brought.map(|there| folders.push((place, there)))
                 }
-                Kind::File(size) => bring_file(template, from, &place, size, to, &relative, protected),
-                Kind::Other => bring_link(from, &place, to, &relative, protected),
+                Entry::File => to
+                    .resolve_in(&there, &name)
+                    .and_then(|there| bring_file(template, from, &place, to, &there, &relative, protected)),
+                Entry::Link | Entry::Special => {
+                    bring_link(from, &place, to, &there.join(&name), &relative, protected)
+                }
             };
             brought.map_err(|error| failed(template, &relative, error))?;
         }
     }
     Ok(())
+}
+
+/// Has everything remembered that will change, since each time costs a wait for the disk
+///
+/// It may be more than does change, and less where links come to lead elsewhere: what is left is remembered when it changes.
+fn foretell(from: &Inside, to: &Inside, protected: &Protected) -> Result<(), InsideError> {
+    let (mut files, mut made) = (Vec::new(), Vec::new());
+    let mut folders = vec![(Place::root(), Place::root())];
+    while let Some((folder, there)) = folders.pop() {
+        for (name, entry) in from.list(&folder)? {
+            let place = folder.join(&name);
+            let relative = place.relative().to_string_lossy().into_owned();
+            let changes = |place: &Place| {
+                !protected.covers(&relative) || to.kind(place).is_ok_and(|kind| kind.is_none())
+            };
+            match entry {
+                Entry::Folder => {
+                    if let Ok(there) = to.resolve_in(&there, &name) {
+                        made.push(there.clone());
+                        folders.push((place, there));
+                    }
+                }
+                Entry::File => files.extend(to.resolve_in(&there, &name).ok().filter(changes)),
+                Entry::Link | Entry::Special => files.extend(Some(there.join(&name)).filter(changes)),
+            }
+        }
+    }
+    to.remember_ahead(files, made)
 }
 
 fn failed(template: TemplateName, path: &str, error: InsideError) -> PreparationError {
@@ -196,43 +229,46 @@ fn failed(template: TemplateName, path: &str, error: InsideError) -> Preparation
     }
 }
 
-fn bring_folder(to: &Inside, relative: &str) -> Result<(), InsideError> {
-    let place = to.resolve(relative)?;
-    to.make_folder(&place)
+fn bring_folder(to: &Inside, parent: &Place, name: &OsStr) -> Result<Place, InsideError> {
+    let place = to.resolve_in(parent, name)?;
+    if to.kind(&place)? != Some(Kind::Folder) {
+        to.make_folder(&place)?;
+    }
+    Ok(place)
 }
 
 fn bring_file(
     template: TemplateName,
     from: &Inside,
     source: &Place,
-    size: u64,
     to: &Inside,
+    place: &Place,
     relative: &str,
     protected: &Protected,
 ) -> Result<(), InsideError> {
-    let place = to.resolve(relative)?;
-    let former = match to.kind(&place)? {
-        None => return to.take_over(&place, from, source),
+    let size = match to.kind(place)? {
+        None => return to.take_over(place, from, source),
         Some(_) if protected.covers(relative) => return Ok(()),
-        Some(Kind::File(former)) => former,
+        Some(Kind::File(size)) => size,
         Some(Kind::Folder) => return Err(InsideError::NotAFile("a folder")),
         Some(Kind::Other) => return Err(InsideError::NotAFile("a pipe or a device")),
     };
-    if !merge::is_merged(relative) || former.max(size) > merge::MAX_FILE {
-        return to.take_over(&place, from, source);
+    if !merge::is_merged(relative) || size > merge::MAX_FILE {
+        return to.take_over(place, from, source);
     }
-    let (Some(base), Some(overlay)) = (
-        to.read(&place, merge::MAX_FILE)?,
-        from.read(source, merge::MAX_FILE)?,
-    ) else {
-        return to.take_over(&place, from, source);
+    let overlay = match from.read(source, merge::MAX_FILE) {
+        Err(InsideError::TooLarge(_)) => None,
+        read => read?,
+    };
+    let (Some(base), Some(overlay)) = (to.read(place, merge::MAX_FILE)?, overlay) else {
+        return to.take_over(place, from, source);
     };
     let merged = merge::merge(relative, &base, &overlay);
     if let Some(note) = merged.note {
         tracing::warn!(%template, file = relative, "{note}");
     }
     if merged.bytes != base {
-        to.replace(&place, &merged.bytes)?;
+        to.replace(place, &merged.bytes)?;
     }
     Ok(())
 }
@@ -242,14 +278,14 @@ fn bring_link(
     from: &Inside,
     source: &Place,
     to: &Inside,
+    place: &Place,
     relative: &str,
     protected: &Protected,
 ) -> Result<(), InsideError> {
     let target = from.read_link(source)?;
-    let place = to.resolve_entry(relative)?;
-    match to.kind(&place)? {
+    match to.kind(place)? {
         Some(_) if protected.covers(relative) => Ok(()),
         Some(Kind::Folder) => Err(InsideError::NotAFile("a folder")),
-        _ => to.link(&place, &target),
+        _ => to.link(place, &target),
     }
 }

@@ -2,43 +2,49 @@
 //!
 //! A dynamic instance gets a fresh folder each time: it is filled under a staging name and takes its real name when it is
 //! complete, so a half-prepared folder is never started and never mistaken for one. A static instance keeps its folder,
-//! and what changes in it changes file by file.
+//! and what changes in it changes file by file, with a way back.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::PreparationError;
 use super::inside::Inside;
+use super::leftovers;
 use super::order::Assignment;
+use super::turns::{Turn, Turns};
 use super::undo::{self, Undo};
 use crate::foreign;
 use crate::supervisor::dumps;
 
-/// Begins the names of folders that no instance uses; no group is called like that
-const HIDDEN: &str = ".";
-
-/// In the name of a folder that is being prepared
-const STAGING: &str = "-staging-";
-
-/// In the name of a folder with what a preparation has replaced
-const UNDO: &str = "-undo-";
-
-/// In the name of a folder with templates on their way into another one
-const TEMPLATES: &str = "-templates-";
+/// How long a preparation waits for an earlier one of the same instance, which only ends what it is in the middle of
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The folders of all instances
 #[derive(Debug)]
 pub(super) struct Workspaces {
     root: PathBuf,
+    turns: Turns,
     next: AtomicU64,
 }
 
 /// The folder of one instance while it is prepared
 ///
-/// Dropping it deletes what was staged.
+/// Whoever gives it up, or stops waiting for what is done in it, leaves nothing behind: it is undone where that may take its time.
+#[derive(Debug)]
+pub(super) struct Preparing {
+    live: PathBuf,
+    scratch: PathBuf,
+    /// Not while somebody works in it
+    workspace: Option<Workspace>,
+}
+
+/// The files of an instance while it is prepared, for those who may block
+///
+/// Dropping it deletes what was staged, and puts back what was replaced.
 #[derive(Debug)]
 pub(super) struct Workspace {
     live: PathBuf,
@@ -46,126 +52,133 @@ pub(super) struct Workspace {
     staging: Option<PathBuf>,
     /// The way back of a static instance
     undo: Option<Arc<Undo>>,
+    scratch: PathBuf,
+    stamp: String,
+    /// Ends last
+    turn: Turn,
+}
+
+/// A folder in which a process can be started
+///
+/// Dropping it deletes that of a dynamic instance, unless it was taken.
+#[derive(Debug)]
+struct Promoted {
+    folder: PathBuf,
+    is_unwanted: bool,
+    _turn: Turn,
 }
 
 impl Workspaces {
     pub(super) fn new(root: PathBuf) -> Self {
         Self {
             root,
-            next: AtomicU64::new(0),
+            turns: Turns::new(PATIENCE),
+            // The sweep has used the first one.
+            next: AtomicU64::new(1),
         }
     }
 
-    /// Deletes what an earlier daemon left half-prepared or half-deleted; call it before anything is prepared
-    ///
-    /// What explains a crash is kept, as it would have been. What is not ours to look at, such as `lost+found`, is left
-    /// alone with a warning.
-    ///
-    /// # Errors
-    /// If the folder of all instances cannot be listed.
-    pub(super) fn sweep(&self) -> io::Result<()> {
-        let remove = |path: PathBuf| {
-            if let Err(error) = foreign::remove(&path) {
-                tracing::warn!(folder = %path.display(), %error, "cannot delete a leftover folder");
-            }
-        };
-        // Where earlier versions of this daemon, and daemons in Java, prepared instances.
-        let former = self.root.join(".staging");
-        if former.exists() {
-            remove(former);
-        }
-        let groups = match fs::read_dir(&self.root) {
-            Ok(groups) => groups,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for group in groups {
-            let group = group?;
-            let path = group.path();
-            let instances = match group.file_type() {
-                Ok(kind) if kind.is_dir() => fs::read_dir(&path),
-                Ok(_) => continue,
-                Err(error) => Err(error),
-            };
-            let instances = match instances {
-                Ok(instances) => instances,
-                Err(error) => {
-                    tracing::warn!(folder = %path.display(), %error, "cannot look for leftovers here, passing it over");
-                    continue;
-                }
-            };
-            for instance in instances.flatten() {
-                let name = instance.file_name();
-                let is_folder = instance.file_type().is_ok_and(|kind| kind.is_dir());
-                let name = name.to_str().filter(|_| is_folder);
-                match name.and_then(half_prepared) {
-                    Some((instance_name, UNDO)) => {
-                        tracing::warn!(
-                            instance = instance_name,
-                            "a daemon ended while it prepared this static instance, whose files are put back"
-                        );
-                        undo::roll_back(&instance.path(), &path.join(instance_name));
-                        continue;
-                    }
-                    Some(_) => {
-                        remove(instance.path());
-                        continue;
-                    }
-                    None => {}
-                }
-                let Some(instance_name) = name.and_then(leftover_of) else {
-                    continue;
-                };
-                match dumps::witness(&instance.path()) {
-                    Some(witness) => {
-                        let kept = dumps::keep(&instance.path(), &path.join(instance_name), &witness);
-                        if let Err(error) = kept {
-                            tracing::warn!(folder = %instance.path().display(), %error, "cannot keep the folder of a crashed instance");
-                        }
-                    }
-                    None => remove(instance.path()),
-                }
-            }
-        }
-        Ok(())
+    #[cfg(test)]
+    pub(super) fn be_patient_for(&mut self, patience: Duration) {
+        self.turns = Turns::new(patience);
     }
 
-    /// A name beside the folder of an instance: a group may be on a file system of its own
-    fn beside(&self, order: &Assignment, mark: &str) -> PathBuf {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{HIDDEN}{}{mark}{}-{number}", order.instance, std::process::id());
-        self.root.join(order.group.as_str()).join(name)
-    }
-
-    /// A folder beside that of an instance, for what is on its way there
-    pub(super) fn scratch(&self, order: &Assignment) -> Scratch {
-        Scratch(self.beside(order, TEMPLATES))
-    }
-
-    /// Makes room for an instance
-    pub(super) fn open(&self, order: &Assignment) -> Result<Workspace, PreparationError> {
+    /// Makes room for an instance, when nobody else works on it any more
+    pub(super) async fn open(&self, order: &Assignment) -> Result<Preparing, PreparationError> {
         // Both names were checked: they cannot leave the root.
         let live = self.root.join(order.group.as_str()).join(order.instance.as_str());
-        if order.is_static {
-            create(&live)?;
-            let undo = Undo::new(self.beside(order, UNDO));
-            return Ok(Workspace {
-                live,
-                staging: None,
-                undo: Some(Arc::new(undo)),
-            });
-        }
-        let staging = self.beside(order, STAGING);
-        create(&staging)?;
-        Ok(Workspace {
+        let turn = self.turns.take(&live).await;
+        let turn = turn.map_err(|waited| PreparationError::Busy {
+            path: live.clone(),
+            waited,
+        })?;
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let stamp = format!("{}-{number}", std::process::id());
+        let (path, is_static) = (live.clone(), order.is_static);
+        let workspace = blocking(&live, move || Workspace::open(path, is_static, stamp, turn)).await??;
+        Ok(Preparing {
             live,
-            staging: Some(staging),
-            undo: None,
+            scratch: workspace.scratch.clone(),
+            workspace: Some(workspace),
         })
     }
 }
 
+impl Preparing {
+    /// Where files may be put that are on their way into the workspace
+    pub(super) fn scratch(&self) -> &Path {
+        &self.scratch
+    }
+
+    /// Does file work where it may block; it goes on, and is undone, when nobody waits for it any more
+    pub(super) async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Workspace) -> Result<T, PreparationError> + Send + 'static,
+    ) -> Result<T, PreparationError> {
+        let workspace = self.take()?;
+        let (done, workspace) = blocking(&self.live, move || (work(&workspace), workspace)).await?;
+        self.workspace = Some(workspace);
+        done
+    }
+
+    /// Undoes everything, and waits until it is
+    pub(super) async fn give_up(mut self) {
+        if let Some(workspace) = self.workspace.take() {
+            // What fails is told, and there is nobody to hear more.
+            let _ = blocking(&self.live, move || drop(workspace)).await;
+        }
+    }
+
+    /// Gives the folder its real name, in the place of whatever had it; returns that name
+    ///
+    /// Does not wait for a former folder to be deleted.
+    pub(super) async fn promote(mut self) -> Result<PathBuf, PreparationError> {
+        let workspace = self.take()?;
+        let promoted = blocking(&self.live, move || workspace.promote()).await??;
+        Ok(promoted.take())
+    }
+
+    fn take(&mut self) -> Result<Workspace, PreparationError> {
+        self.workspace.take().ok_or_else(|| PreparationError::Workspace {
+            path: self.live.clone(),
+            error: io::Error::other("it was given up"),
+        })
+    }
+}
+
+impl Drop for Preparing {
+    fn drop(&mut self) {
+        if let Some(workspace) = self.workspace.take() {
+            behind(move || drop(workspace));
+        }
+    }
+}
+
 impl Workspace {
+    fn open(live: PathBuf, is_static: bool, stamp: String, turn: Turn) -> Result<Self, PreparationError> {
+        let names = leftovers::undo_names(&live, &stamp);
+        // What a failed start has changed would be put back over what comes of this one.
+        undo::roll_back(&names, &live).map_err(|error| PreparationError::RollBack {
+            path: live.clone(),
+            kept: names.pending.clone(),
+            error,
+        })?;
+        let staging = leftovers::beside(&live, leftovers::STAGING, &stamp);
+        create(if is_static { &live } else { &staging })?;
+        Ok(Self {
+            staging: (!is_static).then_some(staging),
+            undo: is_static.then(|| Arc::new(Undo::new(names))),
+            scratch: leftovers::beside(&live, leftovers::SCRATCH, &stamp),
+            live,
+            stamp,
+            turn,
+        })
+    }
+
+    pub(super) fn is_static(&self) -> bool {
+        self.undo.is_some()
+    }
+
     /// Where files go now
     pub(super) fn path(&self) -> &Path {
         self.staging.as_deref().unwrap_or(&self.live)
@@ -179,53 +192,70 @@ impl Workspace {
         })?;
         Ok(match &self.undo {
             Some(undo) => inside.with_undo(Arc::clone(undo)),
-            // No process of the instance outlasts the machine, and the next start begins anew.
-            None => inside.for_one_start(),
+            None => inside,
         })
     }
 
-    /// Gives the folder its real name, in the place of whatever had it; returns that name
-    ///
-    /// Does not wait for a former folder to be deleted. Call it inside a tokio runtime.
-    pub(super) fn promote(mut self) -> Result<PathBuf, PreparationError> {
-        let live = self.live.clone();
-        let failed = |error| PreparationError::Workspace {
+    /// An empty folder for what is on its way into the workspace
+    pub(super) fn scratch(&self, name: &str) -> Result<PathBuf, PreparationError> {
+        let path = self.scratch.join(name);
+        create(&path)?;
+        Ok(path)
+    }
+
+    fn promote(mut self) -> Result<Promoted, PreparationError> {
+        match self.staging.take() {
+            Some(staging) => self.replace_live(&staging)?,
+            None => self.end_undo()?,
+        }
+        let is_unwanted = self.undo.is_none();
+        remove(&self.scratch);
+        // Nothing of it is left to be undone.
+        Ok(Promoted {
+            folder: self.live.clone(),
+            is_unwanted,
+            _turn: self.turn.clone(),
+        })
+    }
+
+    fn end_undo(&self) -> Result<(), PreparationError> {
+        let Some(undo) = &self.undo else { return Ok(()) };
+        let ended = undo.end(&self.inside()?);
+        let ended = ended.map_err(|error| PreparationError::Workspace {
+            path: self.live.clone(),
+            error: io::Error::other(error),
+        })?;
+        if let Some(ended) = ended {
+            let ended = ended.to_path_buf();
+            behind(move || remove(&ended));
+        }
+        Ok(())
+    }
+
+    fn replace_live(&self, staging: &Path) -> Result<(), PreparationError> {
+        let live = &self.live;
+        let aside = leftovers::beside(live, leftovers::REPLACED, &self.stamp);
+        let failed = |error: io::Error| PreparationError::Promotion {
             path: live.clone(),
+            // Whoever looks for the cause may want to see it.
+            kept: leftovers::quarantine(staging, live).unwrap_or_else(|_| staging.to_path_buf()),
             error,
         };
-        if let Some(undo) = &self.undo {
-            undo.end().map_err(failed)?;
-        }
-        let Some(staging) = self.staging.take() else {
-            return Ok(live);
-        };
-        if let Some(group) = live.parent() {
-            create(group)?;
-        }
-        let name = live.file_name().unwrap_or_default().to_string_lossy();
-        let own = staging.file_name().unwrap_or_default().to_string_lossy();
-        let stamp = own.rsplit_once(STAGING).map_or(&*own, |(_, stamp)| stamp);
-        let aside = live.with_file_name(format!("{HIDDEN}{name}-replaced-{stamp}"));
-        let replaced = match fs::rename(&live, &aside) {
+        let replaced = match fs::rename(live, &aside) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => {
-                self.staging = Some(staging);
-                return Err(failed(error));
-            }
+            Err(error) => return Err(failed(error)),
         };
-        if let Err(error) = fs::rename(&staging, &live) {
-            if replaced {
-                // Puts the former folder back; if that fails too, it is still there under the other name.
-                let _ = fs::rename(&aside, &live);
+        if let Err(error) = fs::rename(staging, live) {
+            if replaced && let Err(error) = fs::rename(&aside, live) {
+                tracing::error!(folder = %aside.display(), %error, "the folder of an earlier start cannot be put back");
             }
-            self.staging = Some(staging);
             return Err(failed(error));
         }
         if replaced {
             let former = live.clone();
             // Nobody waits for it: a world can be large, and a leftover is swept by the next daemon.
-            drop(tokio::task::spawn_blocking(move || {
+            behind(move || {
                 let gone = match dumps::witness(&aside) {
                     // A crash that this start follows too soon to have been cleared away.
                     Some(witness) => dumps::keep(&aside, &former, &witness).map(drop),
@@ -234,64 +264,66 @@ impl Workspace {
                 if let Err(error) = gone {
                     tracing::warn!(folder = %aside.display(), %error, "cannot delete the folder of an earlier start");
                 }
-            }));
+            });
         }
-        Ok(live)
+        Ok(())
     }
 }
 
 impl Drop for Workspace {
     fn drop(&mut self) {
-        if let Some(undo) = &self.undo {
-            undo.roll_back(&self.live);
-        }
-        if let Some(staging) = &self.staging
-            && let Err(error) = foreign::remove(staging)
+        if let Some(undo) = &self.undo
+            && let Err(error) = undo.roll_back(&self.live)
         {
-            tracing::warn!(folder = %staging.display(), %error, "cannot delete a half-prepared folder");
+            tracing::error!(instance = %self.live.display(), %error,
+                "not all files of a static instance can be put back after a failed start; the rest is kept, and it is not started before");
         }
+        if let Some(staging) = &self.staging {
+            remove(staging);
+        }
+        remove(&self.scratch);
     }
 }
 
-/// Folders that are only there while an instance is prepared
-#[derive(Debug)]
-pub(super) struct Scratch(PathBuf);
-
-impl Scratch {
-    /// An empty folder in it
-    pub(super) fn folder(&self, name: &str) -> Result<PathBuf, PreparationError> {
-        let path = self.0.join(name);
-        create(&path)?;
-        Ok(path)
+impl Promoted {
+    fn take(mut self) -> PathBuf {
+        self.is_unwanted = false;
+        self.folder.clone()
     }
 }
 
-impl Drop for Scratch {
+impl Drop for Promoted {
     fn drop(&mut self) {
-        if let Err(error) = foreign::remove(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "cannot delete unpacked templates");
+        if self.is_unwanted {
+            remove(&self.folder);
         }
     }
 }
 
-/// Whose preparation a folder belongs to, and which of its marks it has
-fn half_prepared(name: &str) -> Option<(&str, &'static str)> {
-    let name = name.strip_prefix(HIDDEN)?;
-    [STAGING, TEMPLATES, UNDO].into_iter().find_map(|mark| {
-        // An instance may be called like that, too: the last mark counts, with its two numbers.
-        let (instance, stamp) = name.rsplit_once(mark)?;
-        let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-        let (process, number) = stamp.split_once('-')?;
-        (is_number(process) && is_number(number)).then_some((instance, mark))
-    })
+fn remove(folder: &Path) {
+    if let Err(error) = foreign::remove(folder) {
+        tracing::warn!(folder = %folder.display(), %error,
+            "cannot delete what is left of a preparation; the next start of the daemon tries it again");
+    }
 }
 
-/// Whose folder it was, if the name is one that folders have on their way out
-fn leftover_of(name: &str) -> Option<&str> {
-    let name = name.strip_prefix(HIDDEN)?;
-    ["-ended-", "-replaced-"]
-        .iter()
-        .find_map(|mark| Some(name.split_once(mark)?.0))
+/// Does work that nobody waits for, and that may block
+fn behind(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    live: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PreparationError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| PreparationError::Workspace {
+        path: live.to_path_buf(),
+        error: io::Error::other(error),
+    })
 }
 
 fn create(path: &Path) -> Result<(), PreparationError> {

@@ -262,7 +262,7 @@ impl Artifacts {
             partial.write(&chunk).map_err(io_error(target))?;
         }
         let (shown, sha256) = (shown.to_owned(), sha256.to_owned());
-        blocking(target, move || partial.finish(&shown, &sha256)).await
+        blocking(target, move || partial.finish(&shown, &sha256, Lasts::Yes)).await
     }
 
     /// The client is made when it is first needed: it reads the system's certificates
@@ -295,6 +295,13 @@ impl Artifacts {
     }
 }
 
+/// Whether a file has to be there after a power failure
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasts {
+    Yes,
+    No,
+}
+
 /// A file that takes its name only when it is whole
 struct Partial {
     target: PathBuf,
@@ -320,7 +327,7 @@ impl Partial {
         self.temporary.write_all(bytes)
     }
 
-    fn finish(self, origin: &str, sha256: &str) -> Result<(), ArtifactError> {
+    fn finish(self, origin: &str, sha256: &str, lasts: Lasts) -> Result<(), ArtifactError> {
         let got = hexadecimal(&self.digest.finalize());
         if !sha256.is_empty() && got != sha256 {
             return Err(ArtifactError::WrongDigest {
@@ -330,10 +337,15 @@ impl Partial {
             });
         }
         let target = &self.target;
-        self.temporary.as_file().sync_all().map_err(io_error(target))?;
+        if lasts == Lasts::Yes {
+            self.temporary.as_file().sync_all().map_err(io_error(target))?;
+        }
         let persisted = self.temporary.persist(target);
         persisted.map_err(|error| io_error(target)(error.error))?;
-        durable::sync_parent(target).map_err(io_error(target))
+        match lasts {
+            Lasts::Yes => durable::sync_parent(target).map_err(io_error(target)),
+            Lasts::No => Ok(()),
+        }
     }
 }
 
@@ -385,7 +397,8 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
             });
         }
     }
-    partial.finish(&from.display().to_string(), sha256)
+    // The preparation syncs it where it has to last.
+    partial.finish(&from.display().to_string(), sha256, Lasts::No)
 }
 
 /// Reads a kept file, and says whether it is what its name says

@@ -3,23 +3,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::super::undo::Undo;
-use super::{Inside, InsideError, Kind, MAX_FILE_MOVED, NEXT, Place, kind};
+use super::{Inside, InsideError, Kind, NEXT, Place, create, kind, take_after};
+
+/// How many temporary names may be taken already
+const MAX_ATTEMPTS: usize = 100;
 
 impl Inside {
-    /// What is written is of no use after a power failure, and nobody waits for the disk
-    pub(in crate::preparation) fn for_one_start(mut self) -> Self {
-        self.is_lasting = false;
-        self
-    }
-
     /// Whatever changes is remembered first
     pub(in crate::preparation) fn with_undo(mut self, undo: Arc<Undo>) -> Self {
         self.undo = Some(undo);
@@ -28,13 +25,80 @@ impl Inside {
 
     /// To be called before a place changes
     pub(in crate::preparation) fn remember(&self, place: &Place) -> Result<(), InsideError> {
+        self.remember_all(std::slice::from_ref(place), &[])
+    }
+
+    /// To be called before many places change: waiting for the disk once is enough for all of them
+    ///
+    /// `folders` are those that will be made.
+    pub(in crate::preparation) fn remember_all(
+        &self,
+        files: &[Place],
+        folders: &[Place],
+    ) -> Result<(), InsideError> {
         match &self.undo {
-            Some(undo) => Ok(undo.remember(self, place)?),
+            Some(undo) => undo.remember(self, files, folders),
             None => Ok(()),
         }
     }
 
-    /// Gives what is at a place a second name elsewhere; where files have one name only, it is copied
+    /// Remembers places that will change, if anybody wants to know; what is wrong with one is said when it changes
+    pub(in crate::preparation) fn remember_ahead(
+        &self,
+        mut files: Vec<Place>,
+        mut folders: Vec<Place>,
+    ) -> Result<(), InsideError> {
+        if self.undo.is_none() {
+            return Ok(());
+        }
+        for places in [&mut files, &mut folders] {
+            places.retain(|place| self.kind(place).is_ok());
+        }
+        self.remember_all(&files, &folders)
+    }
+
+    /// Whether [`remember_ahead`](Self::remember_ahead) does anything
+    pub(in crate::preparation) fn remembers(&self) -> bool {
+        self.undo.is_some()
+    }
+
+    /// Makes something under a name of its own and gives it its place at once
+    pub(super) fn put_at_once(
+        &self,
+        place: &Place,
+        make: impl Fn(BorrowedFd<'_>, &str) -> io::Result<()>,
+    ) -> Result<(), InsideError> {
+        let (name, folders) = place.split()?;
+        let target = self.folder(folders)?;
+        if let Some(undo) = &self.undo {
+            // Nothing half-written is ever in a folder that stays.
+            let aside = undo.folder()?;
+            match make_and_move(aside.as_fd(), &temporary(), target.as_fd(), name, &make) {
+                Err(error) if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) => {}
+                done => return Ok(done?),
+            }
+        }
+        for attempt in 0.. {
+            let temporary = temporary();
+            let beside = Place {
+                names: folders
+                    .iter()
+                    .cloned()
+                    .chain([OsString::from(&temporary)])
+                    .collect(),
+            };
+            // Below a mount there is no other place, so it is removed with the other changes.
+            self.remember(&beside)?;
+            match make_and_move(target.as_fd(), &temporary, target.as_fd(), name, &make) {
+                // The folder may belong to somebody who plants names.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempt < MAX_ATTEMPTS => {}
+                done => return Ok(done?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives what is at a place a second name elsewhere; where files have one name only, it is copied, and is on disk then
     pub(in crate::preparation) fn name_again(
         &self,
         place: &Place,
@@ -44,17 +108,12 @@ impl Inside {
         let (name, folders) = place.split()?;
         let folder = self.folder(folders)?;
         match rustix::fs::linkat(&folder, name, elsewhere, as_name, AtFlags::empty()) {
-            Ok(()) => return Ok(()),
-            Err(Errno::PERM | Errno::XDEV | Errno::MLINK | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
+            Ok(()) => Ok(()),
+            Err(Errno::PERM | Errno::XDEV | Errno::MLINK | Errno::OPNOTSUPP) => {
+                copy(folder.as_fd(), name, elsewhere.as_fd(), as_name)
+            }
+            Err(error) => Err(error.into()),
         }
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut from = File::from(rustix::fs::openat(&folder, name, flags, Mode::empty())?);
-        let mode = Mode::from_raw_mode(rustix::fs::fstat(&from)?.st_mode & 0o777);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut to = File::from(rustix::fs::openat(elsewhere, as_name, flags, mode)?);
-        io::copy(&mut from, &mut to)?;
-        Ok(())
     }
 
     /// Moves what was named again back to its place
@@ -66,19 +125,46 @@ impl Inside {
     ) -> Result<(), InsideError> {
         let place = self.resolve_entry(relative)?;
         let (name, folders) = place.split()?;
+        self.make_folder(&Place {
+            names: folders.to_vec(),
+        })?;
         let folder = self.folder(folders)?;
         match rustix::fs::renameat(elsewhere, as_name, &folder, name) {
             // Put back already, by somebody who was interrupted.
             Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::XDEV) => self.put_at_once(&place, |folder, temporary| {
+                copy(elsewhere.as_fd(), OsStr::new(as_name), folder, temporary).map_err(io::Error::other)
+            })?,
             Err(error) => return Err(error.into()),
         }
-        // Two names of one file are not renamed: it was never replaced.
-        let _ = rustix::fs::unlinkat(elsewhere, as_name, AtFlags::empty());
-        Ok(())
+        // Two names of one file are not renamed: it was never replaced. And a copy stays when it was copied back.
+        match rustix::fs::unlinkat(elsewhere, as_name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Removes a file or a link; one that is not there is fine
     pub(in crate::preparation) fn remove_file(&self, relative: &str) -> Result<(), InsideError> {
+        self.remove(relative, AtFlags::empty())
+    }
+
+    /// Removes a folder if it is empty
+    pub(in crate::preparation) fn remove_empty_folder(&self, relative: &str) -> Result<(), InsideError> {
+        match self.remove(relative, AtFlags::REMOVEDIR) {
+            // Somebody has put something there meanwhile, or something else in its place.
+            Err(InsideError::Io(error))
+                if [Errno::NOTEMPTY, Errno::EXIST, Errno::NOTDIR]
+                    .map(|errno| Some(errno.raw_os_error()))
+                    .contains(&error.raw_os_error()) =>
+            {
+                Ok(())
+            }
+            removed => removed,
+        }
+    }
+
+    fn remove(&self, relative: &str, flags: AtFlags) -> Result<(), InsideError> {
         let place = self.resolve_entry(relative)?;
         let (name, folders) = place.split()?;
         let folder = match self.folder(folders) {
@@ -86,7 +172,8 @@ impl Inside {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
+        self.forget_last();
+        match rustix::fs::unlinkat(&folder, name, flags) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -117,6 +204,7 @@ impl Inside {
 
     /// Makes a folder, and those above it; one that is there is fine
     pub(in crate::preparation) fn make_folder(&self, place: &Place) -> Result<(), InsideError> {
+        self.remember_all(&[], std::slice::from_ref(place))?;
         let mut above: Vec<OsString> = Vec::new();
         for name in &place.names {
             let folder = self.folder(&above)?;
@@ -145,38 +233,107 @@ impl Inside {
         match rustix::fs::renameat(&source, from_name, &to, name) {
             Ok(()) => Ok(()),
             // Both are on file systems of their own.
-            Err(Errno::XDEV) => {
-                let stat = rustix::fs::statat(&source, from_name, AtFlags::SYMLINK_NOFOLLOW)?;
-                let bytes = other.read(from, MAX_FILE_MOVED)?.ok_or(io::ErrorKind::NotFound);
-                self.replace(place, &bytes.map_err(io::Error::from)?)?;
-                let mode = Mode::from_raw_mode(stat.st_mode & 0o777);
-                Ok(rustix::fs::chmodat(&to, name, mode, AtFlags::empty())?)
-            }
+            Err(Errno::XDEV) => self.put_at_once(place, |folder, temporary| {
+                copy(source.as_fd(), from_name, folder, temporary).map_err(io::Error::other)
+            }),
             Err(error) => Err(error.into()),
         }
     }
 
     /// What a link says
     pub(in crate::preparation) fn read_link(&self, place: &Place) -> Result<OsString, InsideError> {
-        use std::os::unix::ffi::OsStringExt as _;
         let (name, folders) = place.split()?;
-        let target = rustix::fs::readlinkat(self.folder(folders)?, name, Vec::new())?;
-        Ok(OsString::from_vec(target.into_bytes()))
+        read_link(self.folder(folders)?.as_fd(), name)
     }
 
     /// Makes a link, in the place of the file or the link that is there
     pub(in crate::preparation) fn link(&self, place: &Place, target: &OsStr) -> Result<(), InsideError> {
         self.remember(place)?;
-        let (name, folders) = place.split()?;
-        let folder = self.folder(folders)?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let temporary = format!(".partial-{}-link-{number}", std::process::id());
-        rustix::fs::symlinkat(target, &folder, &temporary)?;
-        if let Err(error) = rustix::fs::renameat(&folder, &temporary, &folder, name) {
-            // The error that matters is the first one.
-            let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
-            return Err(error.into());
-        }
-        Ok(())
+        self.put_at_once(place, |folder, temporary| {
+            Ok(rustix::fs::symlinkat(target, folder, temporary)?)
+        })
     }
+
+    /// Waits until a file, and the name that it has, are on disk; what is not there needs no waiting for
+    pub(in crate::preparation) fn sync(&self, place: &Place) -> Result<(), InsideError> {
+        let (name, folders) = place.split()?;
+        let folder = match self.folder(folders) {
+            Ok(folder) => folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match rustix::fs::openat(&folder, name, flags, Mode::empty()) {
+            Ok(file) => rustix::fs::fsync(file)?,
+            // Gone, a link, or nothing that has bytes.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(rustix::fs::fsync(folder)?)
+    }
+
+    /// Waits until everything on the file system of a place is on disk
+    pub(in crate::preparation) fn sync_around(&self, folder: &Place) -> Result<(), InsideError> {
+        Ok(rustix::fs::syncfs(self.folder(&folder.names)?)?)
+    }
+
+    /// Which file system a folder is on
+    pub(in crate::preparation) fn device(&self, folder: &Place) -> Result<u64, InsideError> {
+        Ok(rustix::fs::fstat(self.folder(&folder.names)?)?.st_dev)
+    }
+}
+
+fn temporary() -> String {
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!(".partial-{}-{number}", std::process::id())
+}
+
+fn make_and_move(
+    from: BorrowedFd<'_>,
+    temporary: &str,
+    to: BorrowedFd<'_>,
+    name: &OsStr,
+    make: &impl Fn(BorrowedFd<'_>, &str) -> io::Result<()>,
+) -> io::Result<()> {
+    let made = make(from, temporary);
+    if made
+        .as_ref()
+        .is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+    {
+        // It is somebody else's.
+        return made;
+    }
+    let moved = made.and_then(|()| Ok(rustix::fs::renameat(from, temporary, to, name)?));
+    if moved.is_err() {
+        // The error that matters is the first one.
+        let _ = rustix::fs::unlinkat(from, temporary, AtFlags::empty());
+    }
+    moved
+}
+
+/// Copies a file or a link to a new name, and waits until it is on disk
+fn copy(from: BorrowedFd<'_>, name: &OsStr, to: BorrowedFd<'_>, as_name: &str) -> Result<(), InsideError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut source = match rustix::fs::openat(from, name, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => {
+            let target = read_link(from, name)?;
+            return Ok(rustix::fs::symlinkat(target, to, as_name)?);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let stat = rustix::fs::fstat(&source)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(InsideError::NotAFile("a pipe or a device"));
+    }
+    let mut copy = create(to, as_name, Mode::RUSR | Mode::WUSR)?;
+    io::copy(&mut source, &mut copy)?;
+    take_after(&copy, &stat)?;
+    Ok(copy.sync_all()?)
+}
+
+fn read_link(folder: BorrowedFd<'_>, name: &OsStr) -> Result<OsString, InsideError> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let target = rustix::fs::readlinkat(folder, name, Vec::new())?;
+    Ok(OsString::from_vec(target.into_bytes()))
 }

@@ -1,6 +1,8 @@
 //! Whole preparations, without a controller
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod moments;
+mod pinned;
 mod templates;
 
 use std::path::Path;
@@ -77,7 +79,7 @@ fn leftovers(node: &Node) -> Vec<PathBuf> {
     let paths = entries.map(|entry| entry.unwrap().path());
     let is_prepared = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        ["-staging-", "-templates-", "-undo-"]
+        ["-staging-", "-scratch-", "-undo"]
             .iter()
             .any(|mark| name.contains(mark))
     };
@@ -334,27 +336,17 @@ async fn a_cancelled_preparation_leaves_nothing() {
             // The request has arrived: the download is under way.
             _ = silent.accept() => {}
         }
-        assert_eq!(leftovers(&node).len(), 1);
+        assert_eq!(
+            leftovers(&node).len(),
+            2,
+            "what is staged, and what is on its way"
+        );
     }
+    // Whoever comes next waits for its turn.
+    let another = self::start(&node);
+    node.preparer
+        .prepare(&another, Limits::of(&another), None)
+        .await
+        .unwrap();
     assert!(leftovers(&node).is_empty());
-}
-
-#[test]
-fn leftovers_of_a_killed_daemon_are_swept() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join("instances").join(name);
-    for name in [
-        ".staging/lobby-1-1-1/x",
-        "lobby/.lobby-1-staging-1-1/x",
-        "lobby/.lobby-1-templates-1-2/0/x",
-        "lobby/.lobby-1-ended-7/x",
-        "lobby/.lobby-2-replaced-a/x",
-        "lobby/lobby-3/x",
-    ] {
-        std::fs::create_dir_all(path(name)).unwrap();
-    }
-    Workspaces::new(folder.path().join("instances")).sweep().unwrap();
-    assert!(!path(".staging").exists());
-    assert_eq!(std::fs::read_dir(path("lobby")).unwrap().count(), 1);
-    assert!(path("lobby/lobby-3/x").exists());
 }

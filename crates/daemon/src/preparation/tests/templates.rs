@@ -11,7 +11,7 @@ use super::*;
 use crate::cache::templates::Ask;
 
 /// An archive with these files; a name that begins with `>` is a link
-fn archive(files: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(
         Vec::new(),
         flate2::Compression::fast(),
@@ -40,7 +40,7 @@ fn archive(files: &[(&str, &str)]) -> Vec<u8> {
     packed.finish().unwrap()
 }
 
-fn data(name: &str, hash: &str, archive: Vec<u8>) -> Payload {
+pub(super) fn data(name: &str, hash: &str, archive: Vec<u8>) -> Payload {
     Payload::TemplateData(Box::new(TemplateData {
         template_name: name.into(),
         hash: hash.into(),
@@ -49,7 +49,7 @@ fn data(name: &str, hash: &str, archive: Vec<u8>) -> Payload {
     }))
 }
 
-fn refs(templates: &[(&str, &str)]) -> Vec<TemplateRef> {
+pub(super) fn refs(templates: &[(&str, &str)]) -> Vec<TemplateRef> {
     let refs = templates.iter().map(|(name, hash)| TemplateRef {
         name: (*name).into(),
         hash: (*hash).into(),
@@ -58,7 +58,7 @@ fn refs(templates: &[(&str, &str)]) -> Vec<TemplateRef> {
 }
 
 /// Prepares while a controller answers each request by `answer`; says what was asked
-async fn play(
+pub(super) async fn play(
     node: &Node,
     start: &StartInstance,
     mut answer: impl FnMut(&Ask) -> Vec<Payload>,
@@ -95,11 +95,11 @@ fn from(contents: BTreeMap<&'static str, Vec<u8>>) -> impl FnMut(&Ask) -> Vec<Pa
     }
 }
 
-fn folder(node: &Node) -> PathBuf {
+pub(super) fn folder(node: &Node) -> PathBuf {
     node.folder.path().join("instances/lobby/lobby-1")
 }
 
-fn text(node: &Node, name: &str) -> String {
+pub(super) fn text(node: &Node, name: &str) -> String {
     std::fs::read_to_string(folder(node).join(name)).unwrap()
 }
 
