@@ -41,6 +41,7 @@ use crate::{
     descriptors::Shares,
     enrolment::Enrolment,
     fleet::Fleet,
+    groups::Groups,
     host_access::HostAccessFile,
     http::{self, Api, HttpServer, HttpServerError, SharedAnswer},
     inventory::Inventory,
@@ -288,6 +289,12 @@ impl Foundation {
             Arc::clone(&sealing),
             Limits::default(),
         );
+        let groups = Groups::new(
+            Arc::clone(&store),
+            templates.clone(),
+            Arc::clone(&sealing),
+            config.instances.clone(),
+        );
         let context = NodeContext {
             store: Arc::clone(&store),
             inventory: Arc::clone(&inventory),
@@ -351,6 +358,7 @@ impl Foundation {
             templates: templates.clone(),
             access,
             fleet: Fleet::new(Arc::clone(&nodes)),
+            groups,
             nodes: Arc::clone(&nodes),
             certificates,
             consoles,

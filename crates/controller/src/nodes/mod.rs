@@ -17,9 +17,11 @@ mod crashes;
 mod drain;
 mod events;
 mod files;
+mod jar;
 mod order;
 mod pacing;
 mod plugins;
+mod ready;
 mod record;
 mod registry;
 mod requests;
@@ -34,9 +36,11 @@ pub(crate) use self::{
     acceptor::StreamAcceptor,
     crashes::{prune as prune_crashes, summarise_all as summarise_crashes},
     files::{FilesAnswer, FilesAsked},
-    order::{OrderError, StartOrder, StopAnswer},
+    jar::{check_jar, check_sha256},
+    order::{GroupSays, OrderError, StartOrder, StopAnswer},
+    ready::Ready,
     registry::{NOTES, NodeContext, Nodes},
-    starts::{file_name, is_live, is_path},
+    starts::is_live,
     templates::IN_MEMORY as ARCHIVES_IN_MEMORY,
     typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},

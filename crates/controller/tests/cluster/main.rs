@@ -4,6 +4,7 @@
 mod admin;
 mod bootstrap;
 mod files;
+mod groups;
 mod http;
 mod instances;
 mod kill;

@@ -27,7 +27,7 @@ fn json_of(manifest: &Manifest) -> String {
 }
 
 /// Sends what is missing and publishes; says how many blobs travelled, and the version
-async fn push(cluster: &Cluster, name: &str, files: &[(&str, &str)]) -> (usize, Value) {
+pub async fn push(cluster: &Cluster, name: &str, files: &[(&str, &str)]) -> (usize, Value) {
     let body = json_of(&manifest(files));
     let (status, missing) = cluster
         .call("POST", &format!("/templates/{name}/missing"), Some(&body))
