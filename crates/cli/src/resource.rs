@@ -424,3 +424,87 @@ pub struct TemplateVariable {
     #[serde(default)]
     pub description: String,
 }
+
+/// A group
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Group {
+    /// Its name
+    pub name: String,
+    /// The name of the software
+    pub platform: String,
+    /// Its version
+    pub platform_version: String,
+    /// An http(s) URL or a path on the nodes; empty = a template brings the file
+    pub jar: String,
+    /// What the jar is called in the folder of a server
+    pub jar_file: String,
+    /// Templates that are laid over each other
+    pub templates: Vec<String>,
+    /// Values of variables that may be shown
+    pub variable_values: BTreeMap<String, String>,
+    /// Variables whose values may not
+    pub hidden_variables: Vec<String>,
+    /// Keys of configuration files
+    pub config_patches: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether folders are kept
+    #[serde(rename = "static")]
+    pub is_static: bool,
+    /// Names of static servers
+    pub static_instance_names: Vec<String>,
+    /// What templates do not overwrite
+    pub protected_paths: Vec<String>,
+    /// MiB of each server
+    pub memory_mb: i64,
+    /// For the JVM
+    pub jvm_args: Vec<String>,
+    /// Environment of the servers, to whoever may see it
+    pub env: BTreeMap<String, String>,
+    /// Names of variables whose values are not shown
+    pub hidden_env: Vec<String>,
+    /// First port
+    pub port_range_start: i64,
+    /// Last port
+    pub port_range_end: i64,
+    /// Until RUNNING
+    pub startup_timeout_seconds: u64,
+    /// From a stop to the kill
+    pub shutdown_grace_seconds: u64,
+    /// 0 = no limit
+    pub max_lifetime_seconds: u64,
+    /// The most servers
+    pub max_instances: u64,
+    /// Servers that have not ended
+    pub live_instances: u64,
+    /// Servers that are RUNNING
+    pub running_instances: u64,
+    /// Players on all of them
+    pub total_players: i64,
+    /// Fields that are set, and that nothing acts on
+    pub not_in_effect: Vec<String>,
+    /// Rises with every change
+    pub revision: u64,
+    /// When anything of it last changed
+    pub updated_at: Option<String>,
+}
+
+/// Some of the groups
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupPage {
+    /// By name
+    pub data: Vec<Group>,
+    /// How many a page has that is not the last
+    pub page_size: usize,
+}
+
+/// What a start of a group came to
+#[derive(Clone, Debug, Deserialize)]
+pub struct Started {
+    /// The instances
+    #[serde(default)]
+    pub instances: Vec<String>,
+    /// Why they are not as many as were asked for
+    #[serde(default)]
+    pub refused: Option<String>,
+}

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod console;
+mod groups;
 mod hostile;
 mod output;
 mod requests;
