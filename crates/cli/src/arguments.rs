@@ -1,5 +1,6 @@
 //! The command line
 
+mod cache;
 mod group;
 mod template;
 
@@ -11,6 +12,7 @@ use clap_complete::Shell;
 use crate::failure::EXIT_CODES;
 use crate::settings::Overrides;
 
+pub use self::cache::CacheCommand;
 pub use self::group::{GroupCommand, GroupFields};
 pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
@@ -194,6 +196,9 @@ pub enum NodeCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// What a node keeps for later starts: jars and templates
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Ends draining
     Undrain {
         /// The node

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use prexorcloud_content::Limits;
 use prexorcloud_proto::{
     admin_service_server::AdminServiceServer, bootstrap_service_server::BootstrapServiceServer,
 };
@@ -287,7 +286,7 @@ impl Foundation {
             Arc::clone(&store),
             content,
             Arc::clone(&sealing),
-            Limits::default(),
+            config.templates.clone(),
         );
         let groups = Groups::new(
             Arc::clone(&store),

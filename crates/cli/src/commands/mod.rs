@@ -1,6 +1,7 @@
 //! What each command does
 
 mod audit;
+mod cache;
 mod console;
 mod crash;
 mod files;

@@ -1,6 +1,7 @@
 //! The real program against a controller whose every byte the test decides
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod cache;
 mod console;
 mod groups;
 mod hostile;

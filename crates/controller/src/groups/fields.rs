@@ -400,6 +400,33 @@ mod tests {
     }
 
     #[test]
+    fn the_page_about_groups_lists_them_all() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/groups.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let head = "|---|---|---|\n";
+        let (before, rest) = text.split_once(head).unwrap();
+        let (_, after) = rest.split_once("\nA port or a time").unwrap();
+        let mut rows = String::new();
+        for field in FIELDS {
+            let effect = match field.effect {
+                Effect::Acts => "acts",
+                Effect::Kept => "kept",
+                Effect::Refused(_) => "refused",
+            };
+            rows += &format!("| `{}` | `{}` | {effect} |\n", field.name, field.default);
+        }
+        let expected = format!("{before}{head}{rows}\nA port or a time{after}");
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(page, &expected).unwrap();
+        }
+        assert_eq!(
+            std::fs::read_to_string(page).unwrap(),
+            expected,
+            "UPDATE_SNAPSHOTS=1 writes it"
+        );
+    }
+
+    #[test]
     fn maps_are_changed_entry_by_entry_and_all_else_as_a_whole() {
         let field = |name| Field::named(name).unwrap();
         let before = json!({ "A": "1", "B": "2" });

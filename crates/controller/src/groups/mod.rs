@@ -8,6 +8,7 @@ mod fields;
 mod record;
 mod settings;
 mod start;
+mod warmth;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -211,7 +211,7 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
 }
 
 /// The family of configuration files of software with this name
-fn format_of(platform: &str) -> ConfigFormat {
+pub(super) fn format_of(platform: &str) -> ConfigFormat {
     match platform.to_ascii_lowercase().as_str() {
         "paper" | "folia" | "purpur" | "pufferfish" => ConfigFormat::Paper,
         "spigot" | "bukkit" | "craftbukkit" => ConfigFormat::Spigot,

@@ -7,6 +7,7 @@ mod access;
 mod access_tokens;
 mod answering;
 mod audit;
+mod cache;
 mod connections;
 mod console;
 mod content;
@@ -85,6 +86,9 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/shutdown", post(nodes::shutdown))
         .route("/nodes/{id}/remove", post(nodes::remove))
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
+        .route("/nodes/{id}/cache", get(cache::show))
+        .route("/nodes/{id}/cache/refresh", post(cache::refresh))
+        .route("/nodes/{id}/cache/warm", post(cache::warm))
         .route("/instances", get(instances::list).post(instances::start))
         .route("/instances/{id}", get(instances::show).delete(instances::forget))
         .route("/instances/{id}/stop", post(instances::stop))

@@ -40,7 +40,7 @@ fn has_path(jar: &str) -> bool {
 }
 
 /// The name of the file that a path or URL ends in, without query and fragment
-pub(super) fn file_name(jar: &str) -> &str {
+pub(crate) fn file_name(jar: &str) -> &str {
     let path = if is_path(jar) {
         jar
     } else {
@@ -50,7 +50,7 @@ pub(super) fn file_name(jar: &str) -> &str {
 }
 
 /// Whether it is a path on the node, in which no character means anything but itself
-pub(super) fn is_path(jar: &str) -> bool {
+pub(crate) fn is_path(jar: &str) -> bool {
     jar.starts_with('/')
 }
 

@@ -12,6 +12,7 @@
 //! draining are facts of the record and survive streams and restarts; reachable and connected are facts of the session.
 
 mod acceptor;
+mod cache;
 mod commits;
 mod crashes;
 mod drain;
@@ -34,13 +35,14 @@ mod view;
 
 pub(crate) use self::{
     acceptor::StreamAcceptor,
+    cache::{CacheView, Warming},
     crashes::{prune as prune_crashes, summarise_all as summarise_crashes},
     files::{FilesAnswer, FilesAsked},
-    jar::{check_jar, check_sha256},
+    jar::{check_jar, check_sha256, file_name, is_path},
     order::{GroupSays, OrderError, StartOrder, StopAnswer},
     ready::Ready,
     registry::{NOTES, NodeContext, Nodes},
-    starts::is_live,
+    starts::{is_live, pinned_version},
     templates::IN_MEMORY as ARCHIVES_IN_MEMORY,
     typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},

@@ -7,7 +7,8 @@ use std::{
 };
 
 use prexorcloud_proto::{
-    ConfigFormat, ConfigPatch, ReadinessRule, RuntimeIsolation, ShutdownNodeAck, StartInstance, TemplateRef,
+    ConfigFormat, ConfigPatch, PreWarmCache, ReadinessRule, RuntimeIsolation, ShutdownNodeAck, StartInstance,
+    TemplateRef,
 };
 use prexorcloud_protocol::{
     Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
@@ -100,6 +101,15 @@ pub(super) enum NodeRequest {
         asked: FilesAsked,
         reply: Reply<oneshot::Receiver<FilesAnswer>>,
     },
+    /// Ask what is in its cache; the answer is the number of the last status before
+    AskAboutCache {
+        reply: Reply<u64>,
+    },
+    /// Fill its cache
+    WarmCache {
+        order: Box<PreWarmCache>,
+        reply: Reply<()>,
+    },
     /// End the present session
     Close {
         close: Close,
@@ -118,12 +128,14 @@ impl NodeRequest {
             Self::ShutDown { reply, .. } => reply.is_closed(),
             Self::Files { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
+            Self::AskAboutCache { reply } => reply.is_closed(),
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
             | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
             | Self::Retire { reply }
+            | Self::WarmCache { reply, .. }
             | Self::Close { reply, .. } => reply.is_closed(),
         }
     }
@@ -226,6 +238,8 @@ impl Node {
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
             NodeRequest::Files { asked, reply } => answer(reply, self.ask_about_files(asked)),
+            NodeRequest::AskAboutCache { reply } => answer(reply, self.ask_about_cache()),
+            NodeRequest::WarmCache { order, reply } => answer(reply, self.warm_cache(*order)),
             NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {

@@ -190,7 +190,7 @@ fn seeds(grpc_addresses: &[String], http_port: u16) -> Option<String> {
 
 /// A daemon that announces nothing compares what it has in its cache by platform, version and address, and not by content:
 /// another content is another version
-fn pinned_version(version: &str, sha256: &str) -> String {
+pub(crate) fn pinned_version(version: &str, sha256: &str) -> String {
     match (version, sha256.get(..16)) {
         ("", Some(pin)) => pin.to_owned(),
         ("", None) => "unpinned".to_owned(),

@@ -68,6 +68,18 @@ impl Templates {
         Ok(Composition { templates, variables })
     }
 
+    /// The version of a template that counts now, as daemons know it; `None` = nothing was pushed
+    ///
+    /// # Errors
+    /// [`TemplateError::Unknown`], or what the storage reported.
+    pub async fn reference(&self, name: &str) -> Result<Option<TemplateRef>, TemplateError> {
+        let (record, current) = self.show(name).await?;
+        Ok(current.map(|version| TemplateRef {
+            name: record.name,
+            hash: version.archive,
+        }))
+    }
+
     /// What templates say about variables, in the order of the names; one that is not there says nothing
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 mod admin;
 mod bootstrap;
+mod cache;
 mod files;
 mod groups;
 mod http;
