@@ -353,6 +353,7 @@ fn from_controller() -> Vec<(&'static str, ControllerMessage)> {
             "pre_warm_cache",
             Payload::PreWarmCache(proto::PreWarmCache {
                 entries: vec![Default::default(); 4],
+                ..Default::default()
             }),
         ),
         (

@@ -1,5 +1,7 @@
 //! The command line
 
+mod cache;
+mod group;
 mod template;
 
 use std::path::PathBuf;
@@ -10,6 +12,8 @@ use clap_complete::Shell;
 use crate::failure::EXIT_CODES;
 use crate::settings::Overrides;
 
+pub use self::cache::CacheCommand;
+pub use self::group::{GroupCommand, GroupFields};
 pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
 const ABOUT: &str = "Operates a PrexorCloud cluster through its controller's HTTP interface";
@@ -116,6 +120,9 @@ pub enum Command {
     /// Instances, the servers themselves
     #[command(subcommand, visible_alias = "inst")]
     Instance(InstanceCommand),
+    /// Groups, what servers of a kind are started with
+    #[command(subcommand)]
+    Group(GroupCommand),
     /// Templates, the folders that servers are started from
     #[command(subcommand)]
     Template(TemplateCommand),
@@ -189,6 +196,9 @@ pub enum NodeCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// What a node keeps for later starts: jars and templates
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Ends draining
     Undrain {
         /// The node
@@ -237,7 +247,7 @@ pub enum NodeCommand {
 /// `prexorctl instance`
 #[derive(Debug, Subcommand)]
 pub enum InstanceCommand {
-    /// Starts a server from a jar
+    /// Starts servers of a group, or one server from a jar
     Start(Box<StartArguments>),
     /// Stops a server gracefully
     Stop {
@@ -348,51 +358,62 @@ pub struct StartArguments {
     /// The group that it belongs to
     #[arg(value_parser = id)]
     pub group: String,
-    /// The server: an http(s) URL, or a path on the node
+    /// So many servers, with what the group says
+    #[arg(long, default_value_t = 1, conflicts_with = "jar", value_parser = clap::value_parser!(u32).range(1..=50))]
+    pub count: u32,
+    /// The server: an http(s) URL, or a path on the node. Then the group is only a name, and what follows is said here
     #[arg(long, value_name = "URL|PATH")]
-    pub jar: String,
+    pub jar: Option<String>,
     /// What the jar's SHA-256 must be, 64 hexadecimal digits
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", requires = "jar")]
     pub sha256: Option<String>,
     /// Its name [default: the group and a number]
-    #[arg(long, value_parser = id)]
+    #[arg(long, value_parser = id, requires = "jar")]
     pub id: Option<String>,
     /// Where to run it [default: the controller chooses]
-    #[arg(long, value_name = "ID", value_parser = id)]
+    #[arg(long, value_name = "ID", value_parser = id, requires = "jar")]
     pub node: Option<String>,
     /// A template that is laid into its folder; several times, later ones over earlier ones
-    #[arg(long = "template", value_name = "NAME")]
+    #[arg(long = "template", value_name = "NAME", requires = "jar")]
     pub templates: Vec<String>,
-    /// A value of a template's variable, NAME=VALUE; several times
+    /// A value of a template's variable, NAME=VALUE; several times. That of a SECRET belongs into --var-file
     #[arg(long = "var", value_name = "NAME=VALUE")]
     pub variables: Vec<String>,
+    /// The value of a variable from a file, NAME=FILE; several times
+    #[arg(long = "var-file", value_name = "NAME=FILE")]
+    pub variable_files: Vec<String>,
     /// Memory in MiB
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "MIB", requires = "jar", value_parser = clap::value_parser!(u32).range(1..))]
     pub memory_mb: Option<u32>,
     /// An argument for the JVM; may be given several times
-    #[arg(long = "jvm-arg", value_name = "ARG", allow_hyphen_values = true)]
+    #[arg(
+        long = "jvm-arg",
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        requires = "jar"
+    )]
     pub jvm_args: Vec<String>,
     /// An environment variable, NAME=VALUE; several times. Secrets belong into --env-file
-    #[arg(long = "env", value_name = "NAME=VALUE")]
+    #[arg(long = "env", value_name = "NAME=VALUE", requires = "jar")]
     pub environment: Vec<String>,
     /// A file of NAME=VALUE lines; empty lines and those that begin with # are left out
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "jar")]
     pub env_file: Option<PathBuf>,
     /// Its port [default: a free one of the configured range]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, requires = "jar", value_parser = clap::value_parser!(u16).range(1..))]
     pub port: Option<u16>,
     /// Seconds that it may take to start
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", requires = "jar")]
     pub startup_timeout: Option<u32>,
     /// Seconds that it gets to stop before it is killed
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", requires = "jar")]
     pub grace: Option<u32>,
     /// Stop it after so many seconds
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", requires = "jar")]
     pub max_lifetime: Option<u32>,
     /// What makes it RUNNING: port, plugin, or line:TEXT, which its console message begins with (line:*TEXT: has anywhere)
     /// [default: the ready line of its platform, else the port]
-    #[arg(long, value_name = "RULE", value_parser = ready_rule)]
+    #[arg(long, value_name = "RULE", value_parser = ready_rule, requires = "jar")]
     pub ready: Option<ReadyRule>,
     /// Return when it is RUNNING
     #[arg(long)]

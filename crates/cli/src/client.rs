@@ -111,6 +111,21 @@ impl Client {
         self.call(Method::POST, path, query, body).await
     }
 
+    /// Changes what is named of something that still has the revision `seen`
+    ///
+    /// # Errors
+    /// Every [`Failure`] of the network and the controller; [`Failure::Refused`] with status 412 if somebody else has changed it meanwhile.
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: &Value,
+        seen: u64,
+    ) -> Result<Answer<T>, Failure> {
+        let mut request = Request::new(self, Method::PATCH, path, &[]);
+        request.seen = Some(seen);
+        request.answered(self, Some(body)).await
+    }
+
     /// Replaces something
     ///
     /// # Errors
@@ -149,13 +164,7 @@ impl Client {
         query: &[(&str, String)],
         body: Option<&Value>,
     ) -> Result<Answer<T>, Failure> {
-        let request = Request::new(self, method, path, query);
-        request
-            .within(async {
-                let response = request.send(self, body, ANSWER_TIMEOUT).await?;
-                request.understand(response).await
-            })
-            .await
+        Request::new(self, method, path, query).answered(self, body).await
     }
 }
 
@@ -165,6 +174,8 @@ pub(crate) struct Request {
     method: Method,
     url: Url,
     controller: String,
+    /// The revision of what it is about that its maker has seen
+    seen: Option<u64>,
 }
 
 impl Request {
@@ -181,7 +192,20 @@ impl Request {
             method,
             url,
             controller: client.controller().to_owned(),
+            seen: None,
         }
+    }
+
+    async fn answered<T: DeserializeOwned>(
+        &self,
+        client: &Client,
+        body: Option<&Value>,
+    ) -> Result<Answer<T>, Failure> {
+        self.within(async {
+            let response = self.send(client, body, ANSWER_TIMEOUT).await?;
+            self.understand(response).await
+        })
+        .await
     }
 
     async fn within<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
@@ -199,6 +223,9 @@ impl Request {
         timeout: Duration,
     ) -> Result<Response, Failure> {
         let mut builder = self.builder(client).timeout(timeout);
+        if let Some(seen) = self.seen {
+            builder = builder.header("if-match", format!("\"{seen}\""));
+        }
         if let Some(body) = body {
             builder = builder
                 .header("content-type", "application/json")

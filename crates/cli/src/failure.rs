@@ -82,6 +82,12 @@ pub enum Failure {
         /// Whether a crash report says more
         has_report: bool,
     },
+    /// Some of what was asked for was done
+    #[error("{message}")]
+    Partly {
+        /// How much, and why not all
+        message: String,
+    },
     /// Standard output cannot be written
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
@@ -127,6 +133,7 @@ impl Failure {
             | Self::Unintelligible { .. }
             | Self::TooLarge { .. }
             | Self::Missed { .. }
+            | Self::Partly { .. }
             | Self::Output(_) => 1,
         })
     }

@@ -424,3 +424,177 @@ pub struct TemplateVariable {
     #[serde(default)]
     pub description: String,
 }
+
+/// A group
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Group {
+    /// Its name
+    pub name: String,
+    /// The name of the software
+    pub platform: String,
+    /// Its version
+    pub platform_version: String,
+    /// An http(s) URL or a path on the nodes; empty = a template brings the file
+    pub jar: String,
+    /// What the jar is called in the folder of a server
+    pub jar_file: String,
+    /// Templates that are laid over each other
+    pub templates: Vec<String>,
+    /// Values of variables that may be shown
+    pub variable_values: BTreeMap<String, String>,
+    /// Variables whose values may not
+    pub hidden_variables: Vec<String>,
+    /// Keys of configuration files
+    pub config_patches: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether folders are kept
+    #[serde(rename = "static")]
+    pub is_static: bool,
+    /// Names of static servers
+    pub static_instance_names: Vec<String>,
+    /// What templates do not overwrite
+    pub protected_paths: Vec<String>,
+    /// MiB of each server
+    pub memory_mb: i64,
+    /// For the JVM
+    pub jvm_args: Vec<String>,
+    /// Environment of the servers, to whoever may see it
+    pub env: BTreeMap<String, String>,
+    /// Names of variables whose values are not shown
+    pub hidden_env: Vec<String>,
+    /// First port
+    pub port_range_start: i64,
+    /// Last port
+    pub port_range_end: i64,
+    /// Until RUNNING
+    pub startup_timeout_seconds: u64,
+    /// From a stop to the kill
+    pub shutdown_grace_seconds: u64,
+    /// 0 = no limit
+    pub max_lifetime_seconds: u64,
+    /// The most servers
+    pub max_instances: u64,
+    /// Servers that have not ended
+    pub live_instances: u64,
+    /// Servers that are RUNNING
+    pub running_instances: u64,
+    /// Players on all of them
+    pub total_players: i64,
+    /// Fields that are set, and that nothing acts on
+    pub not_in_effect: Vec<String>,
+    /// Rises with every change
+    pub revision: u64,
+    /// When anything of it last changed
+    pub updated_at: Option<String>,
+}
+
+/// Some of the groups
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GroupPage {
+    /// By name
+    pub data: Vec<Group>,
+    /// How many a page has that is not the last
+    pub page_size: usize,
+}
+
+/// What a start of a group came to
+#[derive(Clone, Debug, Deserialize)]
+pub struct Started {
+    /// The instances
+    #[serde(default)]
+    pub instances: Vec<String>,
+    /// Why they are not as many as were asked for
+    #[serde(default)]
+    pub refused: Option<String>,
+}
+
+/// What a node keeps for later starts
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeCache {
+    /// Contents of templates
+    pub templates: Vec<CachedTemplate>,
+    /// Runtimes
+    pub jars: Vec<CachedJar>,
+    /// Prepared files
+    pub bootstraps: Vec<CachedBootstrap>,
+    /// All of it, in bytes
+    pub total_size_bytes: i64,
+    /// When the node has said so; `None` = it has not
+    pub received_at: Option<String>,
+    /// How often it has
+    pub number: u64,
+    /// What came of the last order to fill it
+    pub warming: Option<Warming>,
+}
+
+/// A content of a template on a node
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CachedTemplate {
+    /// The template
+    pub name: String,
+    /// Names the content
+    pub hash: String,
+    /// Bytes of the archive
+    pub size_bytes: i64,
+    /// When a start last used it
+    pub last_used: Option<String>,
+}
+
+/// A runtime on a node
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CachedJar {
+    /// The name of the software
+    pub platform: String,
+    /// Its version
+    pub version: String,
+    /// The file
+    pub jar_file: String,
+    /// Its size
+    pub size_bytes: i64,
+    /// When it came
+    pub cached_at: Option<String>,
+}
+
+/// Files that make the first start of a runtime faster
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CachedBootstrap {
+    /// The family of the runtime
+    pub config_format: String,
+    /// Its version
+    pub version: String,
+    /// Bytes of all files
+    pub size_bytes: i64,
+}
+
+/// What came of an order to fill a cache
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Warming {
+    /// `WARMING`, `WARMED`, `FAILED`, `BUSY`, `LOST`, `UNANSWERED` or `SENT`
+    pub state: String,
+    /// Jars of the order
+    pub runtimes: u64,
+    /// Templates of the order
+    pub templates: u64,
+    /// When it was given
+    pub began_at: String,
+    /// When its outcome was known
+    pub ended_at: Option<String>,
+    /// What the node could not have
+    pub failures: Vec<WarmFailure>,
+}
+
+/// Something that a node could not have
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct WarmFailure {
+    /// The file or the template
+    pub what: String,
+    /// Why, in the daemon's words
+    pub message: String,
+}

@@ -46,11 +46,15 @@ pub enum Permission {
     TemplatesView,
     /// Create, push, roll back and delete templates, and set their variables
     TemplatesManage,
+    /// See groups, but for their environment
+    GroupsView,
+    /// Create, change and delete groups, and see their environment
+    GroupsManage,
 }
 
 impl Permission {
     /// All of them
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::TokensManage,
         Self::NodesView,
         Self::NodesManage,
@@ -61,6 +65,8 @@ impl Permission {
         Self::AuditView,
         Self::TemplatesView,
         Self::TemplatesManage,
+        Self::GroupsView,
+        Self::GroupsManage,
     ];
 
     /// The one with this name
@@ -83,6 +89,8 @@ impl Permission {
             Self::AuditView => "audit.view",
             Self::TemplatesView => "templates.view",
             Self::TemplatesManage => "templates.manage",
+            Self::GroupsView => "groups.view",
+            Self::GroupsManage => "groups.manage",
         }
     }
 }

@@ -11,7 +11,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use prexorcloud_content::Limits;
 use prexorcloud_proto::{
     admin_service_server::AdminServiceServer, artifact_service_server::ArtifactServiceServer,
     bootstrap_service_server::BootstrapServiceServer,
@@ -42,6 +41,7 @@ use crate::{
     descriptors::Shares,
     enrolment::Enrolment,
     fleet::Fleet,
+    groups::Groups,
     host_access::HostAccessFile,
     http::{self, Api, HttpServer, HttpServerError, SharedAnswer},
     inventory::Inventory,
@@ -287,7 +287,13 @@ impl Foundation {
             Arc::clone(&store),
             content,
             Arc::clone(&sealing),
-            Limits::default(),
+            config.templates.clone(),
+        );
+        let groups = Groups::new(
+            Arc::clone(&store),
+            templates.clone(),
+            Arc::clone(&sealing),
+            config.instances.clone(),
         );
         let context = NodeContext {
             store: Arc::clone(&store),
@@ -356,6 +362,7 @@ impl Foundation {
             templates: templates.clone(),
             access,
             fleet: Fleet::new(Arc::clone(&nodes)),
+            groups,
             nodes: Arc::clone(&nodes),
             certificates,
             consoles,

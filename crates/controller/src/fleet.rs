@@ -1,7 +1,7 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,8 +12,8 @@ use tokio::sync::OnceCell;
 use crate::{
     inventory::{Inventory, Outline},
     nodes::{
-        CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, Nodes, OrderError, StartOrder,
-        StopAnswer, Vitals,
+        CommandResult, FilesAnswer, FilesAsked, GroupSays, NodeSummary, NodeView, Nodes, OrderError,
+        StartOrder, StopAnswer, Vitals,
     },
     store::StoreError,
     wall_clock::now_millis,
@@ -143,11 +143,11 @@ impl Fleet {
             }
             let candidates = match request.node {
                 Some(node) => vec![node],
-                None => by_load(&self.nodes),
+                None => match self.home_of(&order).await? {
+                    Some(node) => vec![node],
+                    None => by_load(&self.nodes, &order)?,
+                },
             };
-            if candidates.is_empty() {
-                return Err(OrderError::NoNode);
-            }
             let mut contended = false;
             for node in candidates {
                 match self.nodes.launch(node, order.clone()).await {
@@ -176,6 +176,39 @@ impl Fleet {
             }
         }
         Err(refused)
+    }
+
+    /// Where the files of a static instance are, if it has been started before
+    async fn home_of(&self, order: &StartOrder) -> Result<Option<NodeId>, OrderError> {
+        if !order.group_says.is_static {
+            return Ok(None);
+        }
+        let known = self.inventory.get(order.instance).await?;
+        let Some(known) = known.filter(|known| known.is_static) else {
+            return Ok(None);
+        };
+        let node = known.node;
+        let is_there = self.nodes.ask_view(node, |view| view.session.is_some());
+        if is_there == Some(true) {
+            return Ok(Some(node));
+        }
+        let instance = order.instance;
+        Err(OrderError::Conflict(format!(
+            "{instance} is static and has its files on {node}, which is not connected: start its daemon, or begin anew on another node after prexorctl instance delete {instance}"
+        )))
+    }
+
+    /// How many instances of a group have not ended
+    pub(crate) async fn live_of(&self, group: GroupName) -> Result<usize, StoreError> {
+        let is_one = |outline: &Outline| outline.group == Some(group) && outline.is_live();
+        let (live, _) = self.inventory.page(None, None, usize::MAX, is_one).await?;
+        Ok(live.len())
+    }
+
+    /// Whether an instance has not ended
+    pub(crate) async fn is_live(&self, instance: InstanceId) -> Result<bool, StoreError> {
+        let known = self.inventory.get(instance).await?;
+        Ok(known.is_some_and(|known| known.is_live()))
     }
 
     /// What is recorded of instances that match and come after an id, by id, and whether there are more
@@ -297,7 +330,10 @@ impl Fleet {
     /// Forgets instances that ended long ago; says how many
     pub(crate) async fn prune(&self) -> Result<usize, StoreError> {
         let is_old = |outline: &Outline| {
-            !outline.is_live() && now_millis() - outline.updated_at_ms > REMEMBERED_FOR_MS
+            // Where the files of a static one are is nowhere else.
+            !outline.is_live()
+                && !outline.is_static
+                && now_millis() - outline.updated_at_ms > REMEMBERED_FOR_MS
         };
         let (old, _) = self.inventory.page(None, None, usize::MAX, is_old).await?;
         let mut pruned = 0;
@@ -339,9 +375,9 @@ impl Fleet {
     }
 }
 
-/// The nodes that take new instances, the least loaded first
-fn by_load(nodes: &Nodes) -> Vec<NodeId> {
-    let mut ready = nodes.survey(|view| {
+/// The nodes that take this instance, the least loaded first
+fn by_load(nodes: &Nodes, order: &StartOrder) -> Result<Vec<NodeId>, OrderError> {
+    let ready = nodes.survey(|view| {
         if view.status() != NodeSummary::Online {
             return None;
         }
@@ -350,10 +386,44 @@ fn by_load(nodes: &Nodes) -> Vec<NodeId> {
             view.live_instances,
             std::cmp::Reverse(view.free_memory_mb()),
             node,
+            view.total_memory_mb(),
+            suits(&view.record.labels, &order.group_says),
         ))
     });
-    ready.sort_unstable();
-    ready.into_iter().map(|(_, _, node)| node).collect()
+    if ready.is_empty() {
+        return Err(OrderError::NoNode);
+    }
+    let (mut fitting, mut largest) = (Vec::new(), None);
+    for (live, free, node, total, _) in ready.into_iter().filter(|(.., suits)| *suits) {
+        // What says nothing of its memory is asked.
+        if total <= 0 || total >= i64::from(order.memory_mb) {
+            fitting.push((live, free, node));
+        }
+        largest = largest.max(Some((total, node)));
+    }
+    let Some((total, node)) = largest else {
+        return Err(OrderError::Unsuitable(format!(
+            "no node that is ready has the labels that {} asks for with nodeAffinity and nodeAntiAffinity",
+            order.group
+        )));
+    };
+    if fitting.is_empty() {
+        return Err(OrderError::Unsuitable(format!(
+            "{} MiB of memory are more than any node that is ready has: the largest, {node}, has {total} MiB for instances. Ask for less, or add a node",
+            order.memory_mb
+        )));
+    }
+    fitting.sort_unstable();
+    Ok(fitting.into_iter().map(|(.., node)| node).collect())
+}
+
+/// Whether a node has the labels that are asked for, and none of those that are not wanted
+fn suits(labels: &HashMap<String, String>, group: &GroupSays) -> bool {
+    let has = |label: &String| match label.split_once('=') {
+        Some((key, value)) => labels.get(key).is_some_and(|has| has == value),
+        None => labels.contains_key(label),
+    };
+    group.affinity.iter().all(has) && !group.anti_affinity.iter().any(has)
 }
 
 /// Where the daemon has the files of an instance depends on its group

@@ -41,6 +41,8 @@ pub(crate) struct Outline {
     pub(crate) memory_mb: i32,
     /// Only its daemon knew of it
     pub(crate) is_adopted: bool,
+    /// Its folder is kept, on its node
+    pub(crate) is_static: bool,
     pub(crate) created_at_ms: i64,
     pub(crate) running_since_ms: i64,
     pub(crate) updated_at_ms: i64,
@@ -61,6 +63,7 @@ impl Outline {
             incarnation: start.incarnation,
             memory_mb: start.memory_mb,
             is_adopted: start.jar_file.is_empty(),
+            is_static: start.static_instance,
             created_at_ms: record.created_at_ms,
             running_since_ms: record.running_since_ms,
             updated_at_ms: record.updated_at_ms,

@@ -33,6 +33,7 @@
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `inventory` | knows in memory what is recorded of every instance |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
+//! | `groups` | what servers of a kind are started with |
 //! | [`content`], [`templates`] | keeps bytes by their digest, and folders in versions made of them |
 //! | [`console`], [`crash`] | what instances print, and why they end |
 //! | `readiness` | whether a write can be committed |
@@ -54,6 +55,7 @@ pub mod crash;
 mod descriptors;
 pub mod enrolment;
 mod fleet;
+mod groups;
 pub mod host_access;
 mod http;
 mod inventory;

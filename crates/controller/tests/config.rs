@@ -144,6 +144,14 @@ fn mistakes_are_named_with_file_line_and_remedy() {
             "controller.toml:2: `tokens.max_ttl_seconds` must be an integer from 1 to 2592000, not 2592001",
         ),
         (
+            "[templates]\nmax_entries = 50001",
+            "controller.toml:2: `templates.max_entries` must be an integer from 1 to 50000, not 50001",
+        ),
+        (
+            "[templates]\nmax_total_bytes = 1000\nmax_file_bytes = 2000",
+            "controller.toml:3: `templates.max_file_bytes` must be at most templates.max_total_bytes, not 2000",
+        ),
+        (
             "[log]\nformat = \"xml\"",
             "controller.toml:2: `log.format` must be \"text\" or \"json\", not \"xml\"",
         ),

@@ -391,6 +391,7 @@ fn variable(key: &str, kind: VariableType, default: Option<&str>) -> Variable {
             max: Some(50),
             ..Validation::default()
         },
+        was_secret: false,
     }
 }
 
@@ -423,6 +424,22 @@ async fn variables_are_kept_and_secrets_are_sealed() {
     assert_eq!(found[0].default.as_deref(), Some("hunter2-hunter2"));
     set(unseen, &[]).await.unwrap();
     assert_eq!(rig.templates.variables("lobby").await.unwrap()[0].default, None);
+
+    // What was secret once is not quoted when it has become something else, nor when it was away meanwhile.
+    for variables in [vec![], vec![variable("password", VariableType::Int, None)]] {
+        set(variables, &[]).await.unwrap();
+    }
+    let now = rig.templates.variables("lobby").await.unwrap();
+    let given = BTreeMap::from([("password".to_owned(), "hunter2-hunter2".to_owned())]);
+    let wrong =
+        prexorcloud_controller::templates::variables::resolve(&[now], &given, &BTreeMap::new()).unwrap_err();
+    assert_eq!(
+        wrong[0].to_string(),
+        "variable password: the value is no whole number"
+    );
+    let wrong = variable("password", VariableType::Int, Some("hunter2-hunter2"));
+    let error = set(vec![wrong], &[]).await.unwrap_err().to_string();
+    assert_eq!(error, "variable password: the value is no whole number");
 
     let players = variable("players", VariableType::Int, Some("51"));
     let error = set(vec![players], &[]).await.unwrap_err();

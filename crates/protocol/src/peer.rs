@@ -23,6 +23,7 @@
 //! | ended instances | listed until surely known | only what lives is listed |
 //! | receipt of news | the next pings say it | counted as received at the ping after it was written |
 //! | a command | is answered once it is written | may be lost unheard |
+//! | what it keeps | told after the handshake, and when its cache was filled | told when it is asked |
 //! | a plugin's call | is told to the daemon, which judges | makes the server ready |
 //!
 //! ```
@@ -135,6 +136,12 @@ impl DaemonPeer {
     #[must_use]
     pub const fn may_never_say_running(self) -> bool {
         !self.judges_readiness
+    }
+
+    /// Whether it says what came of an order to fill its cache.
+    #[must_use]
+    pub const fn tells_warming(self) -> bool {
+        self.names_incarnations
     }
 
     /// Whether it can be given a path on its own host in place of an address to download from.

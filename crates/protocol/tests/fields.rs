@@ -187,6 +187,7 @@ fn no_path_or_command_of_another_message_contains_a_nul() {
     let warm = |entry: PreWarmEntry| {
         Payload::PreWarmCache(PreWarmCache {
             entries: vec![PreWarmEntry::default(), entry],
+            ..Default::default()
         })
     };
     let ok = String::new;

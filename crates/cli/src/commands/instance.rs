@@ -1,27 +1,23 @@
 //! `prexorctl instance`
 
-use std::io::{self, Read as _, Write as _};
-use std::path::Path;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use crate::arguments::{InstanceCommand, ReadyRule, StartArguments};
-use crate::client::Client;
+use crate::client::{Answer, Client};
 use crate::failure::Failure;
 use crate::output::{Output, or_dash, span};
 use crate::printable;
-use crate::resource::{Crash, Instance, Outcome};
-use crate::settings::without_mark;
+use crate::resource::{Crash, Instance, Outcome, Started};
 
 use super::node::has_ended;
-use super::{Sight, console, files, more, query, wait_for};
+use super::{Sight, console, files, more, pairs, query, wait_for};
 
 /// How long the reason of an end may take to follow it
 const REASON_WITHIN: Duration = Duration::from_secs(5);
-
-const LARGEST_ENV_FILE: u64 = 256 * 1024;
 
 pub(super) async fn run(command: InstanceCommand, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
@@ -87,47 +83,93 @@ pub(super) async fn run(command: InstanceCommand, client: &Client, output: &Outp
 
 async fn start(arguments: StartArguments, client: &Client, output: &Output) -> Result<(), Failure> {
     let wait = arguments.wait.then(|| Duration::from_secs(arguments.timeout));
-    let body = start_order(arguments)?;
+    let Some(jar) = arguments.jar.clone() else {
+        return start_group(arguments, wait, client, output).await;
+    };
+    let body = start_order(arguments, &jar)?;
     let mut answer = client.post::<Instance>(&["instances"], &[], Some(&body)).await?;
     if let Some(timeout) = wait {
-        let id = answer.value.id.clone();
-        let incarnation = answer.value.incarnation;
-        let mut ended_at = None;
-        let mut progress = Progress::default();
-        answer = wait_for(
-            format!("{} becoming RUNNING", printable::line(&id)),
-            timeout,
-            async || {
-                let now = client.get::<Instance>(&["instances", &id], &[]).await?;
-                let state = now.value.state.clone();
-                if state == "RUNNING" {
-                    return Ok(Sight::There(now));
-                }
-                if has_ended(&state) && now.value.incarnation == incarnation {
-                    let since = *ended_at.get_or_insert_with(Instant::now);
-                    let is_final = since.elapsed() > REASON_WITHIN;
-                    let Some(reason) = reason(&now.value, is_final, client).await else {
-                        return Ok(Sight::NotYet(printable::short(&state, 64)));
-                    };
-                    let has_report = state == "CRASHED" && report(&now.value, client).await.is_some();
-                    return Err(Failure::Missed {
-                        has_report,
-                        instance: printable::short(&id, 64),
-                        state: printable::short(&state, 64),
-                        awaited: "RUNNING".to_owned(),
-                        reason: Some(printable::short(&reason, 400)),
-                    });
-                }
-                progress.show(&now.value);
-                Ok(Sight::NotYet(standing(&now.value)))
-            },
-        )
-        .await?;
+        answer = running(&answer.value, timeout, client).await?;
     }
     if output.is_json() {
         return output.json(&answer.json);
     }
     show(&answer.value, output)
+}
+
+/// Starts what a group says
+async fn start_group(
+    arguments: StartArguments,
+    wait: Option<Duration>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let group = &arguments.group;
+    let variables = pairs::variables(&arguments.variables, &arguments.variable_files)?;
+    let body = json!({ "count": arguments.count, "variables": variables });
+    let started = client
+        .post::<Started>(&["groups", group, "start"], &[], Some(&body))
+        .await?;
+    let mut instances = Vec::new();
+    for id in &started.value.instances {
+        instances.push(client.get::<Instance>(&["instances", id], &[]).await?);
+    }
+    if let Some(timeout) = wait {
+        for instance in &mut instances {
+            *instance = running(&instance.value, timeout, client).await?;
+        }
+    }
+    match &instances[..] {
+        _ if output.is_json() => output.json(&started.json)?,
+        [one] => show(&one.value, output)?,
+        _ => table(instances.into_iter().map(|answer| answer.value), "", output)?,
+    }
+    match started.value.refused {
+        Some(refused) => Err(Failure::Partly {
+            message: printable::short(&refused, 400),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Waits until this start of an instance is RUNNING, or cannot be any more
+async fn running(
+    started: &Instance,
+    timeout: Duration,
+    client: &Client,
+) -> Result<Answer<Instance>, Failure> {
+    let (id, incarnation) = (&started.id, started.incarnation);
+    let mut ended_at = None;
+    let mut progress = Progress::default();
+    wait_for(
+        format!("{} becoming RUNNING", printable::line(id)),
+        timeout,
+        async || {
+            let now = client.get::<Instance>(&["instances", id], &[]).await?;
+            let state = now.value.state.clone();
+            if state == "RUNNING" {
+                return Ok(Sight::There(now));
+            }
+            if has_ended(&state) && now.value.incarnation == incarnation {
+                let since = *ended_at.get_or_insert_with(Instant::now);
+                let is_final = since.elapsed() > REASON_WITHIN;
+                let Some(reason) = reason(&now.value, is_final, client).await else {
+                    return Ok(Sight::NotYet(printable::short(&state, 64)));
+                };
+                let has_report = state == "CRASHED" && report(&now.value, client).await.is_some();
+                return Err(Failure::Missed {
+                    has_report,
+                    instance: printable::short(id, 64),
+                    state: printable::short(&state, 64),
+                    awaited: "RUNNING".to_owned(),
+                    reason: Some(printable::short(&reason, 400)),
+                });
+            }
+            progress.show(&now.value);
+            Ok(Sight::NotYet(standing(&now.value)))
+        },
+    )
+    .await
 }
 
 /// Why an instance has ended, in the controller's words; `None` if that may still come
@@ -192,27 +234,9 @@ impl Progress {
     }
 }
 
-fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
-    let mut environment = Map::new();
-    if let Some(file) = &arguments.env_file {
-        for (number, line) in without_mark(&read_env_file(file)?).lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (name, value) = variable(line, &format!("{} line {}", file.display(), number + 1))?;
-            environment.insert(name, value.into());
-        }
-    }
-    for pair in &arguments.environment {
-        let (name, value) = variable(pair, "--env")?;
-        environment.insert(name, value.into());
-    }
-    let mut variables = Map::new();
-    for pair in &arguments.variables {
-        let (name, value) = variable(pair, "--var")?;
-        variables.insert(name, value.into());
-    }
+fn start_order(arguments: StartArguments, jar: &str) -> Result<Value, Failure> {
+    let environment = pairs::environment(arguments.env_file.as_deref(), &arguments.environment)?;
+    let variables = pairs::variables(&arguments.variables, &arguments.variable_files)?;
 
     let mut body = Map::new();
     let mut set = |name: &str, value: Option<Value>| {
@@ -221,7 +245,7 @@ fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
         }
     };
     set("group", Some(arguments.group.into()));
-    set("jar", Some(absolute(&arguments.jar)?.into()));
+    set("jar", Some(absolute(jar)?.into()));
     set("sha256", arguments.sha256.map(Value::from));
     set("id", arguments.id.map(Value::from));
     set("node", arguments.node.map(Value::from));
@@ -243,14 +267,7 @@ fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
         (!variables.is_empty()).then_some(Value::Object(variables)),
     );
     set("port", arguments.port.map(Value::from));
-    set(
-        "ready",
-        arguments.ready.map(|rule| match rule {
-            ReadyRule::Port => "port".into(),
-            ReadyRule::Plugin => "plugin".into(),
-            ReadyRule::Line(line) => json!({ "line": line }),
-        }),
-    );
+    set("ready", arguments.ready.map(readiness));
     set(
         "startupTimeoutSeconds",
         arguments.startup_timeout.map(Value::from),
@@ -260,8 +277,17 @@ fn start_order(arguments: StartArguments) -> Result<Value, Failure> {
     Ok(Value::Object(body))
 }
 
+/// As the controller takes it
+pub(super) fn readiness(rule: ReadyRule) -> Value {
+    match rule {
+        ReadyRule::Port => "port".into(),
+        ReadyRule::Plugin => "plugin".into(),
+        ReadyRule::Line(line) => json!({ "line": line }),
+    }
+}
+
 /// A path is one on the node, which knows nothing of the folder that this program was started in
-fn absolute(jar: &str) -> Result<String, Failure> {
+pub(super) fn absolute(jar: &str) -> Result<String, Failure> {
     if jar.starts_with("http://") || jar.starts_with("https://") || jar.starts_with('/') {
         return Ok(jar.to_owned());
     }
@@ -271,30 +297,6 @@ fn absolute(jar: &str) -> Result<String, Failure> {
             printable::short(jar, 200)
         ),
     })
-}
-
-/// Splits `NAME=VALUE`; the value never appears in a message
-fn variable(pair: &str, place: &str) -> Result<(String, String), Failure> {
-    match pair.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err(Failure::Usage {
-            message: format!("{place}: NAME=VALUE is expected"),
-        }),
-    }
-}
-
-fn read_env_file(file: &Path) -> Result<String, Failure> {
-    let unusable = |reason: String| Failure::Usage {
-        message: format!("cannot read {}: {reason}", file.display()),
-    };
-    let mut text = String::new();
-    std::fs::File::open(file)
-        .and_then(|opened| opened.take(LARGEST_ENV_FILE + 1).read_to_string(&mut text))
-        .map_err(|error| unusable(error.to_string()))?;
-    if text.len() as u64 > LARGEST_ENV_FILE {
-        return Err(unusable("it is larger than 256 KiB".to_owned()));
-    }
-    Ok(text)
 }
 
 async fn stop(
@@ -334,9 +336,17 @@ async fn list(wanted: &[(&str, String)], client: &Client, output: &Output) -> Re
     if output.is_json() {
         return output.json(&answer.json);
     }
-    let rows = answer
-        .value
-        .into_iter()
+    let nothing = if wanted.is_empty() {
+        "There are no instances. Start one: prexorctl instance start GROUP, or with --jar PATH without a group"
+    } else {
+        "No instance matches."
+    };
+    table(answer.value.into_iter(), nothing, output)?;
+    more(answer.next.as_deref(), output)
+}
+
+fn table(instances: impl Iterator<Item = Instance>, nothing: &str, output: &Output) -> Result<(), Failure> {
+    let rows = instances
         .map(|instance| {
             let uptime = instance.uptime_ms.filter(|uptime| *uptime > 0).map(span);
             vec![
@@ -350,17 +360,11 @@ async fn list(wanted: &[(&str, String)], client: &Client, output: &Output) -> Re
             ]
         })
         .collect();
-    let nothing = if wanted.is_empty() {
-        "There are no instances. Start one: prexorctl instance start GROUP --jar PATH"
-    } else {
-        "No instance matches."
-    };
     output.table(
         &["ID", "GROUP", "NODE", "STATE", "PORT", "PLAYERS", "UPTIME"],
         rows,
         nothing,
-    )?;
-    more(answer.next.as_deref(), output)
+    )
 }
 
 fn show(instance: &Instance, output: &Output) -> Result<(), Failure> {

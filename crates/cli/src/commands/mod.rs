@@ -1,11 +1,14 @@
 //! What each command does
 
 mod audit;
+mod cache;
 mod console;
 mod crash;
 mod files;
+mod group;
 mod instance;
 mod node;
+mod pairs;
 mod template;
 mod token;
 mod version;
@@ -50,6 +53,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Token(command) => token::run(command, &client(target)?, &output).await,
         Command::Node(command) => node::run(command, &client(target)?, &output).await,
         Command::Instance(command) => instance::run(command, &client(target)?, &output).await,
+        Command::Group(command) => group::run(command, &client(target)?, &output).await,
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
         Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,

@@ -9,7 +9,7 @@ use crate::output::{Output, or_dash};
 use crate::printable;
 use crate::resource::{Instance, Node, Outcome, Rival};
 
-use super::{Sight, wait_for};
+use super::{Sight, cache, wait_for};
 
 /// How much longer than the node's own deadline `--wait` waits, for kills and reports
 const AFTER_DRAIN: Duration = Duration::from_secs(30);
@@ -24,6 +24,7 @@ pub(super) async fn run(command: NodeCommand, client: &Client, output: &Output) 
             timeout,
             wait,
         } => drain(&id, shutdown, timeout, wait, client, output).await,
+        NodeCommand::Cache(command) => cache::run(command, client, output).await,
         NodeCommand::Undrain { id } => act(&id, "undrain", &[], client, output).await,
         NodeCommand::Cordon { id } => act(&id, "cordon", &[], client, output).await,
         NodeCommand::Uncordon { id } => act(&id, "uncordon", &[], client, output).await,

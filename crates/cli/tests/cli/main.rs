@@ -1,7 +1,9 @@
 //! The real program against a controller whose every byte the test decides
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod cache;
 mod console;
+mod groups;
 mod hostile;
 mod output;
 mod requests;

@@ -68,7 +68,23 @@ fn wrong_command_lines_send_nothing() {
             &["instance", "start", "a,b", "--jar", "/x"],
             "an id has 1 to 64 letters",
         ),
-        (&["instance", "start", "lobby"], "--jar"),
+        (&["instance", "start", "lobby", "--memory-mb", "9"], "--jar"),
+        (
+            &["instance", "start", "lobby", "--jar", "/x", "--count", "2"],
+            "--count",
+        ),
+        (&["instance", "start", "lobby", "--count", "51"], "51"),
+        (&["group", "create", "../x"], "a group's name has 1 to 32"),
+        (&["group", "create", "x", "--patch", "a.yml"], "FILE:KEY=VALUE"),
+        (
+            &["group", "create", "x", "--memory", "1", "--set", "memoryMb=2"],
+            "memoryMb is given twice",
+        ),
+        (
+            &["group", "create", "x", "--env", "hunter2"],
+            "--env: NAME=VALUE is expected",
+        ),
+        (&["group", "update", "x"], "nothing is changed"),
         (
             &["instance", "start", "lobby", "--jar", "server.jar"],
             "absolute path on the node",

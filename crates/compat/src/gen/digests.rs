@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "283080fcf1707b6bbd6468d885828766e553391fbd21847d3e4bd542c4666ba4";
+pub const WIRE_DIGEST: &str = "02f888eb77feec4ad719737f4145c4b67259c4c0e35a1f98a06b10ccc27f1747";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "b073b85813f091ae4e0b5cf453733c128d14a9bc42f83397f2d857fb093b2889",
+        "f1c3ffbe2413f460836fce5ea98c2f2fc071fb9c8056a2564bb964301318bd49",
     ),
 ];

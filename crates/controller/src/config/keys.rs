@@ -137,6 +137,30 @@ pub(super) const KEYS: &[Key] = &[
         "Crash records kept; the oldest go first.",
     ),
     key(
+        "templates.max_entries",
+        Kind::Integer,
+        "50000",
+        "Files, folders and links of a template; more than the default would be refused by daemons, as with the next three.",
+    ),
+    key(
+        "templates.max_file_bytes",
+        Kind::Integer,
+        "2147483648",
+        "Largest file of a template.",
+    ),
+    key(
+        "templates.max_total_bytes",
+        Kind::Integer,
+        "8589934592",
+        "All files of a template together.",
+    ),
+    key(
+        "templates.max_ratio",
+        Kind::Integer,
+        "200",
+        "How many bytes may come out of one byte of a template's archive, from 64 MiB on.",
+    ),
+    key(
         "log.filter",
         Kind::Text,
         "\"info,h2=error\"",

@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use prexorcloud_content::Limits;
 use prexorcloud_protocol::heartbeat::{DEFAULT_INTERVAL, MISSED_LIMIT};
 use prexorcloud_security::files::without_mark;
 
@@ -55,6 +56,8 @@ pub struct ControllerConfig {
     pub instances: InstanceConfig,
     /// Crash records
     pub crashes: CrashConfig,
+    /// How much a template may hold, told when it is pushed; what was pushed before stays
+    pub templates: Limits,
     /// What the binary logs; the library does not set up logging
     pub log: LogConfig,
 }
@@ -177,6 +180,7 @@ impl Default for ControllerConfig {
                 console_lines: 500,
             },
             crashes: CrashConfig { keep: 500 },
+            templates: Limits::default(),
             log: LogConfig {
                 filter: "info,h2=error".to_owned(),
                 format: LogFormat::Text,
@@ -240,6 +244,22 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     let bytes = std::fs::read(path).map_err(|error| unreadable(error.to_string()))?;
     let text = String::from_utf8(bytes).map_err(|_| unreadable("it is not UTF-8 text".to_owned()))?;
     Ok(without_mark(&text).to_owned())
+}
+
+/// Daemons unpack what fits their own limits, which are the defaults: more would be refused by each of them
+fn templates(settings: &Settings) -> Result<Limits, ConfigError> {
+    let default = Limits::default();
+    let limits = Limits {
+        entries: settings.size("templates.max_entries", default.entries, 1..=50_000)?,
+        entry_bytes: settings.bytes("templates.max_file_bytes", default.entry_bytes)?,
+        total_bytes: settings.bytes("templates.max_total_bytes", default.total_bytes)?,
+        ratio: settings.count("templates.max_ratio", 200, 2..=200)?.into(),
+        ..default
+    };
+    if limits.entry_bytes > limits.total_bytes {
+        return Err(settings.invalid("templates.max_file_bytes", "at most templates.max_total_bytes"));
+    }
+    Ok(limits)
 }
 
 fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {
@@ -338,6 +358,7 @@ fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {
         crashes: CrashConfig {
             keep: settings.size("crashes.keep", default.crashes.keep, 1..=100_000)?,
         },
+        templates: templates(settings)?,
         log: LogConfig {
             filter: settings.text("log.filter", default.log.filter)?,
             format: match settings.text("log.format", "text".to_owned())?.as_str() {

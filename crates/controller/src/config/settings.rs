@@ -166,6 +166,12 @@ impl Settings {
         Ok(usize::try_from(value).unwrap_or(default))
     }
 
+    /// Up to the default, which is also the most
+    pub(super) fn bytes(&self, key: &'static str, most: u64) -> Result<u64, ConfigError> {
+        let default = i64::try_from(most).unwrap_or(i64::MAX);
+        Ok(self.integer(key, default, 1..=default)?.unsigned_abs())
+    }
+
     pub(super) fn count(
         &self,
         key: &'static str,

@@ -14,7 +14,9 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::{content::BlobError, nodes::OrderError, store::StoreError, templates::TemplateError};
+use crate::{
+    content::BlobError, groups::GroupError, nodes::OrderError, store::StoreError, templates::TemplateError,
+};
 
 /// What went wrong, for the caller
 #[derive(Clone, Debug)]
@@ -43,6 +45,11 @@ impl ApiError {
             code,
             message: message.into(),
         }
+    }
+
+    /// For whoever tells it beside something else
+    pub(super) fn message(self) -> String {
+        self.message
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -162,6 +169,25 @@ impl From<TemplateError> for ApiError {
             TemplateError::NoPrevious => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "NO_SNAPSHOT", message),
             TemplateError::Blob(error) => error.into(),
             TemplateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<GroupError> for ApiError {
+    fn from(error: GroupError) -> Self {
+        let message = error.to_string();
+        match error {
+            GroupError::Unknown(_) => Self::not_found(message),
+            GroupError::Malformed(_) => Self::bad_request(message),
+            // As the Java controller answers.
+            GroupError::Exists(_) | GroupError::Invalid(_) => Self::invalid(message),
+            GroupError::Overtaken { .. } => {
+                Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message)
+            }
+            GroupError::Conflict(_) => Self::conflict(message),
+            GroupError::Template(error) => error.into(),
+            GroupError::Order(error) => error.into(),
+            GroupError::Store(error) => error.into(),
         }
     }
 }

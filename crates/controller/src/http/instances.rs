@@ -7,8 +7,7 @@ use std::{
 };
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::Response};
-use prexorcloud_proto::{ReadinessRule, ReadinessSignal};
-use prexorcloud_protocol::{GroupName, InstanceId, readiness::LineText, validate::is_refused_variable};
+use prexorcloud_protocol::{GroupName, InstanceId, validate::is_refused_variable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -24,7 +23,7 @@ use crate::{
     audit,
     fleet::{Request, Seen},
     inventory::Outline,
-    nodes::{CommandResult, StartOrder, StopAnswer, file_name, is_path},
+    nodes::{CommandResult, GroupSays, Ready, StartOrder, StopAnswer, check_jar, check_sha256},
     records::Wanted,
     store::Txn,
     templates::Composition,
@@ -66,35 +65,6 @@ pub(super) struct Start {
     /// Values of the templates' variables
     #[serde(default)]
     variables: BTreeMap<String, String>,
-}
-
-/// What makes the server ready, if not what its platform prints
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-enum Ready {
-    /// Its port
-    Port,
-    /// Its plugin
-    Plugin,
-    /// A line: the beginning of its message, or any part after a `*`
-    Line(String),
-}
-
-impl Ready {
-    fn rule(self) -> Result<ReadinessRule, ApiError> {
-        let (signal, line) = match self {
-            Self::Port => (ReadinessSignal::OpenPort, String::new()),
-            Self::Plugin => (ReadinessSignal::PluginCall, String::new()),
-            Self::Line(line) => {
-                LineText::new(&line).map_err(|error| ApiError::invalid(format!("ready.line: {error}")))?;
-                (ReadinessSignal::ReadyLine, line)
-            }
-        };
-        Ok(ReadinessRule {
-            signal: signal.into(),
-            line,
-        })
-    }
 }
 
 #[derive(Serialize)]
@@ -162,7 +132,10 @@ pub(super) async fn start(
     Body(start): Body<Start>,
 ) -> Result<(StatusCode, Json<Instance>), ApiError> {
     let actor = caller.require(Permission::InstancesManage)?;
-    let composition = api.templates.compose(&start.templates, &start.variables).await?;
+    let composition = api
+        .templates
+        .compose(&start.templates, &BTreeMap::new(), &start.variables)
+        .await?;
     let request = placeable(start, composition)?;
     let seen = api.fleet.start(request).await?;
     note(
@@ -190,18 +163,8 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
     let parse_node = |node: String| node.parse().map_err(|_| ApiError::not_found("no such node"));
     let node = start.node.map(parse_node).transpose()?;
     let sha256 = start.sha256.unwrap_or_default().to_lowercase();
-    if !sha256.is_empty() && (sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit())) {
-        return Err(ApiError::invalid("sha256 must be 64 hexadecimal digits"));
-    }
-    let is_url = start.jar.starts_with("http://") || start.jar.starts_with("https://");
-    let is_path = is_path(&start.jar);
-    let name = file_name(&start.jar);
-    let has_name = !matches!(name, "" | "." | "..") && name.len() <= 255 && has_path(&start.jar);
-    if !(is_url || is_path) || !has_name || start.jar.chars().any(char::is_control) {
-        return Err(ApiError::invalid(
-            "jar must be an absolute path on the node, or an http(s) URL of a file",
-        ));
-    }
+    check_sha256(&sha256).map_err(ApiError::invalid)?;
+    check_jar(&start.jar).map_err(ApiError::invalid)?;
     let memory_mb = start.memory_mb.unwrap_or(DEFAULT_MEMORY_MB);
     if memory_mb < 1 {
         return Err(ApiError::invalid("memoryMb must be at least 1"));
@@ -248,26 +211,20 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         startup_timeout: duration(start.startup_timeout_seconds),
         shutdown_grace: duration(start.shutdown_grace_seconds),
         max_lifetime: duration(start.max_lifetime_seconds),
-        readiness: start.ready.map(Ready::rule).transpose()?,
+        readiness: start
+            .ready
+            .map(Ready::rule)
+            .transpose()
+            .map_err(ApiError::invalid)?,
         templates: composition.templates,
         variables: composition.variables,
+        group_says: GroupSays::default(),
     };
     Ok(Request {
         node,
         instance,
         order,
     })
-}
-
-/// Whether a path or URL names something beyond its host
-fn has_path(jar: &str) -> bool {
-    if is_path(jar) {
-        return true;
-    }
-    let rest = jar.split_once("://").map_or(jar, |(_, rest)| rest);
-    rest.split(['?', '#'])
-        .next()
-        .is_some_and(|path| path.contains('/'))
 }
 
 #[derive(Deserialize)]

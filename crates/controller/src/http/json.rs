@@ -26,9 +26,20 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         serde_json::from_slice(text)
             .map(Self)
             .map_err(|error| match error.classify() {
-                serde_json::error::Category::Data => ApiError::invalid(error.to_string()),
+                serde_json::error::Category::Data => ApiError::invalid(unquoted(&error.to_string())),
                 _ => ApiError::bad_request(format!("the body is not JSON: {error}")),
             })
+    }
+}
+
+/// What the parser says without the value that it quotes, which may be secret
+fn unquoted(error: &str) -> String {
+    let is_quoting = error.starts_with("invalid type: ") || error.starts_with("invalid value: ");
+    match error.rsplit_once(", expected ") {
+        Some((_, expected)) if is_quoting => {
+            format!("a value has another type than it must have: {expected}")
+        }
+        _ => error.to_owned(),
     }
 }
 
@@ -82,6 +93,18 @@ pub(super) fn time_unless_never(millis: i64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_of_the_wrong_type_is_not_quoted() {
+        let error = serde_json::from_str::<u32>("\"hunter2, expected\"").map_err(|error| error.to_string());
+        let told = unquoted(&error.err().unwrap_or_default());
+        assert_eq!(
+            told,
+            "a value has another type than it must have: u32 at line 1 column 19"
+        );
+        let unknown = "unknown field `x`, expected `y`";
+        assert_eq!(unquoted(unknown), unknown);
+    }
 
     #[test]
     fn times_have_a_zone_and_milliseconds() {

@@ -7,12 +7,14 @@ mod access;
 mod access_tokens;
 mod answering;
 mod audit;
+mod cache;
 mod connections;
 mod console;
 mod content;
 mod crashes;
 mod error;
 mod files;
+mod groups;
 mod instances;
 mod json;
 mod metrics;
@@ -40,8 +42,8 @@ pub use self::server::HttpServerError;
 pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
-    controller::Surroundings, fleet::Fleet, join_tokens::JoinTokens, nodes::Nodes, readiness::Readiness,
-    store::Store, templates::Templates, workloads::Workloads,
+    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, nodes::Nodes,
+    readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -52,6 +54,7 @@ pub(crate) struct Api {
     pub(crate) access: AccessTokens,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) fleet: Fleet,
+    pub(crate) groups: Groups,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) workloads: Arc<Workloads>,
@@ -83,6 +86,9 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/shutdown", post(nodes::shutdown))
         .route("/nodes/{id}/remove", post(nodes::remove))
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
+        .route("/nodes/{id}/cache", get(cache::show))
+        .route("/nodes/{id}/cache/refresh", post(cache::refresh))
+        .route("/nodes/{id}/cache/warm", post(cache::warm))
         .route("/instances", get(instances::list).post(instances::start))
         .route("/instances/{id}", get(instances::show).delete(instances::forget))
         .route("/instances/{id}/stop", post(instances::stop))
@@ -92,6 +98,13 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/instances/{id}/console", get(console::stream))
         .route("/instances/{id}/files", get(files::list))
         .route("/instances/{id}/files/content", get(files::content))
+        .route("/groups", get(groups::list).post(groups::create))
+        .route(
+            "/groups/{name}",
+            get(groups::show).patch(groups::update).delete(groups::delete),
+        )
+        .route("/groups/{name}/resolved", get(groups::resolved))
+        .route("/groups/{name}/start", post(groups::start))
         .route("/crashes", get(crashes::list))
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))

@@ -307,7 +307,12 @@ pub(super) async fn revoke_certificates(
 }
 
 /// Checks the permission and the node, and leaves a trace of who wanted what
-async fn authorize(api: &Api, caller: &Authenticated, id: &Id, action: &str) -> Result<NodeId, ApiError> {
+pub(super) async fn authorize(
+    api: &Api,
+    caller: &Authenticated,
+    id: &Id,
+    action: &str,
+) -> Result<NodeId, ApiError> {
     let actor = caller.require(Permission::NodesManage)?;
     let node: NodeId = id.parse("node")?;
     if api.nodes.view(node).is_none() {

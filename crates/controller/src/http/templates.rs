@@ -310,6 +310,7 @@ pub(super) async fn set_variables(
             visibility: variable.visibility,
             description: variable.description,
             validation: variable.validation.unwrap_or_default(),
+            was_secret: false,
         });
     }
     api.templates.set_variables(&actor, &name, &set, &kept).await?;

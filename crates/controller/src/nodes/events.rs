@@ -74,6 +74,10 @@ impl Node {
                     self.note(instance, report.error_message);
                 } else if report.error_code == error_code::STALE_EPOCH {
                     self.note_fence(&report.error_message);
+                } else if [error_code::PRE_WARM_FAILED, error_code::PRE_WARM_BUSY]
+                    .contains(&report.error_code.as_str())
+                {
+                    self.handle_warm_failure(report);
                 }
             }
             ControllerEvent::CommandWritten(written) => self.handle_command_written(written),
@@ -128,6 +132,7 @@ impl Node {
         // They were for the stream before.
         self.give_up_typed(BROKEN);
         self.give_up_files();
+        self.give_up_cache();
         self.with_view(|shared| {
             shared.heard_at_ms = view.since_ms;
             shared.session = Some(view);
@@ -168,6 +173,7 @@ impl Node {
         self.awaiting_shutdown.clear();
         self.give_up_typed(BROKEN);
         self.give_up_files();
+        self.give_up_cache();
         self.with_view(|view| view.session = None);
         self.last_seen_ms = Some(now_millis());
     }

@@ -12,15 +12,18 @@
 //! draining are facts of the record and survive streams and restarts; reachable and connected are facts of the session.
 
 mod acceptor;
+mod cache;
 mod commits;
 mod crashes;
 mod drain;
 mod events;
 mod files;
 mod grants;
+mod jar;
 mod order;
 mod pacing;
 mod plugins;
+mod ready;
 mod record;
 mod registry;
 mod requests;
@@ -33,12 +36,15 @@ mod view;
 
 pub(crate) use self::{
     acceptor::StreamAcceptor,
+    cache::{CacheView, Warming},
     crashes::{prune as prune_crashes, summarise_all as summarise_crashes},
     files::{FilesAnswer, FilesAsked},
     grants::{Fetching, NotGranted},
-    order::{OrderError, StartOrder, StopAnswer},
+    jar::{check_jar, check_sha256, file_name, is_path},
+    order::{GroupSays, OrderError, StartOrder, StopAnswer},
+    ready::Ready,
     registry::{NOTES, NodeContext, Nodes},
-    starts::{file_name, is_live, is_path},
+    starts::{is_live, pinned_version},
     templates::IN_MEMORY as ARCHIVES_IN_MEMORY,
     typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},

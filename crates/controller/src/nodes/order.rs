@@ -2,10 +2,14 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    ops::RangeInclusive,
     time::{Duration, Instant},
 };
 
-use prexorcloud_proto::{ReadinessRule, ShutdownNodeAck, StartInstance, TemplateRef};
+use prexorcloud_proto::{
+    ConfigFormat, ConfigPatch, PreWarmCache, ReadinessRule, RuntimeIsolation, ShutdownNodeAck, StartInstance,
+    TemplateRef,
+};
 use prexorcloud_protocol::{
     Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
     handshake::controller::Hello,
@@ -97,6 +101,15 @@ pub(super) enum NodeRequest {
         asked: FilesAsked,
         reply: Reply<oneshot::Receiver<FilesAnswer>>,
     },
+    /// Ask what is in its cache; the answer is the number of the last status before
+    AskAboutCache {
+        reply: Reply<u64>,
+    },
+    /// Fill its cache
+    WarmCache {
+        order: Box<PreWarmCache>,
+        reply: Reply<()>,
+    },
     /// End the present session
     Close {
         close: Close,
@@ -115,12 +128,14 @@ impl NodeRequest {
             Self::ShutDown { reply, .. } => reply.is_closed(),
             Self::Files { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
+            Self::AskAboutCache { reply } => reply.is_closed(),
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
             | Self::Ready { reply, .. }
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
             | Self::Retire { reply }
+            | Self::WarmCache { reply, .. }
             | Self::Close { reply, .. } => reply.is_closed(),
         }
     }
@@ -223,6 +238,8 @@ impl Node {
             NodeRequest::Undrain { reply } => answer(reply, self.undrain().await),
             NodeRequest::ShutDown { reason, reply } => answer(reply, self.shut_down(reason)),
             NodeRequest::Files { asked, reply } => answer(reply, self.ask_about_files(asked)),
+            NodeRequest::AskAboutCache { reply } => answer(reply, self.ask_about_cache()),
+            NodeRequest::WarmCache { order, reply } => answer(reply, self.warm_cache(*order)),
             NodeRequest::Close { close, reply } => {
                 let current = self.machine.current_stream();
                 if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
@@ -331,6 +348,31 @@ pub(crate) struct StartOrder {
     pub(crate) templates: Vec<TemplateRef>,
     /// What the files of templates may ask for
     pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) group_says: GroupSays,
+}
+
+/// What only groups say about a start; [`Default`] is what a start without a group is
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GroupSays {
+    /// The file that the jar becomes, or that a template brings where there is no jar; empty = as the jar is called
+    pub(crate) jar_file: String,
+    /// The name of the software, and its version; empty = not said
+    pub(crate) platform: String,
+    pub(crate) platform_version: String,
+    pub(crate) is_proxy: bool,
+    pub(crate) config_format: ConfigFormat,
+    /// Where its port comes from; `None` = the configured range
+    pub(crate) ports: Option<RangeInclusive<u16>>,
+    /// Its folder is kept, and so is its node
+    pub(crate) is_static: bool,
+    pub(crate) protected_paths: Vec<String>,
+    pub(crate) config_patches: Vec<ConfigPatch>,
+    /// 0 = the daemon's default
+    pub(crate) max_players: i32,
+    pub(crate) isolation: Option<RuntimeIsolation>,
+    /// Labels that its node has, and that it has not: `key` or `key=value`
+    pub(crate) affinity: Vec<String>,
+    pub(crate) anti_affinity: Vec<String>,
 }
 
 /// What a stop did

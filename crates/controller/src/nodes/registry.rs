@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prexorcloud_proto::ShutdownNodeAck;
+use prexorcloud_proto::{PreWarmCache, ShutdownNodeAck};
 use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, NodeId};
 use prexorcloud_security::seal::SealingKey;
 use prexorcloud_transport::Vital;
@@ -264,6 +264,18 @@ impl Nodes {
             Ok(Err(_)) => Err(OrderError::NotConnected),
             Err(_) => Err(OrderError::Silent),
         }
+    }
+
+    /// Asks a node's daemon what it keeps; the answer is the number of the last status before
+    pub(crate) async fn ask_about_cache(&self, node: NodeId) -> Result<u64, OrderError> {
+        self.ask(node, |reply| NodeRequest::AskAboutCache { reply }).await
+    }
+
+    /// Tells a node's daemon what to have before it is needed
+    pub(crate) async fn warm_cache(&self, node: NodeId, order: PreWarmCache) -> Result<(), OrderError> {
+        let order = Box::new(order);
+        self.ask(node, |reply| NodeRequest::WarmCache { order, reply })
+            .await
     }
 
     /// A start of an instance says that it is ready

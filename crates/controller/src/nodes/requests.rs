@@ -18,6 +18,7 @@ impl Node {
                 let request_id = content.request_id.clone();
                 self.handle_files(&request_id, FilesAnswer::Content(content));
             }
+            DaemonRequest::Cache(status) => self.handle_cache_status(*status),
             // Answers to what nothing here asks for, and a subscription's end, which never began.
             other => {
                 tracing::debug!(node = %self.id, request = name_of(&other), "nothing here serves what the daemon asks");
@@ -55,7 +56,6 @@ impl Node {
 fn name_of(request: &DaemonRequest) -> &'static str {
     match request {
         DaemonRequest::Template(_) => "template",
-        DaemonRequest::Cache(_) => "cache status",
         DaemonRequest::Module(_) => "module state",
         DaemonRequest::EventSubscribe(_) => "event subscription",
         DaemonRequest::EventUnsubscribe(_) => "end of an event subscription",

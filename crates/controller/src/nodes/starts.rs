@@ -1,12 +1,16 @@
 //! What a start consists of
 
-use std::{collections::HashSet, fmt::Write as _, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance, TemplateRef};
+use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
 use prexorcloud_protocol::{instance::State, peer::DaemonPeer, readiness::Rule, validate};
 use sha2::{Digest as _, Sha256};
 
-use super::{OrderError, StartOrder, commits, task::Node};
+use super::{
+    OrderError, StartOrder, commits,
+    jar::{file_name, file_url, is_path},
+    task::Node,
+};
 use crate::{records::InstanceRecord, workloads::Workloads};
 
 impl Node {
@@ -21,7 +25,7 @@ impl Node {
         let counted = self.meanwhile(counted).await;
         self.require_schedulable()?;
         self.require_suitable(order)?;
-        let port = self.choose_port(order.port)?;
+        let port = self.choose_port(order)?;
         let (last, _) = counted?;
         let mut start = self.start_instance(order, port, last + 1);
         start.plugin_token = Workloads::mint().map_err(|error| OrderError::Invalid(error.to_string()))?;
@@ -60,9 +64,9 @@ impl Node {
     }
 
     /// Instances and reported ports are both looked at: a port is never booked twice, even right after a reconnect
-    fn choose_port(&self, wanted: Option<u16>) -> Result<u16, OrderError> {
+    fn choose_port(&self, order: &StartOrder) -> Result<u16, OrderError> {
         let booked: HashSet<u16> = self.machine.ports().collect();
-        if let Some(port) = wanted {
+        if let Some(port) = order.port {
             return if booked.contains(&port) {
                 Err(OrderError::Conflict(format!(
                     "port {port} is in use on {}",
@@ -79,7 +83,8 @@ impl Node {
                 .unwrap_or_default()
         });
         let doubtful: HashSet<u16> = self.machine.roster().doubtful_ports().collect();
-        let range = self.context.config.instances.port_range.clone();
+        let configured = &self.context.config.instances.port_range;
+        let range = order.group_says.ports.as_ref().unwrap_or(configured).clone();
         let is_free = |port: &u16| !booked.contains(port) && !reported.contains(&i32::from(*port));
         range
             .clone()
@@ -94,7 +99,15 @@ impl Node {
 
     fn start_instance(&self, order: &StartOrder, port: u16, incarnation: u64) -> StartInstance {
         let defaults = &self.context.config.instances;
-        let jar_file = file_name(&order.jar).to_owned();
+        let group = &order.group_says;
+        let category = match group.is_proxy {
+            true => InstanceCategory::Proxy,
+            false => InstanceCategory::Server,
+        };
+        let jar_file = match group.jar_file.as_str() {
+            "" => file_name(&order.jar).to_owned(),
+            named => named.to_owned(),
+        };
         let download_url = if is_path(&order.jar) {
             file_url(&order.jar)
         } else {
@@ -116,7 +129,14 @@ impl Node {
             startup_timeout_seconds: seconds(order.startup_timeout.unwrap_or(defaults.startup_timeout)),
             shutdown_grace_seconds: seconds(order.shutdown_grace.unwrap_or(defaults.shutdown_grace)),
             max_lifetime_seconds: order.max_lifetime.map_or(0, seconds),
-            category: InstanceCategory::Server.into(),
+            category: category.into(),
+            platform: group.platform.clone(),
+            platform_version: group.platform_version.clone(),
+            config_format: group.config_format.into(),
+            static_instance: group.is_static,
+            protected_paths: group.protected_paths.clone(),
+            max_players: group.max_players,
+            isolation: group.isolation,
             incarnation,
             readiness: order.readiness.clone(),
             resolved_variables: order.variables.clone().into_iter().collect(),
@@ -126,22 +146,28 @@ impl Node {
             jar_file: start.jar_file.clone(),
             download_url: start.download_url.clone(),
             sha256: order.sha256.clone(),
-            category: InstanceCategory::Server.into(),
-            ..RuntimeArtifact::default()
+            category: category.into(),
+            config_format: group.config_format.into(),
+            platform: group.platform.clone(),
+            platform_version: group.platform_version.clone(),
         };
         if self.machine.peer().is_some_and(|peer| !peer.takes_local_files()) {
             // Only on the path that these two select, it looks at the status of an answer and follows redirects.
-            runtime.platform = match Rule::of(&start) {
-                Rule::Platform(platform) => platform.as_str().to_owned(),
-                _ => "server".to_owned(),
-            };
-            runtime.platform_version = pinned_version(&order.sha256);
+            if runtime.platform.is_empty() {
+                runtime.platform = match Rule::of(&start) {
+                    Rule::Platform(platform) => platform.as_str().to_owned(),
+                    _ => "server".to_owned(),
+                };
+            }
+            runtime.platform_version = pinned_version(&group.platform_version, &order.sha256);
         }
-        let plan_hash = plan_hash(&start, &order.sha256, &order.templates);
+        let plan_hash = plan_hash(&start, order);
         start.composition_plan = Some(CompositionPlan {
             plan_hash,
             runtime: Some(runtime),
             templates: order.templates.clone(),
+            config_patches: group.config_patches.clone(),
+            isolation: group.isolation,
             ..CompositionPlan::default()
         });
         start
@@ -164,39 +190,13 @@ fn seeds(grpc_addresses: &[String], http_port: u16) -> Option<String> {
 
 /// A daemon that announces nothing compares what it has in its cache by platform, version and address, and not by content:
 /// another content is another version
-fn pinned_version(sha256: &str) -> String {
-    match sha256.get(..16) {
-        Some(pin) => pin.to_owned(),
-        None => "unpinned".to_owned(),
+pub(crate) fn pinned_version(version: &str, sha256: &str) -> String {
+    match (version, sha256.get(..16)) {
+        ("", Some(pin)) => pin.to_owned(),
+        ("", None) => "unpinned".to_owned(),
+        (version, Some(pin)) => format!("{version}-{pin}"),
+        (version, None) => version.to_owned(),
     }
-}
-
-/// The name of the file that a path or URL ends in, without query and fragment
-pub(crate) fn file_name(jar: &str) -> &str {
-    let path = if is_path(jar) {
-        jar
-    } else {
-        jar.split(['?', '#']).next().unwrap_or_default()
-    };
-    path.rsplit('/').next().unwrap_or_default()
-}
-
-/// Whether it is a path on the node, in which no character means anything but itself
-pub(crate) fn is_path(jar: &str) -> bool {
-    jar.starts_with('/')
-}
-
-/// The address of a file by its path
-fn file_url(path: &str) -> String {
-    let mut url = String::from("file://");
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte) {
-            url.push(char::from(byte));
-        } else {
-            let _ = write!(url, "%{byte:02X}");
-        }
-    }
-    url
 }
 
 /// Whether an instance has not ended, as far as its record tells
@@ -209,19 +209,20 @@ fn seconds(duration: Duration) -> i32 {
 }
 
 /// Equal for starts that would prepare the same files; daemons echo it and do not look into it
-fn plan_hash(start: &StartInstance, sha256: &str, templates: &[TemplateRef]) -> String {
+fn plan_hash(start: &StartInstance, order: &StartOrder) -> String {
     let mut digest = Sha256::new();
     let fixed = [
         &start.instance_id,
         &start.group,
         &start.jar_file,
         &start.download_url,
-        sha256,
+        &order.sha256,
     ];
-    let versions = templates
-        .iter()
-        .flat_map(|template| [template.name.as_str(), &template.hash]);
-    for part in fixed.into_iter().chain(versions) {
+    let versions = order.templates.iter();
+    let versions = versions.flat_map(|template| [&template.name, &template.hash]);
+    let patches = order.group_says.config_patches.iter();
+    let patches = patches.flat_map(|patch| [&patch.file, &patch.key, &patch.value]);
+    for part in fixed.into_iter().chain(versions).chain(patches) {
         digest.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         digest.update(part.as_bytes());
     }
@@ -245,17 +246,5 @@ mod tests {
         );
         assert_eq!(seeds(&addresses, 0), None, "there is no HTTP");
         assert_eq!(seeds(&[], 8080), None);
-    }
-
-    #[test]
-    fn a_path_stays_a_path() {
-        for (path, name, url) in [
-            ("/srv/%41/x.jar", "x.jar", "file:///srv/%2541/x.jar"),
-            ("/srv/a?b#c d.jar", "a?b#c d.jar", "file:///srv/a%3Fb%23c%20d.jar"),
-            ("/srv/ä://x.jar", "x.jar", "file:///srv/%C3%A4%3A//x.jar"),
-        ] {
-            assert_eq!((file_name(path), file_url(path).as_str()), (name, url));
-        }
-        assert_eq!(file_name("https://a/x.jar?token=1#y"), "x.jar");
     }
 }

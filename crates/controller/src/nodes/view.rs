@@ -6,7 +6,7 @@ use prexorcloud_proto as proto;
 use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
 use prexorcloud_transport::Peer;
 
-use super::pacing::Turn;
+use super::{CacheView, pacing::Turn};
 use crate::{records::NodeRecord, wall_clock::now_millis};
 
 /// A node as last seen
@@ -28,6 +28,8 @@ pub(crate) struct NodeView {
     pub(crate) waiting: HashMap<InstanceId, String>,
     /// Another daemon that came with this node's identity while this one answered
     pub(crate) rival: Option<Rival>,
+    /// What it keeps for later starts
+    pub(crate) cache: CacheView,
 }
 
 /// Whoever was turned away because the node's own daemon is there and answers

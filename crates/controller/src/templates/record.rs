@@ -29,6 +29,9 @@ pub struct TemplateRecord {
     /// What its files may ask for
     #[prost(message, repeated, tag = "8")]
     pub variables: Vec<VariableRecord>,
+    /// Keys of all variables that are a SECRET, or ever were one
+    #[prost(string, repeated, tag = "9")]
+    pub secret_keys: Vec<String>,
 }
 
 impl Record for TemplateRecord {

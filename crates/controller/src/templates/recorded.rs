@@ -1,12 +1,15 @@
 //! Variables in the records of their templates, with what is secret sealed
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     TemplateError, TemplateRecord, Templates, VariableRecord,
     variables::{MAX_VARIABLES, Scope, Validation, Variable, VariableType},
 };
 use crate::content::BlobError;
+
+/// Keys of a template that ever were a SECRET; one that is forgotten would be quoted
+const MAX_SECRET_KEYS: usize = 4096;
 
 impl Templates {
     /// The variables of a template, secrets included
@@ -18,7 +21,7 @@ impl Templates {
     }
 
     pub(super) fn variables_of(&self, template: &TemplateRecord) -> Result<Vec<Variable>, TemplateError> {
-        let open = |variable| self.open(&template.name, variable);
+        let open = |variable| self.open(template, variable);
         template.variables.iter().map(open).collect()
     }
 
@@ -45,6 +48,13 @@ impl Templates {
         }
         self.change(actor, "template.variables", name, |record| {
             let mut recorded = Vec::with_capacity(variables.len());
+            // Those of a record that an earlier release has written are in no list yet.
+            let secret = record
+                .variables
+                .iter()
+                .filter(|known| known.kind == kind_name(VariableType::Secret));
+            let mut secret: BTreeSet<String> = secret.map(|known| known.key.clone()).collect();
+            secret.extend(record.secret_keys.iter().cloned());
             for variable in variables {
                 let mut variable = variable.clone();
                 if variable.kind == VariableType::Secret && kept.contains(&variable.key) {
@@ -52,14 +62,25 @@ impl Templates {
                         known.key == variable.key && known.kind == kind_name(VariableType::Secret)
                     });
                     if let Some(known) = known {
-                        variable.default = self.open(name, known)?.default;
+                        variable.default = self.open(record, known)?.default;
                     }
+                }
+                if variable.kind == VariableType::Secret {
+                    secret.insert(variable.key.clone());
+                } else {
+                    variable.was_secret = secret.contains(&variable.key);
                 }
                 variable
                     .check()
                     .map_err(|error| TemplateError::Invalid(error.to_string()))?;
                 recorded.push(self.seal(name, variable)?);
             }
+            if secret.len() > MAX_SECRET_KEYS {
+                return Err(TemplateError::Invalid(format!(
+                    "{MAX_SECRET_KEYS} keys of this template were SECRET already, and none of them is forgotten: use them again, or another template"
+                )));
+            }
+            record.secret_keys = secret.into_iter().collect();
             record.variables = recorded;
             Ok(())
         })
@@ -93,13 +114,13 @@ impl Templates {
         })
     }
 
-    fn open(&self, template: &str, record: &VariableRecord) -> Result<Variable, TemplateError> {
+    fn open(&self, template: &TemplateRecord, record: &VariableRecord) -> Result<Variable, TemplateError> {
         let default = if record.sealed_default.is_empty() {
             record.default_value.clone()
         } else {
             let opened = self
                 .sealing
-                .open(&context(template, &record.key), &record.sealed_default);
+                .open(&context(&template.name, &record.key), &record.sealed_default);
             let text = opened
                 .ok()
                 .and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
@@ -125,6 +146,8 @@ impl Templates {
                 max: record.max,
                 enum_values: Some(record.enum_values.clone()).filter(|values| !values.is_empty()),
             },
+            was_secret: kind_named(&record.kind) != VariableType::Secret
+                && template.secret_keys.contains(&record.key),
         })
     }
 }

@@ -3,7 +3,7 @@
 //! A template says which there are. A group and an instance give values to those whose scope reaches them, and where templates are laid
 //! over each other, the later one's definition counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,8 @@ pub struct Variable {
     pub description: String,
     /// What a value has to be beside its type
     pub validation: Validation,
+    /// Whether it was a SECRET before: what it was set to then is quoted nowhere
+    pub was_secret: bool,
 }
 
 /// What a value has to be beside its type
@@ -85,7 +87,7 @@ pub struct Validation {
     pub enum_values: Option<Vec<String>>,
 }
 
-/// What is wrong with a variable or a value; no value of a SECRET is in it
+/// What is wrong with a variable or a value; no value is in it of what is a SECRET, or was one
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("variable {key}: {problem}")]
 pub struct VariableError {
@@ -176,12 +178,22 @@ impl Variable {
     /// # Errors
     /// [`VariableError`], which quotes no secret.
     pub fn check_value(&self, value: &str) -> Result<(), VariableError> {
+        self.check_quoting(value, self.is_hidden())
+    }
+
+    /// Whether its values are shown to nobody
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.was_secret || self.kind == VariableType::Secret
+    }
+
+    fn check_quoting(&self, value: &str, is_hidden: bool) -> Result<(), VariableError> {
         if value.len() > MAX_VALUE_BYTES {
             return Err(self.wrong(format!("a value has at most {MAX_VALUE_BYTES} bytes")));
         }
-        let shown = match self.kind {
-            VariableType::Secret => "the value".to_owned(),
-            _ => format!("{value:?}"),
+        let shown = match is_hidden {
+            true => "the value".to_owned(),
+            false => format!("{value:?}"),
         };
         let within = |number: i64| {
             self.validation.min.is_none_or(|min| number >= min)
@@ -226,6 +238,73 @@ impl Variable {
     }
 }
 
+/// What laid-over templates say about their variables: a later definition of a key replaces an earlier one
+#[derive(Clone, Debug, Default)]
+pub struct Definitions<'a> {
+    defined: BTreeMap<&'a str, &'a Variable>,
+    /// In any of the templates
+    hidden: BTreeSet<&'a str>,
+}
+
+impl<'a> Definitions<'a> {
+    /// Of templates in the order in which they are laid over each other
+    #[must_use]
+    pub fn of(templates: &'a [Vec<Variable>]) -> Self {
+        let variables = || templates.iter().flatten();
+        let hidden = variables().filter(|variable| variable.is_hidden());
+        Self {
+            defined: variables()
+                .map(|variable| (variable.key.as_str(), variable))
+                .collect(),
+            hidden: hidden.map(|variable| variable.key.as_str()).collect(),
+        }
+    }
+
+    /// Whether a template knows this key
+    #[must_use]
+    pub fn knows(&self, key: &str) -> bool {
+        self.defined.contains_key(key)
+    }
+
+    /// Whether a value of this key is shown to nobody: in one of the templates it is a SECRET, or was one
+    #[must_use]
+    pub fn hides(&self, key: &str) -> bool {
+        self.hidden.contains(key)
+    }
+
+    /// Whether these values may be given by whoever has this scope; a key that no template knows passes
+    ///
+    /// # Errors
+    /// Every value of the wrong kind, or that the scope does not reach.
+    pub fn check_given(
+        &self,
+        values: &BTreeMap<String, String>,
+        from: Scope,
+    ) -> Result<(), Vec<VariableError>> {
+        let mut wrong = Vec::new();
+        for (key, value) in values {
+            if let Some(variable) = self.defined.get(key.as_str()) {
+                wrong.extend(reached(variable, from).err());
+                wrong.extend(variable.check_quoting(value, self.hides(key)).err());
+            }
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+    }
+}
+
+/// Whether whoever has this scope may set the variable
+fn reached(variable: &Variable, from: Scope) -> Result<(), VariableError> {
+    let who = match from {
+        Scope::Instance => "an instance",
+        Scope::Group => "a group",
+        Scope::Template => "a template",
+    };
+    if from > variable.scope {
+        return Err(variable.wrong(format!("{who} may not set it")));
+    }
+    Ok(())
+}
+
 /// What the variables of laid-over templates are for an instance
 ///
 /// `templates` are in the order in which they are laid over each other: a later definition of a key replaces an earlier one. The
@@ -239,27 +318,20 @@ pub fn resolve(
     group: &BTreeMap<String, String>,
     instance: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, Vec<VariableError>> {
-    let defined: BTreeMap<&str, &Variable> = templates
-        .iter()
-        .flatten()
-        .map(|variable| (variable.key.as_str(), variable))
-        .collect();
+    let definitions = Definitions::of(templates);
     let mut resolved = group.clone();
     resolved.extend(instance.clone());
     let mut wrong = Vec::new();
-    for (key, variable) in defined {
-        for (given, from, who) in [
-            (group, Scope::Group, "a group"),
-            (instance, Scope::Instance, "an instance"),
-        ] {
-            if given.contains_key(key) && from > variable.scope {
-                wrong.push(variable.wrong(format!("{who} may not set it")));
+    for (key, variable) in &definitions.defined {
+        for (given, from) in [(group, Scope::Group), (instance, Scope::Instance)] {
+            if given.contains_key(*key) {
+                wrong.extend(reached(variable, from).err());
             }
         }
-        match (resolved.get(key), &variable.default) {
-            (Some(value), _) => wrong.extend(variable.check_value(value).err()),
+        match (resolved.get(*key), &variable.default) {
+            (Some(value), _) => wrong.extend(variable.check_quoting(value, definitions.hides(key)).err()),
             (None, Some(default)) => {
-                resolved.insert(key.to_owned(), default.clone());
+                resolved.insert((*key).to_owned(), default.clone());
             }
             (None, None) if variable.required => {
                 wrong.push(variable.wrong("it is required and has no value"));
@@ -290,6 +362,7 @@ mod tests {
             visibility: String::new(),
             description: String::new(),
             validation: Validation::default(),
+            was_secret: false,
         }
     }
 
@@ -331,6 +404,48 @@ mod tests {
         secret.validation.regex = Some("[0-9]+".to_owned());
         let error = secret.check_value("hunter2").unwrap_err().to_string();
         assert!(!error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn a_secret_that_has_become_a_text_is_not_quoted_and_neither_is_one_of_a_template_below() {
+        let given = |value: &str| BTreeMap::from([("key".to_owned(), value.to_owned())]);
+        let mut number = variable(VariableType::Int);
+        let quoted = resolve(&[vec![number.clone()]], &given("hunter2"), &given("hunter2")).unwrap_err();
+        assert!(quoted[0].to_string().contains("hunter2"), "{quoted:?}");
+        let below = vec![variable(VariableType::Secret)];
+        let layers = [below, vec![number.clone()]];
+        number.was_secret = true;
+        assert!(number.is_hidden());
+        let changed = [vec![number]];
+        for templates in [&layers[..], &changed[..]] {
+            let values = given("hunter2");
+            let errors = resolve(templates, &values, &values).unwrap_err();
+            let checked = Definitions::of(templates)
+                .check_given(&values, Scope::Group)
+                .unwrap_err();
+            for error in errors.iter().chain(&checked) {
+                let error = error.to_string();
+                assert!(
+                    !error.contains("hunter2") && error.contains("the value"),
+                    "{error}"
+                );
+            }
+        }
+        let own = changed[0][0].check_value("hunter2").unwrap_err().to_string();
+        assert!(!own.contains("hunter2"), "{own}");
+    }
+
+    #[test]
+    fn a_group_gives_values_to_what_its_scope_reaches() {
+        let mut of_template = variable(VariableType::String);
+        of_template.scope = Scope::Template;
+        let templates = [vec![of_template]];
+        let definitions = Definitions::of(&templates);
+        let given = |key: &str| BTreeMap::from([(key.to_owned(), "x".to_owned())]);
+        let wrong = definitions.check_given(&given("key"), Scope::Group).unwrap_err();
+        assert_eq!(wrong[0].to_string(), "variable key: a group may not set it");
+        assert!(definitions.check_given(&given("other"), Scope::Group).is_ok());
+        assert!(definitions.knows("key") && !definitions.knows("other") && !definitions.hides("key"));
     }
 
     #[test]

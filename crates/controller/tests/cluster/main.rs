@@ -4,7 +4,9 @@
 mod admin;
 mod artifacts;
 mod bootstrap;
+mod cache;
 mod files;
+mod groups;
 mod http;
 mod instances;
 mod kill;

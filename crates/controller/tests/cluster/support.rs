@@ -229,6 +229,26 @@ impl Cluster {
         (status, body)
     }
 
+    /// Status, `ETag` and body of an answer to a request with further headers, each ended by CR LF
+    pub async fn call_with(
+        &self,
+        headers: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> (u16, Option<String>, Value) {
+        let mut stream = self
+            .open(Some(&self.admin), method, path, Some(body), headers)
+            .await;
+        let mut text = String::new();
+        within(stream.read_to_string(&mut text)).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let tag = head.lines().find_map(|line| line.strip_prefix("etag: "));
+        let body = serde_json::from_str(body).unwrap_or(Value::Null);
+        (status, tag.map(str::to_owned), body)
+    }
+
     /// What a plugin is answered at a path that is not an operator's
     pub async fn plugin(&self, path: &str, token: Option<&str>, sequence: Option<&str>) -> (u16, Value) {
         let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));

@@ -277,6 +277,41 @@ async fn what_cannot_be_pushed_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn configured_limits_are_told_at_the_push() {
+    let text = "[templates]\nmax_entries = 2\nmax_file_bytes = 4\nmax_total_bytes = 6";
+    let read = prexorcloud_controller::config::parse(text, "controller.toml", []).unwrap();
+    let cluster = Cluster::start_with(|config| config.templates = read.config.templates).await;
+    cluster.post("/templates", &json!({ "name": "lobby" })).await;
+    push(&cluster, "lobby", &[("a", "1234"), ("b", "12")]).await;
+    for (files, sentence) in [
+        (
+            &[("a", "1"), ("b", "2"), ("c", "3")][..],
+            "more than 2 files and folders",
+        ),
+        (&[("a", "12345")], "4 are the limit for one file"),
+        (
+            &[("a", "1234"), ("b", "123")],
+            "more than 6 bytes in all files together",
+        ),
+    ] {
+        let body = json_of(&manifest(files));
+        let (status, answer) = cluster
+            .call("POST", "/templates/lobby/missing", Some(&body))
+            .await;
+        let told = answer["error"]["message"].as_str().unwrap();
+        assert!(status == 422 && told.contains(sentence), "{sentence}: {answer}");
+    }
+    let (status, answer) = cluster
+        .call(
+            "PUT",
+            &format!("/content/{}", Digest::of(b"12345")),
+            Some("12345"),
+        )
+        .await;
+    assert_eq!(status, 413, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn variables_are_shown_without_their_secrets_and_permissions_count() {
     let cluster = Cluster::start().await;
     cluster.post("/templates", &json!({ "name": "lobby" })).await;

@@ -38,6 +38,10 @@ pub fn trials() -> Vec<Trial> {
             the_cache_is_told_after_each_handshake_and_when_it_was_filled,
         ),
         trial(
+            "templates_are_in_the_cache_before_a_start_needs_them",
+            templates_are_in_the_cache_before_a_start_needs_them,
+        ),
+        trial(
             "a_daemon_killed_at_any_moment_leaves_a_static_folder_as_it_was",
             a_daemon_killed_at_any_moment_leaves_a_static_folder_as_it_was,
         ),
@@ -221,6 +225,7 @@ async fn the_cache_is_told_after_each_handshake_and_when_it_was_filled() {
                 ..PreWarmEntry::default()
             },
         ],
+        ..PreWarmCache::default()
     }));
     let report = loop {
         if let Seen::Error(report) = cluster.next().await {
@@ -234,6 +239,53 @@ async fn the_cache_is_told_after_each_handshake_and_when_it_was_filled() {
     assert!(cache(&mut cluster).await.jars.is_empty());
     cluster.cut();
     assert_eq!(cache(&mut cluster).await.templates.len(), 1);
+    cluster.stop_instance("lobby-1", StopMode::Force);
+    cluster.states_until(State::Stopped).await;
+    assert_eq!(daemon.shutdown().await, Finished::Stopped);
+}
+
+async fn templates_are_in_the_cache_before_a_start_needs_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start().await;
+    let daemon = node(&mut cluster, folder.path()).await;
+    assert_eq!(cache(&mut cluster).await, CacheStatus::default());
+    let template = |name: &str, hash: &str| TemplateRef {
+        name: name.into(),
+        hash: hash.into(),
+    };
+    cluster.send(Payload::PreWarmCache(PreWarmCache {
+        templates: vec![
+            template("base", "h"),
+            template("empty", ""),
+            template("gone", "x"),
+        ],
+        ..PreWarmCache::default()
+    }));
+    assert_eq!(asked(&mut cluster).await, "base");
+    answer(&cluster);
+    let name = asked(&mut cluster).await;
+    assert_eq!(name, "gone");
+    cluster.send(Payload::ErrorReport(Box::new(ErrorReport {
+        error_code: "TEMPLATE_NOT_FOUND".into(),
+        error_message: "there is no template gone".into(),
+        context: name,
+        retry_after_seconds: 0,
+    })));
+    let report = loop {
+        if let Seen::Error(report) = cluster.next().await {
+            break report;
+        }
+    };
+    assert_eq!(
+        (report.error_code.as_str(), report.context.as_str()),
+        ("PRE_WARM_FAILED", "gone")
+    );
+    assert!(report.error_message.contains("there is no template gone"));
+    let kept = cache(&mut cluster).await.templates;
+    assert_eq!((kept.len(), kept[0].name.as_str()), (1, "base"));
+    // The start does without the controller, which would not answer.
+    cluster.start_instance(with_template(free_port()));
+    cluster.states_until(State::Running).await;
     cluster.stop_instance("lobby-1", StopMode::Force);
     cluster.states_until(State::Stopped).await;
     assert_eq!(daemon.shutdown().await, Finished::Stopped);

@@ -2146,12 +2146,18 @@ pub struct ShutdownNode {
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
-/// Names runtimes to download before they are needed. Not answered; failures are only logged.
+/// Names runtimes and templates to have before they are needed. Java daemons say nothing of what came of it; others send an
+/// ErrorReport `PRE_WARM_FAILED` for each that cannot be had, with its name as the context, and a CacheStatus at the end; or
+/// `PRE_WARM_BUSY`, if an earlier order is still followed.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PreWarmCache {
     /// The runtimes. An entry without platform, version, URL or file name is skipped.
     #[prost(message, repeated, tag = "1")]
     pub entries: ::prost::alloc::vec::Vec<PreWarmEntry>,
+    /// The templates, at the content that their hash names; one without a hash is skipped. They are asked for by a
+    /// TemplateRequest, as for a start. Java daemons do not know the field, and ask for a template when a start names it.
+    #[prost(message, repeated, tag = "100")]
+    pub templates: ::prost::alloc::vec::Vec<TemplateRef>,
 }
 /// A runtime to have in the cache.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

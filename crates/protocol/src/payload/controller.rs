@@ -111,6 +111,7 @@ fields! { ShutdownNode as "shutdown_node" {} }
 
 fields! { PreWarmCache as "pre_warm_cache" {
     entries: Each(Inside::<PreWarmEntry>::new());
+    templates: Each(Inside::<TemplateRef>::new());
 } }
 
 fields! { PreWarmEntry as "pre_warm_cache.entries" {

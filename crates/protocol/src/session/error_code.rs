@@ -30,3 +30,8 @@ pub const INSTANCE_ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
 pub const INSTANCE_STILL_ALIVE: &str = "INSTANCE_STILL_ALIVE";
 /// Of a daemon: records of the instance that the context names are damaged; it is watched all the same.
 pub const RECORDS_DAMAGED: &str = "RECORDS_DAMAGED";
+
+/// Something that was to be in the cache beforehand cannot be had; the context names it.
+pub const PRE_WARM_FAILED: &str = "PRE_WARM_FAILED";
+/// The cache is being filled for an earlier order.
+pub const PRE_WARM_BUSY: &str = "PRE_WARM_BUSY";

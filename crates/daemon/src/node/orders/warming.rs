@@ -1,4 +1,4 @@
-//! Runtimes that a controller wants in the cache before they are needed
+//! Runtimes and templates that a controller wants in the cache before they are needed
 //!
 //! The order has no answer of its own: what came of it is in the `CacheStatus` that follows, and what failed in an
 //! `ErrorReport` each.
@@ -6,6 +6,10 @@
 use std::sync::Arc;
 
 use prexorcloud_proto::{ErrorReport, PreWarmCache, daemon_message};
+use prexorcloud_protocol::{
+    content::requests::Wanted,
+    session::error_code::{PRE_WARM_BUSY, PRE_WARM_FAILED},
+};
 
 use super::Orders;
 
@@ -13,11 +17,11 @@ use super::Orders;
 const TOLD: usize = 16;
 
 impl Orders {
-    /// Fetches the runtimes, one after the other; while it does, further orders wait for the controller to repeat them
+    /// Fetches runtimes and templates, one after the other; while it does, further orders wait for the controller to repeat them
     pub(super) fn warm(&mut self, order: PreWarmCache) {
         if !self.warming.is_empty() {
             return self.send(daemon_message::Payload::ErrorReport(ErrorReport {
-                error_code: "PRE_WARM_BUSY".to_owned(),
+                error_code: PRE_WARM_BUSY.to_owned(),
                 error_message: "the cache is being filled for an earlier order".to_owned(),
                 context: "PreWarmCache".to_owned(),
                 retry_after_seconds: 60,
@@ -31,19 +35,35 @@ impl Orders {
                 }
             };
             let mut failures = 0;
-            for entry in &order.entries {
-                let Err(error) = preparer.warm(entry).await else {
-                    continue;
-                };
-                tracing::warn!(file = entry.jar_file, %error, "a runtime cannot be had beforehand");
+            let mut tell = |what: &str, problem: String, is_transient: bool| {
+                tracing::warn!(what, problem, "it cannot be had beforehand");
                 failures += 1;
                 if failures <= TOLD {
                     send(daemon_message::Payload::ErrorReport(ErrorReport {
-                        error_code: "PRE_WARM_FAILED".to_owned(),
-                        error_message: error.to_string(),
-                        context: entry.jar_file.clone(),
-                        retry_after_seconds: if error.is_transient() { 60 } else { 0 },
+                        error_code: PRE_WARM_FAILED.to_owned(),
+                        error_message: problem,
+                        context: what.to_owned(),
+                        retry_after_seconds: if is_transient { 60 } else { 0 },
                     }));
+                }
+            };
+            for entry in &order.entries {
+                if let Err(error) = preparer.warm(entry).await {
+                    tell(&entry.jar_file, error.to_string(), error.is_transient());
+                }
+            }
+            let templates = preparer.templates();
+            for template in order.templates.into_iter().filter(|its| !its.hash.is_empty()) {
+                let name = match template.name.parse() {
+                    Ok(name) => name,
+                    Err(_) => {
+                        tell("", "this cannot be the name of a template".to_owned(), false);
+                        continue;
+                    }
+                };
+                let hash = template.hash;
+                if let Err(error) = templates.get(&Wanted { name, hash }).await {
+                    tell(&template.name, error.to_string(), error.is_transient());
                 }
             }
             send(daemon_message::Payload::CacheStatus(Box::new(

@@ -1,0 +1,223 @@
+//! Starting instances from a group
+
+use std::{collections::BTreeMap, time::Duration};
+
+use prexorcloud_proto::{ConfigFormat, ConfigPatch, RuntimeIsolation};
+use prexorcloud_protocol::InstanceId;
+
+use super::{Group, GroupError, Groups, MOTD, settings::Meaning, unreadable};
+use crate::{
+    fleet::{Fleet, Request, Seen},
+    nodes::{GroupSays, OrderError, Ready, StartOrder},
+    templates::{Composition, variables::Definitions},
+};
+
+/// Most instances of one call
+const MAX_COUNT: usize = 50;
+
+/// What a start came to
+#[derive(Debug)]
+pub(crate) struct Started {
+    /// In the order of their numbers
+    pub(crate) instances: Vec<Seen>,
+    /// Why there are not as many as were asked for
+    pub(crate) refused: Option<OrderError>,
+}
+
+impl Groups {
+    /// Starts so many instances of a group, with the versions of its templates that count now
+    ///
+    /// # Errors
+    /// [`GroupError`] if none was started.
+    pub(crate) async fn start(
+        &self,
+        fleet: &Fleet,
+        name: &str,
+        count: usize,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Started, GroupError> {
+        if !(1..=MAX_COUNT).contains(&count) {
+            return Err(GroupError::Invalid(format!(
+                "count must be from 1 to {MAX_COUNT}"
+            )));
+        }
+        let group = self.show(name).await?;
+        let _turn = self.turn(group.name).await;
+        // As it is now, and not as it was before others had their turn.
+        let group = self.show(name).await?;
+        if group.is_unreadable {
+            return Err(unreadable(group.name));
+        }
+        let meaning = self.meaning(&group)?;
+        let live = fleet.live_of(group.name).await?;
+        let max = meaning.max_instances;
+        if live >= max {
+            return Err(GroupError::Conflict(format!(
+                "Group {name} already at max instances ({max})"
+            )));
+        }
+        if live + count > max {
+            return Err(GroupError::Conflict(format!(
+                "Group {name} has {live} of at most {max} instances: {count} more are too many"
+            )));
+        }
+        let composition = self.compose(&group, &meaning, variables).await?;
+        let order = order(&group, &meaning, composition)?;
+        let mut started = Started {
+            instances: Vec::with_capacity(count),
+            refused: None,
+        };
+        for _ in 0..count {
+            let instance = match self.next_name(fleet, &group, &meaning).await {
+                Ok(instance) => instance,
+                Err(error) if started.instances.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    started.refused = Some(error);
+                    break;
+                }
+            };
+            let request = Request {
+                node: None,
+                instance,
+                order: order.clone(),
+            };
+            match fleet.start(request).await {
+                Ok(seen) => started.instances.push(seen),
+                Err(error) if started.instances.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    started.refused = Some(error);
+                    break;
+                }
+            }
+        }
+        Ok(started)
+    }
+
+    /// The configured name that is free, where names are configured; else the instance is numbered
+    async fn next_name(
+        &self,
+        fleet: &Fleet,
+        group: &Group,
+        meaning: &Meaning,
+    ) -> Result<Option<InstanceId>, OrderError> {
+        if !meaning.is_static || meaning.static_instance_names.is_empty() {
+            return Ok(None);
+        }
+        for name in &meaning.static_instance_names {
+            let Ok(instance) = name.parse() else { continue };
+            if !fleet.is_live(instance).await? {
+                return Ok(Some(instance));
+            }
+        }
+        Err(OrderError::Conflict(format!(
+            "all of staticInstanceNames of {} are running: add one",
+            group.name
+        )))
+    }
+
+    async fn compose(
+        &self,
+        group: &Group,
+        meaning: &Meaning,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<Composition, GroupError> {
+        let layers = self.layers(group.name, meaning).await?;
+        if !variables.is_empty() {
+            let defined = self.templates.definitions(&layers).await?;
+            let definitions = Definitions::of(&defined);
+            let is_unknown = |key: &&String| !definitions.knows(key) && key.as_str() != MOTD;
+            if let Some(key) = variables.keys().find(is_unknown) {
+                return Err(GroupError::Invalid(format!(
+                    "Invalid instance variables: unknown variable '{key}' set at INSTANCE scope"
+                )));
+            }
+        }
+        let composed = self
+            .templates
+            .compose(&layers, &meaning.variable_values, variables)
+            .await?;
+        let is_brought = meaning.is_static || !meaning.jar.is_empty();
+        if !is_brought && !self.templates.bring(&composed, &meaning.jar_file).await? {
+            let (name, file) = (group.name, &meaning.jar_file);
+            let templates = match layers.is_empty() {
+                true => "it has no template that could bring one".to_owned(),
+                false => format!("none of its templates ({}) has {file}", layers.join(", ")),
+            };
+            return Err(GroupError::Invalid(format!(
+                "{name} names no jar, and {templates}: prexorctl group update {name} --jar URL|PATH, or push a template with {file}"
+            )));
+        }
+        Ok(composed)
+    }
+}
+
+fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<StartOrder, GroupError> {
+    let Meaning {
+        platform,
+        platform_version,
+        ..
+    } = meaning;
+    let duration = |seconds: u64| (seconds > 0).then(|| Duration::from_secs(seconds));
+    let patches = meaning.config_patches.iter().flat_map(|(file, keys)| {
+        keys.iter().map(|(key, value)| ConfigPatch {
+            file: file.clone(),
+            key: key.clone(),
+            value: value.clone(),
+            ..ConfigPatch::default()
+        })
+    });
+    let isolation = RuntimeIsolation {
+        cpu_reservation: meaning.cpu_reservation,
+        disk_reservation_mb: meaning.disk_reservation_mb,
+    };
+    let instance = group.name.as_str().parse();
+    Ok(StartOrder {
+        // Replaced by a free one.
+        instance: instance.map_err(|_| GroupError::Unknown(group.name.to_string()))?,
+        group: group.name,
+        jar: meaning.jar.clone(),
+        sha256: meaning.sha256.to_lowercase(),
+        memory_mb: meaning.memory_mb,
+        jvm_args: meaning.jvm_args.clone(),
+        env: meaning.env.clone(),
+        port: None,
+        startup_timeout: duration(meaning.startup_timeout_seconds),
+        shutdown_grace: duration(meaning.shutdown_grace_seconds),
+        max_lifetime: duration(meaning.max_lifetime_seconds),
+        readiness: meaning
+            .ready
+            .clone()
+            .map(Ready::rule)
+            .transpose()
+            .map_err(GroupError::Invalid)?,
+        templates: composition.templates,
+        variables: composition.variables,
+        group_says: GroupSays {
+            jar_file: meaning.jar_file.clone(),
+            platform: platform.clone(),
+            platform_version: platform_version.clone(),
+            is_proxy: meaning.is_proxy(),
+            config_format: format_of(platform),
+            ports: Some(meaning.ports()),
+            is_static: meaning.is_static,
+            protected_paths: meaning.protected_paths.clone(),
+            config_patches: patches.collect(),
+            max_players: meaning.max_players,
+            isolation: (isolation != RuntimeIsolation::default()).then_some(isolation),
+            affinity: meaning.node_affinity.clone(),
+            anti_affinity: meaning.node_anti_affinity.clone(),
+        },
+    })
+}
+
+/// The family of configuration files of software with this name
+pub(super) fn format_of(platform: &str) -> ConfigFormat {
+    match platform.to_ascii_lowercase().as_str() {
+        "paper" | "folia" | "purpur" | "pufferfish" => ConfigFormat::Paper,
+        "spigot" | "bukkit" | "craftbukkit" => ConfigFormat::Spigot,
+        "velocity" => ConfigFormat::Velocity,
+        "bungeecord" | "waterfall" => ConfigFormat::Bungeecord,
+        "geyser" => ConfigFormat::Geyser,
+        _ => ConfigFormat::Unspecified,
+    }
+}

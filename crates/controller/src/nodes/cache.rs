@@ -1,0 +1,248 @@
+//! What a node keeps for later starts, as its daemon says, and orders to fill that
+//!
+//! A daemon answers such an order with no message of its own: failures come as error reports, and the end of it is the next
+//! status. So what came of the last order stands beside the last status, for whoever looks.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use prexorcloud_proto::{CacheStatus, ErrorReport, PreWarmCache, RequestCacheStatus, controller_message};
+use prexorcloud_protocol::{peer::DaemonPeer, session::error_code::PRE_WARM_BUSY};
+
+use super::{OrderError, task::Node};
+use crate::wall_clock::now_millis;
+
+/// How long a daemon may take to fill its cache, downloads included
+const WARMED_WITHIN: Duration = Duration::from_secs(30 * 60);
+
+/// Failures of one order that are kept; a daemon tells 16
+const MAX_FAILURES: usize = 64;
+
+/// What others see of a node's cache
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CacheView {
+    /// What its daemon said last; kept after a disconnect
+    pub(crate) status: Option<Arc<CacheStatus>>,
+    /// When that was, in milliseconds since 1970; 0 = not since this controller started
+    pub(crate) heard_at_ms: i64,
+    /// How often it has said so since this controller started
+    pub(crate) number: u64,
+    /// The last order to fill it
+    pub(crate) warming: Option<Warming>,
+    /// Questions that were sent since then and whose answers are no end of it
+    asked: usize,
+}
+
+/// What came of an order to fill the cache
+#[derive(Clone, Debug)]
+pub(crate) struct Warming {
+    pub(crate) runtimes: usize,
+    pub(crate) templates: usize,
+    pub(crate) began_at_ms: i64,
+    /// 0 = it has not ended
+    pub(crate) ended_at_ms: i64,
+    pub(crate) failures: Vec<ErrorReport>,
+    began: Instant,
+    outcome: Option<Outcome>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The daemon has said what it keeps
+    Ended,
+    /// The daemon follows an earlier order
+    Busy,
+    /// The stream ended first
+    Lost,
+    /// This daemon says nothing about it
+    Untold,
+}
+
+impl Warming {
+    fn of(order: &PreWarmCache, now: Instant, outcome: Option<Outcome>) -> Self {
+        Self {
+            runtimes: order.entries.len(),
+            templates: order.templates.len(),
+            began_at_ms: now_millis(),
+            ended_at_ms: 0,
+            failures: Vec::new(),
+            began: now,
+            outcome,
+        }
+    }
+
+    /// One word for it; `WARMING` until something is known
+    pub(crate) fn state(&self, now: Instant) -> &'static str {
+        match self.outcome {
+            None if now.saturating_duration_since(self.began) > WARMED_WITHIN => "UNANSWERED",
+            None => "WARMING",
+            Some(Outcome::Ended) if self.failures.is_empty() => "WARMED",
+            Some(Outcome::Ended) => "FAILED",
+            Some(Outcome::Busy) => "BUSY",
+            Some(Outcome::Lost) => "LOST",
+            Some(Outcome::Untold) => "SENT",
+        }
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if self.outcome.is_none() {
+            self.outcome = Some(outcome);
+            self.ended_at_ms = now_millis();
+        }
+    }
+}
+
+impl CacheView {
+    fn handle_status(&mut self, status: CacheStatus) {
+        self.status = Some(Arc::new(status));
+        self.heard_at_ms = now_millis();
+        self.number += 1;
+        match self.asked.checked_sub(1) {
+            Some(asked) => self.asked = asked,
+            None => {
+                if let Some(warming) = &mut self.warming {
+                    warming.end(Outcome::Ended);
+                }
+            }
+        }
+    }
+
+    fn handle_failure(&mut self, report: ErrorReport) {
+        let Some(warming) = self.warming.as_mut().filter(|warming| warming.outcome.is_none()) else {
+            return;
+        };
+        let is_busy = report.error_code == PRE_WARM_BUSY;
+        if warming.failures.len() < MAX_FAILURES {
+            warming.failures.push(report);
+        }
+        if is_busy {
+            warming.end(Outcome::Busy);
+        }
+    }
+
+    fn handle_stream_ended(&mut self) {
+        self.asked = 0;
+        if let Some(warming) = &mut self.warming {
+            warming.end(Outcome::Lost);
+        }
+    }
+}
+
+impl Node {
+    /// Asks what is in the cache; the answer is the number of the last status before
+    pub(super) fn ask_about_cache(&mut self) -> Result<u64, OrderError> {
+        let asked = RequestCacheStatus::default();
+        self.send_now(controller_message::Payload::RequestCacheStatus(asked))?;
+        Ok(self.with_view(|view| {
+            view.cache.asked += 1;
+            view.cache.number
+        }))
+    }
+
+    /// Tells the daemon to fill its cache
+    pub(super) fn warm_cache(&mut self, order: PreWarmCache) -> Result<(), OrderError> {
+        let now = Instant::now();
+        let is_under_way = |warming: &Warming| warming.state(now) == "WARMING";
+        if self.with_view(|view| view.cache.warming.as_ref().is_some_and(is_under_way)) {
+            return Err(OrderError::Conflict(format!(
+                "the cache of {0} is being filled already; see prexorctl node cache show {0}",
+                self.id
+            )));
+        }
+        let is_told = self.machine.peer().is_none_or(DaemonPeer::tells_warming);
+        let warming = Warming::of(&order, now, (!is_told).then_some(Outcome::Untold));
+        self.send_now(controller_message::Payload::PreWarmCache(order))?;
+        self.with_view(|view| view.cache.warming = Some(warming));
+        Ok(())
+    }
+
+    fn send_now(&mut self, payload: controller_message::Payload) -> Result<(), OrderError> {
+        let current = self.machine.current_stream();
+        let stream = current.and_then(|stream| self.streams.get(stream));
+        let stream = stream.ok_or(OrderError::NotConnected)?;
+        let sent = stream.session.with(|session, _| session.send(payload));
+        sent.map_err(|error| OrderError::Conflict(error.to_string()))
+    }
+
+    pub(super) fn handle_cache_status(&mut self, status: CacheStatus) {
+        self.with_view(|view| view.cache.handle_status(status));
+    }
+
+    pub(super) fn handle_warm_failure(&mut self, report: ErrorReport) {
+        self.with_view(|view| view.cache.handle_failure(report));
+    }
+
+    /// What was asked of a stream is not answered on another one
+    pub(super) fn give_up_cache(&mut self) {
+        self.with_view(|view| view.cache.handle_stream_ended());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warming() -> CacheView {
+        CacheView {
+            warming: Some(Warming::of(&PreWarmCache::default(), Instant::now(), None)),
+            ..CacheView::default()
+        }
+    }
+
+    fn state(view: &CacheView) -> &'static str {
+        let warming = view.warming.as_ref();
+        warming.map_or("", |warming| warming.state(Instant::now()))
+    }
+
+    fn report(code: &str) -> ErrorReport {
+        ErrorReport {
+            error_code: code.to_owned(),
+            ..ErrorReport::default()
+        }
+    }
+
+    #[test]
+    fn an_order_ends_with_the_status_that_nobody_asked_for() {
+        let mut view = warming();
+        view.asked = 1;
+        view.handle_status(CacheStatus::default());
+        assert_eq!((state(&view), view.number), ("WARMING", 1));
+        view.handle_status(CacheStatus::default());
+        assert_eq!((state(&view), view.number), ("WARMED", 2));
+        // Later ones say nothing about it, and neither does the end of the stream.
+        view.handle_failure(report("PRE_WARM_FAILED"));
+        view.handle_stream_ended();
+        assert_eq!(state(&view), "WARMED");
+    }
+
+    #[test]
+    fn what_went_wrong_is_kept_and_bounded() {
+        let mut view = warming();
+        for _ in 0..2 * MAX_FAILURES {
+            view.handle_failure(report("PRE_WARM_FAILED"));
+        }
+        view.handle_status(CacheStatus::default());
+        assert_eq!(state(&view), "FAILED");
+        assert_eq!(
+            view.warming.map_or(0, |warming| warming.failures.len()),
+            MAX_FAILURES
+        );
+        let mut view = warming();
+        view.handle_failure(report(PRE_WARM_BUSY));
+        view.handle_status(CacheStatus::default());
+        assert_eq!(state(&view), "BUSY");
+        let mut view = warming();
+        view.handle_stream_ended();
+        assert_eq!(state(&view), "LOST");
+    }
+
+    #[test]
+    fn an_order_is_not_waited_for_for_ever() {
+        let view = warming();
+        let late = Instant::now() + WARMED_WITHIN + Duration::from_secs(1);
+        let late = view.warming.as_ref().map(|warming| warming.state(late));
+        assert_eq!((state(&view), late), ("WARMING", Some("UNANSWERED")));
+    }
+}
