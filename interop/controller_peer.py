@@ -4,6 +4,7 @@ import concurrent.futures
 import pathlib
 import queue
 import tempfile
+import time
 import unittest
 
 import grpc
@@ -61,6 +62,9 @@ class Peer(contract.bootstrap_grpc.BootstrapServiceServicer):
 
 
 class ControllerCase(unittest.TestCase):
+    # More of the daemon's configuration.
+    settings = ""
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory(prefix="prexorcloud-interop-")
         self.addCleanup(folder.cleanup)
@@ -91,13 +95,17 @@ enabled = false
 [reconnect]
 initial_delay_ms = 50
 max_delay_ms = 200
-"""
+{self.settings}"""
         )
         config.chmod(0o600)
         self.config = config
-        self.program = processes.Program(["daemon", "--config", str(config)])
-        self.addCleanup(self.program.stop)
+        self.program = self.started()
         return self.program
+
+    def started(self):
+        program = processes.Program(["daemon", "--config", str(self.config)])
+        self.addCleanup(program.stop)
+        return program
 
     def ack(self, **fields):
         values = {
@@ -147,6 +155,19 @@ max_delay_ms = 200
         stream.expect("instance_status", self.state("RUNNING"))
         self.addCleanup(self.end_instance, stream, start)
         return start
+
+    def heard(self, stream, sequence):
+        """What the daemon has told until it answers a ping."""
+        told = []
+        stream.tell(ping=daemon.Ping(sequence=sequence))
+        until = time.monotonic() + DEADLINE
+        while True:
+            message = stream.incoming.get(timeout=max(0.0, until - time.monotonic()))
+            if isinstance(message, Exception):
+                raise message
+            if message.WhichOneof("payload") == "pong" and message.pong.sequence == sequence:
+                return told
+            told.append(message)
 
     def end_instance(self, stream, start):
         """Instances outlive their daemon; a failing test must not leave one behind."""
