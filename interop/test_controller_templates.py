@@ -7,13 +7,10 @@ import unittest
 
 import archives
 import contract
-import processes
 from archives import entry, folder, link
-from controller_peer import ControllerCase
+from controller_peer import PERMANENT, TRANSIENT, StartCase
 
 daemon = contract.daemon
-PERMANENT = daemon.StartFailureDisposition.PERMANENT
-TRANSIENT = daemon.StartFailureDisposition.TRANSIENT
 
 # What an answer of the controller may take to become the answer of the daemon, on a machine that is busy.
 AT_ONCE = 1.0
@@ -21,77 +18,12 @@ AT_ONCE = 1.0
 FILES = {"server.properties": "server-port=%PORT%\n", "config/rules.yml": "pvp: false # never\n"}
 
 
-class Templates(ControllerCase):
-    settings = """
-[runtime]
-allow_standin = true
-template_timeout_seconds = 2
-"""
-
-    def setUp(self):
-        super().setUp()
-        self.count = 0
-        self.stream, _ = self.admitted()
-
-    # What the controller says
-
-    def order(self, *templates, in_plan=True, **fields):
-        """Orders a start with these templates, each a name and a hash."""
-        self.count += 1
-        templates = [daemon.TemplateRef(name=name, hash=hash) for name, hash in templates]
-        runtime = daemon.RuntimeArtifact(jar_file="server.standin", category=daemon.InstanceCategory.SERVER)
-        plan = daemon.CompositionPlan(plan_hash=f"plan-{self.count}", runtime=runtime, templates=templates)
-        start = self.start_message(
-            instance_id=f"lobby-{self.count}",
-            incarnation=self.count,
-            jar_file="server.standin",
-            download_url="",
-            composition_plan=plan if in_plan else None,
-            templates=[] if in_plan else templates,
-            **fields,
-        )
-        self.stream.tell(start_instance=start)
-        self.addCleanup(lambda: self.end_instance(self.stream, start))
-        return start
-
-    def send(self, archive, name="base", hash="h1"):
-        self.stream.tell(template_data=daemon.TemplateData(template_name=name, hash=hash, tar_gz=archive))
-
+class Templates(StartCase):
     def refuse(self, code, name="base"):
         self.stream.tell(error_report=daemon.ErrorReport(error_code=code, error_message="not today", context=name))
 
-    # What the daemon says
-
-    def request(self, name="base"):
-        return self.stream.expect("template_request", lambda request: request.template_name == name)
-
-    def runs(self, start):
-        fits = lambda update: update.instance_id == start.instance_id and self.state("RUNNING")(update)
-        self.stream.expect("instance_status", fits)
-        self.assertIsNone(self.program.process.poll())
-        return self.instance(start)
-
     def fails(self, start, disposition, *words):
-        """The start is refused, with the plan that was followed, and nothing of it is left."""
-        of_start = lambda ack: ack.instance_id == start.instance_id
-        # Fifty thousand files are written before the next one is one too many.
-        ack = self.stream.expect("start_instance_ack", of_start, deadline=60)
-        self.assertFalse(ack.accepted, ack)
-        self.assertEqual((ack.error_code, ack.failure_disposition), ("TEMPLATE_APPLY_FAILED", disposition), ack)
-        self.assertEqual(ack.stage, daemon.StartPreparationStage.TEMPLATE_APPLY)
-        self.assertEqual(ack.plan_hash, start.composition_plan.plan_hash)
-        for word in words:
-            self.assertIn(word, ack.error_message)
-        processes.until(lambda: not self.left(), "the end of what was half-prepared")
-        return ack
-
-    def instance(self, start):
-        return self.folder / "data" / "instances" / start.group / start.instance_id
-
-    def left(self):
-        """Folders that were staged, beside those of instances."""
-        group = self.folder / "data" / "instances" / "lobby"
-        return [path.name for path in group.iterdir() if path.name.startswith(".")] if group.exists() else []
+        return super().fails(start, "TEMPLATE_APPLY_FAILED", "TEMPLATE_APPLY", disposition, *words)
 
     def requests_until_now(self):
         self.sequence = getattr(self, "sequence", 0) + 1
@@ -150,8 +82,7 @@ template_timeout_seconds = 2
 
     def test_later_templates_lie_over_earlier_ones_whichever_comes_first(self):
         start = self.order(("base", "h1"), ("own", "h1"))
-        self.request()
-        self.request("own")
+        self.requests("base", "own")
         self.send(archives.files({"server.properties": "motd=own\n"}), name="own")
         self.send(archives.files({"server.properties": "# kept\nmotd=base\nmode=hard\n"}))
         server = self.runs(start)
