@@ -104,7 +104,7 @@ impl Field {
     }
 
     /// Lives through a moment; gives what came of the work, and what is wrong
-    pub fn live_through(&mut self, moment: &Moment) -> (&'static str, Vec<String>) {
+    pub fn live_through(&mut self, moment: &Moment) -> (String, Vec<String>) {
         let mut wrong = Vec::new();
         let outcome = match moment.work {
             Work::Push => self.push_disturbed(moment),
@@ -131,7 +131,7 @@ impl Field {
         (outcome, wrong)
     }
 
-    fn push_disturbed(&mut self, moment: &Moment) -> &'static str {
+    fn push_disturbed(&mut self, moment: &Moment) -> String {
         self.many = Content::many(&self.rig.path(NAMES[1]), moment.seed);
         let push = self.push(NAMES[1]);
         self.kill(moment.first, self.times.push);
@@ -144,37 +144,45 @@ impl Field {
         let again = finished(self.push(NAMES[1]));
         assert!(again.code == 0, "a push after a broken one: {again:?}");
         match first.code {
-            0 => "published",
-            _ => "broken, and pushed again",
+            0 => "published".to_owned(),
+            _ => "broken, and pushed again".to_owned(),
         }
     }
 
-    fn start_disturbed(&mut self, moment: &Moment, time: Duration, wrong: &mut Vec<String>) -> &'static str {
-        let (id, start) = self.order();
+    fn start_disturbed(&mut self, moment: &Moment, time: Duration, wrong: &mut Vec<String>) -> String {
+        let starts: Vec<_> = (0..moment.starts).map(|_| self.order()).collect();
         self.kill(moment.first, time);
-        let ordered = finished(start);
+        let ordered: Vec<_> = starts
+            .into_iter()
+            .map(|(id, start)| (id, finished(start)))
+            .collect();
         if let Some(second) = moment.second {
             self.kill(second, time);
         }
         self.rig.await_node("ONLINE");
-        match self.outcome(&id) {
-            Outcome::Running { port } => {
-                wrong.extend(self.wrong_files(&id, port));
-                "running"
-            }
-            Outcome::Ended(error) => {
-                if error.is_empty() {
-                    wrong.push(format!("{id} has ended and does not say why"));
+        let mut came = (0, 0, 0);
+        for (id, ran) in ordered {
+            match self.outcome(&id) {
+                Outcome::Running { port } => {
+                    came.0 += 1;
+                    wrong.extend(self.wrong_files(&id, port));
                 }
-                "ended"
-            }
-            Outcome::Unknown => {
-                if ordered.code == 0 {
-                    wrong.push(format!("{id} was ordered, and the controller does not know it"));
+                Outcome::Ended(error) => {
+                    came.1 += 1;
+                    if error.is_empty() {
+                        wrong.push(format!("{id} has ended and does not say why"));
+                    }
                 }
-                "never ordered"
+                Outcome::Unknown => {
+                    came.2 += 1;
+                    if ran.code == 0 {
+                        wrong.push(format!("{id} was ordered, and the controller does not know it"));
+                    }
+                }
             }
         }
+        let (running, ended, unknown) = came;
+        format!("{running} running, {ended} ended, {unknown} never ordered")
     }
 
     /// Kills after a part of the time that the work takes, and starts whom it killed again

@@ -60,6 +60,8 @@ impl Kill {
 pub struct Moment {
     pub seed: u64,
     pub work: Work,
+    /// How many starts need it at once
+    pub starts: usize,
     pub first: Kill,
     /// While they recover
     pub second: Option<Kill>,
@@ -72,6 +74,11 @@ impl Moment {
             0..15 => Work::Push,
             15..60 => Work::Transfer,
             _ => Work::Preparation,
+        };
+        let starts = match rng.percent() {
+            0..70 => 1,
+            70..90 => 2,
+            _ => 3,
         };
         let first = Kill {
             victim: match (work, rng.percent()) {
@@ -95,6 +102,7 @@ impl Moment {
         Self {
             seed,
             work,
+            starts,
             first,
             second,
         }
@@ -107,12 +115,13 @@ fn thousandths(rng: &mut Rng, most: u64) -> u32 {
 
 impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let work = match self.work {
-            Work::Push => "a push",
-            Work::Transfer => "a transfer",
-            Work::Preparation => "a preparation",
-        };
-        write!(f, "{work}, {}", self.first)?;
+        let starts = self.starts;
+        match self.work {
+            Work::Push => write!(f, "a push")?,
+            Work::Transfer => write!(f, "a transfer for {starts}")?,
+            Work::Preparation => write!(f, "a preparation of {starts}")?,
+        }
+        write!(f, ", {}", self.first)?;
         match self.second {
             Some(second) => write!(f, ", then {second}"),
             None => Ok(()),
