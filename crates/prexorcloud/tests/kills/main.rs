@@ -29,6 +29,9 @@ use moment::Moment;
 /// Six moments from here on meet all of it: a push, transfers and preparations, both victims, and kills while they recover
 const USUAL_SEED: u64 = 59;
 
+/// Lines about one moment
+const MOST_TOLD: usize = 10;
+
 /// How long, how much, and which
 #[derive(Clone, Copy)]
 struct Plan {
@@ -63,6 +66,16 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit_code()
 }
 
+/// A line for each problem, as far as somebody reads them
+fn tell(head: &str, found: &[String]) {
+    for problem in found.iter().take(MOST_TOLD) {
+        println!("{head}: {problem}");
+    }
+    if let Some(more) = found.len().checked_sub(MOST_TOLD).filter(|more| *more > 0) {
+        println!("{head}: and {more} more");
+    }
+}
+
 fn run(plan: Plan) -> Result<(), Failed> {
     let begun = Instant::now();
     println!(
@@ -87,9 +100,8 @@ fn run(plan: Plan) -> Result<(), Failed> {
             ("it went no further".to_owned(), vec![problem])
         });
         println!("moment {seed}: {moment}: {outcome}");
-        for problem in &found {
-            println!("VIOLATION at moment {seed} (cargo xtask kills --seed {seed} --moments 1): {problem}");
-        }
+        let again = format!("VIOLATION at moment {seed} (cargo xtask kills --seed {seed} --moments 1)");
+        tell(&again, &found);
         violations += found.len();
         if !found.is_empty() {
             // The next one begins with a clean slate.
@@ -97,10 +109,9 @@ fn run(plan: Plan) -> Result<(), Failed> {
         }
     }
     if let Some(mut field) = field {
-        for problem in field.collect() {
-            println!("VIOLATION at the end: {problem}");
-            violations += 1;
-        }
+        let found = field.collect();
+        tell("VIOLATION at the end", &found);
+        violations += found.len();
     }
     let took = begun.elapsed().as_secs();
     println!(
