@@ -20,6 +20,9 @@ def handshake(node_id, **fields):
 
 
 class DaemonCase(unittest.TestCase):
+    # Whether pings are answered by themselves, or belong to the tests.
+    answers_pings = False
+
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory(prefix="prexorcloud-interop-")
@@ -53,7 +56,7 @@ class DaemonCase(unittest.TestCase):
 
     def connected(self, **fields):
         node_id, channel = self.enrolled()
-        stream = DaemonSide(channel)
+        stream = DaemonSide(channel, self.answers_pings)
         self.addCleanup(stream.close)
         stream.tell(handshake=handshake(node_id, host_info=HOST, **fields))
         ack = stream.expect("handshake_ack")

@@ -32,6 +32,8 @@ class Deaf(DaemonSide):
 
 
 class Templates(DaemonCase):
+    answers_pings = True
+
     def push(self, name, contents):
         """A template with these files; what the daemon is told to call it."""
         folder = self.controller.folder / f"push-{name}"
