@@ -39,9 +39,10 @@ def until(fact, what, deadline=DEADLINE):
 class Program:
     """A running binary whose output is kept for the error message of a failing test."""
 
-    def __init__(self, arguments, environment=None):
+    def __init__(self, arguments, environment=None, by=()):
+        """`by` is a command that becomes the program, whose command line it gets."""
         self.process = subprocess.Popen(
-            [str(BINARY), *arguments],
+            [*by, str(BINARY), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -121,6 +122,23 @@ class Controller:
         status, answer = self.request("POST", path, body)
         assert status in expected, f"POST {path}: {status} {answer}"
         return answer
+
+    def ctl(self, *arguments):
+        """What `prexorctl` prints as the administrator, who has the answer in JSON."""
+        ran = subprocess.run(
+            [str(BINARY), "ctl", "--token-file", str(self.data / "admin.token"), "-o", "json", *arguments],
+            env={
+                **os.environ,
+                "HOME": str(self.folder),
+                "PREXORCTL_CONTROLLER": f"http://127.0.0.1:{self.http_port}",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ran.returncode == 0, f"prexorctl {arguments}: {ran.stdout}{ran.stderr}"
+        return json.loads(ran.stdout)
 
     def join_token(self, **fields):
         return self.post("/admin/tokens", fields)["token"]

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 import unittest
 import zipfile
 
@@ -30,29 +29,11 @@ class PlainController(ControllerCase):
 
     def again(self, **fields):
         """The daemon starts once more; its stream and its handshake, which is acknowledged."""
-        self.program = processes.Program(["daemon", "--config", str(self.config)])
-        self.addCleanup(self.program.stop)
+        self.program = self.started()
         stream = self.peer.next_stream()
         handshake = stream.expect("handshake")
         stream.tell(handshake_ack=self.ack(**fields))
         return stream, handshake
-
-    def heard(self, stream, sequence):
-        """What the daemon has told until it answers a ping."""
-        told = []
-        stream.tell(ping=daemon.Ping(sequence=sequence))
-
-        def is_that(pong):
-            return pong.sequence == sequence
-
-        until = time.monotonic() + 15
-        while True:
-            message = stream.incoming.get(timeout=max(0.0, until - time.monotonic()))
-            if isinstance(message, Exception):
-                raise message
-            if message.WhichOneof("payload") == "pong" and is_that(message.pong):
-                return told
-            told.append(message)
 
     def ends(self, told):
         over = [daemon.InstanceState.Value(name) for name in ("STOPPED", "CRASHED")]

@@ -6,6 +6,7 @@ pub mod codegen;
 pub mod contract;
 pub mod demo_jar;
 pub mod dist;
+pub mod kills;
 pub mod mutants;
 pub mod tidy;
 pub mod worst_week;

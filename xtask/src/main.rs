@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{bench, ci, codegen, contract, demo_jar, dist, mutants, tidy, worst_week};
+use xtask::{bench, ci, codegen, contract, demo_jar, dist, kills, mutants, tidy, worst_week};
 
 #[derive(Parser)]
 #[command(about)]
@@ -60,6 +60,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Kill a controller and a daemon at random moments of pushes, transfers and preparations, and look at what is left
+    Kills(kills::Options),
     /// Plant the mistakes of xtask/mutants one by one and see that a test notices each
     Mutants {
         #[command(flatten)]
@@ -159,6 +161,7 @@ fn run(task: Task) -> Result<ExitCode> {
             println!("tidy: in order");
         }
         Task::WorstWeek { arguments } => worst_week::run(&here, &arguments)?,
+        Task::Kills(options) => kills::run(&here, &options)?,
         Task::Dist => println!("{}", dist::run(&here)?.display()),
         Task::Bench { arguments } => bench::run(&here, &arguments)?,
         Task::Mutants {

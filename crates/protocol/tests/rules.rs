@@ -107,6 +107,29 @@ fn ten_rules_stand_where_their_page_says() {
 }
 
 #[test]
+fn the_tests_that_the_parity_page_names_are_where_it_says() {
+    let page = read(&root().join("docs/java-parity.md"));
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let mut named = 0;
+    for row in rows.filter(|row| !row.ends_with("| Shown by |")) {
+        let tests = links(row);
+        assert!(!tests.is_empty(), "no test for {row}");
+        for (test, target) in tests {
+            let test = test.trim_matches('`');
+            let source = read(&root().join("docs").join(target));
+            let ways = [
+                format!("fn {test}("),
+                format!("def {test}("),
+                format!("\"{test}\""),
+            ];
+            assert!(ways.iter().any(|way| source.contains(way)), "{test} in {target}");
+            named += 1;
+        }
+    }
+    assert!(named >= 40, "{named} tests are named");
+}
+
+#[test]
 fn a_number_of_the_rules_is_written_once() {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(root().join("crates")).unwrap() {
