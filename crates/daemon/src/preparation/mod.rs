@@ -9,8 +9,10 @@
 
 mod artifact;
 mod config_patch;
+mod encoding;
 mod failure;
 mod inside;
+mod json;
 mod launch;
 mod merge;
 mod order;

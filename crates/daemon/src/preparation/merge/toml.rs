@@ -30,7 +30,7 @@ fn read(value: &DeValue<'_>) -> Value {
     }
 }
 
-pub(super) fn edit(base: &str, overlay: &str) -> Result<String, String> {
+pub(in crate::preparation) fn edit(base: &str, overlay: &str) -> Result<String, String> {
     let parse = |text: &str| {
         text.parse::<DocumentMut>()
             .map_err(|error| error.message().to_owned())
