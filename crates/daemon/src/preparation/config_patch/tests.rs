@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 
 mod expression;
+mod field;
 mod java;
 
 fn plain(text: &str) -> Value {

@@ -3,6 +3,7 @@
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::super::merge;
 use super::entry::{Entry, SECTION, Value, is_number, quoted};
 
 /// Every value with its place, and every section
@@ -30,7 +31,7 @@ fn collect(text: &str, table: &DeTable<'_>, path: &mut Vec<String>, entries: &mu
             DeValue::Table(_) => (String::new(), SECTION.to_owned(), Some("it is a section")),
             DeValue::Array(items) if has_tables(items) => (
                 String::new(),
-                format!("{items:?}"),
+                format!("{:?}", merge::toml::read(value.get_ref())),
                 Some("it is a list of sections"),
             ),
             _ => (written.to_owned(), written.to_owned(), None),

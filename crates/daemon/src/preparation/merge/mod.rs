@@ -170,7 +170,7 @@ impl Format {
 
 /// What a file says, without how it says it
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
+pub(super) enum Value {
     Section(BTreeMap<String, Value>),
     List(Vec<Value>),
     /// Equal exactly when the value is the same thing to its reader
