@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "283080fcf1707b6bbd6468d885828766e553391fbd21847d3e4bd542c4666ba4";
+pub const WIRE_DIGEST: &str = "37626aaaf31895f689e8fe6d5fa4c1788854c23f8bc4ded11465c489ab91c3a5";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "b073b85813f091ae4e0b5cf453733c128d14a9bc42f83397f2d857fb093b2889",
+        "18fc8cf0a8b7bf533a2caaef1737e69256a2e97823aab286f7371284282f2fbd",
     ),
 ];

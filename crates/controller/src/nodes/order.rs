@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prexorcloud_proto::{ReadinessRule, ShutdownNodeAck, StartInstance, TemplateRef};
+use prexorcloud_proto::{ProgramArguments, ReadinessRule, ShutdownNodeAck, StartInstance, TemplateRef};
 use prexorcloud_protocol::{
     Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
     handshake::controller::Hello,
@@ -319,6 +319,8 @@ pub(crate) struct StartOrder {
     pub(crate) sha256: String,
     pub(crate) memory_mb: i32,
     pub(crate) jvm_args: Vec<String>,
+    /// `None` = by the category
+    pub(crate) program_arguments: Option<ProgramArguments>,
     pub(crate) env: HashMap<String, String>,
     /// `None` = one of the configured range
     pub(crate) port: Option<u16>,

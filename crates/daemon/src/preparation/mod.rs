@@ -149,7 +149,7 @@ impl Preparer {
             Some(EphemeralFolder::of(&folder).map_err(failed)?)
         };
         let working_folder = std::path::absolute(&folder).map_err(failed)?;
-        let (program, arguments) = launch::command(&order, &runtime);
+        let (program, arguments) = launch::command(&order, &self.settings.node_id, &runtime);
         Ok(Prepared {
             launch: LaunchSpec {
                 program,
