@@ -21,7 +21,7 @@ const TEMPLATE: &str = "bench";
 pub fn run(report: &mut Report, program: &Path, repetitions: usize) -> Result<()> {
     eprintln!("prepare: {repetitions} starts of {FILES} files");
     let cluster = Cluster::start(program)?;
-        let folder = cluster.folder().join("template");
+    let folder = cluster.folder().join("template");
     let bytes = write_template(&folder)?;
     let path = folder.to_str().context("a folder that is not UTF-8")?;
     cluster.ctl(&["template", "create", TEMPLATE, "-o", "json"])?;

@@ -393,6 +393,9 @@ pub struct StartArguments {
         requires = "jar"
     )]
     pub jvm_args: Vec<String>,
+    /// An argument behind the jar, instead of --port N --nogui; may be given several times. %PORT% stands for the port
+    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    pub program_arguments: Vec<String>,
     /// An environment variable, NAME=VALUE; several times. Secrets belong into --env-file
     #[arg(long = "env", value_name = "NAME=VALUE", requires = "jar")]
     pub environment: Vec<String>,

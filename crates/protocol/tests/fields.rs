@@ -6,9 +6,9 @@ use prexorcloud_protocol::payload;
 use prexorcloud_protocol::proto::{
     BootstrapCacheEntry, CacheStatus, CompositionPlan, ConfigPatch, ConsoleOutput, CrashReport,
     DaemonLogRecord, DaemonMessage, ErrorReport, ExtensionArtifact, Handshake, HostInfo, InstanceFileContent,
-    InstanceStatusUpdate, JarCacheEntry, NodeStatus, Pong, PreWarmCache, PreWarmEntry, ReadInstanceFile,
-    RunningInstance, RuntimeArtifact, StartInstance, StartInstanceAck, StopInstanceAck, TemplateCacheEntry,
-    TemplateRef, WalkInstanceFiles, controller_message, daemon_message,
+    InstanceStatusUpdate, JarCacheEntry, NodeStatus, Pong, PreWarmCache, PreWarmEntry, ProgramArguments,
+    ReadInstanceFile, RunningInstance, RuntimeArtifact, StartInstance, StartInstanceAck, StopInstanceAck,
+    TemplateCacheEntry, TemplateRef, WalkInstanceFiles, controller_message, daemon_message,
 };
 use prexorcloud_protocol::validate::{self, Fault, Invalid};
 use prost::Message as _;
@@ -40,7 +40,12 @@ fn nothing_in_a_start_that_reaches_a_process_contains_a_nul() {
     fn plan(start: &mut StartInstance) -> &mut CompositionPlan {
         start.composition_plan.get_or_insert_default()
     }
-    let cases: [(&str, Spoil); 19] = [
+    let cases: [(&str, Spoil); 20] = [
+        ("start_instance.program_arguments.values", |start, text| {
+            start.program_arguments = Some(ProgramArguments {
+                values: vec!["--world".into(), text],
+            })
+        }),
         ("start_instance.jvm_args", |start, text| {
             start.jvm_args = vec!["-Xmx1G".into(), text]
         }),

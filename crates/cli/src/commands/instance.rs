@@ -255,6 +255,10 @@ fn start_order(arguments: StartArguments, jar: &str) -> Result<Value, Failure> {
         (!arguments.jvm_args.is_empty()).then(|| arguments.jvm_args.into()),
     );
     set(
+        "arguments",
+        (!arguments.program_arguments.is_empty()).then(|| arguments.program_arguments.into()),
+    );
+    set(
         "env",
         (!environment.is_empty()).then_some(Value::Object(environment)),
     );

@@ -174,6 +174,8 @@ fn a_start_order_carries_everything_that_was_given() {
             "-Xss1m",
             "--jvm-arg",
             "-Da=b",
+            "--arg",
+            "--listen=%PORT%",
             "--env-file",
             file.to_str().unwrap(),
             "--env",
@@ -191,7 +193,7 @@ fn a_start_order_carries_everything_that_was_given() {
     assert_eq!(line, "POST /api/v1/instances");
     let expected = json!({
         "group": "lobby", "jar": "/srv/a b.jar", "id": "lobby-1", "node": "n1", "sha256": "ab", "memoryMb": 256,
-        "jvmArgs": ["-Xss1m", "-Da=b"], "env": { "A": "flag", "SECRET": "x=y" }, "port": 30001,
+        "jvmArgs": ["-Xss1m", "-Da=b"], "arguments": ["--listen=%PORT%"], "env": { "A": "flag", "SECRET": "x=y" }, "port": 30001,
         "startupTimeoutSeconds": 9, "shutdownGraceSeconds": 8, "maxLifetimeSeconds": 7
     });
     assert_eq!(body, expected);

@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "02f888eb77feec4ad719737f4145c4b67259c4c0e35a1f98a06b10ccc27f1747";
+pub const WIRE_DIGEST: &str = "035ba6eeec9b77fe45b5b22a083941db230b4d796a4ba964e4eea9d59b75aa8d";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "f1c3ffbe2413f460836fce5ea98c2f2fc071fb9c8056a2564bb964301318bd49",
+        "0842bc07cc86dd910750a507d61acbb3f1758d4a55a968a3edf299ed04a883b9",
     ),
 ];

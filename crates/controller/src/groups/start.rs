@@ -179,6 +179,7 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
         sha256: meaning.sha256.to_lowercase(),
         memory_mb: meaning.memory_mb,
         jvm_args: meaning.jvm_args.clone(),
+        program_arguments: None,
         env: meaning.env.clone(),
         port: None,
         startup_timeout: duration(meaning.startup_timeout_seconds),

@@ -7,6 +7,7 @@ use std::{
 };
 
 use axum::{Json, body::Bytes, extract::State, http::StatusCode, response::Response};
+use prexorcloud_proto::ProgramArguments;
 use prexorcloud_protocol::{GroupName, InstanceId, validate::is_refused_variable};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -52,6 +53,8 @@ pub(super) struct Start {
     memory_mb: Option<i32>,
     #[serde(default)]
     jvm_args: Vec<String>,
+    /// What stands behind the jar, if not what its category says
+    arguments: Option<Vec<String>>,
     #[serde(default)]
     env: HashMap<String, String>,
     port: Option<u16>,
@@ -172,7 +175,8 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
     if start.port == Some(0) {
         return Err(ApiError::invalid("port must be from 1 to 65535"));
     }
-    let text = start.jvm_args.iter().map(String::len).sum::<usize>()
+    let arguments = start.jvm_args.iter().chain(start.arguments.iter().flatten());
+    let text = arguments.map(String::len).sum::<usize>()
         + start
             .env
             .iter()
@@ -182,7 +186,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         + start.jar.len();
     if text > MAX_TEXT_BYTES {
         return Err(ApiError::invalid(format!(
-            "jar, jvmArgs, env and variables together have at most {MAX_TEXT_BYTES} bytes"
+            "jar, jvmArgs, arguments, env and variables together have at most {MAX_TEXT_BYTES} bytes"
         )));
     }
     if start.env.keys().any(|name| name.is_empty() || name.contains('=')) {
@@ -206,6 +210,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         sha256,
         memory_mb,
         jvm_args: start.jvm_args,
+        program_arguments: start.arguments.map(|values| ProgramArguments { values }),
         env: start.env,
         port: start.port,
         startup_timeout: duration(start.startup_timeout_seconds),

@@ -7,8 +7,8 @@ use std::{
 };
 
 use prexorcloud_proto::{
-    ConfigFormat, ConfigPatch, PreWarmCache, ReadinessRule, RuntimeIsolation, ShutdownNodeAck, StartInstance,
-    TemplateRef,
+    ConfigFormat, ConfigPatch, PreWarmCache, ProgramArguments, ReadinessRule, RuntimeIsolation,
+    ShutdownNodeAck, StartInstance, TemplateRef,
 };
 use prexorcloud_protocol::{
     Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
@@ -336,6 +336,8 @@ pub(crate) struct StartOrder {
     pub(crate) sha256: String,
     pub(crate) memory_mb: i32,
     pub(crate) jvm_args: Vec<String>,
+    /// `None` = by the category
+    pub(crate) program_arguments: Option<ProgramArguments>,
     pub(crate) env: HashMap<String, String>,
     /// `None` = one of the configured range
     pub(crate) port: Option<u16>,

@@ -123,6 +123,7 @@ impl Node {
             port: i32::from(port),
             memory_mb: order.memory_mb,
             jvm_args: order.jvm_args.clone(),
+            program_arguments: order.program_arguments.clone(),
             env,
             jar_file,
             download_url,

@@ -648,3 +648,17 @@ async fn a_start_that_nobody_can_read_any_more_has_ended_and_can_be_deleted() {
     let (status, answer) = cluster.call("DELETE", "/instances/lobby-2", None).await;
     assert_eq!(status, 204, "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_arguments_of_a_program_reach_its_daemon() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    for arguments in [Some(vec!["serve", "--listen=%PORT%"]), Some(Vec::new()), None] {
+        let order = json!({ "group": "lobby", "jar": JAR, "arguments": arguments });
+        let (status, body) = cluster.post("/instances", &order).await;
+        assert_eq!(status, 201, "{body}");
+        let told = puppet.start().await.program_arguments.map(|told| told.values);
+        assert_eq!(json!(told), json!(arguments));
+    }
+}

@@ -473,6 +473,7 @@ fn preparation_settings(
             deadline: config.runtime.download_timeout,
             allow_unverified: config.runtime.allow_unverified_downloads,
             max_kept_bytes: config.runtime.download_cache_bytes,
+            ..DownloadLimits::default()
         },
         default_grace: config.instances.shutdown_timeout,
     }

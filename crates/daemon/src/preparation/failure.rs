@@ -214,6 +214,20 @@ pub enum ArtifactError {
         /// The status code
         status: u16,
     },
+    /// It leads to nowhere, or to where a file may not come from
+    #[error("{url}: {problem}")]
+    Redirect {
+        /// The address that was asked
+        url: String,
+        /// Why the redirect is not followed
+        problem: String,
+    },
+    /// The server answered with a page for people
+    #[error("{url} answers with a web page and not with the file; give the address of the file itself")]
+    WebPage {
+        /// The address
+        url: String,
+    },
     /// The answer is packed, although it was asked for as it is
     #[error("{url} sends the file packed ({encoding}), although it was asked for as it is")]
     Encoded {
@@ -254,6 +268,8 @@ impl ArtifactError {
             | Self::Missing { .. }
             | Self::NotAFile { .. }
             | Self::WrongDigest { .. }
+            | Self::Redirect { .. }
+            | Self::WebPage { .. }
             | Self::Encoded { .. }
             | Self::TooLarge { .. } => false,
         }

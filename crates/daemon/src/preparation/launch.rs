@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use prexorcloud_proto::ConfigFormat;
 use prexorcloud_protocol::validate::is_refused_variable;
 
-use super::PreparationError;
 use super::order::Assignment;
+use super::{PreparationError, substitution};
 
 /// What runs the jar
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,9 +84,12 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
-/// The program and its arguments
-pub(super) fn command(order: &Assignment, runtime: &Runtime) -> (PathBuf, Vec<String>) {
-    let port = order.port.to_string();
+/// The program and its arguments: those of the order, else by its category; the stand-in server always gets its own
+pub(super) fn command(order: &Assignment, node_id: &str, runtime: &Runtime) -> (PathBuf, Vec<String>) {
+    let by_category = || match order.is_proxy {
+        true => Vec::new(),
+        false => server_arguments(order),
+    };
     match runtime {
         Runtime::Java { binary } => {
             let mut arguments = vec![
@@ -97,17 +100,20 @@ pub(super) fn command(order: &Assignment, runtime: &Runtime) -> (PathBuf, Vec<St
             ];
             arguments.extend(order.jvm_args.iter().cloned());
             arguments.extend(["-jar".into(), order.jar_file.clone()]);
-            if !order.is_proxy {
-                arguments.extend(["--port".into(), port, "--nogui".into()]);
-            }
+            arguments.extend(substitution::program_arguments(order, node_id).unwrap_or_else(by_category));
             (binary.clone(), arguments)
         }
         Runtime::Standin { program, arguments } => {
             let mut arguments = arguments.clone();
-            arguments.extend(["--port".into(), port, "--nogui".into()]);
+            arguments.extend(server_arguments(order));
             (program.clone(), arguments)
         }
     }
+}
+
+/// What every Minecraft server understands
+fn server_arguments(order: &Assignment) -> Vec<String> {
+    vec!["--port".into(), order.port.to_string(), "--nogui".into()]
 }
 
 /// The word that makes the server stop by itself
@@ -230,7 +236,7 @@ mod tests {
         let runtime = Runtime::Java {
             binary: "/usr/bin/java".into(),
         };
-        command(order, &runtime).1.join(" ")
+        command(order, "node-1", &runtime).1.join(" ")
     }
 
     #[test]
@@ -242,6 +248,50 @@ mod tests {
         );
         let proxy = order(|start| start.category = 2);
         assert!(arguments(&proxy).ends_with("-jar server.jar"));
+    }
+
+    #[test]
+    fn a_program_gets_the_arguments_of_its_order() {
+        let with = |values: &[&str], category: i32| {
+            let order = order(|start| {
+                start.category = category;
+                start.resolved_variables = [
+                    ("PORT".to_owned(), "1".to_owned()),
+                    ("SECRET".to_owned(), "x".to_owned()),
+                ]
+                .into();
+                start.program_arguments = Some(prexorcloud_proto::ProgramArguments {
+                    values: values.iter().map(|value| (*value).to_owned()).collect(),
+                });
+            });
+            let line = arguments(&order);
+            line.split_once(" -jar server.jar").unwrap().1.to_owned()
+        };
+        for category in [1, 2] {
+            assert_eq!(with(&[], category), "");
+            assert_eq!(
+                with(
+                    &[
+                        "serve",
+                        "--listen=0.0.0.0:%PORT%",
+                        "%INSTANCE_ID%@%NODE_ID%",
+                        "%SECRET%"
+                    ],
+                    category
+                ),
+                " serve --listen=0.0.0.0:30000 lobby-1@node-1 %SECRET%"
+            );
+        }
+        let standin = Runtime::Standin {
+            program: "/bin/own".into(),
+            arguments: vec!["standin".into()],
+        };
+        let order =
+            order(|start| start.program_arguments = Some(prexorcloud_proto::ProgramArguments::default()));
+        assert_eq!(
+            command(&order, "node-1", &standin).1.join(" "),
+            "standin --port 30000 --nogui"
+        );
     }
 
     #[test]

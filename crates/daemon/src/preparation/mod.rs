@@ -10,9 +10,11 @@
 
 mod artifact;
 mod config_patch;
+mod encoding;
 mod failure;
 mod inside;
 mod install;
+mod json;
 mod launch;
 mod leftovers;
 mod merge;
@@ -148,7 +150,7 @@ impl Preparer {
             Some(EphemeralFolder::of(&folder).map_err(failed)?)
         };
         let working_folder = std::path::absolute(&folder).map_err(failed)?;
-        let (program, arguments) = launch::command(&order, &runtime);
+        let (program, arguments) = launch::command(&order, &self.settings.node_id, &runtime);
         Ok(Prepared {
             launch: LaunchSpec {
                 program,

@@ -29,6 +29,8 @@ pub(super) struct Assignment {
     pub(super) port: u16,
     pub(super) memory_mb: u32,
     pub(super) jvm_args: Vec<String>,
+    /// What stands behind the jar; `None` = by the category
+    pub(super) program_arguments: Option<Vec<String>>,
     pub(super) env: BTreeMap<String, String>,
     pub(super) plugin_token: String,
     pub(super) grace: Option<Duration>,
@@ -90,6 +92,7 @@ impl Assignment {
                 Err(_) => return Err(invalid("memory_mb", "is negative".into())),
             },
             jvm_args: start.jvm_args.clone(),
+            program_arguments: start.program_arguments.clone().map(|arguments| arguments.values),
             env: start.env.clone().into_iter().collect(),
             plugin_token: start.plugin_token.clone(),
             grace: seconds(start.shutdown_grace_seconds),

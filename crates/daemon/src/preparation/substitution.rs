@@ -31,7 +31,13 @@ const MAX_DEPTH: usize = 32;
 /// What `%KEY%` means for an instance; the daemon's own keys win over the order's
 pub(super) fn variables(order: &Assignment, node_id: &str) -> BTreeMap<String, String> {
     let mut variables = order.variables.clone();
-    for (key, value) in [
+    variables.extend(own_variables(order, node_id));
+    variables
+}
+
+/// The keys that are the daemon's own, none of which is secret
+fn own_variables(order: &Assignment, node_id: &str) -> BTreeMap<String, String> {
+    let own = [
         ("PORT", order.port.to_string()),
         ("INSTANCE_ID", order.instance.to_string()),
         ("INSTANCE_NAME", order.instance.to_string()),
@@ -39,10 +45,22 @@ pub(super) fn variables(order: &Assignment, node_id: &str) -> BTreeMap<String, S
         ("NODE_ID", node_id.to_owned()),
         ("MEMORY", order.memory_mb.to_string()),
         ("MAX_PLAYERS", order.max_players.to_string()),
-    ] {
-        variables.insert(key.to_owned(), value);
-    }
-    variables
+    ];
+    own.into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
+}
+
+/// The arguments that the order has for its program, with the daemon's own keys replaced; others may be secret
+pub(super) fn program_arguments(order: &Assignment, node_id: &str) -> Option<Vec<String>> {
+    let arguments = order.program_arguments.as_ref()?;
+    let variables = own_variables(order, node_id);
+    Some(
+        arguments
+            .iter()
+            .map(|argument| replace(argument, &variables))
+            .collect(),
+    )
 }
 
 /// Replaces variables in every text file of the folder

@@ -1904,13 +1904,14 @@ pub struct ExtensionArtifact {
     #[prost(string, tag = "7")]
     pub install_path: ::prost::alloc::string::String,
 }
-/// A change of one key in one configuration file. A file that does not exist is skipped.
+/// A change of one key in one configuration file: .properties, .toml, .yml, .yaml or .json, any text file for REGEX. A file
+/// that does not exist is skipped. Java daemons skip .json files, and do not know places in lists.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ConfigPatch {
     /// The file, from the working directory; it must not lead out of there.
     #[prost(string, tag = "1")]
     pub file: ::prost::alloc::string::String,
-    /// The key, with dots between levels; for REGEX the expression.
+    /// The key, with dots between levels, and `\[n\]` for a place in a list; for REGEX the expression.
     #[prost(string, tag = "2")]
     pub key: ::prost::alloc::string::String,
     /// The new value. `%FORWARDING_SECRET%` in it stands for the content of `forwarding.secret`; without that file the
@@ -2025,6 +2026,19 @@ pub struct StartInstance {
     /// What makes the server ready. Absent = by its platform, as from a Java controller. Java daemons do not judge.
     #[prost(message, optional, tag = "101")]
     pub readiness: ::core::option::Option<ReadinessRule>,
+    /// The arguments of the program. Absent = by the category, as from a Java controller: `--port N --nogui` for a server,
+    /// none for a proxy. Java daemons go by the category always.
+    #[prost(message, optional, tag = "102")]
+    pub program_arguments: ::core::option::Option<ProgramArguments>,
+}
+/// What stands behind the jar in the command line of an instance.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProgramArguments {
+    /// In order; none = the program gets none. `%PORT%`, `%MEMORY%`, `%MAX_PLAYERS%`, `%INSTANCE_ID%`, `%INSTANCE_NAME%`,
+    /// `%GROUP%` and `%NODE_ID%` in them stand for the values of the instance. Other variables are not replaced, since
+    /// they may be secret, and everybody on the node sees arguments.
+    #[prost(string, repeated, tag = "1")]
+    pub values: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// What makes a server ready for players.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2492,11 +2506,13 @@ pub struct ArtifactRef {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ConfigPatchOp {
-    /// Sets the key, and adds it where it is missing.
+    /// Sets the key, and adds it where it is missing, but for a key of several levels in YAML.
     Set = 0,
     /// Sets the key where it exists, and does nothing where it is missing.
     Replace = 1,
-    /// Treats the key as a regular expression and replaces every match in each line by the value.
+    /// Treats the key as a regular expression of Java and replaces every match in each line by the value, in which `$1`
+    /// and `${name}` are groups and a backslash takes the next character as it is. Look-around, back references and
+    /// possessive quantifiers are an error here; Java daemons have them.
     Regex = 2,
 }
 impl ConfigPatchOp {

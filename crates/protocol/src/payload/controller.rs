@@ -4,8 +4,8 @@
 //! one of these may contain a NUL, where the operating system would end it.
 
 use prexorcloud_proto::{
-    CompositionPlan, ConfigPatch, ExtensionArtifact, PreWarmEntry, ReadinessRule, RuntimeArtifact,
-    TemplateRef,
+    CompositionPlan, ConfigPatch, ExtensionArtifact, PreWarmEntry, ProgramArguments, ReadinessRule,
+    RuntimeArtifact, TemplateRef,
 };
 
 use super::entries::{Each, Inside, Keys, Values};
@@ -39,6 +39,11 @@ fields! { StartInstance as "start_instance" {
     composition_plan: Inside::<CompositionPlan>::new();
     incarnation: Started;
     readiness: Inside::<ReadinessRule>::new();
+    program_arguments: Inside::<ProgramArguments>::new();
+} }
+
+fields! { ProgramArguments as "start_instance.program_arguments" {
+    values: Each(NoNul);
 } }
 
 fields! { ReadinessRule as "start_instance.readiness" {

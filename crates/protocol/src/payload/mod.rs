@@ -249,7 +249,7 @@ table! {
     HandshakeAck(HandshakeAck) handshake_ack = 1, Control, Untagged,
         Needs::Nothing, 64 * KIB, limits::CONTROLLERS + limits::CAPABILITIES + FEW;
     StartInstance(StartInstance) start_instance = 2, Control, Tagged,
-        Needs::Nothing, 4 * MIB, limits::START_ELEMENTS => [24];
+        Needs::Nothing, 4 * MIB, limits::START_ELEMENTS => [24, 102];
     StopInstance(StopInstance) stop_instance = 3, Control, Tagged, Needs::Nothing, KIB, FEW;
     SendCommand(SendCommand) send_command = 4, Control, Tagged, Needs::Field("command_id", Capabilities::EXEC_ACK), 4 * KIB, FEW;
     Ping(Ping) ping = 5, Control, Untagged, Needs::Nothing, KIB, FEW, follows;

@@ -3,13 +3,13 @@
 //! What has a digest is kept under its digest, so that the next instance needs no download. A kept file is verified
 //! again each time it is used.
 
+mod download;
 mod kept;
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -18,7 +18,6 @@ use std::time::Duration;
 use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::redact;
 use reqwest::Url;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_ENCODING, HeaderMap};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
@@ -26,6 +25,8 @@ use super::ArtifactError;
 use crate::durable;
 
 pub(super) use kept::Description;
+
+use download::Download;
 use kept::Kept;
 
 /// Downloads at a time; more would only share the same line
@@ -36,8 +37,10 @@ const PARALLEL_DOWNLOADS: usize = 4;
 pub struct DownloadLimits {
     /// The most bytes that a file may have
     pub max_bytes: u64,
-    /// How long one download may take
+    /// How long one download may take, with all its attempts
     pub deadline: Duration,
+    /// How long nothing may come before it is tried again
+    pub stall: Duration,
     /// Whether files without a digest may come over the network
     pub allow_unverified: bool,
     /// Bytes of the files that are kept while nobody uses them
@@ -49,6 +52,7 @@ impl Default for DownloadLimits {
         Self {
             max_bytes: 2 * 1024 * 1024 * 1024,
             deadline: Duration::from_secs(600),
+            stall: Duration::from_secs(30),
             allow_unverified: false,
             max_kept_bytes: 20 * 1024 * 1024 * 1024,
         }
@@ -212,8 +216,19 @@ impl Artifacts {
         let shown = shown(&url);
         // Never closed. Waiting for a slot does not count towards the deadline.
         let _slot = self.slots.acquire().await;
-        let fetch = self.fetch(url, &shown, sha256, target);
-        match tokio::time::timeout(self.limits.deadline, fetch).await {
+        let client = self.client().map_err(|error| ArtifactError::Download {
+            url: shown.clone(),
+            problem: download::causes(&error.without_url()),
+        })?;
+        let download = Download {
+            client,
+            url,
+            shown: shown.clone(),
+            sha256,
+            target,
+            max_bytes: self.limits.max_bytes,
+        };
+        match tokio::time::timeout(self.limits.deadline, download.run()).await {
             Ok(result) => result,
             Err(_) => Err(ArtifactError::Download {
                 url: shown,
@@ -222,75 +237,12 @@ impl Artifacts {
         }
     }
 
-    async fn fetch(&self, url: Url, shown: &str, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
-        let broken = |error: reqwest::Error| ArtifactError::Download {
-            url: shown.to_owned(),
-            problem: causes(&error.without_url()),
-        };
-        let client = self.client().map_err(broken)?;
-        // A digest is one of the file and not of a packed form of it.
-        let request = client.get(url).header(ACCEPT_ENCODING, "identity");
-        let mut response = request.send().await.map_err(broken)?;
-        if !response.status().is_success() {
-            return Err(ArtifactError::Status {
-                url: shown.to_owned(),
-                status: response.status().as_u16(),
-            });
-        }
-        if let Some(encoding) = encoding(response.headers()) {
-            return Err(ArtifactError::Encoded {
-                url: shown.to_owned(),
-                encoding,
-            });
-        }
-        let too_large = || ArtifactError::TooLarge {
-            origin: shown.to_owned(),
-            limit: self.limits.max_bytes,
-        };
-        if response
-            .content_length()
-            .is_some_and(|length| length > self.limits.max_bytes)
-        {
-            return Err(too_large());
-        }
-        let mut partial = Partial::create(target).map_err(io_error(target))?;
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            if partial.length.saturating_add(chunk.len() as u64) > self.limits.max_bytes {
-                return Err(too_large());
-            }
-            // Chunks are small and go to the page cache; the sync at the end is what takes time.
-            partial.write(&chunk).map_err(io_error(target))?;
-        }
-        let (shown, sha256) = (shown.to_owned(), sha256.to_owned());
-        blocking(target, move || partial.finish(&shown, &sha256, Lasts::Yes)).await
-    }
-
     /// The client is made when it is first needed: it reads the system's certificates
     fn client(&self) -> Result<reqwest::Client, reqwest::Error> {
         if let Some(client) = self.client.get() {
             return Ok(client.clone());
         }
-        let redirects = reqwest::redirect::Policy::custom(|attempt| {
-            let leaves_tls = attempt
-                .previous()
-                .last()
-                .is_some_and(|url| url.scheme() == "https")
-                && attempt.url().scheme() != "https";
-            if leaves_tls {
-                attempt.error("the redirect leaves https")
-            } else if attempt.previous().len() > 8 {
-                attempt.error("too many redirects")
-            } else {
-                attempt.follow()
-            }
-        });
-        let client = reqwest::Client::builder()
-            .user_agent(concat!("prexorcloud-daemon/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(30))
-            .read_timeout(Duration::from_secs(60))
-            .pool_max_idle_per_host(1)
-            .redirect(redirects)
-            .build()?;
+        let client = download::client(self.limits.stall)?;
         Ok(self.client.get_or_init(|| client).clone())
     }
 }
@@ -319,6 +271,15 @@ impl Partial {
             digest: Sha256::new(),
             length: 0,
         })
+    }
+
+    /// Nothing of it is there yet
+    fn restart(&mut self) -> io::Result<()> {
+        self.temporary.as_file().set_len(0)?;
+        self.temporary.rewind()?;
+        self.digest = Sha256::new();
+        self.length = 0;
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -470,25 +431,6 @@ fn file(url: &str) -> Option<PathBuf> {
     Url::parse(&escaped).ok()?.to_file_path().ok()
 }
 
-/// How the bytes of an answer are packed, if they are
-fn encoding(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all(CONTENT_ENCODING).iter();
-    let mut words = values.flat_map(|value| {
-        let text = String::from_utf8_lossy(value.as_bytes()).into_owned();
-        text.split(',')
-            .map(|word| word.trim().to_owned())
-            .collect::<Vec<_>>()
-    });
-    words
-        .find(|word| !word.is_empty() && !word.eq_ignore_ascii_case("identity"))
-        .map(|word| {
-            word.chars()
-                .filter(|character| !character.is_control())
-                .take(40)
-                .collect()
-        })
-}
-
 /// The address without what may be secret in it: user, password and query
 fn shown(url: &Url) -> String {
     let mut url = url.clone();
@@ -498,20 +440,6 @@ fn shown(url: &Url) -> String {
     url.set_query(None);
     url.set_fragment(None);
     url.to_string()
-}
-
-/// An error and its causes in one line, each said once
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.contains(&said) {
-            let _ = write!(text, ": {said}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn io_error(path: &Path) -> impl Fn(io::Error) -> ArtifactError + '_ {

@@ -6,11 +6,11 @@ use std::ops::Range;
 /// A value of a file, and where it stands
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::preparation) struct Entry {
-    /// Its key with the sections around it
+    /// Its key with the sections around it; `[n]` is the place in a list
     pub(in crate::preparation) path: Vec<String>,
     /// The value as the server reads it
     pub(in crate::preparation) value: String,
-    /// Equal exactly when the value is the same thing to the server
+    /// Equal exactly when the value is the same thing to the server, [`SECTION`] for a section
     pub(in crate::preparation) seal: String,
     /// The bytes that a new value replaces
     pub(in crate::preparation) bytes: Range<usize>,
@@ -22,17 +22,49 @@ pub(in crate::preparation) struct Entry {
     pub(in crate::preparation) obstacle: Option<&'static str>,
 }
 
-pub(in crate::preparation) fn is_number(value: &str) -> bool {
-    let digits = value.strip_prefix('-').unwrap_or(value);
-    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    match digits.split_once('.') {
-        Some((whole, fraction)) => all_digits(whole) && all_digits(fraction),
-        None => all_digits(digits),
+/// The seal of every section
+pub(super) const SECTION: &str = "{}";
+
+/// What a patch puts into a file
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) text: String,
+    /// Whether it is text whatever it looks like; otherwise numbers and booleans are what they look like
+    pub(super) is_text: bool,
+}
+
+impl Value {
+    /// Bare if it is a number or a boolean to every reader, else in double quotes
+    pub(super) fn rendered(&self) -> String {
+        let text = &self.text;
+        if !self.is_text && (text.eq_ignore_ascii_case("true") || text.eq_ignore_ascii_case("false")) {
+            text.to_ascii_lowercase()
+        } else if !self.is_text && is_number(text) {
+            text.clone()
+        } else {
+            quoted(text)
+        }
+    }
+
+    /// Whether `read` is what it says
+    pub(super) fn is_read_as(&self, read: &str) -> bool {
+        read == self.text || self.rendered() == read
     }
 }
 
-/// In double quotes, with what may not stand between them escaped as both TOML and YAML have it
-pub(in crate::preparation) fn quoted(text: &str) -> String {
+/// A minus, digits, a fraction; a zero before other digits makes it an octal number or nothing at all
+pub(super) fn is_number(value: &str) -> bool {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, is_fraction) = match digits.split_once('.') {
+        Some((whole, fraction)) => (whole, all_digits(fraction)),
+        None => (digits, true),
+    };
+    all_digits(whole) && is_fraction && (whole.len() == 1 || !whole.starts_with('0'))
+}
+
+/// In double quotes, with what may not stand between them escaped as TOML, YAML and JSON have it
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for character in text.chars() {

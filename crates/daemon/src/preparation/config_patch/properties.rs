@@ -1,5 +1,6 @@
 //! `.properties` files, as Java reads them
 
+use super::super::encoding::escaped;
 use super::entry::Entry;
 
 /// Every property with the place of its value
@@ -21,22 +22,27 @@ pub(in crate::preparation) fn entries(text: &str) -> Result<Vec<Entry>, String> 
     Ok(entries)
 }
 
-/// The value as it is written: as the patch has it, with its escapes, but for blanks before it, which would be lost
+/// The value as it is written: as the patch has it, with its escapes, but for blanks before it, which would be lost, and
+/// for characters beyond ASCII, which some servers read as Latin-1 and others as UTF-8
 pub(super) fn rendered(value: &str) -> String {
-    if value.starts_with([' ', '\t', '\u{c}']) {
-        format!("\\{value}")
+    let rendered = in_ascii(value);
+    if rendered.starts_with([' ', '\t', '\u{c}']) {
+        format!("\\{rendered}")
     } else {
-        value.to_owned()
+        rendered
     }
 }
 
-/// What a value means once it is written; `None` if it would not end with its line
-pub(super) fn meaning(value: &str) -> Option<String> {
-    let read = entries(&format!("a={}\nb=\n", rendered(value))).ok()?;
-    match read.as_slice() {
-        [entry, _] => Some(entry.value.clone()),
-        _ => None,
+fn in_ascii(text: &str) -> String {
+    let mut ascii = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii() {
+            ascii.push(character);
+        } else {
+            ascii.push_str(&escaped(character));
+        }
     }
+    ascii
 }
 
 /// A line that adds a property
@@ -48,7 +54,11 @@ pub(super) fn line(key: &str, value: &str) -> String {
         {
             line.push('\\');
         }
-        line.push(character);
+        if character.is_ascii() {
+            line.push(character);
+        } else {
+            line.push_str(&escaped(character));
+        }
     }
     line.push('=');
     line.push_str(&rendered(value));
@@ -140,15 +150,8 @@ impl Reader<'_> {
                     continue;
                 }
                 'u' => {
-                    let digits = self.text.get(self.at + 1..self.at + 5).unwrap_or_default();
-                    let is_code = digits.len() == 4 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-                    if !is_code {
-                        return Err(format!("line {}: \\u needs four hexadecimal digits", self.line));
-                    }
-                    // Halves of a pair are characters of their own to Java; only whether they change matters here.
-                    text.push_str("\\u");
-                    text.push_str(&digits.to_ascii_lowercase());
-                    self.at += 5;
+                    self.at -= 1;
+                    self.unicode(&mut text)?;
                     continue;
                 }
                 't' => text.push('\t'),
@@ -160,5 +163,41 @@ impl Reader<'_> {
             self.at += escaped.len_utf8();
         }
         Ok(text)
+    }
+    /// What follows a backslash and is `uXXXX`, with the second half if this is the first one of a pair
+    fn unicode(&mut self, text: &mut String) -> Result<(), String> {
+        let first = self.unit()?;
+        let character = match first {
+            0xd800..=0xdbff => {
+                let behind = self.at;
+                let second = match self.text.get(behind..) {
+                    Some(rest) if rest.starts_with("\\u") => self.unit()?,
+                    _ => 0,
+                };
+                let pair = char::decode_utf16([first, second]).next().and_then(Result::ok);
+                if pair.is_none() {
+                    self.at = behind;
+                }
+                pair
+            }
+            _ => char::from_u32(u32::from(first)),
+        };
+        match character {
+            Some(character) => text.push(character),
+            // Half a pair is a character of its own to Java; only whether it changes matters here.
+            None => text.push_str(&format!("\\u{first:04x}")),
+        }
+        Ok(())
+    }
+
+    /// Reads `\uXXXX`
+    fn unit(&mut self) -> Result<u16, String> {
+        let digits = self.text.get(self.at + 2..self.at + 6).unwrap_or_default();
+        let unit = match digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            true => u16::from_str_radix(digits, 16).ok(),
+            false => None,
+        };
+        self.at += 6;
+        unit.ok_or_else(|| format!("line {}: \\u needs four hexadecimal digits", self.line))
     }
 }

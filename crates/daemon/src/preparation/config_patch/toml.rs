@@ -3,7 +3,8 @@
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::entry::{Entry, is_number, quoted};
+use super::super::merge;
+use super::entry::{Entry, SECTION, Value, is_number, quoted};
 
 /// Every value with its place, and every section
 pub(super) fn entries(text: &str) -> Result<Vec<Entry>, String> {
@@ -27,10 +28,10 @@ fn collect(text: &str, table: &DeTable<'_>, path: &mut Vec<String>, entries: &mu
         let written = text.get(bytes.clone()).unwrap_or_default();
         let (decoded, seal, obstacle) = match value.get_ref() {
             DeValue::String(text) => (text.to_string(), format!("{text:?}"), None),
-            DeValue::Table(_) => (String::new(), "{}".to_owned(), Some("it is a section")),
+            DeValue::Table(_) => (String::new(), SECTION.to_owned(), Some("it is a section")),
             DeValue::Array(items) if has_tables(items) => (
                 String::new(),
-                format!("{items:?}"),
+                format!("{:?}", merge::toml::read(value.get_ref())),
                 Some("it is a list of sections"),
             ),
             _ => (written.to_owned(), written.to_owned(), None),
@@ -75,18 +76,16 @@ pub(super) fn line(key: &str, value: &str) -> String {
     } else {
         quoted(key)
     };
-    format!("{key} = {}", rendered(value))
+    format!("{key} = {value}")
 }
 
-/// Numbers and booleans bare where TOML can have them bare, everything else quoted
-pub(super) fn rendered(value: &str) -> String {
-    let digits = value.strip_prefix('-').unwrap_or(value);
-    let has_leading_zero = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
-    if value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
-        value.to_ascii_lowercase()
-    } else if is_number(value) && !has_leading_zero {
-        value.to_owned()
-    } else {
-        quoted(value)
+/// A value as it is written; what is too large for a number of TOML is text
+pub(super) fn rendered(value: &Value) -> String {
+    let is_too_large =
+        is_number(&value.text) && !value.text.contains('.') && value.text.parse::<i64>().is_err();
+    Value {
+        text: value.text.clone(),
+        is_text: value.is_text || is_too_large,
     }
+    .rendered()
 }

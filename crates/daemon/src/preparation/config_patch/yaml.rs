@@ -1,6 +1,6 @@
 //! YAML files
 
-use super::entry::{Entry, is_number, quoted};
+use super::entry::{Entry, SECTION, quoted};
 use crate::yaml::{self, Content, Node, Style};
 
 /// Every value with its place, and every section and list
@@ -85,7 +85,10 @@ fn add(
     entries.push(Entry {
         path: path.clone(),
         value: value.text().unwrap_or_default().to_owned(),
-        seal: format!("{}{:?}{:?}", value.kind(), value.tag, scalar(value)),
+        seal: match &value.content {
+            Content::Mapping(_) if value.tag.is_none() && !value.is_anchored => SECTION.to_owned(),
+            _ => format!("{}{:?}{:?}", value.kind(), value.tag, scalar(value)),
+        },
         joint,
         bytes,
         line: key.unwrap_or(value).line,
@@ -106,16 +109,11 @@ pub(super) fn line(key: &str, value: &str) -> String {
     let is_plain = key.starts_with(|first: char| first.is_ascii_alphabetic())
         && key
             .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+        && !WORDS.iter().any(|word| key.eq_ignore_ascii_case(word));
     let key = if is_plain { key.to_owned() } else { quoted(key) };
-    format!("{key}: {}", rendered(value))
+    format!("{key}: {value}")
 }
 
-/// Numbers and booleans bare, everything else quoted
-pub(super) fn rendered(value: &str) -> String {
-    if is_number(value) || value.eq_ignore_ascii_case("true") || value.eq_ignore_ascii_case("false") {
-        value.to_owned()
-    } else {
-        quoted(value)
-    }
-}
+/// What is no text to some readers of YAML
+const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];

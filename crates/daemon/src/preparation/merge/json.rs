@@ -3,34 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
-use serde::de::IgnoredAny;
-
+use super::super::json::{self, Member, Node};
 use super::{Edit, Value, apply, line_start};
-
-/// A value, and where it stands
-#[derive(Debug)]
-struct Node {
-    bytes: Range<usize>,
-    /// Of an object
-    members: Option<Vec<Member>>,
-}
-
-#[derive(Debug)]
-struct Member {
-    name: String,
-    key: Range<usize>,
-    value: Node,
-}
 
 pub(super) fn values(text: &str) -> Result<Value, String> {
     value(text, &parse(text)?)
 }
 
-pub(super) fn edit(base: &str, overlay: &str) -> Result<String, String> {
+pub(in crate::preparation) fn edit(base: &str, overlay: &str) -> Result<String, String> {
     let (former, newer) = (parse(base)?, parse(overlay)?);
     let mut edits = Vec::new();
     let texts = Texts { base, overlay };
-    match (&former.members, &newer.members) {
+    match (former.members(), newer.members()) {
         (Some(members), Some(others)) => texts.merge(&former, members, others, &mut edits)?,
         _ => return Ok(overlay.to_owned()),
     }
@@ -59,7 +43,7 @@ impl Texts<'_> {
                 added.push(member);
                 continue;
             };
-            match (&former.value.members, &member.value.members) {
+            match (former.value.members(), member.value.members()) {
                 (Some(inner), Some(others)) => self.merge(&former.value, inner, others, edits)?,
                 _ if value(self.base, &former.value)? == value(self.overlay, &member.value)? => {}
                 _ => edits.push(Edit {
@@ -146,7 +130,7 @@ fn indent(text: &str, at: usize) -> &str {
 }
 
 fn value(text: &str, node: &Node) -> Result<Value, String> {
-    let Some(members) = &node.members else {
+    let Some(members) = node.members() else {
         let written = text.get(node.bytes.clone()).unwrap_or_default();
         return Ok(Value::Other(without_blanks(written)));
     };
@@ -178,113 +162,9 @@ fn without_blanks(text: &str) -> String {
 }
 
 fn parse(text: &str) -> Result<Node, String> {
-    // It is JSON before it is looked through; how deep it is nested is not looked at here.
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| error.to_string())?;
-    let mut reader = Reader {
-        text,
-        at: 0,
-        depth: 0,
-    };
-    let node = reader.node()?;
-    match node.members {
+    let node = json::parse(text)?;
+    match node.members() {
         Some(_) => Ok(node),
         None => Err("it is no object".to_owned()),
-    }
-}
-
-/// Values within values: as many as `serde_json` takes, and no more than a stack bears
-const MAX_DEPTH: usize = 128;
-
-/// Finds its way through what is known to be JSON
-struct Reader<'t> {
-    text: &'t str,
-    at: usize,
-    depth: usize,
-}
-
-impl Reader<'_> {
-    fn peek(&mut self) -> Result<u8, String> {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let blanks = rest.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        self.at += blanks;
-        rest.get(blanks)
-            .copied()
-            .ok_or_else(|| "it ends too early".to_owned())
-    }
-
-    fn node(&mut self) -> Result<Node, String> {
-        let first = self.peek()?;
-        let start = self.at;
-        if self.depth >= MAX_DEPTH {
-            return Err(format!("it is nested deeper than {MAX_DEPTH}"));
-        }
-        self.depth += 1;
-        let mut members = None;
-        match first {
-            b'{' => members = Some(self.object()?),
-            b'[' => self.array()?,
-            b'"' => self.string(),
-            _ => self.word(),
-        }
-        self.depth -= 1;
-        Ok(Node {
-            bytes: start..self.at,
-            members,
-        })
-    }
-
-    fn object(&mut self) -> Result<Vec<Member>, String> {
-        let mut members = Vec::new();
-        self.at += 1;
-        loop {
-            match self.peek()? {
-                b'}' => break,
-                b',' => self.at += 1,
-                _ => {
-                    let start = self.at;
-                    self.string();
-                    let key = start..self.at;
-                    let written = self.text.get(key.clone()).unwrap_or_default();
-                    let name = serde_json::from_str(written).map_err(|error| error.to_string())?;
-                    self.peek()?;
-                    self.at += 1;
-                    let value = self.node()?;
-                    members.push(Member { name, key, value });
-                }
-            }
-        }
-        self.at += 1;
-        Ok(members)
-    }
-
-    fn array(&mut self) -> Result<(), String> {
-        self.at += 1;
-        loop {
-            match self.peek()? {
-                b']' => break,
-                b',' => self.at += 1,
-                _ => drop(self.node()?),
-            }
-        }
-        self.at += 1;
-        Ok(())
-    }
-
-    fn string(&mut self) {
-        self.at += 1;
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let mut is_escaped = false;
-        let end = rest.iter().position(|byte| {
-            let is_end = *byte == b'"' && !is_escaped;
-            is_escaped = *byte == b'\\' && !is_escaped;
-            is_end
-        });
-        self.at += end.map_or(rest.len(), |end| end + 1);
-    }
-
-    fn word(&mut self) {
-        let rest = self.text.as_bytes().get(self.at..).unwrap_or_default();
-        let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
-        self.at += rest.iter().position(is_end).unwrap_or(rest.len()).max(1);
     }
 }

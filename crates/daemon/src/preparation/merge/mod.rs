@@ -12,19 +12,19 @@
 //! is what somebody wrote as a whole and saw working, whereas values written out anew would lose what nobody can give back, and a
 //! guess would be a configuration that nobody wrote. Whoever prepares the instance is told by a note.
 
-mod encoding;
-mod json;
+pub(super) mod json;
 mod lines;
 mod properties;
 #[cfg(test)]
 mod tests;
-mod toml;
+mod text;
+pub(super) mod toml;
 mod yaml;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use encoding::Text;
+use text::Text;
 
 /// Larger files are no configuration and are replaced
 pub(super) const MAX_FILE: u64 = 8 * 1024 * 1024;
@@ -170,7 +170,7 @@ impl Format {
 
 /// What a file says, without how it says it
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Value {
+pub(super) enum Value {
     Section(BTreeMap<String, Value>),
     List(Vec<Value>),
     /// Equal exactly when the value is the same thing to its reader

@@ -1,7 +1,6 @@
 //! `.properties` files, read as patches read them
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 
 use super::super::config_patch::entry::Entry;
 use super::super::config_patch::properties::entries;
@@ -11,24 +10,9 @@ pub(super) fn values(text: &str) -> Result<Value, String> {
     // Of a key that is there twice, the last value is the one that is read.
     let pairs = entries(text)?.into_iter().filter_map(|entry| {
         let key = entry.path.into_iter().next()?;
-        Some((escaped(&key), Value::Other(escaped(&entry.seal))))
+        Some((key, Value::Other(entry.seal)))
     });
     Ok(Value::Section(pairs.collect::<BTreeMap<_, _>>()))
-}
-
-/// A character is the same whether it is written as itself or as `\uXXXX`
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_ascii() {
-            escaped.push(character);
-        } else {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                let _ = write!(escaped, "\\u{unit:04x}");
-            }
-        }
-    }
-    escaped
 }
 
 pub(super) fn edit(base: &str, overlay: &str) -> Result<String, String> {

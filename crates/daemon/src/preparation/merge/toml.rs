@@ -18,7 +18,7 @@ fn section(table: &DeTable<'_>) -> Value {
     Value::Section(pairs.collect())
 }
 
-fn read(value: &DeValue<'_>) -> Value {
+pub(in crate::preparation) fn read(value: &DeValue<'_>) -> Value {
     match value {
         DeValue::Table(table) => section(table),
         DeValue::String(text) => Value::Other(format!("{:?}", text.replace("\r\n", "\n"))),
@@ -30,7 +30,7 @@ fn read(value: &DeValue<'_>) -> Value {
     }
 }
 
-pub(super) fn edit(base: &str, overlay: &str) -> Result<String, String> {
+pub(in crate::preparation) fn edit(base: &str, overlay: &str) -> Result<String, String> {
     let parse = |text: &str| {
         text.parse::<DocumentMut>()
             .map_err(|error| error.message().to_owned())
