@@ -119,9 +119,8 @@ fn described(fields: GroupFields) -> Result<Map<String, Value>, Failure> {
         ("nodeAntiAffinity", texts(fields.anti_affinity)),
     ];
     for (name, value) in given {
-        if let Some(value) = value
-            && body.insert(name.to_owned(), value).is_some()
-        {
+        let Some(value) = value else { continue };
+        if body.insert(name.to_owned(), value).is_some() {
             return Err(usage(format!(
                 "{name} is given twice: by --set, and by its own option"
             )));
