@@ -173,6 +173,7 @@ fn is_ours(line: &str) -> bool {
             "ConsoleOutputAck",
             "CrashReportAck",
             "InstanceReady",
+            "ProgramArguments",
             "ReadinessRule",
             "ReadinessSignal",
         ]
