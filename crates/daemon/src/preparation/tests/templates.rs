@@ -172,7 +172,7 @@ async fn templates_come_in_order_and_are_kept() {
             .mode();
         assert_eq!(mode & 0o111, 0o111 & mode, "{mode:o}");
         assert_ne!(mode & 0o100, 0);
-        assert!(leftovers(&node).is_empty());
+        await_clean(&node);
     }
     let status = node.preparer.cache_status();
     let names: Vec<&str> = status.templates.iter().map(|entry| entry.name.as_str()).collect();
@@ -241,7 +241,7 @@ async fn a_static_instance_keeps_what_is_its_own() {
         );
         assert_eq!(text(&node, "shared/config.yml"), "a: 1\nb: 2\n");
         assert_eq!(text(&node, "whitelist.txt"), format!("{port}\n"));
-        assert!(leftovers(&node).is_empty());
+        await_clean(&node);
     }
 }
 
@@ -270,7 +270,7 @@ async fn what_does_not_fit_is_permanent_and_named() {
         assert_eq!(error.code(), "TEMPLATE_APPLY_FAILED");
         assert_eq!(error.disposition(), StartFailureDisposition::Permanent);
         assert_eq!(text(&node, own), "own");
-        assert!(leftovers(&node).is_empty());
+        await_clean(&node);
     }
 }
 
@@ -296,7 +296,8 @@ async fn a_hostile_archive_is_refused_and_leaves_nothing() {
         );
         assert_eq!(error.disposition(), StartFailureDisposition::Permanent, "{error}");
         assert!(error.to_string().contains("base"), "{error}");
-        assert!(leftovers(&node).is_empty() && !folder(&node).exists());
+        await_clean(&node);
+        assert!(!folder(&node).exists());
         assert!(!node.folder.path().join("escaped").exists());
     }
 }
