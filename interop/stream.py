@@ -57,7 +57,7 @@ class Conversation:
             payload = getattr(message, found) if found else None
             if found == kind and where(payload):
                 return payload
-            passed.append(f"{found} {payload}".strip())
+            passed.append(f"{found} {payload}".strip()[:300])
 
     def expect_each(self, *wanted):
         """One message for each `(kind, where)`, in whatever order they come; others are passed over."""

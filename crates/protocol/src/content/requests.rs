@@ -118,7 +118,7 @@ struct Pending {
     has_left: bool,
     /// How often what the controller gave was gone before it was here.
     gone: u8,
-    /// It was overdue once; the second time it is forgotten, so that the next who wants it asks anew.
+    /// An earlier request for it may still be answered.
     was_late: bool,
 }
 
@@ -171,9 +171,11 @@ impl TemplateRequests {
     pub fn handle_wanted(&mut self, now: Instant, wanted: Wanted, known_hash: &str) {
         if let Some(pending) = self.pending.get_mut(&wanted) {
             if pending.phase == Phase::Late {
-                // What was asked for is still on its way.
-                pending.phase = Phase::Asked;
-                pending.until = Some(after(now, self.config.deadline));
+                // The answer may be lost, or still be on its way: whichever comes first will do.
+                pending.phase = Phase::Queued;
+                pending.has_left = false;
+                self.queue.push_back(wanted);
+                self.advance(now);
             }
             return;
         }
@@ -209,6 +211,7 @@ impl TemplateRequests {
         self.is_connected = false;
         self.pending.retain(|_, pending| pending.phase != Phase::Late);
         for (wanted, pending) in &mut self.pending {
+            pending.was_late = false;
             if pending.phase == Phase::Asked {
                 pending.phase = Phase::Queued;
                 self.queue.push_front(wanted.clone());
@@ -238,7 +241,10 @@ impl TemplateRequests {
             name,
             hash: hash.to_owned(),
         };
-        let phase = self.pending.get(&exact).map(|pending| pending.phase);
+        let phase = self.pending.get(&exact).map(|pending| match pending.phase {
+            Phase::Queued if pending.was_late => Phase::Late,
+            phase => phase,
+        });
         let answered = match (phase, self.asked(name)) {
             (Some(phase), _) if phase.is_open() => vec![exact],
             // Its own request would only bring the same again.
@@ -350,9 +356,10 @@ impl TemplateRequests {
                 continue;
             };
             let asked = pending.has_left;
-            if pending.phase == Phase::Asked && !std::mem::replace(&mut pending.was_late, true) {
+            if pending.phase == Phase::Asked {
                 pending.phase = Phase::Late;
                 pending.until = None;
+                pending.was_late = true;
             } else {
                 self.pending.remove(&wanted);
             }
