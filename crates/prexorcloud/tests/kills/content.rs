@@ -5,9 +5,8 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use prexorcloud_testkit::Rng;
 use sha2::{Digest as _, Sha256};
-
-use crate::moment::Rng;
 
 /// Files of the template that is many
 const FILES: usize = 200;

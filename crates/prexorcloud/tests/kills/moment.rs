@@ -3,26 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A SplitMix64 generator: the same seed, the same numbers
-pub struct Rng(u64);
-
-impl Rng {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn percent(&mut self) -> u64 {
-        self.number() % 100
-    }
-}
+use prexorcloud_testkit::Rng;
 
 /// What is under way
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,18 +51,18 @@ pub struct Moment {
 impl Moment {
     pub fn of(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
-        let work = match rng.percent() {
+        let work = match rng.below(100) {
             0..15 => Work::Push,
             15..60 => Work::Transfer,
             _ => Work::Preparation,
         };
-        let starts = match rng.percent() {
+        let starts = match rng.below(100) {
             0..70 => 1,
             70..90 => 2,
             _ => 3,
         };
         let first = Kill {
-            victim: match (work, rng.percent()) {
+            victim: match (work, rng.below(100)) {
                 // A daemon has no part in it.
                 (Work::Push, _) => Victim::Controller,
                 (Work::Transfer, 0..45) | (Work::Preparation, 0..75) => Victim::Daemon,
@@ -91,8 +72,8 @@ impl Moment {
             // A little longer than it takes, so that the end of it is met too.
             after: thousandths(&mut rng, 1100),
         };
-        let second = (rng.percent() < 30).then(|| Kill {
-            victim: match rng.percent() {
+        let second = (rng.below(100) < 30).then(|| Kill {
+            victim: match rng.below(100) {
                 0..60 => Victim::Daemon,
                 60..90 => Victim::Controller,
                 _ => Victim::Both,
@@ -110,7 +91,7 @@ impl Moment {
 }
 
 fn thousandths(rng: &mut Rng, most: u64) -> u32 {
-    u32::try_from(rng.number() % most).unwrap()
+    u32::try_from(rng.below(most)).unwrap()
 }
 
 impl fmt::Display for Moment {
