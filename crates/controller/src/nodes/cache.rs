@@ -158,14 +158,6 @@ impl Node {
         Ok(())
     }
 
-    fn send_now(&mut self, payload: controller_message::Payload) -> Result<(), OrderError> {
-        let current = self.machine.current_stream();
-        let stream = current.and_then(|stream| self.streams.get(stream));
-        let stream = stream.ok_or(OrderError::NotConnected)?;
-        let sent = stream.session.with(|session, _| session.send(payload));
-        sent.map_err(|error| OrderError::Conflict(error.to_string()))
-    }
-
     pub(super) fn handle_cache_status(&mut self, status: CacheStatus) {
         self.with_view(|view| view.cache.handle_status(status));
     }

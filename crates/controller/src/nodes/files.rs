@@ -66,11 +66,7 @@ impl Node {
                 }))
             }
         };
-        let current = self.machine.current_stream();
-        let stream = current.and_then(|stream| self.streams.get(stream));
-        let stream = stream.ok_or(OrderError::NotConnected)?;
-        let sent = stream.session.with(|session, _| session.send(payload));
-        sent.map_err(|error| OrderError::Conflict(error.to_string()))?;
+        self.send_now(payload)?;
         let (reply, answer) = oneshot::channel();
         self.asked.0.insert(request_id, (now, reply));
         Ok(answer)

@@ -41,7 +41,7 @@ struct Grant {
     digest: Digest,
     until: Instant,
     /// It stays as long as somebody may come for it
-    _pin: Arc<Pin>,
+    _pin: Pin,
 }
 
 /// Why a node may not fetch
@@ -73,7 +73,7 @@ impl Grants {
             name: name.to_owned(),
             digest,
             until: now + LIFE,
-            _pin: Arc::new(pin),
+            _pin: pin,
         });
     }
 

@@ -241,9 +241,8 @@ impl Node {
             NodeRequest::AskAboutCache { reply } => answer(reply, self.ask_about_cache()),
             NodeRequest::WarmCache { order, reply } => answer(reply, self.warm_cache(*order)),
             NodeRequest::Close { close, reply } => {
-                let current = self.machine.current_stream();
-                if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
-                    stream.session.with(|session, _| session.close_with(close));
+                if let Some(session) = self.current_session() {
+                    session.with(|session, _| session.close_with(close));
                 }
                 answer(reply, Ok(()));
             }

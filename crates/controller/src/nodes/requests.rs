@@ -43,11 +43,8 @@ impl Node {
             context,
             retry_after_seconds: 0,
         };
-        let current = self.machine.current_stream();
-        if let Some(stream) = current.and_then(|stream| self.streams.get(stream)) {
-            stream
-                .session
-                .with(|session, now| session.refuse(now, request, report));
+        if let Some(session) = self.current_session() {
+            session.with(|session, now| session.refuse(now, request, report));
         }
     }
 }

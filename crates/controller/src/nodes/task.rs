@@ -3,9 +3,9 @@
 use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use futures_util::future::BoxFuture;
-use prexorcloud_proto::ShutdownNodeAck;
+use prexorcloud_proto::{ShutdownNodeAck, controller_message};
 use prexorcloud_protocol::{
-    Close, Code, InstanceId, NodeId,
+    Close, Code, ControllerSession, InstanceId, NodeId,
     instance::State,
     node::{
         ControllerNode,
@@ -13,11 +13,11 @@ use prexorcloud_protocol::{
     },
     session::controller::ControllerOutcome,
 };
-use prexorcloud_transport::{NodeStreams, due};
+use prexorcloud_transport::{NodeStreams, SessionHandle, due};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::{
-    NodeContext, NodeView,
+    NodeContext, NodeView, OrderError,
     drain::drain_of,
     files::Asked,
     order::{NodeRequest, Waiting},
@@ -259,6 +259,19 @@ impl Node {
     /// Whether the node can be given orders right now
     pub(super) fn is_connected(&self) -> bool {
         self.machine.current_stream().is_some()
+    }
+
+    /// The session of the stream that counts
+    pub(super) fn current_session(&self) -> Option<&SessionHandle<ControllerSession>> {
+        let stream = self.streams.get(self.machine.current_stream()?)?;
+        Some(&stream.session)
+    }
+
+    /// Sends a message that answers nothing, if it can leave now
+    pub(super) fn send_now(&self, payload: controller_message::Payload) -> Result<(), OrderError> {
+        let session = self.current_session().ok_or(OrderError::NotConnected)?;
+        let sent = session.with(|session, _| session.send(payload));
+        sent.map_err(|error| OrderError::Conflict(error.to_string()))
     }
 
     /// Forgets what is known of an instance beside its record

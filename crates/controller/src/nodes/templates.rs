@@ -73,11 +73,10 @@ impl Node {
                 request.template_name,
             );
         };
-        let current = self.machine.current_stream();
-        let Some(stream) = current.and_then(|stream| self.streams.get(stream)) else {
+        let Some(session) = self.current_session().cloned() else {
             return;
         };
-        let (context, node, session) = (Arc::clone(&self.context), self.id, stream.session.clone());
+        let (context, node) = (Arc::clone(&self.context), self.id);
         tokio::spawn(async move {
             let name = request.template_name.clone();
             if timeout(WITHIN, serve(&context, node, &session, request))
