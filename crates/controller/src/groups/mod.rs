@@ -184,10 +184,9 @@ impl Groups {
     /// # Errors
     /// [`GroupError::Unknown`], or what the storage reported.
     pub(crate) async fn show(&self, name: &str) -> Result<Group, GroupError> {
-        let unknown = || GroupError::Unknown(name.chars().take(64).collect());
-        let safe: GroupName = name.parse().map_err(|_| unknown())?;
-        let stored = store::load::<GroupRecord>(&*self.store, safe.as_str()).await?;
-        self.open(stored.ok_or_else(unknown)?)
+        let name = named(name)?;
+        let stored = store::load::<GroupRecord>(&*self.store, name.as_str()).await?;
+        self.open(stored.ok_or_else(|| GroupError::Unknown(name.to_string()))?)
     }
 
     /// A page of them, by name, after so many
@@ -502,6 +501,12 @@ impl Group {
             _ => Ok(()),
         }
     }
+}
+
+/// The name of a group that may be there
+fn named(name: &str) -> Result<GroupName, GroupError> {
+    name.parse()
+        .map_err(|_| GroupError::Unknown(name.chars().take(64).collect()))
 }
 
 fn changed_by_many(name: &str) -> GroupError {

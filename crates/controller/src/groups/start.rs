@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use prexorcloud_proto::{ConfigFormat, ConfigPatch, RuntimeIsolation};
 use prexorcloud_protocol::InstanceId;
 
-use super::{Group, GroupError, Groups, MOTD, settings::Meaning, unreadable};
+use super::{Group, GroupError, Groups, MOTD, named, settings::Meaning, unreadable};
 use crate::{
     fleet::{Fleet, Request, Seen},
     nodes::{GroupSays, OrderError, Ready, StartOrder},
@@ -41,9 +41,7 @@ impl Groups {
                 "count must be from 1 to {MAX_COUNT}"
             )));
         }
-        let group = self.show(name).await?;
-        let _turn = self.turn(group.name).await;
-        // As it is now, and not as it was before others had their turn.
+        let _turn = self.turn(named(name)?).await;
         let group = self.show(name).await?;
         if group.is_unreadable {
             return Err(unreadable(group.name));
@@ -68,20 +66,15 @@ impl Groups {
             refused: None,
         };
         for _ in 0..count {
-            let instance = match self.next_name(fleet, &group, &meaning).await {
-                Ok(instance) => instance,
-                Err(error) if started.instances.is_empty() => return Err(error.into()),
-                Err(error) => {
-                    started.refused = Some(error);
-                    break;
-                }
+            let one = async {
+                let request = Request {
+                    node: None,
+                    instance: self.next_name(fleet, &group, &meaning).await?,
+                    order: order.clone(),
+                };
+                fleet.start(request).await
             };
-            let request = Request {
-                node: None,
-                instance,
-                order: order.clone(),
-            };
-            match fleet.start(request).await {
+            match one.await {
                 Ok(seen) => started.instances.push(seen),
                 Err(error) if started.instances.is_empty() => return Err(error.into()),
                 Err(error) => {
