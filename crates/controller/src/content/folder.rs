@@ -59,21 +59,16 @@ impl FolderBlobs {
     /// What the operating system says.
     pub(crate) fn copy(folder: &Path, target: &Path) -> io::Result<()> {
         let from = folder.join("blobs");
-        let shards = match fs::read_dir(&from) {
+        let shards = match shards(&from) {
             Ok(shards) => shards,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
         let to = Self::open(target)?.blobs;
         for shard in shards {
-            let shard = shard?;
-            if !shard.file_type()?.is_dir() {
-                continue;
-            }
-            let shard = shard.file_name();
-            let into = to.join(&shard);
+            let into = to.join(shard.file_name().unwrap_or_default());
             DirBuilder::new().mode(0o700).create(&into)?;
-            for blob in fs::read_dir(from.join(&shard))? {
+            for blob in fs::read_dir(shard)? {
                 let blob = blob?;
                 let copy = into.join(blob.file_name());
                 match fs::copy(blob.path(), &copy) {
@@ -103,6 +98,18 @@ impl FolderBlobs {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The folders of blobs; what else somebody put beside them is not ours to judge
+fn shards(blobs: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut shards = Vec::new();
+    for entry in fs::read_dir(blobs)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            shards.push(entry.path());
+        }
+    }
+    Ok(shards)
 }
 
 impl Blobs for FolderBlobs {
@@ -159,13 +166,8 @@ impl Blobs for FolderBlobs {
 
     fn older_than(&self, age: Duration) -> Result<Vec<Digest>, BlobError> {
         let mut old = Vec::new();
-        for shard in fs::read_dir(&self.blobs)? {
-            let shard = shard?;
-            // What somebody else put there is not ours to judge.
-            if !shard.file_type()?.is_dir() {
-                continue;
-            }
-            for blob in fs::read_dir(shard.path())? {
+        for shard in shards(&self.blobs)? {
+            for blob in fs::read_dir(shard)? {
                 // What has another name is not ours to judge.
                 if let Some(Ok(name)) = blob?.file_name().to_str().map(str::parse)
                     && self.age(name)?.is_some_and(|its| its >= age)
