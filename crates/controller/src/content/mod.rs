@@ -18,7 +18,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _, stream};
-use prexorcloud_content::{Digest, Hasher, Limits, Manifest, PackError, Packed, java_content_hash, pack};
+use prexorcloud_content::{Digest, Limits, Manifest, PackError, Packed, java_content_hash, pack};
 use tokio::sync::{RwLock, Semaphore};
 
 pub use self::{collect::Collected, folder::FolderBlobs};
@@ -280,18 +280,9 @@ impl Content {
     /// # Errors
     /// [`BlobError::Io`] if it cannot be read to its end.
     pub async fn is_whole(&self, name: Digest) -> Result<bool, BlobError> {
-        let look = move |blobs: &dyn Blobs| {
-            let Some(mut blob) = blobs.open(name, 0)? else {
-                return Ok(false);
-            };
-            let mut hasher = Hasher::default();
-            let mut buffer = vec![0; FRAME];
-            loop {
-                match blob.read(&mut buffer)? {
-                    0 => return Ok(hasher.finish() == name),
-                    count => hasher.update(buffer.get(..count).unwrap_or_default()),
-                }
-            }
+        let look = move |blobs: &dyn Blobs| match blobs.open(name, 0)? {
+            Some(blob) => Ok(Digest::of_reader(blob)? == name),
+            None => Ok(false),
         };
         self.blocking(look).await
     }

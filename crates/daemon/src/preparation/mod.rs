@@ -17,6 +17,7 @@ mod install;
 mod json;
 mod launch;
 mod leftovers;
+mod locks;
 mod merge;
 mod order;
 mod protected;

@@ -116,7 +116,7 @@ fn unpack_into(template: &mut Fetched, folder: &Path) -> Result<(), PreparationE
         problem,
         is_transient,
     };
-    let sha256 = template.held.sha256().to_owned();
+    let sha256 = template.held.sha256();
     let archive = template
         .held
         .archive()
@@ -142,7 +142,7 @@ fn unpack_into(template: &mut Fetched, folder: &Path) -> Result<(), PreparationE
         }
         failed(error.to_string(), is_transient)
     })?;
-    if unpacked.archive_sha256.to_string() != sha256 {
+    if unpacked.archive_sha256 != sha256 {
         return Err(failed("its archive changed while it was read".to_owned(), true));
     }
     Ok(())

@@ -3,19 +3,20 @@
 //! A preparation that is cancelled goes on for as long as it is in the middle of file work, and is rolled back then. Its turn ends after
 //! that, so the next one finds a folder that nobody else works in.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex as Turned, OwnedMutexGuard};
+use tokio::sync::OwnedMutexGuard;
+
+use super::locks::Locks;
 
 /// The turns of all instances
 #[derive(Debug)]
 pub(super) struct Turns {
     patience: Duration,
     /// By the folder
-    turns: Mutex<HashMap<PathBuf, Weak<Turned<()>>>>,
+    folders: Locks<PathBuf>,
 }
 
 /// The folder of an instance is nobody else's as long as this is there
@@ -29,30 +30,19 @@ impl Turns {
     pub(super) fn new(patience: Duration) -> Self {
         Self {
             patience,
-            turns: Mutex::default(),
+            folders: Locks::default(),
         }
     }
 
     /// Waits for the turn; says for how long if it does not come
     pub(super) async fn take(&self, folder: &Path) -> Result<Turn, Duration> {
-        let turn = self.of(folder);
-        match tokio::time::timeout(self.patience, turn.lock_owned()).await {
+        let turn = self.folders.of(folder).lock_owned();
+        match tokio::time::timeout(self.patience, turn).await {
             Ok(turn) => Ok(Turn {
                 _turn: Arc::new(turn),
             }),
             Err(_) => Err(self.patience),
         }
-    }
-
-    fn of(&self, folder: &Path) -> Arc<Turned<()>> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(folder).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::new(Turned::new(()));
-        turns.insert(folder.to_path_buf(), Arc::downgrade(&turn));
-        turn
     }
 }
 
@@ -74,6 +64,9 @@ mod tests {
         let (waiting, ()) = tokio::join!(turns.take(Path::new("a")), async { drop(first) });
         waiting.unwrap();
         turns.take(Path::new("b")).await.unwrap();
-        assert_eq!(turns.turns.lock().unwrap().len(), 1, "who has gone is forgotten");
+        assert!(
+            !turns.folders.is_wanted(Path::new("b")),
+            "who has gone is forgotten"
+        );
     }
 }

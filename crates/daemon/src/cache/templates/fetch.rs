@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryFutureExt as _};
+use prexorcloud_content::Digest;
 use prexorcloud_proto::artifact_service_client::ArtifactServiceClient;
 use prexorcloud_proto::{ArtifactChunk, ArtifactKind, ArtifactRef, FetchArtifactRequest};
 use prexorcloud_protocol::TemplateName;
@@ -29,22 +30,18 @@ const ENVELOPE_BYTES: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Artifact {
     pub(super) name: TemplateName,
-    /// In lower-case hex
-    pub(super) sha256: String,
+    pub(super) sha256: Digest,
     pub(super) bytes: u64,
 }
 
 impl Artifact {
     /// `None` if the reference makes no sense
     pub(super) fn new(name: TemplateName, reference: &ArtifactRef) -> Option<Self> {
-        let is_digit = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'a'..=b'f');
-        let is_digest = reference.sha256.len() == 64 && reference.sha256.bytes().all(is_digit);
         Some(Self {
             name,
-            sha256: reference.sha256.clone(),
+            sha256: reference.sha256.parse().ok()?,
             bytes: u64::try_from(reference.size_bytes).ok()?,
         })
-        .filter(|_| is_digest)
     }
 }
 
@@ -172,7 +169,7 @@ impl Source {
         let request = FetchArtifactRequest {
             kind: ArtifactKind::Template.into(),
             name: artifact.name.as_str().to_owned(),
-            hash: artifact.sha256,
+            hash: artifact.sha256.to_string(),
             offset: i64::try_from(offset).map_err(|_| Status::out_of_range("more than a file has"))?,
         };
         let mut client = ArtifactServiceClient::new(connection)

@@ -6,11 +6,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
+use prexorcloud_content::{Digest, Hasher};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::shelf::hexadecimal;
 use crate::durable;
 
 /// Pieces that wait for the disk; a controller sends no more until there is room
@@ -23,7 +22,7 @@ const RESERVE: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Part {
     path: PathBuf,
-    pub(super) sha256: String,
+    pub(super) sha256: Digest,
     pub(super) bytes: u64,
 }
 
@@ -52,7 +51,7 @@ enum Piece {
     /// Nothing of what has come
     Begin,
     Bytes(Bytes),
-    Digest(oneshot::Sender<String>),
+    Digest(oneshot::Sender<Digest>),
     Finish(oneshot::Sender<Part>),
 }
 
@@ -96,8 +95,8 @@ impl Writer {
         self.send(Piece::Bytes(bytes)).await
     }
 
-    /// Of what has come, in lower-case hex
-    pub(super) async fn digest(&mut self) -> io::Result<String> {
+    /// Of what has come
+    pub(super) async fn digest(&mut self) -> io::Result<Digest> {
         self.ask(Piece::Digest).await
     }
 
@@ -148,24 +147,24 @@ fn write(path: &Path, bytes: u64, mut pieces: mpsc::Receiver<Piece>) -> io::Resu
         .create_new(true)
         .mode(durable::PRIVATE_FILE)
         .open(path)?;
-    let mut digest = Sha256::new();
+    let mut hasher = Hasher::default();
     while let Some(piece) = pieces.blocking_recv() {
         match piece {
             Piece::Begin => {
                 file.set_len(0)?;
                 file.rewind()?;
-                digest = Sha256::new();
+                hasher = Hasher::default();
             }
             Piece::Bytes(bytes) => {
                 file.write_all(&bytes)?;
-                digest.update(&bytes);
+                hasher.update(&bytes);
             }
-            Piece::Digest(answer) => drop(answer.send(hexadecimal(&digest.clone().finalize()))),
+            Piece::Digest(answer) => drop(answer.send(hasher.clone().finish())),
             Piece::Finish(answer) => {
                 file.sync_all()?;
                 let part = Part {
                     path: path.to_path_buf(),
-                    sha256: hexadecimal(&digest.finalize()),
+                    sha256: hasher.finish(),
                     bytes: file.metadata()?.len(),
                 };
                 // Whoever asked may be gone, and the file with what it was told.
@@ -192,10 +191,10 @@ mod tests {
             writer.write(Bytes::from(piece)).await.unwrap();
             writer.keep(kept).await.unwrap();
         }
-        let digest = hexadecimal(&Sha256::digest("abcdef"));
+        let digest = Digest::of(b"abcdef");
         assert_eq!(writer.digest().await.unwrap(), digest);
         let part = writer.finish().await.unwrap();
-        assert_eq!((part.sha256.as_str(), part.bytes), (digest.as_str(), 6));
+        assert_eq!((part.sha256, part.bytes), (digest, 6));
         assert_eq!(fs::read(&path).unwrap(), b"abcdef");
         part.keep(&folder.path().join("kept")).unwrap();
         assert_eq!(fs::read(folder.path().join("kept")).unwrap(), b"abcdef");
@@ -213,7 +212,7 @@ mod tests {
         assert!(thread.await.unwrap().is_err());
         assert!(!path.exists());
         let mut writer = Writer::begin(path.clone(), 0);
-        drop(writer.digest().await.unwrap());
+        writer.digest().await.unwrap();
         drop(writer.finish().await.unwrap());
         assert!(!path.exists());
     }

@@ -6,18 +6,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _};
+use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use prexorcloud_content::Digest;
 use prexorcloud_proto::TemplateCacheEntry;
 use prexorcloud_protocol::TemplateName;
 use prexorcloud_protocol::content::eviction::{CacheEntry, evicted};
 use prexorcloud_protocol::content::requests::Wanted;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::part::Part;
 use crate::durable;
@@ -34,13 +34,13 @@ const MAX_RECORD: u64 = 4096;
 struct Record {
     name: String,
     hash: String,
-    sha256: String,
+    sha256: Digest,
     bytes: u64,
 }
 
 #[derive(Debug)]
 struct Book {
-    sha256: String,
+    sha256: Digest,
     bytes: u64,
     last_used_ms: u64,
     users: usize,
@@ -63,7 +63,7 @@ pub(super) struct Shelf {
 #[derive(Debug)]
 pub(crate) struct Held {
     file: File,
-    sha256: String,
+    sha256: Digest,
     /// Kept as long as somebody works with it
     in_use: InUse,
 }
@@ -76,8 +76,8 @@ impl Held {
     }
 
     /// Of its bytes
-    pub(crate) fn sha256(&self) -> &str {
-        &self.sha256
+    pub(crate) fn sha256(&self) -> Digest {
+        self.sha256
     }
 
     /// Forgets it, since it is no archive: the next who wants it has it fetched again
@@ -230,12 +230,9 @@ impl Shelf {
 
     /// The hash is the controller's and no file name
     fn path(&self, wanted: &Wanted, suffix: &str) -> PathBuf {
-        let mut digest = Sha256::new();
-        digest.update(wanted.name.as_str());
-        digest.update([0]);
-        digest.update(&wanted.hash);
-        self.folder
-            .join(format!("{}.{suffix}", hexadecimal(&digest.finalize())))
+        let Wanted { name, hash } = wanted;
+        let digest = Digest::of(format!("{name}\0{hash}").as_bytes());
+        self.folder.join(format!("{digest}.{suffix}"))
     }
 
     fn books(&self) -> MutexGuard<'_, BTreeMap<Wanted, Book>> {
@@ -262,12 +259,12 @@ impl Shelf {
                 return Ok(None);
             };
             book.last_used_ms = milliseconds(SystemTime::now());
-            book.sha256.clone()
+            book.sha256
         };
         let in_use = InUse::of(self, wanted.clone());
         let path = self.path(wanted, ARCHIVE);
         let opened = durable::open_regular(&path, fs::OpenOptions::new().read(true));
-        let read = opened.and_then(|file| Ok((digest(&file)?, file)));
+        let read = opened.and_then(|file| Ok((Digest::of_reader(&file)?, file)));
         let file = match read {
             Ok((found, file)) if found == sha256 => file,
             Ok(_) => {
@@ -300,21 +297,20 @@ impl Shelf {
 
     /// Keeps an archive; may block
     pub(super) fn put(self: &Arc<Self>, wanted: &Wanted, archive: &[u8]) -> io::Result<InUse> {
-        let sha256 = hexadecimal(&Sha256::digest(archive));
-        self.keep(wanted, sha256, archive.len() as u64, |path| {
+        self.keep(wanted, Digest::of(archive), archive.len() as u64, |path| {
             durable::replace(path, archive)
         })
     }
 
     /// Keeps an archive that has come as a file; may block
     pub(super) fn adopt(self: &Arc<Self>, wanted: &Wanted, part: Part) -> io::Result<InUse> {
-        self.keep(wanted, part.sha256.clone(), part.bytes, |path| part.keep(path))
+        self.keep(wanted, part.sha256, part.bytes, |path| part.keep(path))
     }
 
     fn keep(
         self: &Arc<Self>,
         wanted: &Wanted,
-        sha256: String,
+        sha256: Digest,
         bytes: u64,
         write: impl FnOnce(&Path) -> io::Result<()>,
     ) -> io::Result<InUse> {
@@ -435,30 +431,11 @@ fn milliseconds(time: SystemTime) -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn digest(mut file: &File) -> io::Result<String> {
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(hexadecimal(&digest.finalize())),
-            Ok(count) => digest.update(buffer.get(..count).unwrap_or_default()),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::io::Read as _;
 
     use super::*;
 

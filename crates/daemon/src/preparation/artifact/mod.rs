@@ -6,22 +6,22 @@
 mod download;
 mod kept;
 
-use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use prexorcloud_content::{Digest, Hasher};
 use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::redact;
 use reqwest::Url;
-use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 
 use super::ArtifactError;
+use super::locks::Locks;
 use crate::durable;
 
 pub(super) use kept::Description;
@@ -67,7 +67,7 @@ pub(super) struct Artifacts {
     client: OnceLock<reqwest::Client>,
     slots: Semaphore,
     /// One download of the same content at a time
-    running: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    running: Locks<String>,
 }
 
 /// Where a file is
@@ -88,7 +88,7 @@ impl Artifacts {
             limits,
             client: OnceLock::new(),
             slots: Semaphore::new(PARALLEL_DOWNLOADS),
-            running: Mutex::default(),
+            running: Locks::default(),
         }
     }
 
@@ -116,8 +116,7 @@ impl Artifacts {
             }
             Source::Http(url) => {
                 let kept = self.kept.path(sha256);
-                let running = self.running(sha256);
-                let _turn = running.lock().await;
+                let _turn = self.running.of(sha256).lock_owned().await;
                 if kept.is_file() {
                     match self.copy(kept.clone(), sha256, target).await {
                         Err(ArtifactError::WrongDigest { .. }) => {
@@ -145,8 +144,7 @@ impl Artifacts {
             return Err(ArtifactError::NoDigest { url: shown(&url) });
         }
         check_digest(sha256)?;
-        let running = self.running(sha256);
-        let _turn = running.lock().await;
+        let _turn = self.running.of(sha256).lock_owned().await;
         let kept = self.kept.path(sha256);
         if kept.is_file() {
             let (path, expected) = (kept.clone(), sha256.to_owned());
@@ -165,15 +163,7 @@ impl Artifacts {
         let folder = &self.kept.folder;
         durable::private_folder(folder).map_err(io_error(folder))?;
         self.download(url, sha256, kept).await?;
-        let in_use: HashSet<String> = self
-            .running
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .filter(|(_, turn)| turn.strong_count() > 0)
-            .map(|(sha256, _)| sha256.clone())
-            .collect();
-        self.kept.evict(|sha256| in_use.contains(sha256));
+        self.kept.evict(|sha256| self.running.is_wanted(sha256));
         Ok(())
     }
 
@@ -194,17 +184,6 @@ impl Artifacts {
     /// The runtimes that are kept
     pub(super) fn kept_jars(&self) -> Vec<JarCacheEntry> {
         self.kept.jars()
-    }
-
-    fn running(&self, sha256: &str) -> Arc<tokio::sync::Mutex<()>> {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = running.get(sha256).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Arc::new(tokio::sync::Mutex::new(()));
-        running.insert(sha256.to_owned(), Arc::downgrade(&turn));
-        turn
     }
 
     async fn copy(&self, from: PathBuf, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
@@ -258,7 +237,7 @@ enum Lasts {
 struct Partial {
     target: PathBuf,
     temporary: tempfile::NamedTempFile,
-    digest: Sha256,
+    hasher: Hasher,
     length: u64,
 }
 
@@ -268,7 +247,7 @@ impl Partial {
         Ok(Self {
             temporary: tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?,
             target: target.to_path_buf(),
-            digest: Sha256::new(),
+            hasher: Hasher::default(),
             length: 0,
         })
     }
@@ -277,19 +256,19 @@ impl Partial {
     fn restart(&mut self) -> io::Result<()> {
         self.temporary.as_file().set_len(0)?;
         self.temporary.rewind()?;
-        self.digest = Sha256::new();
+        self.hasher = Hasher::default();
         self.length = 0;
         Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.digest.update(bytes);
+        self.hasher.update(bytes);
         self.length = self.length.saturating_add(bytes.len() as u64);
         self.temporary.write_all(bytes)
     }
 
     fn finish(self, origin: &str, sha256: &str, lasts: Lasts) -> Result<(), ArtifactError> {
-        let got = hexadecimal(&self.digest.finalize());
+        let got = self.hasher.finish().to_string();
         if !sha256.is_empty() && got != sha256 {
             return Err(ArtifactError::WrongDigest {
                 origin: origin.to_owned(),
@@ -364,26 +343,15 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
 
 /// Reads a kept file, and says whether it is what its name says
 fn verify(path: &Path, sha256: &str, limit: u64) -> Result<(), ArtifactError> {
-    let mut file = durable::open_regular(path, OpenOptions::new().read(true)).map_err(io_error(path))?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 256 * 1024];
-    let mut length = 0_u64;
-    loop {
-        match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                length = length.saturating_add(count as u64);
-                digest.update(buffer.get(..count).unwrap_or_default());
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(io_error(path)(error)),
-        }
-        if length > limit {
-            let origin = path.display().to_string();
-            return Err(ArtifactError::TooLarge { origin, limit });
-        }
+    let file = durable::open_regular(path, OpenOptions::new().read(true)).map_err(io_error(path))?;
+    // One byte more, to see whether there is more.
+    let mut bounded = file.take(limit.saturating_add(1));
+    let digest = Digest::of_reader(&mut bounded).map_err(io_error(path))?;
+    if bounded.limit() == 0 {
+        let origin = path.display().to_string();
+        return Err(ArtifactError::TooLarge { origin, limit });
     }
-    let got = hexadecimal(&digest.finalize());
+    let got = digest.to_string();
     if got == sha256 {
         return Ok(());
     }
@@ -459,17 +427,7 @@ fn check_digest(sha256: &str) -> Result<(), ArtifactError> {
 }
 
 fn is_sha256(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    text.parse::<Digest>().is_ok()
 }
 
 /// Runs file work where it may block

@@ -11,7 +11,7 @@ use super::*;
 mod download;
 
 fn digest(bytes: &[u8]) -> String {
-    hexadecimal(&Sha256::digest(bytes))
+    Digest::of(bytes).to_string()
 }
 
 fn artifacts(folder: &Path) -> Artifacts {

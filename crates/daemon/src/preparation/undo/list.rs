@@ -4,13 +4,12 @@
 //! last line that is torn or has other bytes than its digest says lists nothing that has changed, and one that is followed by
 //! another line is damage.
 
-use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use prexorcloud_content::Digest;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use crate::durable;
 
@@ -105,7 +104,7 @@ pub(super) fn shorten(folder: &Path, formers: &[Former]) -> io::Result<()> {
 
 fn line(formers: &[Former]) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(formers)?;
-    let mut line = digest(&json).into_bytes();
+    let mut line = Digest::of(&json).to_string().into_bytes();
     line.push(b' ');
     line.extend(json);
     line.push(b'\n');
@@ -115,20 +114,10 @@ fn line(formers: &[Former]) -> io::Result<Vec<u8>> {
 fn parse(line: &[u8]) -> Option<Vec<Former>> {
     let (written, rest) = line.split_at_checked(DIGEST)?;
     let json = rest.strip_prefix(b" ")?.strip_suffix(b"\n")?;
-    if digest(json).as_bytes() != written {
+    if Digest::of(json).to_string().as_bytes() != written {
         return None;
     }
     serde_json::from_slice(json).ok()
-}
-
-fn digest(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    digest
-        .iter()
-        .fold(String::with_capacity(DIGEST), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }
 
 #[cfg(test)]
