@@ -12,6 +12,9 @@ use tokio::sync::Mutex;
 /// Bytes that one connection sends before another has its turn
 const TURN: usize = 16 * 1024;
 
+/// How much later than it should a timer may wake whoever waits, without slowing the line
+const LATE: Duration = Duration::from_millis(5);
+
 /// Connections to it go on to where it leads; it ends with this
 pub struct Line {
     address: SocketAddr,
@@ -74,7 +77,8 @@ async fn carry(
         {
             // The line is taken until the last byte has left.
             let mut free_at = free_at.lock().await;
-            let begun = (*free_at).max(Instant::now());
+            let now = Instant::now();
+            let begun = (*free_at).max(now.checked_sub(LATE).unwrap_or(now));
             *free_at = begun + Duration::from_secs(1).mul_f64(count as f64 / f64::from(bytes_per_second));
             tokio::time::sleep_until((*free_at).into()).await;
         }
