@@ -144,6 +144,8 @@ impl<E: Envelope> Encoder for EnvelopeEncoder<E> {
     type Error = Status;
 
     fn encode(&mut self, item: E, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        // A blob's buffer does not grow by doubling.
+        dst.reserve(item.encoded_len());
         item.encode(dst)
             .map_err(|error| Status::internal(format!("cannot encode an envelope: {error}")))
     }

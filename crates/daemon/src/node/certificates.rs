@@ -37,6 +37,9 @@ pub(super) struct Certificates {
     not_after: Arc<Mutex<SystemTime>>,
 }
 
+/// HTTP/2 frames of artifacts: a piece in one of them costs less than in sixteen
+const ARTIFACT_FRAME: u32 = 256 * 1024;
+
 impl Certificates {
     pub(super) fn of(node: NodeId, directory: PathBuf, enrolled: &Enrolled) -> Result<Self, TlsError> {
         Ok(Self {
@@ -61,8 +64,19 @@ impl Certificates {
 
     /// A dialer that takes what was read last
     pub(super) fn dialer(&self) -> Dialer {
+        self.dialer_with(DialOptions::default())
+    }
+
+    /// The same for artifacts, where nothing small waits behind a long frame
+    pub(super) fn dialer_of_artifacts(&self) -> Dialer {
+        let mut options = DialOptions::default();
+        options.max_frame = ARTIFACT_FRAME;
+        self.dialer_with(options)
+    }
+
+    fn dialer_with(&self, options: DialOptions) -> Dialer {
         let material = Arc::clone(&self.material);
-        Dialer::new(move || Ok(material.current()), DialOptions::default())
+        Dialer::new(move || Ok(material.current()), options)
     }
 
     pub(super) async fn reload(&self) -> Result<(), ReloadError> {

@@ -204,9 +204,10 @@ impl Daemon {
         tell_open_files(open_files, adopted.len());
         let preparer = Preparer::new(preparation_settings(&config, &data_dir, &instances_dir, &own))
             .map_err(file(instances_dir.clone()))?;
-        preparer
-            .templates()
-            .fetch_from(Source::new(certificates.dialer(), Arc::clone(&dialled)));
+        preparer.templates().fetch_from(Source::new(
+            certificates.dialer_of_artifacts(),
+            Arc::clone(&dialled),
+        ));
         let spool_folder = data_dir.join("crash-reports");
         let spool = CrashSpool::open(spool_folder.clone()).map_err(file(spool_folder.clone()))?;
         let pending = spool.pending().map_err(file(spool_folder))?;

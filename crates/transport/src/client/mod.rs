@@ -46,6 +46,8 @@ pub struct DialOptions {
     pub stream_window: u32,
     /// Flow-control window of the connection, in bytes. 4 MiB.
     pub connection_window: u32,
+    /// The longest HTTP/2 frame that the controller may send, in bytes. 16 KiB: a pong waits behind one of them.
+    pub max_frame: u32,
     /// Bytes of one call that may wait in HTTP/2 for the socket. Small keeps a pong ahead of a blob. 256 KiB.
     pub send_buffer: usize,
 }
@@ -58,6 +60,7 @@ impl Default for DialOptions {
             keepalive_timeout: Duration::from_secs(10),
             stream_window: 2 * 1024 * 1024,
             connection_window: 4 * 1024 * 1024,
+            max_frame: 16 * 1024,
             send_buffer: 256 * 1024,
         }
     }
@@ -159,6 +162,7 @@ impl Dialer {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(self.options.stream_window)
             .initial_connection_window_size(self.options.connection_window)
+            .max_frame_size(self.options.max_frame)
             .max_send_buf_size(self.options.send_buffer)
             .max_header_list_size(16 * 1024);
         let (requests, driver) = timeout_at(deadline, http2.handshake(TokioIo::new(watched)))
