@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "0842bc07cc86dd910750a507d61acbb3f1758d4a55a968a3edf299ed04a883b9",
+        "f43a0eb540dd526c00e8f1f7f0a658e3cedc162c305e8126063b91a7d1d6b554",
     ),
 ];

@@ -153,6 +153,7 @@ impl Node {
         }
         let is_told = self.machine.peer().is_none_or(DaemonPeer::tells_warming);
         let warming = Warming::of(&order, now, (!is_told).then_some(Outcome::Untold));
+        self.context.grants.warm(now, self.id, &order.templates);
         self.send_now(controller_message::Payload::PreWarmCache(order))?;
         self.with_view(|view| view.cache.warming = Some(warming));
         Ok(())

@@ -10,12 +10,16 @@ use std::{
 };
 
 use prexorcloud_content::Digest;
+use prexorcloud_proto::TemplateRef;
 use prexorcloud_protocol::NodeId;
 
 use crate::content::Pin;
 
 /// What one node may be told at a time; the oldest falls out, and its daemon asks again
 const MOST: usize = 256;
+
+/// Templates that one node may be told to have in time: those of a few orders
+const MOST_WARMED: usize = 1024;
 
 /// How long a node may take until it begins to fetch, or begins again
 const LIFE: Duration = Duration::from_secs(3600);
@@ -33,7 +37,15 @@ pub(crate) struct Grants {
 struct Granted {
     /// The oldest first
     artifacts: Vec<Grant>,
+    /// What it was told to have before a start needs it, the oldest first
+    warmed: Vec<Warmed>,
     calls: usize,
+}
+
+struct Warmed {
+    name: String,
+    hash: String,
+    until: Instant,
 }
 
 struct Grant {
@@ -77,6 +89,31 @@ impl Grants {
         });
     }
 
+    /// Lets a node ask for these
+    pub(crate) fn warm(&self, now: Instant, node: NodeId, templates: &[TemplateRef]) {
+        let mut nodes = self.nodes();
+        let warmed = &mut nodes.entry(node).or_default().warmed;
+        for TemplateRef { name, hash, .. } in templates {
+            warmed.retain(|warmed| warmed.until > now && !(warmed.name == *name && warmed.hash == *hash));
+            if warmed.len() >= MOST_WARMED {
+                warmed.remove(0);
+            }
+            warmed.push(Warmed {
+                name: name.clone(),
+                hash: hash.clone(),
+                until: now + LIFE,
+            });
+        }
+    }
+
+    /// The hashes under which a node may ask for a template that no start of it names
+    pub(crate) fn warmed(&self, now: Instant, node: NodeId, name: &str) -> Vec<String> {
+        let nodes = self.nodes();
+        let warmed = nodes.get(&node).into_iter().flat_map(|granted| &granted.warmed);
+        let of_it = warmed.filter(|warmed| warmed.name == name && warmed.until > now);
+        of_it.map(|warmed| warmed.hash.clone()).collect()
+    }
+
     /// Begins a call, if the node was told to fetch this
     pub(crate) fn begin(
         self: &Arc<Self>,
@@ -108,7 +145,8 @@ impl Grants {
     pub(crate) fn prune(&self, now: Instant) {
         self.nodes().retain(|_, granted| {
             granted.artifacts.retain(|grant| grant.until > now);
-            granted.calls > 0 || !granted.artifacts.is_empty()
+            granted.warmed.retain(|warmed| warmed.until > now);
+            granted.calls > 0 || !granted.artifacts.is_empty() || !granted.warmed.is_empty()
         });
     }
 
@@ -181,5 +219,26 @@ mod tests {
         assert_eq!(grants.nodes().get(&node).unwrap().artifacts.len(), MOST);
         let is_granted = |number| grants.begin(now, node, "base", digest(number)).is_ok();
         assert!(!is_granted(0) && is_granted(1) && is_granted(MOST));
+    }
+
+    #[test]
+    fn a_node_may_ask_for_a_while_for_what_it_was_told_to_have_in_time() {
+        let grants = Grants::default();
+        let now = Instant::now();
+        let [node, other]: [NodeId; 2] = ["node-1", "node-2"].map(|node| node.parse().unwrap());
+        let version = |number: usize| TemplateRef {
+            name: "base".to_owned(),
+            hash: number.to_string(),
+        };
+        grants.warm(now, node, &[version(1), version(2), version(1)]);
+        assert_eq!(grants.warmed(now, node, "base"), ["2", "1"]);
+        assert!(grants.warmed(now, node, "other").is_empty());
+        assert!(grants.warmed(now, other, "base").is_empty());
+        assert!(grants.warmed(now + LIFE, node, "base").is_empty());
+        let many: Vec<_> = (0..=MOST_WARMED).map(version).collect();
+        grants.warm(now, node, &many);
+        assert_eq!(grants.warmed(now, node, "base").len(), MOST_WARMED);
+        grants.prune(now + LIFE);
+        assert!(grants.nodes().is_empty());
     }
 }

@@ -48,12 +48,10 @@ struct Refusal {
 
 impl From<TemplateError> for Refusal {
     fn from(error: TemplateError) -> Self {
-        let code = match error {
-            TemplateError::Unknown | TemplateError::UnknownVersion => TEMPLATE_NOT_FOUND,
-            _ => TEMPLATE_UNAVAILABLE,
-        };
-        let message = error.to_string();
-        Self { code, message }
+        Self {
+            code: TEMPLATE_UNAVAILABLE,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -127,11 +125,14 @@ async fn serve(
         return refuse(node, session, name, Refusal { code, message });
     }
     let bytes = usize::try_from(version.archive_bytes + ENVELOPE_BYTES).unwrap_or(usize::MAX);
+    let is_next = |session: &ControllerSession| {
+        session.queued(Class::Bulk) == 0 && session.has_room(Class::Bulk, bytes)
+    };
     loop {
-        // A daemon that does not read holds up nobody but itself: its archives wait on disk.
+        // A daemon that does not read holds up nobody but itself: one archive waits in memory, the others on disk.
         let room = session.wait_for(|session, _| {
             let is_established = session.is_established();
-            (!is_established || session.has_room(Class::Bulk, bytes)).then_some(is_established)
+            (!is_established || is_next(session)).then_some(is_established)
         });
         if room.await != Some(true) {
             return;
@@ -139,7 +140,7 @@ async fn serve(
         let Ok(_turn) = context.archives.acquire().await else {
             return;
         };
-        if !session.with(|session, _| session.has_room(Class::Bulk, bytes)) {
+        if !session.with(|session, _| is_next(session)) {
             continue;
         }
         let archive = match archive_of(context, &version).await {
@@ -153,10 +154,7 @@ async fn serve(
             ..TemplateData::default()
         };
         let payload = controller_message::Payload::TemplateData(Box::new(data));
-        let sent = session.with(|session, _| {
-            let has_room = session.has_room(Class::Bulk, bytes);
-            has_room.then(|| session.send(payload))
-        });
+        let sent = session.with(|session, _| is_next(session).then(|| session.send(payload)));
         match sent {
             None => {}
             Some(Ok(())) => {
@@ -202,70 +200,69 @@ fn refer(
     }
 }
 
-/// The version that the request means
+/// The version that the request means, if this node was told to have it
+///
+/// A request without a hash means the version that the node was told: the one that counts, if it is among several.
 async fn wanted(
     context: &NodeContext,
     node: NodeId,
     request: &TemplateRequest,
 ) -> Result<TemplateVersionRecord, Refusal> {
-    let wanted = request.wanted_hash.as_str();
-    let unknown = match context.templates.versions(&request.template_name).await {
-        Ok((versions, current)) => {
-            let is_it = |version: &TemplateVersionRecord| match wanted {
-                "" => version.number == current,
-                wanted => version.is_known_as(wanted),
-            };
-            match versions.into_iter().find(is_it) {
-                Some(version) => return Ok(version),
-                None => TemplateError::UnknownVersion,
-            }
-        }
-        Err(error) => error,
+    let (name, wanted) = (request.template_name.as_str(), request.wanted_hash.as_str());
+    let told = told(context, node, name).await?;
+    let (versions, current) = match context.templates.versions(name).await {
+        Ok(found) => found,
+        Err(TemplateError::Unknown) => (Vec::new(), 0),
+        Err(error) => return Err(error.into()),
     };
-    match &unknown {
-        TemplateError::Unknown | TemplateError::UnknownVersion if !wanted.is_empty() => {
-            let ordered = ordered(context, node, &request.template_name, wanted).await?;
-            ordered.ok_or_else(|| unknown.into())
-        }
-        _ => Err(unknown.into()),
+    let is_it = |version: &TemplateVersionRecord| {
+        told.iter().any(|hash| version.is_known_as(hash))
+            && (wanted.is_empty() || version.is_known_as(wanted))
+    };
+    let found = versions.into_iter().filter(is_it);
+    if let Some(version) = found.max_by_key(|version| (version.number == current, version.number)) {
+        return Ok(version);
     }
+    // It was deleted after the node was told.
+    let mut hashes = told
+        .iter()
+        .rev()
+        .filter(|hash| wanted.is_empty() || *hash == wanted);
+    if let Some(digest) = hashes.find_map(|hash| hash.parse::<Digest>().ok()) {
+        let sizes = context.templates.content().renew(vec![digest]).await;
+        if let Some(bytes) = sizes.map_err(TemplateError::from)?.get(&digest) {
+            return Ok(TemplateVersionRecord {
+                template: name.to_owned(),
+                archive: digest.to_string(),
+                archive_bytes: *bytes,
+                ..TemplateVersionRecord::default()
+            });
+        }
+    }
+    Err(Refusal {
+        code: TEMPLATE_NOT_FOUND,
+        message: "there is no such template, or no start of this node names it".to_owned(),
+    })
 }
 
-/// A version that was deleted after a start of this node was ordered with it
-async fn ordered(
-    context: &NodeContext,
-    node: NodeId,
-    name: &str,
-    hash: &str,
-) -> Result<Option<TemplateVersionRecord>, TemplateError> {
-    let Ok(digest) = hash.parse::<Digest>() else {
-        return Ok(None);
-    };
-    let mut is_ordered = false;
+/// The hashes under which a node was told of a template: by starts that are not over, and by orders to have it in time
+async fn told(context: &NodeContext, node: NodeId, name: &str) -> Result<Vec<String>, TemplateError> {
+    let mut hashes = context.grants.warmed(Instant::now(), node, name);
     let living = context
         .inventory
         .page(Some(node), None, usize::MAX, |outline| outline.is_live());
     for outline in living.await?.0 {
         let stored = store::load::<InstanceRecord>(&*context.store, outline.instance.as_str()).await?;
-        let start = stored.and_then(|stored| stored.record.start);
-        is_ordered = start.is_some_and(|start| {
-            let mut layers = layers(&start).iter();
-            layers.any(|layer| layer.name == name && layer.hash == hash)
-        });
-        if is_ordered {
-            break;
+        let Some(start) = stored.and_then(|stored| stored.record.start) else {
+            continue;
+        };
+        for layer in layers(&start) {
+            if layer.name == name && !hashes.contains(&layer.hash) {
+                hashes.push(layer.hash.clone());
+            }
         }
     }
-    if !is_ordered {
-        return Ok(None);
-    }
-    let sizes = context.templates.content().renew(vec![digest]).await?;
-    Ok(sizes.get(&digest).map(|bytes| TemplateVersionRecord {
-        template: name.to_owned(),
-        archive: hash.to_owned(),
-        archive_bytes: *bytes,
-        ..TemplateVersionRecord::default()
-    }))
+    Ok(hashes)
 }
 
 fn lost() -> Refusal {

@@ -45,6 +45,22 @@ async fn join(cluster: &Cluster, node: &str) -> Puppet {
     puppet
 }
 
+/// Orders a start with a template, so that the node may ask for it, and gives the hash that it names
+async fn order(cluster: &Cluster, puppet: &mut Puppet, node: &str, template: &str) -> String {
+    let order = json!({ "group": "lobby", "node": node, "jar": "/srv/server.jar", "templates": [template] });
+    let (status, created) = cluster.post("/instances", &order).await;
+    assert_eq!(status, 201, "{created}");
+    let start = puppet.start().await;
+    start.composition_plan.unwrap().templates[0].hash.clone()
+}
+
+async fn refusal(puppet: &mut Puppet, name: &str, wanted_hash: &str) -> String {
+    match ask(puppet, name, wanted_hash).await {
+        ToDaemon::ErrorReport(report) => report.error_code,
+        other => panic!("expected an error report, got {other:?}"),
+    }
+}
+
 async fn ask(puppet: &mut Puppet, name: &str, wanted_hash: &str) -> ToDaemon {
     puppet
         .say(Payload::TemplateRequest(TemplateRequest {
@@ -110,6 +126,7 @@ async fn a_node_fetches_what_it_was_told_to_from_any_byte_on() {
     let (one, other) = (noise(1, 700_000), noise(2, 700_000));
     push(&cluster, "lobby", &[("one", &one), ("other", &other)]).await;
     let mut puppet = join(&cluster, "node-1").await;
+    order(&cluster, &mut puppet, "node-1", "lobby").await;
     let ArtifactRef { sha256, size_bytes } = reference(&mut puppet, "lobby", "").await;
 
     let whole = fetch(&puppet.connection, request("lobby", &sha256, 0))
@@ -167,6 +184,7 @@ async fn a_node_fetches_what_it_was_told_to_from_any_byte_on() {
     // What was told before a restart is asked for again.
     cluster.restart().await;
     let mut puppet = join(&cluster, "node-3").await;
+    order(&cluster, &mut puppet, "node-3", "lobby").await;
     assert_eq!(
         code(&puppet.connection, request("lobby", &sha256, 0)).await,
         Code::NotFound
@@ -196,6 +214,7 @@ async fn a_damaged_archive_is_made_anew_or_sent_again() {
     };
     let archive = version["archive"].as_str().unwrap().to_owned();
     let mut puppet = join(&cluster, "node-1").await;
+    order(&cluster, &mut puppet, "node-1", "lobby").await;
     reference(&mut puppet, "lobby", "").await;
     let whole = std::fs::read(blob(&archive)).unwrap();
 
@@ -218,6 +237,7 @@ async fn a_damaged_archive_is_made_anew_or_sent_again() {
     // A peer that gets it inside of a message is not given the damaged one, either.
     let credential = cluster.enrol("node-2").await;
     let mut plain = Puppet::join(&cluster, &credential, "node-2").await;
+    order(&cluster, &mut plain, "node-2", "lobby").await;
     std::fs::write(blob(&archive), &damaged).unwrap();
     let ToDaemon::TemplateData(data) = ask(&mut plain, "lobby", "").await else {
         panic!("the archive");
@@ -266,23 +286,59 @@ async fn an_accepted_start_gets_its_version_whatever_becomes_of_the_template() {
     cluster.post("/templates", &json!({ "name": "lobby" })).await;
     let (_, version) = push(&cluster, "lobby", &[("one", "first")]).await;
     let mut puppet = join(&cluster, "node-1").await;
-    let order = json!({ "group": "lobby", "jar": "/srv/server.jar", "templates": ["lobby"] });
-    let (status, created) = cluster.post("/instances", &order).await;
-    assert_eq!(status, 201, "{created}");
-    let start = puppet.start().await;
-    let layer = &start.composition_plan.unwrap().templates[0];
-    assert_eq!(layer.hash, version["archive"].as_str().unwrap());
+    let hash = order(&cluster, &mut puppet, "node-1", "lobby").await;
+    assert_eq!(hash, version["archive"].as_str().unwrap());
     assert_eq!(cluster.call("DELETE", "/templates/lobby", None).await.0, 204);
 
-    let told = reference(&mut puppet, "lobby", &layer.hash).await;
+    let told = reference(&mut puppet, "lobby", &hash).await;
     assert!(
         fetch(&puppet.connection, request("lobby", &told.sha256, 0))
             .await
             .is_ok()
     );
     let mut another = join(&cluster, "node-2").await;
-    let ToDaemon::ErrorReport(report) = ask(&mut another, "lobby", &layer.hash).await else {
-        panic!("a node without such a start");
+    assert_eq!(refusal(&mut another, "lobby", &hash).await, "TEMPLATE_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_does_not_get_a_template_that_no_order_of_it_names() {
+    let cluster = Cluster::start().await;
+    for name in ["lobby", "secret", "warm"] {
+        cluster.post("/templates", &json!({ "name": name })).await;
+        push(&cluster, name, &[("one", name)]).await;
+    }
+    let mut puppet = join(&cluster, "node-1").await;
+    let first = order(&cluster, &mut puppet, "node-1", "lobby").await;
+    let (_, second) = push(&cluster, "lobby", &[("one", "second")]).await;
+    let second = second["archive"].as_str().unwrap().to_owned();
+    assert_eq!(reference(&mut puppet, "lobby", &first).await.sha256, first);
+    // Without a hash it is what the node was told, though another version counts for the next start.
+    assert_eq!(reference(&mut puppet, "lobby", "").await.sha256, first);
+    for (name, wanted) in [
+        ("secret", ""),
+        ("lobby", second.as_str()),
+        ("none", ""),
+        ("warm", ""),
+    ] {
+        assert_eq!(
+            refusal(&mut puppet, name, wanted).await,
+            "TEMPLATE_NOT_FOUND",
+            "{name} {wanted}"
+        );
+    }
+
+    let (status, answer) = cluster
+        .post("/nodes/node-1/cache/warm", &json!({ "templates": ["warm"] }))
+        .await;
+    assert_eq!(status, 202, "{answer}");
+    let ToDaemon::PreWarmCache(told) = puppet.next().await.unwrap() else {
+        panic!("the order comes first");
     };
-    assert_eq!(report.error_code, "TEMPLATE_NOT_FOUND");
+    let hash = &told.templates[0].hash;
+    assert_eq!(reference(&mut puppet, "warm", hash).await.sha256, *hash);
+
+    // What counts is among what was told.
+    let next = order(&cluster, &mut puppet, "node-1", "lobby").await;
+    assert_eq!(next, second);
+    assert_eq!(reference(&mut puppet, "lobby", "").await.sha256, second);
 }

@@ -1723,7 +1723,7 @@ pub struct TemplateRequest {
     #[prost(string, tag = "2")]
     pub known_hash: ::prost::alloc::string::String,
     /// The hash that the start names, at most 128 characters. A controller that has several versions answers with that
-    /// one. Empty = the version that counts now, as from a Java daemon.
+    /// one. Empty = the one that the node was told of, the version that counts if it is among several, as from a Java daemon.
     #[prost(string, tag = "100")]
     pub wanted_hash: ::prost::alloc::string::String,
 }

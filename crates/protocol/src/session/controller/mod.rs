@@ -172,6 +172,12 @@ impl ControllerSession {
         self.outbox.has_room(class, len)
     }
 
+    /// How many messages of this class wait until they can be sent.
+    #[must_use]
+    pub fn queued(&self, class: Class) -> usize {
+        self.outbox.len(class)
+    }
+
     /// How many messages of unknown kinds have arrived.
     #[must_use]
     pub const fn unknown_variants(&self) -> u64 {
