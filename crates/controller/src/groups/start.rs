@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use prexorcloud_proto::{ConfigFormat, ConfigPatch, RuntimeIsolation};
+use prexorcloud_proto::{ConfigFormat, ConfigPatch, ProgramArguments, RuntimeIsolation};
 use prexorcloud_protocol::InstanceId;
 
 use super::{Group, GroupError, Groups, MOTD, named, settings::Meaning, unreadable};
@@ -172,7 +172,11 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
         sha256: meaning.sha256.to_lowercase(),
         memory_mb: meaning.memory_mb,
         jvm_args: meaning.jvm_args.clone(),
-        program_arguments: None,
+        program_arguments: meaning
+            .arguments
+            .clone()
+            .map(|values| ProgramArguments { values }),
+        stop_command: meaning.stop_command.clone(),
         env: meaning.env.clone(),
         port: None,
         startup_timeout: duration(meaning.startup_timeout_seconds),
