@@ -18,7 +18,7 @@ use prexorcloud_proto::{StartInstance, TemplateRef};
 use prexorcloud_security::seal::SealingKey;
 
 pub use self::{
-    composition::{Composition, MAX_LAYERS},
+    composition::{Composition, Layer, MAX_LAYERS},
     record::{TemplateRecord, TemplateVersionRecord, VariableRecord},
 };
 use crate::{
@@ -261,8 +261,7 @@ impl Templates {
             ));
         }
         check_texts(description, platform)?;
-        let known = Query::prefix(TemplateRecord::PREFIX).limit(MAX_TEMPLATES);
-        if self.store.list(known).await?.entries.len() >= MAX_TEMPLATES {
+        if self.store.count(TemplateRecord::PREFIX).await? >= MAX_TEMPLATES {
             return Err(TemplateError::Invalid(format!(
                 "there are {MAX_TEMPLATES} templates, which is the limit: delete some"
             )));
