@@ -394,8 +394,16 @@ pub struct StartArguments {
     )]
     pub jvm_args: Vec<String>,
     /// An argument behind the jar, instead of --port N --nogui; may be given several times. %PORT% stands for the port
-    #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
+    #[arg(
+        long = "arg",
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        requires = "jar"
+    )]
     pub program_arguments: Vec<String>,
+    /// What ends it when it is typed into its console [default: stop]
+    #[arg(long, value_name = "LINE", requires = "jar")]
+    pub stop_command: Option<String>,
     /// An environment variable, NAME=VALUE; several times. Secrets belong into --env-file
     #[arg(long = "env", value_name = "NAME=VALUE", requires = "jar")]
     pub environment: Vec<String>,

@@ -458,6 +458,10 @@ pub struct Group {
     pub memory_mb: i64,
     /// For the JVM
     pub jvm_args: Vec<String>,
+    /// Behind the jar; `None` = by the category
+    pub arguments: Option<Vec<String>>,
+    /// What is typed to end a server; empty = by the platform
+    pub stop_command: String,
     /// Environment of the servers, to whoever may see it
     pub env: BTreeMap<String, String>,
     /// Names of variables whose values are not shown

@@ -452,3 +452,36 @@ async fn variables_are_kept_and_secrets_are_sealed() {
     let variables = [rig.templates.variables("lobby").await.unwrap()];
     assert!(prexorcloud_controller::templates::variables::resolve(&variables, &none, &none).is_ok());
 }
+
+#[tokio::test]
+async fn what_was_secret_in_a_deleted_template_is_not_quoted_by_the_next_of_its_name() {
+    let rig = Rig::new();
+    let set = |name: &'static str, variables: Vec<Variable>| {
+        let templates = rig.templates.clone();
+        async move { templates.set_variables("test", name, &variables, &[]).await }
+    };
+    let quoted = || async {
+        let wrong = variable("password", VariableType::Int, Some("hunter2"));
+        set("lobby", vec![wrong]).await.unwrap_err().to_string()
+    };
+    rig.templates.create("test", "lobby", "", "").await.unwrap();
+    assert_eq!(
+        quoted().await,
+        "variable password: \"hunter2\" is no whole number",
+        "it never was one"
+    );
+    let secret = variable("password", VariableType::Secret, Some("hunter2"));
+    set("lobby", vec![secret]).await.unwrap();
+    // Also when the second has no such variable, and after any number of deletions.
+    for _ in 0..3 {
+        rig.templates.delete("test", "lobby").await.unwrap();
+        rig.templates.create("test", "lobby", "", "").await.unwrap();
+        let exists = rig.templates.create("test", "lobby", "", "").await;
+        assert!(matches!(exists, Err(TemplateError::Exists)), "{exists:?}");
+    }
+    assert_eq!(quoted().await, "variable password: the value is no whole number");
+    rig.templates.create("test", "other", "", "").await.unwrap();
+    let public = variable("password", VariableType::String, Some("x"));
+    set("other", vec![public]).await.unwrap();
+    assert!(!rig.templates.variables("other").await.unwrap()[0].was_secret);
+}

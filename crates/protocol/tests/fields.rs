@@ -40,7 +40,10 @@ fn nothing_in_a_start_that_reaches_a_process_contains_a_nul() {
     fn plan(start: &mut StartInstance) -> &mut CompositionPlan {
         start.composition_plan.get_or_insert_default()
     }
-    let cases: [(&str, Spoil); 20] = [
+    let cases: [(&str, Spoil); 21] = [
+        ("start_instance.stop_command", |start, text| {
+            start.stop_command = text
+        }),
         ("start_instance.program_arguments.values", |start, text| {
             start.program_arguments = Some(ProgramArguments {
                 values: vec!["--world".into(), text],

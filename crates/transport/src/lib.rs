@@ -100,6 +100,7 @@
 //! | [`enrolment`] | a join token becomes the node's certificate |
 //! | [`runner`] | a session with a handler |
 //! | [`counters`] | what passed through |
+//! | [`locks`] | a lock for each of many things |
 //! | [`vital`] | tasks whose death must not pass in silence |
 #![warn(missing_docs)]
 #![warn(clippy::print_stdout, clippy::print_stderr)]
@@ -112,6 +113,7 @@ pub mod enrolment;
 mod gate;
 pub mod handle;
 pub mod link;
+pub mod locks;
 pub mod node_streams;
 pub mod reconnect;
 pub mod runner;
@@ -126,6 +128,7 @@ pub use connect::{DaemonService, NodeAcceptor};
 pub use enrolment::{EnrolError, Enrolment, InMemoryEnrolment, enrol, enrol_once};
 pub use handle::{SessionHandle, StreamEnd};
 pub use link::LinkEvent;
+pub use locks::Locks;
 pub use node_streams::{NodeStream, NodeStreams};
 pub use reconnect::{Backoff, Reconnect};
 pub use runner::{DaemonRunner, RunEnd, SessionHandler, due, serve};

@@ -119,6 +119,17 @@ pub struct GroupFields {
         help_heading = "Processes"
     )]
     pub jvm_args: Vec<String>,
+    /// An argument behind the jar, instead of --port N --nogui; several times. %PORT% stands for the port
+    #[arg(
+        long = "arg",
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        help_heading = "Processes"
+    )]
+    pub program_arguments: Vec<String>,
+    /// What ends a server when it is typed into its console [default: end for BungeeCord, stop for all else]
+    #[arg(long, value_name = "LINE", help_heading = "Processes")]
+    pub stop_command: Option<String>,
     /// An environment variable, NAME=VALUE; several times. Secrets belong into --env-file
     #[arg(long = "env", value_name = "NAME=VALUE", help_heading = "Processes")]
     pub environment: Vec<String>,

@@ -103,6 +103,8 @@ fn described(fields: GroupFields) -> Result<Map<String, Value>, Failure> {
         ("protectedPaths", texts(fields.protected)),
         ("memoryMb", fields.memory_mb.map(Value::from)),
         ("jvmArgs", texts(fields.jvm_args)),
+        ("arguments", texts(fields.program_arguments)),
+        ("stopCommand", fields.stop_command.map(Value::from)),
         ("env", map(environment)),
         ("portRangeStart", fields.port_start.map(Value::from)),
         ("portRangeEnd", fields.port_end.map(Value::from)),
@@ -236,6 +238,17 @@ fn show(answer: &Answer<Group>, output: &Output) -> Result<(), Failure> {
             "jvm args",
             (!group.jvm_args.is_empty()).then(|| group.jvm_args.join(" ")),
         ),
+        (
+            "arguments",
+            group
+                .arguments
+                .as_ref()
+                .map(|arguments| match arguments.is_empty() {
+                    true => "none".to_owned(),
+                    false => arguments.join(" "),
+                }),
+        ),
+        ("stop command", text(&group.stop_command)),
         ("environment", texts(&environment)),
         (
             "ports",

@@ -258,6 +258,7 @@ fn start_order(arguments: StartArguments, jar: &str) -> Result<Value, Failure> {
         "arguments",
         (!arguments.program_arguments.is_empty()).then(|| arguments.program_arguments.into()),
     );
+    set("stopCommand", arguments.stop_command.map(Value::from));
     set(
         "env",
         (!environment.is_empty()).then_some(Value::Object(environment)),

@@ -8,7 +8,7 @@ use crate::server::{self, Server};
 const GROUP: &str = r#"{"name":"lobby","platform":"PAPER","platformVersion":"1.21.4","jar":"/srv/paper.jar","jarFile":"server.jar",
     "templates":["base","lobby"],"memoryMb":1024,"env":{"TOKEN":"hunter2"},"variableValues":{"MOTD":"hi"},"hiddenVariables":["PW"],
     "portRangeStart":30000,"portRangeEnd":30100,"maxInstances":10,"liveInstances":2,"runningInstances":1,"totalPlayers":3,
-    "notInEffect":["minInstances"],"revision":7}"#;
+    "arguments":["serve","%PORT%"],"stopCommand":"save and quit","notInEffect":["minInstances"],"revision":7}"#;
 
 const INSTANCE: &str = r#"{"id":"lobby-1","group":"lobby","state":"RUNNING","incarnation":1}"#;
 
@@ -58,6 +58,12 @@ fn a_group_is_created_with_everything_that_was_given() {
         "512",
         "--jvm-arg",
         "-Xss1m",
+        "--arg",
+        "--world",
+        "--arg",
+        "%PORT%",
+        "--stop-command",
+        "save and quit",
         "--env-file",
         file.to_str().unwrap(),
         "--env",
@@ -101,7 +107,8 @@ fn a_group_is_created_with_everything_that_was_given() {
         "name": "lobby", "platform": "PAPER", "platformVersion": "1.21.4", "jar": "/srv/paper.jar", "sha256": "ab",
         "jarFile": "paper.jar", "templates": ["a", "b", "c"], "variableValues": { "MOTD": "x=y", "PW": "hunter2" },
         "configPatches": { "config/a.yml": { "x.y": "1", "z": "a:b=c" } }, "static": true, "staticInstanceNames": ["one"],
-        "protectedPaths": ["world/**"], "memoryMb": 512, "jvmArgs": ["-Xss1m"], "env": { "A": "1", "B": "2" },
+        "protectedPaths": ["world/**"], "memoryMb": 512, "jvmArgs": ["-Xss1m"],
+        "arguments": ["--world", "%PORT%"], "stopCommand": "save and quit", "env": { "A": "1", "B": "2" },
         "portRangeStart": 31000, "portRangeEnd": 31010, "ready": { "line": "Done" }, "startupTimeoutSeconds": 1,
         "shutdownGraceSeconds": 2, "maxLifetimeSeconds": 3, "maxPlayers": 4, "maxInstances": 5, "minInstances": 6,
         "scalingMode": "MANUAL", "routing": "RANDOM", "nodeAffinity": ["zone=eu"], "nodeAntiAffinity": ["gpu"],
@@ -115,6 +122,8 @@ fn a_group_is_created_with_everything_that_was_given() {
         "TOKEN",
         "not in effect",
         "minInstances",
+        "serve %PORT%",
+        "save and quit",
         "2 live, 1 running, at most 10",
     ] {
         assert!(ran.stdout.contains(shown), "{shown}: {}", ran.stdout);

@@ -176,6 +176,8 @@ fn a_start_order_carries_everything_that_was_given() {
             "-Da=b",
             "--arg",
             "--listen=%PORT%",
+            "--stop-command",
+            "quit",
             "--env-file",
             file.to_str().unwrap(),
             "--env",
@@ -193,7 +195,7 @@ fn a_start_order_carries_everything_that_was_given() {
     assert_eq!(line, "POST /api/v1/instances");
     let expected = json!({
         "group": "lobby", "jar": "/srv/a b.jar", "id": "lobby-1", "node": "n1", "sha256": "ab", "memoryMb": 256,
-        "jvmArgs": ["-Xss1m", "-Da=b"], "arguments": ["--listen=%PORT%"], "env": { "A": "flag", "SECRET": "x=y" }, "port": 30001,
+        "jvmArgs": ["-Xss1m", "-Da=b"], "arguments": ["--listen=%PORT%"], "stopCommand": "quit", "env": { "A": "flag", "SECRET": "x=y" }, "port": 30001,
         "startupTimeoutSeconds": 9, "shutdownGraceSeconds": 8, "maxLifetimeSeconds": 7
     });
     assert_eq!(body, expected);

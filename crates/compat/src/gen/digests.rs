@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "035ba6eeec9b77fe45b5b22a083941db230b4d796a4ba964e4eea9d59b75aa8d";
+pub const WIRE_DIGEST: &str = "69ec443a1e9365cfb9cfca34b5bfaf8ea661c7d3a8f81ea148407bd3e21aca82";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "f43a0eb540dd526c00e8f1f7f0a658e3cedc162c305e8126063b91a7d1d6b554",
+        "ac0fc31932144e7be1d5d6b98833f0d7d7e715543bd1d4b7b7c29abc88305216",
     ),
 ];

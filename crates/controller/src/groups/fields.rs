@@ -47,6 +47,8 @@ enum Kind {
     Number,
     OneOf(&'static [&'static str]),
     Texts,
+    /// A list of texts or null
+    MaybeTexts,
     TextMap,
     /// Files, keys in them, and values
     Patches,
@@ -122,6 +124,8 @@ pub(crate) const FIELDS: &[Field] = &[
     acts("cpuReservation", Kind::Number, "0.0"),
     acts("diskReservationMb", Kind::Whole { min: 0, max: 1 << 40 }, "0"),
     acts("jvmArgs", Kind::Texts, "[]"),
+    acts("arguments", Kind::MaybeTexts, "null"),
+    acts("stopCommand", Kind::Text, "\"\""),
     acts("env", Kind::TextMap, "{}"),
     acts("portRangeStart", ANY, "0"),
     acts("portRangeEnd", ANY, "0"),
@@ -269,7 +273,7 @@ impl Field {
                     self.name
                 )))
             }
-            Kind::Texts => {
+            Kind::Texts | Kind::MaybeTexts => {
                 let texts = value.as_array().filter(|list| list.iter().all(Value::is_string));
                 of_type(texts.is_some(), "a list of texts")?;
                 let texts = texts.map(Vec::as_slice).unwrap_or_default();

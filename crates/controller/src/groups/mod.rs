@@ -12,11 +12,12 @@ mod warmth;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::Arc,
 };
 
 use prexorcloud_protocol::GroupName;
 use prexorcloud_security::seal::SealingKey;
+use prexorcloud_transport::Locks;
 use prost::Message as _;
 use serde_json::{Map, Value};
 
@@ -32,7 +33,7 @@ use crate::{
     fleet::Fleet,
     nodes::OrderError,
     store::{self, Expect, Query, Record as _, Revision, Store, StoreError, Stored, Txn, TxnOutcome},
-    templates::{TemplateError, Templates, variables::Definitions, variables::Scope},
+    templates::{Layer, TemplateError, Templates, variables::Definitions, variables::Scope},
     wall_clock::now_millis,
 };
 
@@ -108,7 +109,7 @@ pub(crate) struct Groups {
     sealing: Arc<SealingKey>,
     instances: InstanceConfig,
     /// Who starts from a group or deletes it, one at a time for each
-    turns: Mutex<HashMap<GroupName, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Locks<GroupName>,
 }
 
 impl Groups {
@@ -123,7 +124,7 @@ impl Groups {
             templates,
             sealing,
             instances,
-            turns: Mutex::default(),
+            turns: Locks::default(),
         }
     }
 
@@ -150,8 +151,7 @@ impl Groups {
         if known.is_some() {
             return Err(GroupError::Exists(name.to_string()));
         }
-        let count = Query::prefix(GroupRecord::PREFIX).limit(MAX_GROUPS);
-        if self.store.list(count).await?.entries.len() >= MAX_GROUPS {
+        if self.store.count(GroupRecord::PREFIX).await? >= MAX_GROUPS {
             return Err(GroupError::Conflict(format!(
                 "there are {MAX_GROUPS} groups, which is the limit: delete some"
             )));
@@ -194,9 +194,9 @@ impl Groups {
     /// # Errors
     /// What the storage reported.
     pub(crate) async fn page(&self, skipped: usize, size: usize) -> Result<Page, GroupError> {
-        let listing = self.store.list(Query::prefix(GroupRecord::PREFIX)).await?;
-        let total = listing.entries.len();
-        let page = listing.entries.into_iter().skip(skipped).take(size);
+        let total = self.store.count(GroupRecord::PREFIX).await?;
+        let page = Query::prefix(GroupRecord::PREFIX).skip(skipped).limit(size);
+        let page = self.store.list(page).await?.entries.into_iter();
         let groups = page.map(|entry| self.open(Stored::decode(entry)?));
         Ok(Page {
             groups: groups.collect::<Result<_, _>>()?,
@@ -260,7 +260,7 @@ impl Groups {
         for _ in 0..ATTEMPTS {
             let group = self.show(name).await?;
             // Nothing is started from it meanwhile.
-            let _turn = self.turn(group.name).await;
+            let _turn = self.turns.of(&group.name).lock_owned().await;
             group.require(seen)?;
             let live = fleet.live_of(group.name).await?;
             if live > 0 {
@@ -321,7 +321,7 @@ impl Groups {
         given: &BTreeSet<String>,
     ) -> Result<(), GroupError> {
         let layers = self.layers(group.name, meaning).await?;
-        let defined = self.templates.definitions(&layers).await?;
+        let defined = self.templates.definitions(&layers)?;
         let definitions = Definitions::of(&defined);
         let values = &meaning.variable_values;
         let is_unknown =
@@ -359,7 +359,7 @@ impl Groups {
             return Ok((shown, BTreeSet::new()));
         }
         let layers = self.layers(group.name, meaning).await?;
-        let defined = self.templates.definitions(&layers).await?;
+        let defined = self.templates.definitions(&layers)?;
         let definitions = Definitions::of(&defined);
         let is_hidden = |key: &String| {
             let is_known = definitions.knows(key) || key == MOTD;
@@ -377,26 +377,28 @@ impl Groups {
     ///
     /// # Errors
     /// What the storage reported.
-    pub(crate) async fn layers(&self, name: GroupName, meaning: &Meaning) -> Result<Vec<String>, GroupError> {
+    pub(crate) async fn layers(&self, name: GroupName, meaning: &Meaning) -> Result<Vec<Layer>, GroupError> {
         let platform = meaning.platform.to_ascii_lowercase();
         let mut implicit = vec!["base".to_owned()];
         if !platform.is_empty() {
             implicit.push(format!("base-{platform}"));
         }
         implicit.push(name.to_string());
-        let mut layers = Vec::with_capacity(settings::IMPLICIT + meaning.templates.len());
-        for template in implicit {
-            if meaning.templates.contains(&template) || layers.contains(&template) {
+        let mut layers: Vec<Layer> = Vec::with_capacity(settings::IMPLICIT + meaning.templates.len());
+        for name in implicit {
+            let is_known = layers.iter().any(|layer| layer.name() == name);
+            if is_known || meaning.templates.contains(&name) {
                 continue;
             }
-            match self.templates.show(&template).await {
-                Ok((_, Some(_))) => layers.push(template),
-                // Nothing was pushed to it, or there is none.
-                Ok((_, None)) | Err(TemplateError::Unknown) => {}
-                Err(error) => return Err(error.into()),
+            let layer = self.templates.layer(&name).await?;
+            // Else nothing was pushed to it, or there is none.
+            if layer.reference().is_some() {
+                layers.push(layer);
             }
         }
-        layers.extend(meaning.templates.iter().cloned());
+        for name in &meaning.templates {
+            layers.push(self.templates.layer(name).await?);
+        }
         Ok(layers)
     }
 
@@ -472,21 +474,6 @@ impl Groups {
             hidden: record.hidden.into_iter().collect(),
             is_unreadable,
         })
-    }
-
-    /// Waits until nobody else starts from the group or deletes it
-    async fn turn(&self, group: GroupName) -> tokio::sync::OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            let known = turns.get(&group).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let turn = Arc::default();
-                turns.insert(group, Arc::downgrade(&turn));
-                turn
-            })
-        };
-        turn.lock_owned().await
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::fields::{Effect, FIELDS, Field, FieldError};
 use crate::{
     config::InstanceConfig,
-    nodes::{Ready, check_jar, check_sha256},
+    nodes::{Ready, check_jar, check_sha256, check_stop_command},
     templates::MAX_LAYERS,
 };
 
@@ -43,6 +43,8 @@ pub(crate) struct Meaning {
     pub(crate) cpu_reservation: f64,
     pub(crate) disk_reservation_mb: i64,
     pub(crate) jvm_args: Vec<String>,
+    pub(crate) arguments: Option<Vec<String>>,
+    pub(crate) stop_command: String,
     pub(crate) env: HashMap<String, String>,
     port_range_start: i64,
     port_range_end: i64,
@@ -275,13 +277,15 @@ impl Meaning {
 
     fn check_texts(&self) -> Result<(), String> {
         let pairs = self.env.iter().chain(&self.variable_values);
-        let text = self.jvm_args.iter().map(String::len).sum::<usize>()
+        let arguments = self.jvm_args.iter().chain(self.arguments.iter().flatten());
+        let text = arguments.map(String::len).sum::<usize>()
             + pairs.map(|(name, value)| name.len() + value.len()).sum::<usize>();
         if text > MAX_TEXT_BYTES {
             return Err(format!(
-                "jvmArgs, env and variableValues together have at most {MAX_TEXT_BYTES} bytes"
+                "jvmArgs, arguments, env and variableValues together have at most {MAX_TEXT_BYTES} bytes"
             ));
         }
+        check_stop_command(&self.stop_command)?;
         if self.env.keys().any(|name| name.contains('=')) {
             return Err("names in env must not contain =".to_owned());
         }
@@ -410,6 +414,11 @@ mod tests {
                 "names in env must not contain =",
             ),
             (json!({ "nodeAffinity": ["=x"] }), "hold labels"),
+            (json!({ "stopCommand": " " }), "stopCommand must be one line"),
+            (
+                json!({ "stopCommand": "save\nstop" }),
+                "stopCommand must be one line",
+            ),
             (json!({ "ready": { "line": " " } }), "ready.line"),
         ] {
             let error = changed(changes.clone()).unwrap_err();

@@ -2,14 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use prexorcloud_proto::{ConfigFormat, ConfigPatch, RuntimeIsolation};
+use prexorcloud_proto::{ConfigFormat, ConfigPatch, ProgramArguments, RuntimeIsolation};
 use prexorcloud_protocol::InstanceId;
 
 use super::{Group, GroupError, Groups, MOTD, named, settings::Meaning, unreadable};
 use crate::{
     fleet::{Fleet, Request, Seen},
     nodes::{GroupSays, OrderError, Ready, StartOrder},
-    templates::{Composition, variables::Definitions},
+    templates::{Composition, Layer, variables::Definitions},
 };
 
 /// Most instances of one call
@@ -41,7 +41,7 @@ impl Groups {
                 "count must be from 1 to {MAX_COUNT}"
             )));
         }
-        let _turn = self.turn(named(name)?).await;
+        let _turn = self.turns.of(&named(name)?).lock_owned().await;
         let group = self.show(name).await?;
         if group.is_unreadable {
             return Err(unreadable(group.name));
@@ -116,7 +116,7 @@ impl Groups {
     ) -> Result<Composition, GroupError> {
         let layers = self.layers(group.name, meaning).await?;
         if !variables.is_empty() {
-            let defined = self.templates.definitions(&layers).await?;
+            let defined = self.templates.definitions(&layers)?;
             let definitions = Definitions::of(&defined);
             let is_unknown = |key: &&String| !definitions.knows(key) && key.as_str() != MOTD;
             if let Some(key) = variables.keys().find(is_unknown) {
@@ -127,14 +127,16 @@ impl Groups {
         }
         let composed = self
             .templates
-            .compose(&layers, &meaning.variable_values, variables)
-            .await?;
+            .composed(&layers, &meaning.variable_values, variables)?;
         let is_brought = meaning.is_static || !meaning.jar.is_empty();
-        if !is_brought && !self.templates.bring(&composed, &meaning.jar_file).await? {
+        if !is_brought && !self.templates.bring(&layers, &meaning.jar_file).await? {
             let (name, file) = (group.name, &meaning.jar_file);
             let templates = match layers.is_empty() {
                 true => "it has no template that could bring one".to_owned(),
-                false => format!("none of its templates ({}) has {file}", layers.join(", ")),
+                false => {
+                    let names: Vec<&str> = layers.iter().map(Layer::name).collect();
+                    format!("none of its templates ({}) has {file}", names.join(", "))
+                }
             };
             return Err(GroupError::Invalid(format!(
                 "{name} names no jar, and {templates}: prexorctl group update {name} --jar URL|PATH, or push a template with {file}"
@@ -172,7 +174,11 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
         sha256: meaning.sha256.to_lowercase(),
         memory_mb: meaning.memory_mb,
         jvm_args: meaning.jvm_args.clone(),
-        program_arguments: None,
+        program_arguments: meaning
+            .arguments
+            .clone()
+            .map(|values| ProgramArguments { values }),
+        stop_command: meaning.stop_command.clone(),
         env: meaning.env.clone(),
         port: None,
         startup_timeout: duration(meaning.startup_timeout_seconds),

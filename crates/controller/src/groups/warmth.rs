@@ -1,13 +1,13 @@
 //! What servers of groups will need of a node's cache
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use prexorcloud_proto::{PreWarmCache, PreWarmEntry};
 
 use super::{Group, GroupError, Groups, start::format_of};
 use crate::{
     nodes::{file_name, is_path, pinned_version},
-    templates::TemplateError,
+    templates::Layer,
 };
 
 /// Most runtimes, and most templates, of one order
@@ -35,11 +35,20 @@ impl Groups {
             }
             None => self.page(0, usize::MAX).await?.groups,
         };
-        let mut names: BTreeSet<String> = templates.iter().cloned().collect();
+        let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
+        for name in templates {
+            let layer = self.templates.layer(name).await?;
+            if !layer.is_there() {
+                return Err(GroupError::Invalid(format!("Template not found: {name}")));
+            }
+            layers.insert(name.clone(), layer);
+        }
         let mut entries: Vec<PreWarmEntry> = Vec::new();
         for group in &groups {
             let meaning = self.meaning(group)?;
-            names.extend(self.layers(group.name, &meaning).await?);
+            for layer in self.layers(group.name, &meaning).await? {
+                layers.insert(layer.name().to_owned(), layer);
+            }
             if meaning.jar.is_empty() || is_path(&meaning.jar) {
                 continue;
             }
@@ -60,28 +69,15 @@ impl Groups {
                 entries.push(entry);
             }
         }
-        let mut order = PreWarmCache {
-            entries,
-            templates: Vec::with_capacity(names.len().min(MOST)),
-        };
-        if order.entries.len() > MOST || names.len() > MOST {
+        if entries.len() > MOST || layers.len() > MOST {
             return Err(GroupError::Invalid(format!(
                 "these are {} jars and {} templates, and at most {MOST} of each are fetched at once: name some groups",
-                order.entries.len(),
-                names.len()
+                entries.len(),
+                layers.len()
             )));
         }
-        for name in names {
-            match self.templates.reference(&name).await {
-                Ok(reference) => order.templates.extend(reference),
-                // A group may name one that is gone, which its start will say.
-                Err(TemplateError::Unknown) if !templates.contains(&name) => {}
-                Err(TemplateError::Unknown) => {
-                    return Err(GroupError::Invalid(format!("Template not found: {name}")));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(order)
+        // A group may name a template that is gone, which its start will say.
+        let templates = layers.values().filter_map(Layer::reference).collect();
+        Ok(PreWarmCache { entries, templates })
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     fleet::Seen,
     groups::{Group, GroupError, Started},
     inventory::Outline,
+    templates::Layer,
 };
 
 /// Groups of one page, and the most that can be asked for
@@ -195,7 +196,8 @@ pub(super) async fn resolved(
         .await?;
     let tally = tally(&api).await?.remove(group.name.as_str());
     let mut shown = shown(&api, &group, sight, tally.unwrap_or_default()).await?;
-    shown.insert("templates".to_owned(), json!(layers));
+    let names: Vec<&str> = layers.iter().map(Layer::name).collect();
+    shown.insert("templates".to_owned(), json!(names));
     Ok(Json(shown.into()))
 }
 

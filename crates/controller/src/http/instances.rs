@@ -24,7 +24,9 @@ use crate::{
     audit,
     fleet::{Request, Seen},
     inventory::Outline,
-    nodes::{CommandResult, GroupSays, Ready, StartOrder, StopAnswer, check_jar, check_sha256},
+    nodes::{
+        CommandResult, GroupSays, Ready, StartOrder, StopAnswer, check_jar, check_sha256, check_stop_command,
+    },
     records::Wanted,
     store::Txn,
     templates::Composition,
@@ -62,6 +64,9 @@ pub(super) struct Start {
     shutdown_grace_seconds: Option<u32>,
     max_lifetime_seconds: Option<u32>,
     ready: Option<Ready>,
+    /// What is typed into its console to end it; empty = by the platform
+    #[serde(default)]
+    stop_command: String,
     /// What is laid into its folder, in this order
     #[serde(default)]
     templates: Vec<String>,
@@ -168,6 +173,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
     let sha256 = start.sha256.unwrap_or_default().to_lowercase();
     check_sha256(&sha256).map_err(ApiError::invalid)?;
     check_jar(&start.jar).map_err(ApiError::invalid)?;
+    check_stop_command(&start.stop_command).map_err(ApiError::invalid)?;
     let memory_mb = start.memory_mb.unwrap_or(DEFAULT_MEMORY_MB);
     if memory_mb < 1 {
         return Err(ApiError::invalid("memoryMb must be at least 1"));
@@ -211,6 +217,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         memory_mb,
         jvm_args: start.jvm_args,
         program_arguments: start.arguments.map(|values| ProgramArguments { values }),
+        stop_command: start.stop_command,
         env: start.env,
         port: start.port,
         startup_timeout: duration(start.startup_timeout_seconds),

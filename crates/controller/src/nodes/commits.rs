@@ -527,6 +527,10 @@ mod tests {
             self.store.list(query)
         }
 
+        fn count<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, usize> {
+            self.store.count(prefix)
+        }
+
         fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
             Box::pin(async move {
                 let outcome = self.store.txn(txn).await;

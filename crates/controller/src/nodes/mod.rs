@@ -44,7 +44,7 @@ pub(crate) use self::{
     order::{GroupSays, OrderError, StartOrder, StopAnswer},
     ready::Ready,
     registry::{NOTES, NodeContext, Nodes},
-    starts::{is_live, pinned_version},
+    starts::{check_stop_command, is_live, pinned_version},
     templates::IN_MEMORY as ARCHIVES_IN_MEMORY,
     typed::CommandResult,
     view::{CONTRACT_MATCHES, NodeSummary, NodeView, Vitals, contract_name},

@@ -337,6 +337,8 @@ pub(crate) struct StartOrder {
     pub(crate) jvm_args: Vec<String>,
     /// `None` = by the category
     pub(crate) program_arguments: Option<ProgramArguments>,
+    /// What is typed into its console to end it; empty = by the platform
+    pub(crate) stop_command: String,
     pub(crate) env: HashMap<String, String>,
     /// `None` = one of the configured range
     pub(crate) port: Option<u16>,

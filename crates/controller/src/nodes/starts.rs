@@ -124,6 +124,7 @@ impl Node {
             memory_mb: order.memory_mb,
             jvm_args: order.jvm_args.clone(),
             program_arguments: order.program_arguments.clone(),
+            stop_command: order.stop_command.clone(),
             env,
             jar_file,
             download_url,
@@ -173,6 +174,17 @@ impl Node {
         });
         start
     }
+}
+
+/// Whether it can be typed into a console to end a server, or says nothing
+///
+/// # Errors
+/// What it has to be.
+pub(crate) fn check_stop_command(line: &str) -> Result<(), &'static str> {
+    if line.is_empty() || validate::command(line).is_ok() {
+        return Ok(());
+    }
+    Err("stopCommand must be one line of at most 1000 characters, and not blank")
 }
 
 /// What a plugin reads the addresses of the controllers from, besides the one that its daemon names

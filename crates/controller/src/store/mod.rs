@@ -77,6 +77,7 @@ pub struct Listing {
 pub struct Query {
     prefix: String,
     after: Option<String>,
+    skipped: usize,
     limit: Option<usize>,
     descending: bool,
 }
@@ -95,6 +96,13 @@ impl Query {
     #[must_use]
     pub fn after(mut self, key: impl Into<String>) -> Self {
         self.after = Some(key.into());
+        self
+    }
+
+    /// Not the first `skipped` entries that match
+    #[must_use]
+    pub fn skip(mut self, skipped: usize) -> Self {
+        self.skipped = skipped;
         self
     }
 
@@ -147,6 +155,12 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError`] when the storage fails.
     fn list(&self, query: Query) -> StoreFuture<'_, Listing>;
+
+    /// How many keys start with `prefix`
+    ///
+    /// # Errors
+    /// [`StoreError`] when the storage fails.
+    fn count<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, usize>;
 
     /// Applies all puts and deletes of `txn`, or none of them
     ///

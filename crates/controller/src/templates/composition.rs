@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use prexorcloud_proto::TemplateRef;
 
 use super::{
-    TemplateError, Templates,
+    TemplateError, TemplateRecord, TemplateVersionRecord, Templates,
     variables::{self, Variable},
 };
 
@@ -19,6 +19,40 @@ pub struct Composition {
     pub templates: Vec<TemplateRef>,
     /// What their files may ask for
     pub variables: BTreeMap<String, String>,
+}
+
+/// A template as it was when it was looked at, whatever becomes of it
+#[derive(Clone, Debug)]
+pub struct Layer {
+    name: String,
+    /// `None` = there is no such template
+    record: Option<TemplateRecord>,
+    /// `None` = nothing was pushed to it
+    current: Option<TemplateVersionRecord>,
+}
+
+impl Layer {
+    /// What it is called, whether or not there is one
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether there is such a template
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// The version that counted, as daemons know it; `None` = nothing was pushed
+    #[must_use]
+    pub fn reference(&self) -> Option<TemplateRef> {
+        let version = self.current.as_ref()?;
+        Some(TemplateRef {
+            name: self.name.clone(),
+            hash: version.archive.clone(),
+        })
+    }
 }
 
 impl Templates {
@@ -39,28 +73,36 @@ impl Templates {
             let limit = format!("a start has at most {MAX_LAYERS} templates");
             return Err(TemplateError::Invalid(limit));
         }
-        let mut templates = Vec::with_capacity(names.len());
-        let mut defined = Vec::with_capacity(names.len());
+        let mut layers = Vec::with_capacity(names.len());
         for name in names {
-            let (record, current) = self.show(name).await.map_err(|error| match error {
-                TemplateError::Unknown => TemplateError::Invalid(format!("there is no template {name:?}")),
-                error => error,
-            })?;
-            let hash = match current {
-                // Also of one without files: folders and links are something.
-                Some(version) => version.archive,
-                None => {
-                    let nothing =
-                        format!("nothing was pushed to the template {name} yet: prexorctl template push");
-                    return Err(TemplateError::Invalid(nothing));
-                }
-            };
-            defined.push(self.variables_of(&record)?);
-            templates.push(TemplateRef {
-                name: record.name,
-                hash,
-            });
+            layers.push(self.layer(name).await?);
         }
+        self.composed(&layers, group, instance)
+    }
+
+    /// The same for templates as they were when they were looked at
+    ///
+    /// # Errors
+    /// [`TemplateError::Invalid`] names what is missing or wrong.
+    pub fn composed(
+        &self,
+        layers: &[Layer],
+        group: &BTreeMap<String, String>,
+        instance: &BTreeMap<String, String>,
+    ) -> Result<Composition, TemplateError> {
+        let mut templates = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let name = &layer.name;
+            let reference = layer.reference().ok_or_else(|| match layer.record {
+                None => TemplateError::Invalid(format!("there is no template {name:?}")),
+                Some(_) => TemplateError::Invalid(format!(
+                    "nothing was pushed to the template {name} yet: prexorctl template push"
+                )),
+            });
+            // Also of one without files: folders and links are something.
+            templates.push(reference?);
+        }
+        let defined = self.definitions(layers)?;
         let variables = variables::resolve(&defined, group, instance).map_err(|wrong| {
             let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
             TemplateError::Invalid(wrong.join("; "))
@@ -68,45 +110,39 @@ impl Templates {
         Ok(Composition { templates, variables })
     }
 
-    /// The version of a template that counts now, as daemons know it; `None` = nothing was pushed
+    /// A template as it is now
     ///
     /// # Errors
-    /// [`TemplateError::Unknown`], or what the storage reported.
-    pub async fn reference(&self, name: &str) -> Result<Option<TemplateRef>, TemplateError> {
-        let (record, current) = self.show(name).await?;
-        Ok(current.map(|version| TemplateRef {
-            name: record.name,
-            hash: version.archive,
-        }))
+    /// What the storage reported; not if there is none.
+    pub async fn layer(&self, name: &str) -> Result<Layer, TemplateError> {
+        let (record, current) = match self.show(name).await {
+            Ok((record, current)) => (Some(record), current),
+            Err(TemplateError::Unknown) => (None, None),
+            Err(error) => return Err(error),
+        };
+        Ok(Layer {
+            name: name.to_owned(),
+            record,
+            current,
+        })
     }
 
-    /// What templates say about variables, in the order of the names; one that is not there says nothing
+    /// What templates say about variables, in their order; one that is not there says nothing
+    ///
+    /// # Errors
+    /// [`TemplateError::Conflict`] if a default was sealed with another key.
+    pub fn definitions(&self, layers: &[Layer]) -> Result<Vec<Vec<Variable>>, TemplateError> {
+        let records = layers.iter().filter_map(|layer| layer.record.as_ref());
+        records.map(|record| self.variables_of(record)).collect()
+    }
+
+    /// Whether one of the versions that counted has this file at its top
     ///
     /// # Errors
     /// What the storage reported.
-    pub async fn definitions(&self, names: &[String]) -> Result<Vec<Vec<Variable>>, TemplateError> {
-        let mut defined = Vec::with_capacity(names.len());
-        for name in names {
-            match self.variables(name).await {
-                Ok(variables) => defined.push(variables),
-                Err(TemplateError::Unknown) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(defined)
-    }
-
-    /// Whether one of these versions has this file at its top
-    ///
-    /// # Errors
-    /// What the storage reported.
-    pub async fn bring(&self, composition: &Composition, file: &str) -> Result<bool, TemplateError> {
-        for TemplateRef { name, hash } in &composition.templates {
-            let versions = self.versions(name).await?.0.into_iter();
-            let Some(version) = versions.into_iter().find(|version| version.archive == *hash) else {
-                continue;
-            };
-            let manifest = self.manifest(&version).await?;
+    pub async fn bring(&self, layers: &[Layer], file: &str) -> Result<bool, TemplateError> {
+        for version in layers.iter().filter_map(|layer| layer.current.as_ref()) {
+            let manifest = self.manifest(version).await?;
             if manifest.files().any(|(path, _)| path.as_str() == file) {
                 return Ok(true);
             }

@@ -5,6 +5,7 @@
 //! instance takes the version that counts at that moment, by its digests, which stay what they are.
 
 mod composition;
+mod former;
 mod mending;
 mod record;
 mod recorded;
@@ -17,7 +18,7 @@ use prexorcloud_proto::{StartInstance, TemplateRef};
 use prexorcloud_security::seal::SealingKey;
 
 pub use self::{
-    composition::{Composition, MAX_LAYERS},
+    composition::{Composition, Layer, MAX_LAYERS},
     record::{TemplateRecord, TemplateVersionRecord, VariableRecord},
 };
 use crate::{
@@ -260,30 +261,32 @@ impl Templates {
             ));
         }
         check_texts(description, platform)?;
-        let known = Query::prefix(TemplateRecord::PREFIX).limit(MAX_TEMPLATES);
-        if self.store.list(known).await?.entries.len() >= MAX_TEMPLATES {
+        if self.store.count(TemplateRecord::PREFIX).await? >= MAX_TEMPLATES {
             return Err(TemplateError::Invalid(format!(
                 "there are {MAX_TEMPLATES} templates, which is the limit: delete some"
             )));
         }
-        let now = now_millis();
-        let record = TemplateRecord {
-            name: name.to_owned(),
-            description: description.to_owned(),
-            platform: platform.to_owned(),
-            created_at_ms: now,
-            updated_at_ms: now,
-            ..TemplateRecord::default()
-        };
-        let audit = audit::entry(actor, "template.create", name, "");
-        match self
-            .store
-            .txn(Txn::new().create(&record).put_record(&audit))
-            .await?
-        {
-            TxnOutcome::Committed { .. } => Ok(record),
-            TxnOutcome::Conflict { .. } => Err(TemplateError::Exists),
+        for _ in 0..ATTEMPTS {
+            if self.store.get(&TemplateRecord::key_of(name)).await?.is_some() {
+                return Err(TemplateError::Exists);
+            }
+            let now = now_millis();
+            let mut record = TemplateRecord {
+                name: name.to_owned(),
+                description: description.to_owned(),
+                platform: platform.to_owned(),
+                created_at_ms: now,
+                updated_at_ms: now,
+                ..TemplateRecord::default()
+            };
+            let audit = audit::entry(actor, "template.create", name, "");
+            let txn = self.recall_secrets(&mut record, Txn::new()).await?;
+            let txn = txn.create(&record).put_record(&audit);
+            if self.store.txn(txn).await?.committed().is_some() {
+                return Ok(record);
+            }
         }
+        Err(changed_meanwhile())
     }
 
     /// Changes what `change` changes, however many others do so at the same time
@@ -342,10 +345,11 @@ impl Templates {
             // A start that has one of them may still have to bring it to its node.
             self.content.renew(digests(&versions)).await?;
             let audit = audit::entry(actor, "template.delete", name, "");
-            let mut txn = Txn::new()
+            let txn = Txn::new()
                 .expect(record.key(), Expect::At(revision))
                 .delete(record.key())
                 .put_record(&audit);
+            let mut txn = self.remember_secrets(&record, txn).await?;
             for version in versions {
                 txn = txn.delete(version.key());
             }

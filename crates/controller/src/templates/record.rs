@@ -42,6 +42,28 @@ impl Record for TemplateRecord {
     }
 }
 
+/// Keys of a template that is gone: another one of its name must not quote what was a SECRET in the first
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FormerSecretsRecord {
+    /// The name of the template
+    #[prost(string, tag = "1")]
+    pub template: String,
+    /// Its [`secret_keys`](TemplateRecord::secret_keys)
+    #[prost(string, repeated, tag = "2")]
+    pub keys: Vec<String>,
+    /// When it was deleted
+    #[prost(int64, tag = "3")]
+    pub deleted_at_ms: i64,
+}
+
+impl Record for FormerSecretsRecord {
+    const PREFIX: &'static str = "template-former-secrets/";
+
+    fn id(&self) -> String {
+        self.template.clone()
+    }
+}
+
 /// What was pushed once; it never changes
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct TemplateVersionRecord {

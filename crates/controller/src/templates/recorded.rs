@@ -48,13 +48,7 @@ impl Templates {
         }
         self.change(actor, "template.variables", name, |record| {
             let mut recorded = Vec::with_capacity(variables.len());
-            // Those of a record that an earlier release has written are in no list yet.
-            let secret = record
-                .variables
-                .iter()
-                .filter(|known| known.kind == kind_name(VariableType::Secret));
-            let mut secret: BTreeSet<String> = secret.map(|known| known.key.clone()).collect();
-            secret.extend(record.secret_keys.iter().cloned());
+            let mut secret = secret_keys(record);
             for variable in variables {
                 let mut variable = variable.clone();
                 if variable.kind == VariableType::Secret && kept.contains(&variable.key) {
@@ -150,6 +144,15 @@ impl Templates {
                 && template.secret_keys.contains(&record.key),
         })
     }
+}
+
+/// Every key of a template that is a SECRET, or ever was one
+pub(super) fn secret_keys(template: &TemplateRecord) -> BTreeSet<String> {
+    // Those of a record that an earlier release has written are in no list yet.
+    let secret = template.variables.iter();
+    let secret = secret.filter(|known| known.kind == kind_name(VariableType::Secret));
+    let secret = secret.map(|known| &known.key);
+    secret.chain(&template.secret_keys).cloned().collect()
 }
 
 fn context(template: &str, key: &str) -> Vec<u8> {

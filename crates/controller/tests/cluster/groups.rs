@@ -280,7 +280,7 @@ async fn an_instance_is_started_with_what_its_group_says() {
         json!({
             "name": "lobby", "platform": "VELOCITY", "platformVersion": "3.4.0", "jar": JAR, "sha256": "A".repeat(64),
             "jarFile": "proxy.jar", "templates": ["extra", "base"], "memoryMb": 300, "jvmArgs": ["-Xss1m"],
-            "env": { "MODE": "demo" }, "portRangeStart": 31000, "portRangeEnd": 31001, "maxInstances": 3,
+            "env": { "MODE": "demo" }, "portRangeStart": 31000, "portRangeEnd": 31001, "maxInstances": 3, "arguments": ["serve", "%PORT%"], "stopCommand": "shutdown",
             "maxPlayers": 7, "startupTimeoutSeconds": 11, "shutdownGraceSeconds": 12, "maxLifetimeSeconds": 13,
             "configPatches": { "velocity.toml": { "bind": "0.0.0.0:1", "motd": "hi" } },
             "protectedPaths": ["world/**"], "ready": { "line": "Done" }, "cpuReservation": 0.5,
@@ -319,6 +319,9 @@ async fn an_instance_is_started_with_what_its_group_says() {
         (start.jvm_args.as_slice(), &start.env["MODE"]),
         (&["-Xss1m".to_owned()][..], &"demo".to_owned())
     );
+    let arguments = start.program_arguments.clone().unwrap().values;
+    assert_eq!(arguments, ["serve", "%PORT%"]);
+    assert_eq!(start.stop_command, "shutdown");
     assert!(!start.static_instance);
     assert_eq!(start.readiness.as_ref().unwrap().line, "Done");
     let plan = start.composition_plan.clone().unwrap();

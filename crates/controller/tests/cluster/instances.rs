@@ -552,6 +552,10 @@ async fn bad_requests_are_refused_and_start_nothing() {
             422,
         ),
         (json!({ "group": "lobby", "jar": JAR, "typo": 1 }), 422),
+        (
+            json!({ "group": "lobby", "jar": JAR, "stopCommand": "a\nb" }),
+            422,
+        ),
         (json!({ "jar": JAR }), 422),
         (json!({ "group": "lobby", "jar": JAR, "node": "node-9" }), 404),
         (json!({ "group": "lobby", "jar": JAR, "node": "../x" }), 404),
@@ -655,10 +659,14 @@ async fn the_arguments_of_a_program_reach_its_daemon() {
     let credential = cluster.enrol("node-1").await;
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
     for arguments in [Some(vec!["serve", "--listen=%PORT%"]), Some(Vec::new()), None] {
-        let order = json!({ "group": "lobby", "jar": JAR, "arguments": arguments });
+        let order = json!({ "group": "lobby", "jar": JAR, "arguments": arguments, "stopCommand": "end" });
         let (status, body) = cluster.post("/instances", &order).await;
         assert_eq!(status, 201, "{body}");
-        let told = puppet.start().await.program_arguments.map(|told| told.values);
-        assert_eq!(json!(told), json!(arguments));
+        let start = puppet.start().await;
+        let told = start.program_arguments.map(|told| told.values);
+        assert_eq!(
+            (json!(told), start.stop_command.as_str()),
+            (json!(arguments), "end")
+        );
     }
 }

@@ -183,6 +183,18 @@ pub async fn a_listing_is_in_key_order_and_can_be_cut(store: &dyn Store) {
         ["a/1", "b", "b/1", "b/10", "b/2", "c/1"]
     );
     assert_eq!(keys(store, Query::prefix("zzz")).await, Vec::<String>::new());
+    assert_eq!(keys(store, Query::prefix("b/").skip(1).limit(1)).await, ["b/10"]);
+    assert_eq!(
+        keys(store, Query::prefix("b/").descending().skip(2)).await,
+        ["b/1"]
+    );
+    assert_eq!(
+        keys(store, Query::prefix("b/").skip(3)).await,
+        Vec::<String>::new()
+    );
+    for (prefix, count) in [("b/", 3), ("", 6), ("zzz", 0)] {
+        assert_eq!(store.count(prefix).await.unwrap(), count, "{prefix:?}");
+    }
 }
 
 pub async fn a_prefix_ends_where_it_should(store: &dyn Store) {

@@ -116,11 +116,12 @@ fn server_arguments(order: &Assignment) -> Vec<String> {
     vec!["--port".into(), order.port.to_string(), "--nogui".into()]
 }
 
-/// The word that makes the server stop by itself
-pub(super) fn stop_command(order: &Assignment) -> &'static str {
-    match order.config_format {
-        ConfigFormat::Bungeecord => "end",
-        _ => "stop",
+/// What makes the server stop by itself: what the order says, else what its family understands
+pub(super) fn stop_command(order: &Assignment) -> &str {
+    match (order.stop_command.as_str(), order.config_format) {
+        ("", ConfigFormat::Bungeecord) => "end",
+        ("", _) => "stop",
+        (said, _) => said,
     }
 }
 
@@ -292,6 +293,22 @@ mod tests {
             command(&order, "node-1", &standin).1.join(" "),
             "standin --port 30000 --nogui"
         );
+    }
+
+    #[test]
+    fn what_ends_a_program_is_what_its_order_says() {
+        let with = |said: &str, format: ConfigFormat| {
+            let order = order(|start| {
+                start.stop_command = said.into();
+                start.config_format = format.into();
+            });
+            stop_command(&order).to_owned()
+        };
+        assert_eq!(with("", ConfigFormat::Paper), "stop");
+        assert_eq!(with(" ", ConfigFormat::Bungeecord), "end");
+        for format in [ConfigFormat::Paper, ConfigFormat::Bungeecord] {
+            assert_eq!(with("shutdown now", format), "shutdown now");
+        }
     }
 
     #[test]

@@ -17,7 +17,6 @@ mod install;
 mod json;
 mod launch;
 mod leftovers;
-mod locks;
 mod merge;
 mod order;
 mod protected;

@@ -31,6 +31,8 @@ pub(super) struct Assignment {
     pub(super) jvm_args: Vec<String>,
     /// What stands behind the jar; `None` = by the category
     pub(super) program_arguments: Option<Vec<String>>,
+    /// What its console takes as the wish that it ends; empty = by the family of its configuration files
+    pub(super) stop_command: String,
     pub(super) env: BTreeMap<String, String>,
     pub(super) plugin_token: String,
     pub(super) grace: Option<Duration>,
@@ -93,6 +95,7 @@ impl Assignment {
             },
             jvm_args: start.jvm_args.clone(),
             program_arguments: start.program_arguments.clone().map(|arguments| arguments.values),
+            stop_command: start.stop_command.trim().to_owned(),
             env: start.env.clone().into_iter().collect(),
             plugin_token: start.plugin_token.clone(),
             grace: seconds(start.shutdown_grace_seconds),

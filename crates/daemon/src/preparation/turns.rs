@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prexorcloud_transport::Locks;
 use tokio::sync::OwnedMutexGuard;
-
-use super::locks::Locks;
 
 /// The turns of all instances
 #[derive(Debug)]

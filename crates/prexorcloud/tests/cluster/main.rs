@@ -9,6 +9,7 @@ mod diagnostics;
 mod endings;
 mod enrolment;
 mod examples;
+mod groups;
 mod handwritten;
 mod liars;
 mod lineage;

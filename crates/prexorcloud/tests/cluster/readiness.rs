@@ -1,7 +1,6 @@
 //! A server that has its port long before its worlds, as real ones do
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use crate::rig::{Rig, eventually};
@@ -24,18 +23,7 @@ const READY_LINE: &str = "waiting for the ready line (Done (1.2s)! For help) or 
 const HELD: Duration = Duration::from_secs(2);
 
 fn rig() -> Rig {
-    let mut rig = Rig::with_controller();
-    let java = rig.write("java", SERVER);
-    std::fs::set_permissions(&java, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let token = rig.token(&["--node", "node-1"]);
-    let config = rig.configure_daemon(&token);
-    let text = std::fs::read_to_string(&config).unwrap();
-    let wanted = format!("allow_standin = true\njava = {java:?}");
-    assert!(text.contains("allow_standin = true"));
-    rig.write("daemon.toml", &text.replace("allow_standin = true", &wanted));
-    rig.start_daemon();
-    rig.await_node("ONLINE");
-    rig
+    Rig::with_java(SERVER)
 }
 
 #[test]

@@ -212,6 +212,23 @@ impl Rig {
         rig
     }
 
+    /// As [`with_node`](Self::with_node), with this script in the place of the Java virtual machine
+    pub fn with_java(script: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mut rig = Self::with_controller();
+        let java = rig.write("java", script);
+        fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).unwrap();
+        let token = rig.token(&["--node", "node-1"]);
+        let config = rig.configure_daemon(&token);
+        let text = fs::read_to_string(&config).unwrap();
+        let wanted = format!("allow_standin = true\njava = {java:?}");
+        assert!(text.contains("allow_standin = true"));
+        rig.write("daemon.toml", &text.replace("allow_standin = true", &wanted));
+        rig.start_daemon();
+        rig.await_node("ONLINE");
+        rig
+    }
+
     fn join_node(&mut self) {
         let token = self.token(&["--node", "node-1"]);
         self.configure_daemon(&token);

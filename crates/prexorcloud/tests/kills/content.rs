@@ -17,6 +17,9 @@ const PART: usize = 4 << 20;
 /// The names of both
 pub const NAMES: [&str; 2] = ["world", "plugins"];
 
+/// The template of the group of this name, whose server is static
+pub const KEPT: &str = "kept";
+
 /// The SHA-256 of a file, in hexadecimal
 pub fn digest(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
@@ -84,18 +87,46 @@ impl Content {
         content
     }
 
+    /// Writes what replaces every byte of the version with another seed, and one file that no other version has
+    pub fn kept(folder: &Path, seed: u64) -> Self {
+        let mut content = Self::default();
+        for number in 0..FILES {
+            // Merged with the former one, which has the same keys.
+            let text = format!("number: {number}\nversion: {seed}\nport: %PORT%\n");
+            content.texts.insert(format!("data/{number}.yml"), text);
+        }
+        let properties = format!("version={seed}\nserver-port=%PORT%\n");
+        content.texts.insert("server.properties".to_owned(), properties);
+        content
+            .texts
+            .insert(format!("data/only-{seed}"), format!("{seed}\n"));
+        if folder.exists() {
+            fs::remove_dir_all(folder).unwrap();
+        }
+        for (path, text) in &content.texts {
+            write(folder, path, text.as_bytes());
+        }
+        content.add_random(folder, "data/large.bin".to_owned(), &mut Rng::new(seed));
+        content
+    }
+
+    /// The digests of its files, by their paths in the folder of a server that has this port
+    pub fn expected(&self, port: u64) -> BTreeMap<String, String> {
+        let mut expected = self.digests.clone();
+        for (path, text) in &self.texts {
+            let text = text.replace("%PORT%", &port.to_string());
+            expected.insert(path.clone(), hexadecimal(Sha256::new_with_prefix(text)));
+        }
+        expected
+    }
+
     /// What is wrong with the folder of a server that has this port and these templates
     pub fn wrong_in(all: &[&Self], folder: &Path, port: u64) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut expected: BTreeMap<PathBuf, String> = BTreeMap::new();
         for content in all {
-            for (path, text) in &content.texts {
-                let text = text.replace("%PORT%", &port.to_string());
-                expected.insert(folder.join(path), hexadecimal(Sha256::new_with_prefix(text)));
-            }
-            for (path, digest) in &content.digests {
-                expected.insert(folder.join(path), digest.clone());
-            }
+            let of_it = content.expected(port).into_iter();
+            expected.extend(of_it.map(|(path, digest)| (folder.join(path), digest)));
         }
         for (path, wanted) in &expected {
             match digest(path) {
@@ -111,6 +142,16 @@ impl Content {
         }
         wrong
     }
+}
+
+/// The digest of every file below a folder, by its path there
+pub fn digests(folder: &Path) -> BTreeMap<String, String> {
+    let of = |path: PathBuf| {
+        let name = path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned();
+        let digest = digest(&path).unwrap_or_else(|error| error.to_string());
+        (name, digest)
+    };
+    files(folder).into_iter().map(of).collect()
 }
 
 fn write(folder: &Path, path: &str, bytes: &[u8]) {

@@ -1,5 +1,8 @@
 //! A cluster on which moments are lived through, one after the other
 
+#[path = "kept.rs"]
+mod kept;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,7 +18,7 @@ use prexorcloud_controller::templates::Templates;
 use prexorcloud_security::seal::SealingKey;
 use serde_json::Value;
 
-use crate::content::{Content, NAMES};
+use crate::content::{Content, KEPT, NAMES};
 use crate::moment::{Kill, Moment, Victim, Work};
 use crate::remains;
 use crate::rig::{LIMIT, Ran, Rig, eventually};
@@ -26,17 +29,24 @@ const COLLECTED_AFTER: u64 = 20;
 /// How long something half-made may still be there after a start that succeeded
 const TIDY_WITHIN: Duration = Duration::from_secs(10);
 
+/// What a daemon says of each artifact that has come
+const FETCHED: &str = "a template was fetched";
+
 /// How long each work takes when nobody is killed
 struct Times {
     push: Duration,
     transfer: Duration,
     preparation: Duration,
+    /// Of the static one
+    kept: Duration,
 }
 
 pub struct Field {
     rig: Rig,
     large: Content,
     many: Content,
+    /// What the static server gets at its next start
+    kept: Content,
     times: Times,
     starts: u64,
     moments: u64,
@@ -46,8 +56,11 @@ pub struct Field {
 
 /// What became of a start
 enum Outcome {
-    Running { port: u64 },
-    Ended(String),
+    Running {
+        port: u64,
+    },
+    /// Why, and its port
+    Ended(String, u64),
     Unknown,
 }
 
@@ -62,20 +75,23 @@ impl Field {
         rig.await_node("ONLINE");
         let large = Content::large(&rig.path(NAMES[0]), mebibytes);
         let many = Content::many(&rig.path(NAMES[1]), 0);
+        let kept = Content::kept(&rig.path(KEPT), 0);
         let mut field = Self {
             rig,
             large,
             many,
+            kept,
             times: Times {
                 push: Duration::ZERO,
                 transfer: Duration::ZERO,
                 preparation: Duration::ZERO,
+                kept: Duration::ZERO,
             },
             starts: 0,
             moments: 0,
             intact: BTreeSet::new(),
         };
-        for name in NAMES {
+        for name in NAMES.into_iter().chain([KEPT]) {
             assert_eq!(field.rig.ctl(&["template", "create", name]).code, 0);
         }
         field.times.push = field.measure(|field| {
@@ -88,11 +104,15 @@ impl Field {
         field.stop_all();
         field.times.preparation = field.measure(Self::start_undisturbed);
         field.stop_all();
+        let fetched = field.rig.log_text("daemon").matches(FETCHED).count();
+        assert_eq!(fetched, NAMES.len(), "templates travel as artifacts");
+        field.keep_a_server();
         println!(
-            "undisturbed: a push takes {} ms, a start with a transfer {} ms, one from the cache {} ms",
+            "undisturbed: a push takes {} ms, a start with a transfer {} ms, one from the cache {} ms, a static one {} ms",
             field.times.push.as_millis(),
             field.times.transfer.as_millis(),
-            field.times.preparation.as_millis()
+            field.times.preparation.as_millis(),
+            field.times.kept.as_millis()
         );
         field
     }
@@ -113,6 +133,7 @@ impl Field {
                 self.start_disturbed(moment, self.times.transfer, &mut wrong)
             }
             Work::Preparation => self.start_disturbed(moment, self.times.preparation, &mut wrong),
+            Work::Static => self.static_disturbed(moment, &mut wrong),
         };
         // Whatever came of it, the next start is none the worse.
         let before = wrong.len();
@@ -172,7 +193,7 @@ impl Field {
                     came.0 += 1;
                     wrong.extend(self.wrong_files(&id, port));
                 }
-                Outcome::Ended(error) => {
+                Outcome::Ended(error, _) => {
                     came.1 += 1;
                     if error.is_empty() {
                         wrong.push(format!("{id} has ended and does not say why"));
@@ -259,7 +280,7 @@ impl Field {
         assert!(ordered.code == 0, "a start that nobody disturbs: {ordered:?}");
         match self.outcome(&id) {
             Outcome::Running { port } => (id, port),
-            Outcome::Ended(error) => panic!("a start that nobody disturbs ended: {error}"),
+            Outcome::Ended(error, _) => panic!("a start that nobody disturbs ended: {error}"),
             Outcome::Unknown => panic!("a start that nobody disturbs is not known"),
         }
     }
@@ -269,12 +290,11 @@ impl Field {
         eventually(&format!("an outcome of {id}"), || {
             let (status, instance) = self.get(&format!("/instances/{id}"))?;
             let error = instance["lastError"].as_str().unwrap_or_default().to_owned();
+            let port = instance["port"].as_u64();
             match instance["state"].as_str() {
                 _ if status == 404 => Some(Outcome::Unknown),
-                Some("RUNNING") => Some(Outcome::Running {
-                    port: instance["port"].as_u64().unwrap(),
-                }),
-                Some("CRASHED" | "STOPPED") => Some(Outcome::Ended(error)),
+                Some("RUNNING") => Some(Outcome::Running { port: port.unwrap() }),
+                Some("CRASHED" | "STOPPED") => Some(Outcome::Ended(error, port.unwrap())),
                 _ => None,
             }
         })
@@ -329,7 +349,7 @@ impl Field {
         let mut referenced = BTreeSet::new();
         let get = |path: String| eventually(&path, || self.get(&path)).1;
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        for name in NAMES {
+        for name in NAMES.into_iter().chain([KEPT]) {
             for version in get(format!("/templates/{name}/versions")).as_array().unwrap() {
                 let hash = text(&version["hash"]);
                 let manifest = get(format!("/templates/{name}/versions/{hash}/manifest"));

@@ -2,7 +2,7 @@
 //!
 //! `cargo xtask kills` runs two hundred moments, and as a test there are a few. Each has a seed of its own, from which it can be made again: it says who
 //! is killed, how often, and how far through the work; how long the work takes is measured before. After each, what runs has the
-//! bytes that were ordered or says that it failed, nothing half-made is left, and every blob of the controller is there once.
+//! bytes that were ordered or says that it failed, a static folder is what it was or complete, nothing half-made is left, and every blob of the controller is there once.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod content;
@@ -24,10 +24,11 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use field::Field;
-use moment::Moment;
+use moment::{Moment, Victim, Work};
 
-/// Six moments from here on meet all of it: a push, transfers and preparations, both victims, and kills while they recover
-const USUAL_SEED: u64 = 59;
+/// As many moments from here on meet all of it: each work, both victims, and kills while they recover
+const USUAL_SEED: u64 = 81;
+const USUAL_MOMENTS: u64 = 6;
 
 /// Lines about one moment
 const MOST_TOLD: usize = 10;
@@ -52,7 +53,7 @@ impl Plan {
             }
         }
         Self {
-            moments: number("PREXORCLOUD_KILLS_MOMENTS", 6),
+            moments: number("PREXORCLOUD_KILLS_MOMENTS", USUAL_MOMENTS),
             seed: number("PREXORCLOUD_KILLS_SEED", USUAL_SEED),
             mebibytes: number("PREXORCLOUD_KILLS_MIB", 32),
         }
@@ -63,7 +64,26 @@ fn main() -> ExitCode {
     let trial = Trial::test("whoever_is_killed_at_whatever_moment", || {
         run(Plan::from_environment())
     });
-    libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit_code()
+    let usual = Trial::test("the_usual_moments_meet_all_of_it", || {
+        the_usual_moments_meet_all_of_it();
+        Ok(())
+    });
+    libtest_mimic::run(&Arguments::from_args(), vec![usual, trial]).exit_code()
+}
+
+fn the_usual_moments_meet_all_of_it() {
+    let moments: Vec<Moment> = (0..USUAL_MOMENTS)
+        .map(|number| Moment::of(USUAL_SEED + number))
+        .collect();
+    let meets = |is_it: &dyn Fn(&Moment) -> bool| moments.iter().any(is_it);
+    for work in [Work::Push, Work::Transfer, Work::Preparation, Work::Static] {
+        assert!(meets(&|moment| moment.work == work), "{work:?}");
+    }
+    for victim in [Victim::Daemon, Victim::Controller] {
+        assert!(meets(&|moment| moment.first.victim == victim), "{victim:?}");
+    }
+    assert!(meets(&|moment| moment.second.is_some()), "while they recover");
+    assert!(meets(&|moment| moment.starts > 1), "several starts at once");
 }
 
 /// A line for each problem, as far as somebody reads them

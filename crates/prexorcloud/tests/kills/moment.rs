@@ -14,6 +14,8 @@ pub enum Work {
     Transfer,
     /// A start from what is in its cache
     Preparation,
+    /// The same into a folder that is kept, where another version of the template was
+    Static,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +55,13 @@ impl Moment {
         let mut rng = Rng::new(seed);
         let work = match rng.below(100) {
             0..15 => Work::Push,
-            15..60 => Work::Transfer,
-            _ => Work::Preparation,
+            15..45 => Work::Transfer,
+            45..70 => Work::Preparation,
+            _ => Work::Static,
         };
         let starts = match rng.below(100) {
+            // Its folder is one.
+            _ if work == Work::Static => 1,
             0..70 => 1,
             70..90 => 2,
             _ => 3,
@@ -65,7 +70,7 @@ impl Moment {
             victim: match (work, rng.below(100)) {
                 // A daemon has no part in it.
                 (Work::Push, _) => Victim::Controller,
-                (Work::Transfer, 0..45) | (Work::Preparation, 0..75) => Victim::Daemon,
+                (Work::Transfer, 0..45) | (Work::Preparation | Work::Static, 0..75) => Victim::Daemon,
                 (_, 0..90) => Victim::Controller,
                 _ => Victim::Both,
             },
@@ -101,6 +106,7 @@ impl fmt::Display for Moment {
             Work::Push => write!(f, "a push")?,
             Work::Transfer => write!(f, "a transfer for {starts}")?,
             Work::Preparation => write!(f, "a preparation of {starts}")?,
+            Work::Static => write!(f, "a preparation of a static one")?,
         }
         write!(f, ", {}", self.first)?;
         match self.second {

@@ -2030,6 +2030,11 @@ pub struct StartInstance {
     /// none for a proxy. Java daemons go by the category always.
     #[prost(message, optional, tag = "102")]
     pub program_arguments: ::core::option::Option<ProgramArguments>,
+    /// What is typed into its console to end it: at most 1000 characters, no control characters but tab. Blank = by the
+    /// family of its configuration files, as from a Java controller: `end` for BUNGEECORD, `stop` for the others. Java
+    /// daemons go by the family always.
+    #[prost(string, tag = "103")]
+    pub stop_command: ::prost::alloc::string::String,
 }
 /// What stands behind the jar in the command line of an instance.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2062,7 +2067,7 @@ pub struct InstanceReady {
     #[prost(uint64, tag = "100")]
     pub incarnation: u64,
 }
-/// Stops an instance: `stop` on its console, then SIGTERM after the grace period, then SIGKILL. The answer is a
+/// Stops an instance: its stop command on its console, then SIGTERM after the grace period, then SIGKILL. The answer is a
 /// StopInstanceAck.
 ///
 /// A stop of an instance that is still being prepared cancels the preparation. Java daemons do not cancel it.

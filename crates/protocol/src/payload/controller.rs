@@ -40,6 +40,7 @@ fields! { StartInstance as "start_instance" {
     incarnation: Started;
     readiness: Inside::<ReadinessRule>::new();
     program_arguments: Inside::<ProgramArguments>::new();
+    stop_command: Text::refused(limits::COMMAND), Line;
 } }
 
 fields! { ProgramArguments as "start_instance.program_arguments" {

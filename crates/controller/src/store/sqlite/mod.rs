@@ -193,6 +193,16 @@ impl Store for SqliteStore {
         })
     }
 
+    fn count<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, usize> {
+        Box::pin(async move {
+            self.is_there()?;
+            let prefix = prefix.to_owned();
+            self.readers
+                .read(move |connection| reader::count(connection, &prefix))
+                .await
+        })
+    }
+
     fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
         Box::pin(async move {
             txn.validate()?;

@@ -85,25 +85,33 @@ pub(super) fn list(connection: &mut Connection, query: &Query) -> Result<Listing
     Ok(Listing { entries, revision })
 }
 
+pub(super) fn count(connection: &Connection, prefix: &str) -> Result<usize, StoreError> {
+    let sql = "SELECT count(*) FROM entries WHERE key >= ?1 AND (?2 IS NULL OR key < ?2)";
+    let count: i64 = connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.query_row(params![prefix, prefix_end(prefix)], |row| row.get(0)))
+        .map_err(store_error)?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 fn rows(connection: &Connection, query: &Query) -> rusqlite::Result<Vec<Entry>> {
     let sql = if query.descending {
         "SELECT key, value, revision FROM entries
          WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND (?3 IS NULL OR key < ?3)
-         ORDER BY key DESC LIMIT ?4"
+         ORDER BY key DESC LIMIT ?4 OFFSET ?5"
     } else {
         "SELECT key, value, revision FROM entries
          WHERE key >= ?1 AND (?2 IS NULL OR key < ?2) AND (?3 IS NULL OR key > ?3)
-         ORDER BY key LIMIT ?4"
+         ORDER BY key LIMIT ?4 OFFSET ?5"
     };
     // A negative limit means none.
     let limit = query
         .limit
         .map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX));
+    let skipped = i64::try_from(query.skipped).unwrap_or(i64::MAX);
+    let end = prefix_end(&query.prefix);
     let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(
-        params![query.prefix, prefix_end(&query.prefix), query.after, limit],
-        entry,
-    )?;
+    let rows = statement.query_map(params![query.prefix, end, query.after, limit, skipped], entry)?;
     rows.collect()
 }
 

@@ -17,11 +17,11 @@ use std::time::Duration;
 use prexorcloud_content::{Digest, Hasher};
 use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::redact;
+use prexorcloud_transport::Locks;
 use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::ArtifactError;
-use super::locks::Locks;
 use crate::durable;
 
 pub(super) use kept::Description;

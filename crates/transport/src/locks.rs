@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The locks, by what they are for; those that nobody wants any more are forgotten
 #[derive(Debug)]
-pub(super) struct Locks<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
+pub struct Locks<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
 
 impl<K> Default for Locks<K> {
     fn default() -> Self {
@@ -17,7 +17,8 @@ impl<K> Default for Locks<K> {
 
 impl<K: Eq + Hash> Locks<K> {
     /// The lock for this; it is one and the same as long as somebody has it
-    pub(super) fn of<Q>(&self, key: &Q) -> Arc<tokio::sync::Mutex<()>>
+    #[must_use]
+    pub fn of<Q>(&self, key: &Q) -> Arc<tokio::sync::Mutex<()>>
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ToOwned<Owned = K> + ?Sized,
@@ -33,7 +34,8 @@ impl<K: Eq + Hash> Locks<K> {
     }
 
     /// Whether somebody has the lock for this, or waits for it
-    pub(super) fn is_wanted<Q>(&self, key: &Q) -> bool
+    #[must_use]
+    pub fn is_wanted<Q>(&self, key: &Q) -> bool
     where
         K: Borrow<Q>,
         Q: Eq + Hash + ?Sized,
