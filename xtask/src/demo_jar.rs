@@ -1,6 +1,6 @@
-//! The demo server's jar: compiled from `demo/src`, committed under `crates/prexorcloud/assets`
+//! The committed jars: the demo server's, compiled from `demo/src`, and one that tests take for Paperclip, from `demo/paperclip`
 //!
-//! Compilers differ in the bytes they make, so the jar carries a digest of its sources and the name of its compiler.
+//! Compilers differ in the bytes they make, so a jar carries a digest of its sources and the name of its compiler.
 //! [`check`] compares the digest always, and the whole jar when that very compiler is at hand.
 
 use std::fmt::Write as _;
@@ -11,38 +11,61 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
 
-const SOURCES: &str = "demo/src";
-const JAR: &str = "crates/prexorcloud/assets/demo-server.jar";
-const MAIN_CLASS: &str = "me.prexorjustin.prexorcloud.demo.DemoServer";
+/// A jar, and what it is made of
+struct Jar {
+    sources: &'static str,
+    file: &'static str,
+    main_class: &'static str,
+}
 
-/// Compiles the sources and writes the jar
+const JARS: [Jar; 2] = [
+    Jar {
+        sources: "demo/src",
+        file: "crates/prexorcloud/assets/demo-server.jar",
+        main_class: "me.prexorjustin.prexorcloud.demo.DemoServer",
+    },
+    Jar {
+        sources: "demo/paperclip",
+        file: "crates/daemon/tests/assets/paperclip.jar",
+        main_class: "me.prexorjustin.prexorcloud.demo.Paperclip",
+    },
+];
+
+/// Compiles the sources and writes the jars
 pub fn write(root: &Path) -> Result<()> {
-    let jar = build(root, &compiler_version()?)?;
-    let path = root.join(JAR);
-    fs::create_dir_all(path.parent().unwrap_or(root))?;
-    fs::write(&path, jar).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("wrote {JAR}");
+    for jar in &JARS {
+        let bytes = build(root, jar, &compiler_version()?)?;
+        let path = root.join(jar.file);
+        fs::create_dir_all(path.parent().unwrap_or(root))?;
+        fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        println!("wrote {}", jar.file);
+    }
     Ok(())
 }
 
-/// Fails if the committed jar is not what the sources give
+/// Fails if the committed jars are not what the sources give
 pub fn check(root: &Path) -> Result<()> {
-    let path = root.join(JAR);
+    JARS.iter().try_for_each(|jar| check_one(root, jar))
+}
+
+fn check_one(root: &Path, made: &Jar) -> Result<()> {
+    let file = made.file;
+    let path = root.join(file);
     let jar = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let manifest = manifest_of(&jar).with_context(|| format!("{JAR} is not a jar of ours"))?;
-    let expected = source_digest(root)?;
+    let manifest = manifest_of(&jar).with_context(|| format!("{file} is not a jar of ours"))?;
+    let expected = source_digest(root, made)?;
     let recorded = attribute(&manifest, "Source-SHA256").unwrap_or_default();
     ensure!(
         recorded == expected,
-        "{JAR} was made from other sources (digest {recorded}, now {expected}): run `cargo xtask demo-jar`"
+        "{file} was made from other sources (digest {recorded}, now {expected}): run `cargo xtask demo-jar`"
     );
     // Without that compiler the digest has to do.
     if let Ok(version) = compiler_version()
         && attribute(&manifest, "Compiler") == Some(version.as_str())
     {
         ensure!(
-            build(root, &version)? == jar,
-            "{JAR} is not what {version} makes of its sources: run `cargo xtask demo-jar`"
+            build(root, made, &version)? == jar,
+            "{file} is not what {version} makes of its sources: run `cargo xtask demo-jar`"
         );
     }
     Ok(())
@@ -57,7 +80,7 @@ fn compiler_version() -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn build(root: &Path, compiler: &str) -> Result<Vec<u8>> {
+fn build(root: &Path, jar: &Jar, compiler: &str) -> Result<Vec<u8>> {
     let classes = tempfile::tempdir()?;
     let status = Command::new("javac")
         .args([
@@ -70,15 +93,15 @@ fn build(root: &Path, compiler: &str) -> Result<Vec<u8>> {
             "-d",
         ])
         .arg(classes.path())
-        .args(files_below(&root.join(SOURCES))?)
+        .args(files_below(&root.join(jar.sources))?)
         .status()
         .context("cannot run javac")?;
-    ensure!(status.success(), "javac refused the demo server");
+    ensure!(status.success(), "javac refused the sources of a jar");
     let mut manifest = String::from("Manifest-Version: 1.0\r\n");
     for (name, value) in [
-        ("Main-Class", MAIN_CLASS),
+        ("Main-Class", jar.main_class),
         ("Compiler", compiler),
-        ("Source-SHA256", source_digest(root)?.as_str()),
+        ("Source-SHA256", source_digest(root, jar)?.as_str()),
     ] {
         // A manifest line ends after 72 bytes; a continuation starts with a blank.
         let line = format!("{name}: {value}");
@@ -97,8 +120,8 @@ fn build(root: &Path, compiler: &str) -> Result<Vec<u8>> {
 }
 
 /// One digest over the names and the bytes of all source files
-fn source_digest(root: &Path) -> Result<String> {
-    let folder = root.join(SOURCES);
+fn source_digest(root: &Path, jar: &Jar) -> Result<String> {
+    let folder = root.join(jar.sources);
     let mut digest = Sha256::new();
     for path in files_below(&folder)? {
         let bytes = fs::read(&path)?;
@@ -247,10 +270,13 @@ mod tests {
             text.push_str("// changed\n");
             fs::write(target, text).unwrap();
         }
-        fs::create_dir_all(copy.path().join(JAR).parent().unwrap()).unwrap();
-        fs::copy(root().join(JAR), copy.path().join(JAR)).unwrap();
-        let error = check(copy.path()).unwrap_err().to_string();
-        assert!(error.contains("other sources"), "{error}");
+        for jar in &JARS {
+            let target = copy.path().join(jar.file);
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::copy(root().join(jar.file), target).unwrap();
+            let error = check_one(copy.path(), jar).unwrap_err().to_string();
+            assert!(error.contains("other sources"), "{error}");
+        }
     }
 
     #[test]

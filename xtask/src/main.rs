@@ -25,9 +25,9 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Compile the demo server and commit its jar (needs a JDK)
+    /// Compile the demo server and the jars of tests (needs a JDK)
     DemoJar {
-        /// Change nothing; fail if the committed jar is stale
+        /// Change nothing; fail if a committed jar is stale
         #[arg(long)]
         check: bool,
     },

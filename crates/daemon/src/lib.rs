@@ -59,6 +59,7 @@ pub mod node;
 pub mod preparation;
 pub mod process;
 mod readable;
+mod reflink;
 pub mod shim;
 pub mod standin;
 pub mod supervisor;

@@ -210,6 +210,13 @@ pub(super) const KEYS: &[Key] = &[
         "Templates that are kept on this node; those in use are kept beyond that.",
     ),
     key(
+        "runtime.bootstrap_cache_mb",
+        Kind::Integer,
+        "4096",
+        "",
+        "What jars of Paper and Spigot have made beforehand for their servers, by a short run of each jar; 0 = make nothing beforehand.",
+    ),
+    key(
         "runtime.template_timeout_seconds",
         Kind::Integer,
         "120",

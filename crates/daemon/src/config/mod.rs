@@ -139,6 +139,8 @@ pub struct RuntimeConfig {
     pub download_cache_bytes: u64,
     /// Bytes of templates that are kept
     pub template_cache_bytes: u64,
+    /// Bytes of what jars have made beforehand; 0 = nothing is made
+    pub bootstrap_cache_bytes: u64,
     /// How long a controller may take to send a template
     pub template_timeout: Duration,
 }
@@ -213,6 +215,7 @@ impl Default for DaemonConfig {
                 download_timeout: Duration::from_secs(600),
                 download_cache_bytes: 20_480 * MIB,
                 template_cache_bytes: 4096 * MIB,
+                bootstrap_cache_bytes: 4096 * MIB,
                 template_timeout: Duration::from_secs(120),
             },
             resources: ResourceConfig { max_memory_mb: 0 },
@@ -411,6 +414,8 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
             )?,
             download_cache_bytes: MIB * settings.number("runtime.download_cache_mb", 20_480, 0..=1 << 30)?,
             template_cache_bytes: MIB * settings.number("runtime.template_cache_mb", 4096, 0..=1_048_576)?,
+            bootstrap_cache_bytes: MIB
+                * settings.number("runtime.bootstrap_cache_mb", 4096, 0..=1_048_576)?,
             template_timeout: settings.seconds(
                 "runtime.template_timeout_seconds",
                 default.runtime.template_timeout,

@@ -463,6 +463,8 @@ fn preparation_settings(
         cache_folder: data_dir.join("cache").join("artifacts"),
         templates_folder: data_dir.join("cache").join("templates"),
         max_template_bytes: config.runtime.template_cache_bytes,
+        bootstraps_folder: data_dir.join("cache").join("bootstrap"),
+        max_bootstrap_bytes: config.runtime.bootstrap_cache_bytes,
         template_deadline: config.runtime.template_timeout,
         java: config.runtime.java.clone(),
         standin: config.runtime.allow_standin.then(|| Runtime::Standin {

@@ -307,6 +307,24 @@ impl Inside {
         }
     }
 
+    /// Opens a file to be read; `None` if there is none
+    pub(super) fn open(&self, place: &Place) -> Result<Option<File>, InsideError> {
+        Ok(self.open_file(place, OFlags::RDONLY)?.map(|(file, _)| file))
+    }
+
+    /// Makes a file where none is: it gets its place when it is written
+    pub(super) fn write_new(
+        &self,
+        place: &Place,
+        write: impl Fn(&File) -> io::Result<()>,
+    ) -> Result<(), InsideError> {
+        self.remember(place)?;
+        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP;
+        self.put_at_once(place, |folder, temporary| {
+            write(&create(folder, temporary, mode)?)
+        })
+    }
+
     /// Opens a regular file, whose size is told
     fn open_file(&self, place: &Place, access: OFlags) -> Result<Option<(File, u64)>, InsideError> {
         let (name, folders) = place.split()?;
@@ -416,7 +434,8 @@ fn open_to_overwrite(folder: &OwnedFd, name: &OsStr) -> io::Result<Option<File>>
 }
 
 fn create(folder: BorrowedFd<'_>, name: &str, mode: Mode) -> io::Result<File> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // To be read too, since who copies looks at what has come.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(folder, name, flags, mode)?.into())
 }
 

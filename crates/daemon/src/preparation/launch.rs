@@ -84,8 +84,34 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
+/// Arguments about class archives: whoever gives one has an archive of his own, or wants none
+const ABOUT_ARCHIVES: [&str; 9] = [
+    "-Xshare",
+    "-XX:SharedArchiveFile",
+    "-XX:SharedClassListFile",
+    "-XX:ArchiveClassesAtExit",
+    "-XX:+AutoCreateSharedArchive",
+    "-XX:+RecordDynamicDumpInfo",
+    "-XX:AOT",
+    "-XX:+DynamicDumpSharedSpaces",
+    "-XX:-UseSharedSpaces",
+];
+
+/// Whether the JVM may be given a class archive
+pub(super) fn takes_archive(order: &Assignment) -> bool {
+    let is_about = |argument: &String| ABOUT_ARCHIVES.iter().any(|about| argument.starts_with(about));
+    !order.jvm_args.iter().any(is_about)
+}
+
 /// The program and its arguments: those of the order, else by its category; the stand-in server always gets its own
-pub(super) fn command(order: &Assignment, node_id: &str, runtime: &Runtime) -> (PathBuf, Vec<String>) {
+///
+/// `archive` has classes of the runtime for the JVM.
+pub(super) fn command(
+    order: &Assignment,
+    node_id: &str,
+    runtime: &Runtime,
+    archive: Option<&Path>,
+) -> (PathBuf, Vec<String>) {
     let by_category = || match order.is_proxy {
         true => Vec::new(),
         false => server_arguments(order),
@@ -98,6 +124,11 @@ pub(super) fn command(order: &Assignment, node_id: &str, runtime: &Runtime) -> (
                 "--add-opens".into(),
                 "java.base/java.lang=ALL-UNNAMED".into(),
             ];
+            if let Some(archive) = archive.and_then(Path::to_str) {
+                // Automatic is the word for going on without an archive that is gone or does not fit.
+                arguments.push("-Xshare:auto".into());
+                arguments.push(format!("-XX:SharedArchiveFile={archive}"));
+            }
             arguments.extend(order.jvm_args.iter().cloned());
             arguments.extend(["-jar".into(), order.jar_file.clone()]);
             arguments.extend(substitution::program_arguments(order, node_id).unwrap_or_else(by_category));
@@ -237,7 +268,7 @@ mod tests {
         let runtime = Runtime::Java {
             binary: "/usr/bin/java".into(),
         };
-        command(order, "node-1", &runtime).1.join(" ")
+        command(order, "node-1", &runtime, None).1.join(" ")
     }
 
     #[test]
@@ -290,7 +321,7 @@ mod tests {
         let order =
             order(|start| start.program_arguments = Some(prexorcloud_proto::ProgramArguments::default()));
         assert_eq!(
-            command(&order, "node-1", &standin).1.join(" "),
+            command(&order, "node-1", &standin, None).1.join(" "),
             "standin --port 30000 --nogui"
         );
     }

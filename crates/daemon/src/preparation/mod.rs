@@ -1,7 +1,7 @@
 //! From an order to a process that can be started
 //!
 //! ```text
-//! validation ── templates, variables ── runtime jar ── extensions ── config patches ── promotion ── launch
+//! validation ── templates, variables ── runtime jar ── extensions ── prepared files ── config patches ── promotion ── launch
 //! ```
 //!
 //! Each stage fails with a [`PreparationError`] that knows its stage, its stable code, whether trying again can help, and
@@ -9,6 +9,7 @@
 //! nothing has started; the next preparation of the instance waits for that.
 
 mod artifact;
+mod bootstrap;
 mod config_patch;
 mod encoding;
 mod failure;
@@ -34,11 +35,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prexorcloud_proto::{CacheStatus, PreWarmEntry, StartInstance};
+use prexorcloud_proto::{CacheStatus, ConfigFormat, PreWarmEntry, StartInstance};
 use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::readiness::Rule;
 
 use crate::cache;
+use crate::cache::bootstrap::Bootstraps;
 use crate::cache::templates::Templates;
 use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
@@ -71,6 +73,10 @@ pub struct Settings {
     pub templates_folder: PathBuf,
     /// Bytes of the templates that are kept while nobody uses them
     pub max_template_bytes: u64,
+    /// The folder of what jars have made beforehand
+    pub bootstraps_folder: PathBuf,
+    /// Bytes of it that are kept while nobody uses them; 0 = nothing is made beforehand
+    pub max_bootstrap_bytes: u64,
     /// How long a controller may take to send a template
     pub template_deadline: Duration,
     /// Bounds of downloads
@@ -86,6 +92,7 @@ pub struct Preparer {
     workspaces: Workspaces,
     artifacts: Artifacts,
     templates: Arc<Templates>,
+    bootstraps: Arc<Bootstraps>,
 }
 
 /// A prepared instance
@@ -112,6 +119,10 @@ impl Preparer {
                 max_bytes: settings.max_template_bytes,
                 deadline: settings.template_deadline,
             }),
+            bootstraps: Bootstraps::new(cache::bootstrap::Settings::new(
+                settings.bootstraps_folder.clone(),
+                settings.max_bootstrap_bytes,
+            )),
             settings,
         })
     }
@@ -133,8 +144,8 @@ impl Preparer {
         let runtime = self.runtime(&order)?;
         let fetched = templates::fetch(&self.templates, &order.templates).await?;
         let mut preparing = self.workspaces.open(&order).await?;
-        let folder = match self.fill(&order, fetched, &mut preparing).await {
-            Ok(()) => preparing.promote().await?,
+        let (folder, archive) = match self.fill(&order, &runtime, fetched, &mut preparing).await {
+            Ok(archive) => (preparing.promote().await?, archive),
             Err(error) => {
                 preparing.give_up().await;
                 return Err(error);
@@ -150,7 +161,8 @@ impl Preparer {
             Some(EphemeralFolder::of(&folder).map_err(failed)?)
         };
         let working_folder = std::path::absolute(&folder).map_err(failed)?;
-        let (program, arguments) = launch::command(&order, &self.settings.node_id, &runtime);
+        let (program, arguments) =
+            launch::command(&order, &self.settings.node_id, &runtime, archive.as_deref());
         Ok(Prepared {
             launch: LaunchSpec {
                 program,
@@ -173,7 +185,9 @@ impl Preparer {
         })
     }
 
-    /// Has a runtime in the cache before it is needed; an entry that lacks something is skipped
+    /// Has a runtime in the cache before it is needed, and what it makes at its first start; an entry that lacks something is skipped
+    ///
+    /// What it makes is worth no error: the status of the cache shows whether it is there.
     ///
     /// # Errors
     /// If it cannot be downloaded, or is not what its digest says; without a digest nothing is kept.
@@ -195,6 +209,11 @@ impl Preparer {
             file: entry.jar_file.clone(),
         };
         self.artifacts.describe(&sha256, &description);
+        let format = ConfigFormat::try_from(entry.config_format).unwrap_or_default();
+        let jar = self.artifacts.open(entry.download_url.trim(), &sha256);
+        if let (Ok(jar), Ok(java)) = (jar, self.java()) {
+            bootstrap::make_ahead(&self.bootstraps, jar, &description, format, java).await;
+        }
         Ok(())
     }
 
@@ -202,12 +221,22 @@ impl Preparer {
     #[must_use]
     pub fn cache_status(&self) -> CacheStatus {
         let templates = i64::try_from(self.templates.kept_bytes()).unwrap_or(i64::MAX);
+        let java = self.java().ok();
+        let bootstraps = self.bootstraps.entries(java.as_deref());
+        let prepared: i64 = bootstraps.iter().map(|entry| entry.size_bytes).sum();
+        let jars = self.artifacts.kept_bytes();
         CacheStatus {
             templates: self.templates.entries(),
             jars: self.artifacts.kept_jars(),
-            total_size_bytes: self.artifacts.kept_bytes().saturating_add(templates),
-            ..CacheStatus::default()
+            bootstraps,
+            total_size_bytes: jars.saturating_add(templates).saturating_add(prepared),
         }
+    }
+
+    /// Gives up what is on its way to the caches
+    pub(crate) fn abandon(&self) {
+        self.templates.abandon();
+        self.bootstraps.abandon();
     }
 
     /// Where templates come from
@@ -224,17 +253,22 @@ impl Preparer {
                 .clone()
                 .ok_or(PreparationError::StandinNotAllowed { file });
         }
-        let binary = find_java(self.settings.java.as_deref(), |key| std::env::var(key).ok())?;
+        let binary = self.java()?;
         Ok(Runtime::Java { binary })
     }
 
-    /// Puts into a workspace what the order says
+    fn java(&self) -> Result<PathBuf, PreparationError> {
+        find_java(self.settings.java.as_deref(), |key| std::env::var(key).ok())
+    }
+
+    /// Puts into a workspace what the order says; returns the class archive for the JVM, if there is one
     async fn fill(
         &self,
         order: &Assignment,
+        runtime: &Runtime,
         fetched: Vec<templates::Fetched>,
         preparing: &mut Preparing,
-    ) -> Result<(), PreparationError> {
+    ) -> Result<Option<PathBuf>, PreparationError> {
         if !fetched.is_empty() {
             let variables = substitution::variables(order, &self.settings.node_id);
             let protected = Protected::new(&order.protected_paths);
@@ -243,6 +277,7 @@ impl Preparer {
             preparing.work(apply).await?;
         }
         install::provide(&self.artifacts, order, preparing).await?;
+        let archive = bootstrap::provide(&self.bootstraps, order, runtime, preparing).await?;
         let patches = order.config_patches.clone();
         let patch = move |workspace: &Workspace| {
             let inside = workspace.inside()?;
@@ -256,7 +291,8 @@ impl Preparer {
             })?;
             config_patch::apply(&inside, &patches)
         };
-        preparing.work(patch).await
+        preparing.work(patch).await?;
+        Ok(archive)
     }
 }
 

@@ -115,6 +115,22 @@ pub fn homeless_shims(run_folder: &Path) -> io::Result<Vec<(PathBuf, Identity, O
     Ok(found)
 }
 
+/// The processes that work in a folder or below it
+///
+/// # Errors
+/// If `/proc` cannot be listed.
+pub fn working_below(folder: &Path) -> io::Result<Vec<Identity>> {
+    let real = folder.canonicalize()?;
+    let mut found = Vec::new();
+    for pid in pids()? {
+        let worked_in = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_pid()));
+        if worked_in.is_ok_and(|folder| folder.starts_with(&real)) {
+            found.extend(gone_is_none(Identity::of(pid))?);
+        }
+    }
+    Ok(found)
+}
+
 fn pids() -> io::Result<Vec<Pid>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {

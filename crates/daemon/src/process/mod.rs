@@ -11,6 +11,6 @@ mod identity;
 pub mod signals;
 mod tree;
 
-pub use holders::{holders, homeless_shims, shim_of};
+pub use holders::{holders, homeless_shims, shim_of, working_below};
 pub use identity::{End, Identity};
 pub use tree::{children, kill_tree};

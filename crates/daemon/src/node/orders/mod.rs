@@ -406,7 +406,7 @@ impl Orders {
 
 impl Drop for Orders {
     fn drop(&mut self) {
-        self.templates.abandon();
+        self.preparer.abandon();
     }
 }
 

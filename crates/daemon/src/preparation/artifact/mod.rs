@@ -7,7 +7,7 @@ mod download;
 mod kept;
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::ArtifactError;
-use crate::durable;
+use crate::{durable, reflink};
 
 pub(super) use kept::Description;
 
@@ -159,6 +159,18 @@ impl Artifacts {
         self.download_kept(url, sha256, &kept).await
     }
 
+    /// Opens a file that is here: kept, or on this machine anyway
+    pub(super) fn open(&self, url: &str, sha256: &str) -> Result<File, ArtifactError> {
+        let path = match source(url)? {
+            Source::Path(path) => path,
+            Source::Http(_) => {
+                check_digest(sha256)?;
+                self.kept.path(sha256)
+            }
+        };
+        durable::open_regular(&path, OpenOptions::new().read(true)).map_err(io_error(&path))
+    }
+
     async fn download_kept(&self, url: Url, sha256: &str, kept: &Path) -> Result<(), ArtifactError> {
         let folder = &self.kept.folder;
         durable::private_folder(folder).map_err(io_error(folder))?;
@@ -267,6 +279,23 @@ impl Partial {
         self.temporary.write_all(bytes)
     }
 
+    /// Looks at what has come into it in another way than by writing, up to a byte more than `limit`
+    fn take_in(&mut self, limit: u64) -> io::Result<()> {
+        let mut file = self.temporary.as_file().take(limit.saturating_add(1));
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    self.hasher.update(buffer.get(..count).unwrap_or_default());
+                    self.length = self.length.saturating_add(count as u64);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn finish(self, origin: &str, sha256: &str, lasts: Lasts) -> Result<(), ArtifactError> {
         let got = self.hasher.finish().to_string();
         if !sha256.is_empty() && got != sha256 {
@@ -320,22 +349,26 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
         });
     }
     let mut partial = Partial::create(target).map_err(io_error(target))?;
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        let count = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(io_error(from)(error)),
-        };
-        let bytes = buffer.get(..count).unwrap_or_default();
-        partial.write(bytes).map_err(io_error(target))?;
-        if partial.length > limit {
-            return Err(ArtifactError::TooLarge {
-                origin: from.display().to_string(),
-                limit,
-            });
+    if reflink::share(&file, partial.temporary.as_file()) {
+        partial.take_in(limit).map_err(io_error(target))?;
+    } else {
+        let mut buffer = vec![0; 256 * 1024];
+        while partial.length <= limit {
+            let count = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(io_error(from)(error)),
+            };
+            let bytes = buffer.get(..count).unwrap_or_default();
+            partial.write(bytes).map_err(io_error(target))?;
         }
+    }
+    if partial.length > limit {
+        return Err(ArtifactError::TooLarge {
+            origin: from.display().to_string(),
+            limit,
+        });
     }
     // The preparation syncs it where it has to last.
     partial.finish(&from.display().to_string(), sha256, Lasts::No)

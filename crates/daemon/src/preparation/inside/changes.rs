@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use super::super::undo::Undo;
 use super::{Inside, InsideError, Kind, NEXT, Place, create, kind, take_after};
+use crate::reflink;
 
 /// How many temporary names may be taken already
 const MAX_ATTEMPTS: usize = 100;
@@ -327,7 +328,9 @@ fn copy(from: BorrowedFd<'_>, name: &OsStr, to: BorrowedFd<'_>, as_name: &str) -
         return Err(InsideError::NotAFile("a pipe or a device"));
     }
     let mut copy = create(to, as_name, Mode::RUSR | Mode::WUSR)?;
-    io::copy(&mut source, &mut copy)?;
+    if !reflink::share(&source, &copy) {
+        io::copy(&mut source, &mut copy)?;
+    }
     take_after(&copy, &stat)?;
     Ok(copy.sync_all()?)
 }

@@ -1,6 +1,7 @@
 //! Whole preparations, without a controller
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod bootstrap;
 mod moments;
 mod pinned;
 mod templates;
@@ -29,6 +30,8 @@ fn node() -> Node {
         templates_folder: folder.path().join("cache/templates"),
         max_template_bytes: 1 << 20,
         template_deadline: Duration::from_secs(60),
+        bootstraps_folder: folder.path().join("cache/bootstrap"),
+        max_bootstrap_bytes: 1 << 30,
         java: Some("/bin/sh".into()),
         standin: None,
         downloads: DownloadLimits::default(),
