@@ -56,6 +56,9 @@ class Peer(contract.bootstrap_grpc.BootstrapServiceServicer):
         self.streams.put(side)
         yield from side.serve(request_iterator, context)
 
+    def token(self):
+        return f"{self.TOKEN}.{self.authority.pin()}"
+
     def next_stream(self):
         return self.streams.get(timeout=DEADLINE)
 
@@ -71,15 +74,19 @@ class ControllerCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="prexorcloud-interop-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.peer = Peer()
+        self.peer = self.made_peer()
         self.addCleanup(self.peer.stop)
         self.program = None
 
+    def made_peer(self):
+        return Peer()
+
     def token(self):
-        return f"{Peer.TOKEN}.{self.peer.authority.pin()}"
+        return self.peer.token()
 
     def launch(self, token=None):
         config = self.folder / "daemon.toml"
+        self.health_port = processes.free_port()
         config.write_text(
             f"""
 node_id = "python-node"
@@ -92,7 +99,7 @@ endpoints = ["127.0.0.1:{self.peer.port}"]
 join_token = "{token or self.token()}"
 
 [health]
-enabled = false
+listen = "127.0.0.1:{self.health_port}"
 
 [reconnect]
 initial_delay_ms = 50

@@ -54,10 +54,15 @@ class DaemonCase(unittest.TestCase):
         key, certificate, _ = pki.open_keystore(reply.pkcs12, reply.pkcs12_password)
         return node_id, self.channel(key, certificate)
 
-    def connected(self, **fields):
+    def opened(self):
+        """A fresh node: its name, and a stream on which nothing has been said."""
         node_id, channel = self.enrolled()
         stream = DaemonSide(channel, self.answers_pings)
         self.addCleanup(stream.close)
+        return node_id, stream
+
+    def connected(self, **fields):
+        node_id, stream = self.opened()
         stream.tell(handshake=handshake(node_id, host_info=HOST, **fields))
         ack = stream.expect("handshake_ack")
         # The acknowledgement leaves first, and orders are taken a moment later.

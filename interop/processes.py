@@ -103,13 +103,16 @@ class Controller:
         return path.read_text().strip() if path.exists() else ""
 
     def request(self, method, path, body=None):
+        status, text = self.exchange(method, path, body)
+        return status, json.loads(text) if text else None
+
+    def exchange(self, method, path, body=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=10)
         headers = {"Authorization": f"Bearer {self.admin_token()}", "Content-Type": "application/json"}
         try:
             connection.request(method, f"/api/v1{path}", None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
-            text = response.read().decode()
-            return response.status, json.loads(text) if text else None
+            return response.status, response.read().decode()
         finally:
             connection.close()
 
@@ -117,6 +120,11 @@ class Controller:
         status, body = self.request("GET", path)
         assert status == 200, f"GET {path}: {status} {body}"
         return body
+
+    def text(self, path):
+        status, text = self.exchange("GET", path)
+        assert status == 200, f"GET {path}: {status} {text}"
+        return text
 
     def post(self, path, body=None, expected=(200, 201, 202)):
         status, answer = self.request("POST", path, body)

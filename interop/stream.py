@@ -40,7 +40,11 @@ class Conversation:
 
     def _next(self, until):
         """The next message; `until` bounds the whole wait, however much else arrives meanwhile."""
-        return self.incoming.get(timeout=max(0.0, until - time.monotonic()))
+        message = self.incoming.get(timeout=max(0.0, until - time.monotonic()))
+        if isinstance(message, Exception):
+            # Nothing comes after the end, and whoever waits next is to hear of it at once.
+            self.incoming.put(message)
+        return message
 
     def expect(self, kind, where=lambda message: True, deadline=DEADLINE):
         """The next message of this kind that fits; others are passed over."""

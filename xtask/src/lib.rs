@@ -3,11 +3,13 @@
 pub mod bench;
 pub mod ci;
 pub mod codegen;
+pub mod conformance;
 pub mod contract;
 pub mod demo_jar;
 pub mod dist;
 pub mod kills;
 pub mod mutants;
+mod peers;
 pub mod tidy;
 pub mod worst_week;
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::contract::classify;
 use xtask::contract::tree::Unreadable;
-use xtask::{bench, ci, codegen, contract, demo_jar, dist, kills, mutants, tidy, worst_week};
+use xtask::{bench, ci, codegen, conformance, contract, demo_jar, dist, kills, mutants, tidy, worst_week};
 
 #[derive(Parser)]
 #[command(about)]
@@ -79,6 +79,15 @@ enum Task {
     /// Guard the wire contract
     #[command(subcommand)]
     Contract(Contract),
+    /// Drive the real programs against each other and against foreign peers
+    #[command(subcommand)]
+    Conformance(Conformance),
+}
+
+#[derive(Subcommand)]
+enum Conformance {
+    /// Every payload of the contract in five pairings, with peers in Python and Java: what went in, what came out
+    Payloads(conformance::Payloads),
 }
 
 #[derive(Subcommand)]
@@ -188,6 +197,11 @@ fn run(task: Task) -> Result<ExitCode> {
                 if !summary.is_good() {
                     return Ok(ExitCode::FAILURE);
                 }
+            }
+        }
+        Task::Conformance(Conformance::Payloads(options)) => {
+            if !conformance::payloads(&here, &options)? {
+                return Ok(ExitCode::FAILURE);
             }
         }
         Task::Contract(Contract::Verify { root }) => {

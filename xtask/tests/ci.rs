@@ -22,7 +22,7 @@ fn the_list_names_every_step() {
         .collect();
     for step in [
         "fmt", "tidy", "contract", "clippy", "features", "docs", "package", "doctests", "tests", "mutants",
-        "interop", "demo",
+        "interop", "payloads", "demo",
     ] {
         assert!(names.contains(&step), "{step} not in {names:?}");
     }

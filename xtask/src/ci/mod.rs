@@ -166,6 +166,11 @@ const STEPS: &[Step] = &[
         run: peers::run,
     },
     Step {
+        name: "payloads",
+        about: "every payload does its job between ours, and between each of ours and peers in Python and Java",
+        run: peers::payloads,
+    },
+    Step {
         name: "demo",
         about: "the first command of the README runs its whole tour",
         run: |ci| {
@@ -204,7 +209,7 @@ fn run(command: &mut Command) -> Result<Outcome> {
 }
 
 /// A command as one would type it: variables set, name of the program, arguments.
-fn shown(command: &Command) -> String {
+pub(crate) fn shown(command: &Command) -> String {
     let variables = command
         .get_envs()
         .filter_map(|(name, value)| Some(format!("{}={:?}", name.display(), value?.to_string_lossy())));
