@@ -131,6 +131,7 @@ class ForeignDaemon(Pairing, DaemonCase):
 
     def daemon_template_request(self):
         push(self.controller, "asked")
+        self.order(templates=["asked"])
         self.stream.tell(template_request=daemon.TemplateRequest(template_name="asked"))
         data = self.stream.expect("template_data", lambda data: data.template_name == "asked")
         return "asked", f"TemplateData of {len(data.tar_gz)} bytes"
@@ -329,6 +330,7 @@ class ForeignDaemon(Pairing, DaemonCase):
 
     def controller_template_data(self):
         push(self.controller, "brought")
+        self.order(templates=["brought"])
         self.stream.tell(template_request=daemon.TemplateRequest(template_name="brought"))
         data = self.stream.expect("template_data", lambda data: data.template_name == "brought")
         with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data.tar_gz))) as archive:
@@ -338,6 +340,7 @@ class ForeignDaemon(Pairing, DaemonCase):
 
     def controller_template_up_to_date(self):
         push(self.controller, "current")
+        self.order(templates=["current"])
         known = archives.java_hash(FILES)
         self.stream.tell(template_request=daemon.TemplateRequest(template_name="current", known_hash=known))
         answer = self.stream.expect("template_up_to_date")
