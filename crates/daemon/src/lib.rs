@@ -56,6 +56,7 @@ mod files;
 mod foreign;
 pub mod health;
 pub mod node;
+mod partial;
 pub mod preparation;
 pub mod process;
 mod readable;

@@ -44,6 +44,26 @@ fn chunks_in_order_make_a_whole() {
 }
 
 #[test]
+fn what_an_earlier_transfer_has_brought_is_gone_on_with() {
+    let now = Clock::new().at(Duration::ZERO);
+    let resumed = |received| Transfer::resumed(now, 30, received, TransferConfig::default());
+    for (received, first) in [
+        (0, TransferOutput::Call { offset: 0 }),
+        (29, TransferOutput::Call { offset: 29 }),
+        (30, TransferOutput::Verify),
+        (31, TransferOutput::Call { offset: 0 }),
+    ] {
+        assert_eq!(outputs(&mut resumed(received)), [first]);
+    }
+    let mut transfer = resumed(10);
+    assert!(!outputs(&mut transfer).is_empty());
+    assert!(transfer.handle_chunk(now, 10, 20, true));
+    assert_eq!(outputs(&mut transfer), [TransferOutput::Verify]);
+    transfer.handle_verified(now, false);
+    assert_eq!(outputs(&mut transfer), [TransferOutput::Call { offset: 0 }]);
+}
+
+#[test]
 fn a_broken_call_is_continued_where_it_broke() {
     let (mut transfer, now) = start(30);
     assert!(transfer.handle_chunk(now, 0, 10, false));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -439,9 +439,8 @@ fn servers_get_the_templates_that_counted_when_they_were_started() {
     );
 }
 
-#[test]
-fn a_template_larger_than_a_message_goes_on_where_its_controller_was_killed() {
-    let mut rig = Rig::with_node();
+/// Pushes a template that is larger than a message, and orders a server of it; gives its bytes, once a part of them has come
+fn begin_a_large_transfer(rig: &Rig) -> Vec<u8> {
     let dir = rig.path("large");
     fs::create_dir(&dir).unwrap();
     let mut state = 1_u64;
@@ -454,38 +453,67 @@ fn a_template_larger_than_a_message_goes_on_where_its_controller_was_killed() {
         word.copy_from_slice(&state.to_le_bytes());
     }
     fs::write(dir.join("world.bin"), &bytes).unwrap();
-    done(&rig, &["create", "large"]);
-    let pushed = template(&rig, &["push", text(&dir)]);
+    done(rig, &["create", "large"]);
+    let pushed = template(rig, &["push", text(&dir)]);
     assert!(pushed.stdout.contains("daemons in Java"), "{pushed:?}");
-
-    let jar = rig.path("demo.standin");
-    let start = [
-        "instance",
-        "start",
-        "lobby",
-        "--id",
-        "lobby-1",
-        "--jar",
-        text(&jar),
-    ];
-    let ordered = rig.ctl(&[&start[..], &["--template", "large"]].concat());
-    assert_eq!(ordered.code, 0, "{ordered:?}");
-    let cache = rig.path("daemon/cache/templates");
-    let parts = || {
-        let entries = fs::read_dir(&cache).into_iter().flatten();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        paths.filter(|path| path.extension().is_some_and(|extension| extension == "part"))
-    };
+    order_from_large(rig, "lobby-1");
     crate::rig::eventually("a part of the template", || {
-        let come = parts().filter_map(|part| fs::metadata(part).ok());
+        let come = parts(rig);
+        let come = come.iter().filter_map(|part| fs::metadata(part).ok());
         come.map(|part| part.len()).max().filter(|come| *come > 0)
     });
-    rig.kill_controller();
-    rig.start_controller();
-    rig.await_instance("lobby-1", "RUNNING");
-    let there = rig.path("daemon/instances/lobby/lobby-1/world.bin");
+    bytes
+}
+
+fn order_from_large(rig: &Rig, id: &str) {
+    let jar = rig.path("demo.standin");
+    let start = ["instance", "start", "lobby", "--id", id, "--jar", text(&jar)];
+    let ordered = rig.ctl(&[&start[..], &["--template", "large"]].concat());
+    assert_eq!(ordered.code, 0, "{ordered:?}");
+}
+
+/// What has come of templates that are not whole yet
+fn parts(rig: &Rig) -> Vec<PathBuf> {
+    let entries = fs::read_dir(rig.path("daemon/cache/templates"))
+        .into_iter()
+        .flatten();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "part"))
+        .collect()
+}
+
+fn assert_come(rig: &Rig, id: &str, bytes: &[u8]) {
+    rig.await_instance(id, "RUNNING");
+    let there = rig.path("daemon/instances/lobby").join(id).join("world.bin");
     assert!(fs::read(there).unwrap() == bytes, "other bytes than were pushed");
-    assert_eq!(parts().count(), 0);
+    assert_eq!(parts(rig), [""; 0].map(PathBuf::from));
     let fetched = rig.log_text("daemon").matches("a template was fetched").count();
     assert_eq!(fetched, 1);
+}
+
+#[test]
+fn a_template_larger_than_a_message_goes_on_where_its_controller_was_killed() {
+    let mut rig = Rig::with_node();
+    let bytes = begin_a_large_transfer(&rig);
+    rig.kill_controller();
+    rig.start_controller();
+    assert_come(&rig, "lobby-1", &bytes);
+}
+
+#[test]
+fn what_has_come_of_a_template_outlasts_a_daemon_that_is_killed() {
+    let mut rig = Rig::with_node();
+    let bytes = begin_a_large_transfer(&rig);
+    rig.kill_daemon();
+    assert_eq!(parts(&rig).len(), 1, "{}", rig.log_text("daemon"));
+    rig.start_daemon();
+    rig.await_node("ONLINE");
+    order_from_large(&rig, "lobby-2");
+    assert_come(&rig, "lobby-2", &bytes);
+    let log = rig.log_text("daemon");
+    assert!(
+        log.contains("what has come of a template earlier is gone on with"),
+        "{log}"
+    );
 }

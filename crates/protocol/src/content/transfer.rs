@@ -150,17 +150,29 @@ impl Transfer {
     /// An artifact of `size` bytes, of which nothing is here; the first output is the first call.
     #[must_use]
     pub fn new(now: Instant, size: u64, config: TransferConfig) -> Self {
+        Self::resumed(now, size, 0, config)
+    }
+
+    /// An artifact of `size` bytes, of which the first `received` are here from an earlier transfer; what is more than it has is none
+    /// of it, and nothing is kept then. If all are here, the first output is to verify them.
+    #[must_use]
+    pub fn resumed(now: Instant, size: u64, received: u64, config: TransferConfig) -> Self {
         let mut transfer = Self {
             config,
             size,
-            received: 0,
+            received: if received > size { 0 } else { received },
             state: State::Over,
             pause: config.first_pause,
             advanced: now,
             renewals: 0,
             outputs: VecDeque::new(),
         };
-        transfer.call(now);
+        if transfer.received == size && size > 0 {
+            transfer.state = State::Whole;
+            transfer.outputs.push_back(TransferOutput::Verify);
+        } else {
+            transfer.call(now);
+        }
         transfer
     }
 

@@ -21,7 +21,8 @@ use prexorcloud_protocol::content::transfer::{
 use prexorcloud_transport::tonic::{Status, Streaming};
 use prexorcloud_transport::{Connection, Dialer, Target, due};
 
-use super::part::{Part, Writer};
+use super::writer::Writer;
+use crate::partial::Partial;
 
 /// More than a message has beside its piece
 const ENVELOPE_BYTES: usize = 1024;
@@ -100,16 +101,20 @@ impl Source {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings an artifact, whole and verified, to `path`, where nothing is; it is on disk then
+    /// Brings an artifact, whole and verified, to `path`, where what has come of it earlier may be; it is on disk then
     pub(super) async fn fetch(
         self: &Arc<Self>,
         artifact: &Artifact,
         path: PathBuf,
-    ) -> Result<Part, FetchError> {
+    ) -> Result<Partial, FetchError> {
         self.line().transfers += 1;
         let _on_line = OnLine(self);
-        let mut writer = Writer::begin(path, artifact.bytes);
-        let mut transfer = Transfer::new(Instant::now(), artifact.bytes, TransferConfig::default());
+        let mut writer = Writer::open(path, artifact.bytes).await?;
+        let (now, here, config) = (Instant::now(), writer.written(), TransferConfig::default());
+        if here > 0 {
+            tracing::info!(template = %artifact.name, bytes = here, "what has come of a template earlier is gone on with");
+        }
+        let mut transfer = Transfer::resumed(now, artifact.bytes, here, config);
         let mut call: Option<BoxStream<'static, Result<ArtifactChunk, Status>>> = None;
         loop {
             while let Some(output) = transfer.poll_output() {
@@ -128,7 +133,12 @@ impl Source {
                     TransferOutput::Settled(TransferOutcome::Gone { message }) => {
                         return Err(FetchError::Gone(message));
                     }
-                    TransferOutput::Settled(TransferOutcome::Failed(failure)) => return Err(failure.into()),
+                    TransferOutput::Settled(TransferOutcome::Failed(failure)) => {
+                        if !matches!(failure, TransferFailure::Stuck { .. }) {
+                            writer.discard().await;
+                        }
+                        return Err(failure.into());
+                    }
                 }
             }
             tokio::select! {

@@ -10,8 +10,8 @@
 //! archive, or says where to [fetch] it. What has come is on disk before anybody uses it, and is verified each time it is used.
 
 mod fetch;
-mod part;
 mod shelf;
+mod writer;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -24,6 +24,7 @@ use prexorcloud_protocol::content::requests::{
     Outcome, RequestOutput, RequestsConfig, TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TEMPLATE_UNKNOWN,
     TemplateRequests, Wanted,
 };
+use prexorcloud_transport::Locks;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
@@ -31,6 +32,8 @@ pub(crate) use fetch::Source;
 use fetch::{Artifact, FetchError};
 pub(crate) use shelf::Held;
 use shelf::{InUse, Shelf};
+
+use crate::partial;
 
 /// Where and how much, and how long a controller has
 #[derive(Clone, Debug)]
@@ -108,6 +111,8 @@ pub(crate) struct Templates {
     woken: Notify,
     /// Where artifacts are fetched; a node that announces no such ability has none
     source: OnceLock<Arc<Source>>,
+    /// By the file that grows
+    fetching: Locks<PathBuf>,
     /// What is being taken
     taking: Mutex<JoinSet<()>>,
 }
@@ -143,7 +148,7 @@ pub(crate) struct Ask {
 }
 
 impl Templates {
-    /// What an earlier daemon kept is there; what it left half-written is gone
+    /// What an earlier daemon kept is there; what had come of an archive is gone on with by whoever wants it
     pub(crate) fn new(limits: Limits) -> Arc<Self> {
         let config = RequestsConfig {
             deadline: limits.deadline,
@@ -158,6 +163,7 @@ impl Templates {
             }),
             woken: Notify::new(),
             source: OnceLock::new(),
+            fetching: Locks::default(),
             taking: Mutex::default(),
         })
     }
@@ -401,11 +407,17 @@ impl Templates {
         let Some(source) = self.source.get() else {
             return Err(transfer("this node fetches nothing".to_owned()));
         };
+        let path = self.shelf.part_path(kept, &artifact.sha256);
+        // An answer that comes late may bring the same content.
+        let _turn = self.fetching.of(&path).lock_owned().await;
+        if self.shelf.has(kept) {
+            return Ok(InUse::of(&self.shelf, kept.clone()));
+        }
         let begun = Instant::now();
         let (shelf, bytes) = (Arc::clone(&self.shelf), artifact.bytes);
         let room = tokio::task::spawn_blocking(move || shelf.make_room(bytes));
         room.await.map_err(|error| transfer(error.to_string()))?;
-        let part = match source.fetch(artifact, self.shelf.part_path(kept)).await {
+        let part = match source.fetch(artifact, path).await {
             Ok(part) => part,
             Err(FetchError::Gone(message)) => return Err(Lost::Gone(message)),
             Err(FetchError::Failed(failure)) => return Err(transfer(failure.to_string())),
@@ -414,7 +426,9 @@ impl Templates {
         let milliseconds = begun.elapsed().as_millis();
         tracing::info!(template = %kept.name, hash = kept.hash, bytes, milliseconds, "a template was fetched");
         let (shelf, kept) = (Arc::clone(&self.shelf), kept.clone());
-        self.on_shelf(move || shelf.adopt(&kept, part)).await
+        let adopted = self.on_shelf(move || shelf.adopt(&kept, part)).await;
+        partial::sweep(self.shelf.folder(), |path| self.fetching.is_wanted(path));
+        adopted
     }
 
     async fn on_shelf(

@@ -19,12 +19,11 @@ use prexorcloud_protocol::content::eviction::{CacheEntry, evicted};
 use prexorcloud_protocol::content::requests::Wanted;
 use serde::{Deserialize, Serialize};
 
-use super::part::Part;
 use crate::durable;
+use crate::partial::{self, Partial};
 
 const ARCHIVE: &str = "tar.gz";
 const RECORD: &str = "json";
-const PART: &str = "part";
 
 /// Larger records are none of ours
 const MAX_RECORD: u64 = 4096;
@@ -190,7 +189,7 @@ impl Shelf {
         }
         // What was being written when the last daemon ended.
         let is_ours = |path: &&PathBuf| {
-            [ARCHIVE, RECORD, PART, "new"]
+            [ARCHIVE, RECORD, "new"]
                 .iter()
                 .any(|suffix| has_suffix(path, suffix))
         };
@@ -199,6 +198,7 @@ impl Shelf {
                 tracing::warn!(path = %path.display(), %error, "a leftover cannot be deleted");
             }
         }
+        partial::sweep(&self.folder, |_| false);
         Ok(books)
     }
 
@@ -284,10 +284,9 @@ impl Shelf {
         Ok(Some(Held { file, sha256, in_use }))
     }
 
-    /// A name for what is on its way
-    pub(super) fn part_path(&self, wanted: &Wanted) -> PathBuf {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        self.path(wanted, &format!("{number}.{PART}"))
+    /// Where this content grows while it is on its way
+    pub(super) fn part_path(&self, wanted: &Wanted, sha256: &Digest) -> PathBuf {
+        self.path(wanted, &format!("{sha256}.{}", partial::SUFFIX))
     }
 
     /// Forgets as much as `bytes` need; what is in use stays
@@ -303,8 +302,8 @@ impl Shelf {
     }
 
     /// Keeps an archive that has come as a file; may block
-    pub(super) fn adopt(self: &Arc<Self>, wanted: &Wanted, part: Part) -> io::Result<InUse> {
-        self.keep(wanted, part.sha256, part.bytes, |path| part.keep(path))
+    pub(super) fn adopt(self: &Arc<Self>, wanted: &Wanted, part: Partial) -> io::Result<InUse> {
+        self.keep(wanted, part.digest(), part.length(), |path| part.keep(path))
     }
 
     fn keep(

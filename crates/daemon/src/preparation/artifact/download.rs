@@ -11,7 +11,8 @@ use reqwest::header::{
 };
 use reqwest::{Client, StatusCode, Url};
 
-use super::{ArtifactError, Lasts, Partial, blocking, io_error, shown};
+use super::{ArtifactError, Lasts, blocking, finish, io_error, shown};
+use crate::partial::{self, Partial};
 
 /// Attempts in a row that bring nothing
 const ATTEMPTS: u32 = 3;
@@ -75,28 +76,31 @@ struct Seen {
     is_web_page: bool,
     /// Whether what is there is of more than one answer
     is_resumed: bool,
+    /// Whether what is there is of an earlier download, whose answers nobody remembers
+    is_inherited: bool,
 }
 
 impl Download<'_> {
     /// Gets the file; whoever calls has the deadline
     pub(super) async fn run(self) -> Result<(), ArtifactError> {
-        let mut partial = self.create()?;
-        let mut seen = Seen::default();
+        let (mut partial, mut seen) = self.open().await?;
+        if seen.is_inherited && partial.digest().to_string() == self.sha256 {
+            return self.finish(partial).await;
+        }
         let (mut attempts, mut failures) = (0, 0);
         loop {
-            let length = partial.length;
+            let length = partial.length();
             attempts += 1;
             match self.attempt(&mut partial, &mut seen).await {
                 Ok(()) => {
-                    let (shown, sha256) = (self.shown.clone(), self.sha256.to_owned());
-                    match blocking(self.target, move || partial.finish(&shown, &sha256, Lasts::Yes)).await {
+                    match self.finish(partial).await {
                         // Pieces of two contents, for which the server had one name.
                         Err(ArtifactError::WrongDigest { .. }) if seen.is_resumed => {
                             tracing::warn!(
                                 url = self.shown,
                                 "the file changed while it was downloaded, once more"
                             );
-                            (partial, seen) = (self.create()?, Seen::default());
+                            (partial, seen) = self.open().await?;
                         }
                         Err(ArtifactError::WrongDigest { .. }) if seen.is_web_page => {
                             return Err(self.web_page());
@@ -104,21 +108,54 @@ impl Download<'_> {
                         result => return result,
                     }
                 }
-                Err(error) if !is_worth_another(&error) => return Err(error),
+                Err(error) if !is_worth_another(&error) => {
+                    // Nobody goes on with a disk that is full, nor with what is too large.
+                    partial.discard();
+                    return Err(error);
+                }
                 Err(error) => {
-                    failures = if partial.length > length { 1 } else { failures + 1 };
+                    failures = if partial.length() > length {
+                        1
+                    } else {
+                        failures + 1
+                    };
                     if failures >= ATTEMPTS || attempts >= MAX_ATTEMPTS {
                         return Err(error);
                     }
-                    tracing::info!(url = self.shown, bytes = partial.length, %error, "a download is tried again");
+                    tracing::info!(url = self.shown, bytes = partial.length(), %error, "a download is tried again");
                     tokio::time::sleep(PAUSE * 2_u32.pow(failures - 1)).await;
                 }
             }
         }
     }
 
-    fn create(&self) -> Result<Partial, ArtifactError> {
-        Partial::create(self.target).map_err(io_error(self.target))
+    /// What has come of it earlier, where its content is known by its digest
+    async fn open(&self) -> Result<(Partial, Seen), ArtifactError> {
+        let (target, most, is_known) = (self.target.to_path_buf(), self.max_bytes, !self.sha256.is_empty());
+        let opened = tokio::task::spawn_blocking(move || match is_known {
+            true => Partial::resume(target.with_extension(partial::SUFFIX), most),
+            false => Partial::beside(&target),
+        });
+        let opened = opened
+            .await
+            .unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        let partial = opened.map_err(io_error(self.target))?;
+        let is_inherited = partial.length() > 0;
+        let seen = Seen {
+            is_resumed: is_inherited,
+            is_inherited,
+            ..Seen::default()
+        };
+        Ok((partial, seen))
+    }
+
+    async fn finish(&self, partial: Partial) -> Result<(), ArtifactError> {
+        let (shown, sha256) = (self.shown.clone(), self.sha256.to_owned());
+        let target = self.target.to_path_buf();
+        blocking(self.target, move || {
+            finish(partial, &target, &shown, &sha256, Lasts::Yes)
+        })
+        .await
     }
 
     /// Goes on where `partial` ends if the server still has the same file, else begins anew
@@ -128,10 +165,14 @@ impl Download<'_> {
             .client
             .get(self.url.clone())
             .header(ACCEPT_ENCODING, "identity");
-        let validator = seen.validator.take().filter(|_| partial.length > 0);
+        let validator = seen.validator.take().filter(|_| partial.length() > 0);
         if let Some(validator) = &validator {
-            let range = format!("bytes={}-", partial.length);
-            request = request.header(RANGE, range).header(IF_RANGE, validator);
+            request = request.header(IF_RANGE, validator);
+        }
+        // Of an earlier download the digest will say whether it was of the same content.
+        let is_inherited = seen.is_inherited && partial.length() > 0;
+        if validator.is_some() || is_inherited {
+            request = request.header(RANGE, format!("bytes={}-", partial.length()));
         }
         let response = request.send().await.map_err(|error| {
             // No answer says nothing about the file.
@@ -140,8 +181,20 @@ impl Download<'_> {
         })?;
         let (status, headers) = (response.status(), response.headers());
         let goes_on = match &validator {
+            None if is_inherited && status == StatusCode::RANGE_NOT_SATISFIABLE => {
+                seen.is_inherited = false;
+                partial.restart().map_err(io_error(self.target))?;
+                return Err(self.failed("the file is shorter than what has come of it earlier".to_owned()));
+            }
+            None if is_inherited && status == StatusCode::PARTIAL_CONTENT => {
+                if !begins_at(headers, partial.length()) {
+                    seen.is_inherited = false;
+                    return Err(self.failed("the server answered with another part of the file".to_owned()));
+                }
+                true
+            }
             Some(validator) if status == StatusCode::PARTIAL_CONTENT => {
-                if !continues(headers, validator, partial.length) {
+                if !continues(headers, validator, partial.length()) {
                     return Err(self.failed("the server answered with another part of the file".to_owned()));
                 }
                 true
@@ -170,6 +223,7 @@ impl Download<'_> {
                 .or_else(|| strong_validator(headers)),
             is_web_page: is_web_page(headers),
             is_resumed: goes_on,
+            is_inherited: false,
         };
         if seen.is_web_page && self.sha256.is_empty() {
             return Err(self.web_page());
@@ -196,11 +250,11 @@ impl Download<'_> {
         };
         check(
             partial
-                .length
+                .length()
                 .saturating_add(response.content_length().unwrap_or(0)),
         )?;
         while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
-            check(partial.length.saturating_add(chunk.len() as u64))?;
+            check(partial.length().saturating_add(chunk.len() as u64))?;
             // Chunks are small and go to the page cache; the sync at the end is what takes time.
             partial.write(&chunk).map_err(io_error(self.target))?;
         }
@@ -241,12 +295,13 @@ fn is_worth_another(error: &ArtifactError) -> bool {
 
 /// Whether an answer goes on at this place, with the content that was asked for
 fn continues(headers: &HeaderMap, validator: &HeaderValue, at: u64) -> bool {
-    let begins = headers
-        .get(CONTENT_RANGE)
-        .and_then(|range| range.to_str().ok())
-        .is_some_and(|range| range.starts_with(&format!("bytes {at}-")));
     let is_another = strong_validator(headers).is_some_and(|now| now != validator);
-    begins && !is_another
+    begins_at(headers, at) && !is_another
+}
+
+fn begins_at(headers: &HeaderMap, at: u64) -> bool {
+    let range = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    range.is_some_and(|range| range.starts_with(&format!("bytes {at}-")))
 }
 
 /// What names the content byte for byte

@@ -1,20 +1,21 @@
 //! Files from elsewhere: read or downloaded, verified while they stream, in place only when they are whole
 //!
 //! What has a digest is kept under its digest, so that the next instance needs no download. A kept file is verified
-//! again each time it is used.
+//! again each time it is used. A download that was broken off is gone on with by the next one of the same digest.
 
 mod download;
 mod kept;
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek as _, Write as _};
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use prexorcloud_content::{Digest, Hasher};
+use prexorcloud_content::Digest;
 use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::redact;
 use prexorcloud_transport::Locks;
@@ -22,7 +23,8 @@ use reqwest::Url;
 use tokio::sync::Semaphore;
 
 use super::ArtifactError;
-use crate::{durable, reflink};
+use crate::durable;
+use crate::partial::{self, Partial};
 
 pub(super) use kept::Description;
 
@@ -174,6 +176,11 @@ impl Artifacts {
     async fn download_kept(&self, url: Url, sha256: &str, kept: &Path) -> Result<(), ArtifactError> {
         let folder = &self.kept.folder;
         durable::private_folder(folder).map_err(io_error(folder))?;
+        let is_in_use = |path: &Path| {
+            let content = path.file_stem().and_then(OsStr::to_str);
+            content.is_some_and(|sha256| self.running.is_wanted(sha256))
+        };
+        partial::sweep(folder, is_in_use);
         self.download(url, sha256, kept).await?;
         self.kept.evict(|sha256| self.running.is_wanted(sha256));
         Ok(())
@@ -245,76 +252,30 @@ enum Lasts {
     No,
 }
 
-/// A file that takes its name only when it is whole
-struct Partial {
-    target: PathBuf,
-    temporary: tempfile::NamedTempFile,
-    hasher: Hasher,
-    length: u64,
-}
-
-impl Partial {
-    fn create(target: &Path) -> io::Result<Self> {
-        let folder = target.parent().unwrap_or_else(|| Path::new("."));
-        Ok(Self {
-            temporary: tempfile::Builder::new().prefix(".partial-").tempfile_in(folder)?,
-            target: target.to_path_buf(),
-            hasher: Hasher::default(),
-            length: 0,
-        })
+/// Gives a file its name if it is what was wanted; else nobody goes on with it
+fn finish(
+    partial: Partial,
+    target: &Path,
+    origin: &str,
+    sha256: &str,
+    lasts: Lasts,
+) -> Result<(), ArtifactError> {
+    let got = partial.digest().to_string();
+    if !sha256.is_empty() && got != sha256 {
+        partial.discard();
+        return Err(ArtifactError::WrongDigest {
+            origin: origin.to_owned(),
+            expected: sha256.to_owned(),
+            got,
+        });
     }
-
-    /// Nothing of it is there yet
-    fn restart(&mut self) -> io::Result<()> {
-        self.temporary.as_file().set_len(0)?;
-        self.temporary.rewind()?;
-        self.hasher = Hasher::default();
-        self.length = 0;
-        Ok(())
+    if lasts == Lasts::Yes {
+        partial.sync().map_err(io_error(target))?;
     }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hasher.update(bytes);
-        self.length = self.length.saturating_add(bytes.len() as u64);
-        self.temporary.write_all(bytes)
-    }
-
-    /// Looks at what has come into it in another way than by writing, up to a byte more than `limit`
-    fn take_in(&mut self, limit: u64) -> io::Result<()> {
-        let mut file = self.temporary.as_file().take(limit.saturating_add(1));
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            match file.read(&mut buffer) {
-                Ok(0) => return Ok(()),
-                Ok(count) => {
-                    self.hasher.update(buffer.get(..count).unwrap_or_default());
-                    self.length = self.length.saturating_add(count as u64);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn finish(self, origin: &str, sha256: &str, lasts: Lasts) -> Result<(), ArtifactError> {
-        let got = self.hasher.finish().to_string();
-        if !sha256.is_empty() && got != sha256 {
-            return Err(ArtifactError::WrongDigest {
-                origin: origin.to_owned(),
-                expected: sha256.to_owned(),
-                got,
-            });
-        }
-        let target = &self.target;
-        if lasts == Lasts::Yes {
-            self.temporary.as_file().sync_all().map_err(io_error(target))?;
-        }
-        let persisted = self.temporary.persist(target);
-        persisted.map_err(|error| io_error(target)(error.error))?;
-        match lasts {
-            Lasts::Yes => durable::sync_parent(target).map_err(io_error(target)),
-            Lasts::No => Ok(()),
-        }
+    partial.keep(target).map_err(io_error(target))?;
+    match lasts {
+        Lasts::Yes => durable::sync_parent(target).map_err(io_error(target)),
+        Lasts::No => Ok(()),
     }
 }
 
@@ -348,12 +309,10 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
             limit,
         });
     }
-    let mut partial = Partial::create(target).map_err(io_error(target))?;
-    if reflink::share(&file, partial.temporary.as_file()) {
-        partial.take_in(limit).map_err(io_error(target))?;
-    } else {
+    let mut partial = Partial::beside(target).map_err(io_error(target))?;
+    if !partial.share(&file, limit).map_err(io_error(target))? {
         let mut buffer = vec![0; 256 * 1024];
-        while partial.length <= limit {
+        while partial.length() <= limit {
             let count = match file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
@@ -364,14 +323,15 @@ fn copy(from: &Path, sha256: &str, target: &Path, limit: u64) -> Result<(), Arti
             partial.write(bytes).map_err(io_error(target))?;
         }
     }
-    if partial.length > limit {
+    if partial.length() > limit {
         return Err(ArtifactError::TooLarge {
             origin: from.display().to_string(),
             limit,
         });
     }
     // The preparation syncs it where it has to last.
-    partial.finish(&from.display().to_string(), sha256, Lasts::No)
+    let origin = from.display().to_string();
+    finish(partial, target, &origin, sha256, Lasts::No)
 }
 
 /// Reads a kept file, and says whether it is what its name says

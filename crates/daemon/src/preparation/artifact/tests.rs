@@ -384,30 +384,3 @@ async fn what_is_kept_is_bounded_and_described() {
     artifacts.describe("../x", &description("1"));
     assert!(!folder.path().join("x.json").exists());
 }
-
-#[test]
-fn what_shares_its_blocks_is_looked_at_like_what_was_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let content = vec![7; 300_000];
-    let shared = || {
-        let partial = Partial::create(&folder.path().join("server.jar")).unwrap();
-        // As a file system does that gives it the blocks of another file.
-        let mut file = partial.temporary.as_file();
-        file.write_all(&content).unwrap();
-        file.rewind().unwrap();
-        partial
-    };
-    let mut partial = shared();
-    partial.take_in(300_000).unwrap();
-    assert_eq!(partial.length, 300_000);
-    partial
-        .finish("x", &Digest::of(&content).to_string(), Lasts::No)
-        .unwrap();
-    let mut partial = shared();
-    partial.take_in(299_999).unwrap();
-    assert_eq!(partial.length, 300_000, "one more, so that it is seen");
-    let mut partial = shared();
-    partial.take_in(300_000).unwrap();
-    let wrong = partial.finish("x", &"0".repeat(64), Lasts::No).unwrap_err();
-    assert!(matches!(wrong, ArtifactError::WrongDigest { .. }), "{wrong}");
-}

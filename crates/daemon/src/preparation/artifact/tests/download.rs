@@ -167,6 +167,38 @@ async fn a_broken_download_is_resumed_where_it_broke() {
 }
 
 #[tokio::test]
+async fn what_a_daemon_that_was_killed_has_brought_is_gone_on_with() {
+    let sha256 = digest(FILE);
+    for (left, answers, ranges) in [
+        (&FILE[..4], vec![rest("", 4, &FILE[4..])], vec![Some("bytes=4-")]),
+        (FILE, vec![], vec![]),
+        // The server knows no parts, or has a shorter file, or what came is of another content.
+        (&FILE[..4], vec![whole("", FILE)], vec![Some("bytes=4-")]),
+        (
+            b"01234567890",
+            vec![status("416 Range Not Satisfiable"), whole("", FILE)],
+            vec![Some("bytes=11-"), None],
+        ),
+        (
+            b"XXXX",
+            vec![rest("", 4, &FILE[4..]), whole("", FILE)],
+            vec![Some("bytes=4-"), None],
+        ),
+    ] {
+        let cache = Cache::new();
+        let folder = cache.folder.path().join("cache");
+        std::fs::create_dir(&folder).unwrap();
+        let part = folder.join(format!("{sha256}.part"));
+        std::fs::write(&part, left).unwrap();
+        let server = Server::new(answers).await;
+        assert_eq!(cache.get(&server, &sha256).await.unwrap(), FILE);
+        let asked = server.ranges().await;
+        assert_eq!(asked.iter().map(Option::as_deref).collect::<Vec<_>>(), ranges);
+        assert!(!part.exists());
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_changed_under_resume_is_fetched_anew() {
     let other: &[u8] = b"abcdefghijkl";
     let second = "ETag: \"v2\"\r\n";

@@ -1,16 +1,15 @@
-//! A file that grows while it comes, with its digest
+//! The thread that writes what comes of an archive
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use prexorcloud_content::{Digest, Hasher};
+use prexorcloud_content::Digest;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::durable;
+use crate::partial::Partial;
 
 /// Pieces that wait for the disk; a controller sends no more until there is room
 const WAITING: usize = 4;
@@ -18,41 +17,16 @@ const WAITING: usize = 4;
 /// Bytes of the volume that are left to everything else
 const RESERVE: u64 = 64 << 20;
 
-/// A file that is whole and on disk, and goes with this unless it is [kept](Part::keep)
-#[derive(Debug)]
-pub(super) struct Part {
-    path: PathBuf,
-    pub(super) sha256: Digest,
-    pub(super) bytes: u64,
-}
-
-impl Part {
-    /// Gives it its name; the caller syncs the folder
-    pub(super) fn keep(self, path: &Path) -> io::Result<()> {
-        fs::rename(&self.path, path)
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        remove(&self.path);
-    }
-}
-
-fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "what has come of a template cannot be deleted");
-    }
-}
-
 enum Piece {
+    /// How much there is of it
+    Length(oneshot::Sender<u64>),
     /// Nothing of what has come
     Begin,
+    /// Nobody goes on with it
+    Discard,
     Bytes(Bytes),
     Digest(oneshot::Sender<Digest>),
-    Finish(oneshot::Sender<Part>),
+    Finish(oneshot::Sender<Partial>),
 }
 
 /// Writes such a file on a thread of its own
@@ -64,21 +38,22 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Begins one of `bytes` bytes; its folder is made if it is not there
-    pub(super) fn begin(path: PathBuf, bytes: u64) -> Self {
+    /// Goes on with one of `bytes` bytes, or begins it; its folder is made if it is not there
+    pub(super) async fn open(path: PathBuf, bytes: u64) -> io::Result<Self> {
         let (pieces, received) = mpsc::channel(WAITING);
-        let thread = tokio::task::spawn_blocking(move || {
-            let written = write(&path, bytes, received);
-            if written.is_err() {
-                remove(&path);
-            }
-            written
-        });
-        Self {
+        let thread = tokio::task::spawn_blocking(move || write(path, bytes, received));
+        let mut writer = Self {
             pieces,
             thread: Some(thread),
             written: 0,
-        }
+        };
+        writer.written = writer.ask(Piece::Length).await?;
+        Ok(writer)
+    }
+
+    /// Bytes that are there
+    pub(super) fn written(&self) -> u64 {
+        self.written
     }
 
     /// Keeps the first `bytes` of what has come: all of it, or nothing
@@ -101,8 +76,14 @@ impl Writer {
     }
 
     /// Makes it last
-    pub(super) async fn finish(mut self) -> io::Result<Part> {
+    pub(super) async fn finish(mut self) -> io::Result<Partial> {
         self.ask(Piece::Finish).await
+    }
+
+    /// Deletes it: nobody goes on with what is damaged
+    pub(super) async fn discard(mut self) {
+        // If its thread has ended, so has the file.
+        let _ = self.send(Piece::Discard).await;
     }
 
     async fn ask<T>(&mut self, piece: impl FnOnce(oneshot::Sender<T>) -> Piece) -> io::Result<T> {
@@ -133,95 +114,106 @@ impl Writer {
     }
 }
 
-fn write(path: &Path, bytes: u64, mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
+fn write(path: PathBuf, bytes: u64, mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         durable::private_folder(folder)?;
-        let volume = rustix::fs::statvfs(folder)?;
-        if volume.f_bavail.saturating_mul(volume.f_frsize) < bytes.saturating_add(RESERVE) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
     }
-    let mut options = OpenOptions::new();
-    let mut file: File = options
-        .write(true)
-        .create_new(true)
-        .mode(durable::PRIVATE_FILE)
-        .open(path)?;
-    let mut hasher = Hasher::default();
-    while let Some(piece) = pieces.blocking_recv() {
+    let mut partial = Partial::resume(path.clone(), bytes)?;
+    let room = require_room(&path, bytes.saturating_sub(partial.length()));
+    let take = |partial: &mut Partial, piece| -> io::Result<Option<oneshot::Sender<Partial>>> {
         match piece {
-            Piece::Begin => {
-                file.set_len(0)?;
-                file.rewind()?;
-                hasher = Hasher::default();
-            }
-            Piece::Bytes(bytes) => {
-                file.write_all(&bytes)?;
-                hasher.update(&bytes);
-            }
-            Piece::Digest(answer) => drop(answer.send(hasher.clone().finish())),
+            Piece::Length(answer) => drop(answer.send(partial.length())),
+            Piece::Begin => partial.restart()?,
+            Piece::Bytes(bytes) => partial.write(&bytes)?,
+            Piece::Digest(answer) => drop(answer.send(partial.digest())),
+            Piece::Discard => return Err(io::Error::other("it is given up")),
             Piece::Finish(answer) => {
-                file.sync_all()?;
-                let part = Part {
-                    path: path.to_path_buf(),
-                    sha256: hasher.finish(),
-                    bytes: file.metadata()?.len(),
-                };
-                // Whoever asked may be gone, and the file with what it was told.
-                drop(answer.send(part));
+                partial.sync()?;
+                return Ok(Some(answer));
+            }
+        }
+        Ok(None)
+    };
+    if let Err(error) = room {
+        partial.discard();
+        return Err(error);
+    }
+    while let Some(piece) = pieces.blocking_recv() {
+        match take(&mut partial, piece) {
+            Ok(None) => {}
+            Ok(Some(answer)) => {
+                // Whoever asked may be gone: the next one finds it whole.
+                drop(answer.send(partial));
                 return Ok(());
+            }
+            Err(error) => {
+                // A disk that is full has to get its space back.
+                partial.discard();
+                return Err(error);
             }
         }
     }
     Err(io::Error::other("nobody waits for it any more"))
 }
 
+fn require_room(path: &Path, bytes: u64) -> io::Result<()> {
+    let volume = rustix::fs::statvfs(path)?;
+    if volume.f_bavail.saturating_mul(volume.f_frsize) < bytes.saturating_add(RESERVE) {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use std::fs;
+
     use super::*;
 
     #[tokio::test]
-    async fn a_file_has_its_digest_and_goes_unless_it_is_kept() {
+    async fn a_file_is_gone_on_with_and_has_its_digest() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cache/a.part");
-        let mut writer = Writer::begin(path.clone(), 6);
-        for (piece, kept) in [("wrong", 0), ("abc", 3), ("def", 6)] {
+        let mut writer = Writer::open(path.clone(), 6).await.unwrap();
+        for (piece, kept) in [("wrong", 0), ("abc", 3)] {
             writer.write(Bytes::from(piece)).await.unwrap();
             writer.keep(kept).await.unwrap();
         }
+        let thread = writer.thread.take().unwrap();
+        drop(writer);
+        assert!(thread.await.unwrap().is_err());
+        let mut writer = Writer::open(path.clone(), 6).await.unwrap();
+        assert_eq!(writer.written(), 3);
+        writer.write(Bytes::from("def")).await.unwrap();
         let digest = Digest::of(b"abcdef");
         assert_eq!(writer.digest().await.unwrap(), digest);
         let part = writer.finish().await.unwrap();
-        assert_eq!((part.sha256, part.bytes), (digest, 6));
-        assert_eq!(fs::read(&path).unwrap(), b"abcdef");
+        assert_eq!((part.digest(), part.length()), (digest, 6));
         part.keep(&folder.path().join("kept")).unwrap();
         assert_eq!(fs::read(folder.path().join("kept")).unwrap(), b"abcdef");
         assert!(!path.exists());
     }
 
     #[tokio::test]
-    async fn what_nobody_finishes_leaves_nothing() {
+    async fn nobody_goes_on_with_what_is_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.part");
-        let mut writer = Writer::begin(path.clone(), 6);
+        let mut writer = Writer::open(path.clone(), 6).await.unwrap();
         writer.write(Bytes::from("abc")).await.unwrap();
         let thread = writer.thread.take().unwrap();
-        drop(writer);
+        writer.discard().await;
         assert!(thread.await.unwrap().is_err());
-        assert!(!path.exists());
-        let mut writer = Writer::begin(path.clone(), 0);
-        writer.digest().await.unwrap();
-        drop(writer.finish().await.unwrap());
         assert!(!path.exists());
     }
 
     #[tokio::test]
     async fn what_does_not_fit_on_the_volume_is_told_before_it_comes() {
         let folder = tempfile::tempdir().unwrap();
-        let mut writer = Writer::begin(folder.path().join("a.part"), u64::MAX / 2);
-        let error = writer.digest().await.unwrap_err();
+        let path = folder.path().join("a.part");
+        let error = Writer::open(path.clone(), u64::MAX / 2).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(!path.exists());
     }
 }
