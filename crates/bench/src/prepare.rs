@@ -9,8 +9,8 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -72,25 +72,15 @@ fn start(cluster: &Cluster, number: usize) -> Result<Start> {
     })
 }
 
-/// Stops a server, and waits until the daemon has deleted its folder
+/// Stops a server, and deletes its folder
 fn delete(cluster: &Cluster, number: usize) -> Result<()> {
     let stop = ["instance", "stop", &id(number), "--force", "--wait", "-o", "json"];
     cluster.ctl(&stop)?;
-    let group = cluster.folder().join("daemon/instances/lobby");
-    let limit = Instant::now() + Duration::from_secs(60);
-    let is_of_it = |name: &str| {
-        name.trim_start_matches('.')
-            .split('-')
-            .take(2)
-            .eq(id(number).split('-'))
-    };
-    loop {
-        let names = fs::read_dir(&group)?.flatten().map(|entry| entry.file_name());
-        if !names.into_iter().any(|name| is_of_it(&name.to_string_lossy())) {
-            return Ok(());
-        }
-        ensure!(Instant::now() < limit, "the folder of {} stays", id(number));
-        std::thread::sleep(Duration::from_millis(5));
+    let folder = cluster.folder().join("daemon/instances/lobby").join(id(number));
+    match fs::remove_dir_all(&folder) {
+        // The daemon may have been faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        deleted => deleted.with_context(|| format!("{} stays", folder.display())),
     }
 }
 
