@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::{Field, Outcome, finished};
 use crate::content::{Content, KEPT, digests};
-use crate::moment::Moment;
+use crate::moment::{Moment, Victim};
 
 /// The server whose folder is kept
 const STATIC: &str = "kept-1";
@@ -76,12 +76,34 @@ impl Field {
         renewed
     }
 
+    /// Kills both, and looks at what the next daemon makes of the folder before anybody orders the start again
+    fn wrong_without_a_controller(&mut self, before: &BTreeMap<String, String>) -> Option<String> {
+        self.rig.kill_daemon();
+        self.rig.kill_controller();
+        self.rig.start_daemon();
+        let folder = self.kept_folder();
+        let properties = fs::read_to_string(folder.join("server.properties")).unwrap_or_default();
+        let port = properties
+            .lines()
+            .find_map(|line| line.strip_prefix("server-port="));
+        let port = port.and_then(|port| port.parse().ok()).unwrap_or(0);
+        let now = digests(&folder);
+        let wrong = now != *before && now != self.renewed(before, port);
+        self.rig.start_controller();
+        wrong.then(|| differing("neither what it was nor complete after a kill:", &now, before))
+    }
+
     pub(super) fn static_disturbed(&mut self, moment: &Moment, wrong: &mut Vec<String>) -> String {
         self.renew_kept(moment.seed);
         let before = digests(&self.kept_folder());
         let start = self.ctl(&["instance", "start", KEPT]);
         let time = self.times.kept;
-        self.kill(moment.first, time);
+        if moment.first.victim != Victim::Controller && !moment.seed.is_multiple_of(4) {
+            std::thread::sleep(moment.first.after(time));
+            wrong.extend(self.wrong_without_a_controller(&before));
+        } else {
+            self.kill(moment.first, time);
+        }
         let ordered = finished(start);
         if let Some(second) = moment.second {
             self.kill(second, time);
