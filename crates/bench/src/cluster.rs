@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +11,19 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::line::Line;
+
+/// Ports that servers may have
+const PORTS: u16 = 1_000;
+
+/// The first of as many ports as servers may have; somebody else may use others
+fn free_ports() -> Result<u16> {
+    // Below those that connections get.
+    let mut ranges = (20_000..32_000).step_by(usize::from(PORTS));
+    let is_free = |first: &u16| {
+        (*first..first + PORTS).all(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok())
+    };
+    ranges.find(is_free).context("no thousand ports are free")
+}
 
 /// A controller and a daemon in a folder of their own; everything ends with it
 pub struct Cluster {
@@ -30,11 +44,12 @@ impl Cluster {
     /// The daemon reaches the controller over a line of so many bytes a second
     pub fn start_over(program: &Path, bytes_per_second: Option<u32>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("prexorcloud-bench-").tempdir()?;
+        let first_port = free_ports()?;
         let settings = json!({
             "data_dir": folder.path().join("controller"),
             "grpc": { "listen": "127.0.0.1:0" },
             "http": { "listen": "127.0.0.1:0" },
-            "instances": { "port_range_start": 20_000, "port_range_end": 20_999 },
+            "instances": { "port_range_start": first_port, "port_range_end": first_port + PORTS - 1 },
         });
         let (mut controller, ready) = spawn(program, folder.path(), "controller", &settings)?;
         let text = |name: &str| ready[name].as_str().map(str::to_owned).context("no address");
