@@ -37,9 +37,6 @@ pub(crate) const IN_MEMORY: usize = 2;
 /// How long an answer may take; the daemon waits for 120 s
 const WITHIN: Duration = Duration::from_secs(110);
 
-/// More than a message has beside the archive
-const ENVELOPE_BYTES: u64 = MAX_MESSAGE_BYTES as u64 - MAX_INLINE_BYTES;
-
 /// Why a daemon does not get a template
 struct Refusal {
     code: &'static str,
@@ -124,10 +121,7 @@ async fn serve(
         let code = TEMPLATE_TOO_LARGE;
         return refuse(node, session, name, Refusal { code, message });
     }
-    let bytes = usize::try_from(version.archive_bytes + ENVELOPE_BYTES).unwrap_or(usize::MAX);
-    let is_next = |session: &ControllerSession| {
-        session.queued(Class::Bulk) == 0 && session.has_room(Class::Bulk, bytes)
-    };
+    let is_next = |session: &ControllerSession| session.queued(Class::Bulk) == 0;
     loop {
         // A daemon that does not read holds up nobody but itself: one archive waits in memory, the others on disk.
         let room = session.wait_for(|session, _| {
