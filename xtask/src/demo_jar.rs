@@ -5,11 +5,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use sha2::{Digest as _, Sha256};
+
+use crate::sources::{digest, files_below, relative};
 
 /// A jar, and what it is made of
 struct Jar {
@@ -119,47 +120,10 @@ fn build(root: &Path, jar: &Jar, compiler: &str) -> Result<Vec<u8>> {
     archive(&entries)
 }
 
-/// One digest over the names and the bytes of all source files
+/// One digest over all source files of a jar
 fn source_digest(root: &Path, jar: &Jar) -> Result<String> {
     let folder = root.join(jar.sources);
-    let mut digest = Sha256::new();
-    for path in files_below(&folder)? {
-        let bytes = fs::read(&path)?;
-        digest.update(format!("{}\0{}\0", relative(&folder, &path)?, bytes.len()));
-        digest.update(bytes);
-    }
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
-/// All files below `folder`, in the order of their names
-fn files_below(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
-        for entry in entries {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                folders.push(entry.path());
-            } else {
-                files.push(entry.path());
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn relative(folder: &Path, path: &Path) -> Result<String> {
-    let name = path
-        .strip_prefix(folder)?
-        .to_str()
-        .context("a file name is not UTF-8")?;
-    Ok(name.to_owned())
+    digest(&folder, &files_below(&folder)?)
 }
 
 /// A zip file of stored entries, dated 1980-01-01, so that the same entries give the same bytes
@@ -242,6 +206,8 @@ fn attribute<'m>(manifest: &'m str, name: &str) -> Option<&'m str> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use std::path::PathBuf;
 
     use super::*;
 

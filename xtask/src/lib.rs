@@ -10,6 +10,7 @@ pub mod dist;
 pub mod kills;
 pub mod mutants;
 mod peers;
+mod sources;
 pub mod tidy;
 pub mod worst_week;
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use sha2::{Digest as _, Sha256};
 
+use crate::sources::{digest, files_below};
 use crate::{cargo, ci};
 
 /// What the peers in Python need, from the repository root.
@@ -146,30 +146,9 @@ fn missing(said: &str) -> Option<Missing> {
 
 /// One digest over everything that the peers in Java are built from
 fn sources(root: &Path) -> Result<String> {
-    let mut folders = vec![root.join(JAVA), root.join("proto")];
-    let mut files = Vec::new();
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    let mut digest = Sha256::new();
-    for path in files {
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        digest.update(format!("{}\0{}\0", path.display(), bytes.len()));
-        digest.update(bytes);
-    }
-    Ok(digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    let mut files = files_below(&root.join(JAVA))?;
+    files.extend(files_below(&root.join("proto"))?);
+    digest(root, &files)
 }
 
 /// Runs a command whose output goes to standard error, where it is in nobody's way.
