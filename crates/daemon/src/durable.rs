@@ -173,6 +173,18 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// What is in a folder; `None` if there is no such folder
+///
+/// # Errors
+/// Any failure of the file system other than "not found".
+pub fn list(folder: &Path) -> io::Result<Option<fs::ReadDir>> {
+    match fs::read_dir(folder) {
+        Ok(entries) => Ok(Some(entries)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes `path` for good; a file that is not there is fine
 ///
 /// # Errors

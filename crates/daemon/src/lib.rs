@@ -64,6 +64,7 @@ mod reflink;
 pub mod shim;
 pub mod standin;
 pub mod supervisor;
+mod wall_clock;
 mod yaml;
 
 pub use config::DaemonConfig;

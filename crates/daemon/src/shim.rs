@@ -21,7 +21,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
@@ -29,6 +28,7 @@ use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchOrder, RunningReco
 use crate::durable;
 use crate::process::signals::{self, Signals};
 use crate::process::{Identity, children, descriptors};
+use crate::wall_clock::now_ms;
 
 /// What the shim writes to its standard output once the instance runs
 pub(crate) const RUNNING: &str = "running\n";
@@ -200,12 +200,4 @@ fn end_descendants() -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
-        .unwrap_or(0)
 }

@@ -19,8 +19,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::undo;
+use crate::durable;
 use crate::foreign;
 use crate::supervisor::dumps;
+use crate::wall_clock::milliseconds;
 
 /// Begins the names of folders that no instance uses
 const HIDDEN: &str = ".";
@@ -110,10 +112,8 @@ fn put_aside(path: &Path) -> Option<u64> {
 /// If the folder of all instances cannot be listed.
 pub(super) fn sweep(root: &Path) -> io::Result<()> {
     sweep_java(root);
-    let groups = match fs::read_dir(root) {
-        Ok(groups) => groups,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+    let Some(groups) = durable::list(root)? else {
+        return Ok(());
     };
     for group in groups {
         let group = group?;
@@ -263,11 +263,6 @@ fn is_stamp(text: &str) -> bool {
 
 fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep};
 
 use super::instance::Found;
 use super::record::{FolderName, InstanceFacts, Mark, StopRecord};
-use super::{Supervisor, feed, record, remove_folder};
+use super::{Supervisor, record, remove_folder};
 use crate::control::{ControlDir, RunningRecord};
 use crate::durable::{self, is_damage};
 use crate::process::{Identity, children, holders, homeless_shims, kill_tree, shim_of};
+use crate::wall_clock::now_ms;
 
 /// How long a shim that was found while it was starting may take
 const STARTING_SHIM_TIMEOUT: Duration = Duration::from_secs(5);
@@ -145,7 +146,7 @@ impl Supervisor {
             let (instance, pid, folder) = (facts.instance, running.main.pid, control.path().display());
             tracing::error!(%instance, pid, %folder, damage, "records of the instance are damaged; it is watched all the same");
         }
-        let uptime = feed::now_ms().saturating_sub(running.started_at_ms);
+        let uptime = now_ms().saturating_sub(running.started_at_ms);
         let adopted = Adopted {
             found,
             is_running,
@@ -428,7 +429,7 @@ fn nobody(control: &ControlDir) -> RunningRecord {
 }
 
 fn begun_ms(control: &ControlDir) -> i64 {
-    FolderName::of(control.path()).map_or_else(feed::now_ms, |name| name.begun_ms)
+    FolderName::of(control.path()).map_or_else(now_ms, |name| name.begun_ms)
 }
 
 /// At most one start of each id that is not settled: the one that lives, or the latest

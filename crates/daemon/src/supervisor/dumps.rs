@@ -8,7 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::durable;
 use crate::foreign;
+use crate::wall_clock::now_ms;
 
 /// Between the id and the time in the name of a kept folder; `@` is in no safe name
 const MARK: &str = "@crashed-";
@@ -32,7 +34,7 @@ pub(crate) fn witness(folder: &Path) -> Option<PathBuf> {
 /// Gives a folder the name under which it is kept; `live` is the name that its instance knew
 pub(crate) fn keep(folder: &Path, live: &Path, witness: &Path) -> io::Result<PathBuf> {
     let name = live.file_name().unwrap_or_default().to_string_lossy();
-    let now = super::feed::now_ms();
+    let now = now_ms();
     let named = |attempt: i64| live.with_file_name(format!("{name}{MARK}{}", now + attempt));
     let kept = (0..100)
         .map(named)
@@ -81,10 +83,8 @@ impl Dumps {
 
     fn kept(&self) -> io::Result<Vec<PathBuf>> {
         let mut kept = Vec::new();
-        let groups = match fs::read_dir(&self.instances_folder) {
-            Ok(groups) => groups,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(kept),
-            Err(error) => return Err(error),
+        let Some(groups) = durable::list(&self.instances_folder)? else {
+            return Ok(kept);
         };
         for group in groups.flatten() {
             if !group.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prexorcloud_protocol::{Incarnation, InstanceId};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +21,7 @@ use super::reading::Reading;
 use super::shortage::Shortage;
 use crate::console::{ConsoleLine, Retention, Watcher};
 use crate::control::ControlDir;
+use crate::wall_clock::now_ms;
 
 /// Lines that come within this time travel together: a wake-up costs as much as dozens of lines
 const COALESCE: Duration = Duration::from_millis(5);
@@ -319,14 +320,6 @@ fn said_again(before: u64) -> ConsoleLine {
             .to_owned(),
         timestamp_ms: now_ms(),
     }
-}
-
-pub(super) fn now_ms() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|elapsed| i64::try_from(elapsed.as_millis()).ok())
-        .unwrap_or(0)
 }
 
 #[cfg(test)]

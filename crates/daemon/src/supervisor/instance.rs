@@ -22,7 +22,7 @@ use rustix::process::Signal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::feed::{Feed, now_ms};
+use super::feed::Feed;
 use super::notices::Notices;
 use super::readiness::{Readiness, Seen};
 use super::record::{InstanceFacts, Mark, StopReason, StopRecord};
@@ -34,6 +34,7 @@ use crate::console::{MAX_TAIL_LINES, tail};
 use crate::control::{ControlDir, ExitCause, ExitRecord, RunningRecord};
 use crate::durable::{is_damage, own};
 use crate::process::{End, holders, kill_tree};
+use crate::wall_clock::now_ms;
 
 /// How long the exit record may take after the process has ended: the shim syncs one file, on a disk that may be slow
 const EXIT_RECORD_TIMEOUT: Duration = Duration::from_secs(60);

@@ -36,6 +36,7 @@ use crate::console::{Retention, Watcher};
 use crate::control::{ControlDir, ExitCause, LaunchSpec, RunningRecord};
 use crate::durable;
 use crate::foreign;
+use crate::wall_clock::now_ms;
 
 use arrivals::Arrivals;
 use dumps::Dumps;
@@ -410,7 +411,7 @@ impl Supervisor {
             return Err(StartError::AlreadyRunning);
         }
         // Folders of former starts may still hold console lines that nobody took.
-        let stamp = feed::now_ms();
+        let stamp = now_ms();
         let run_folder = &self.inner.settings.run_folder;
         let named = |attempt| run_folder.join(FolderName::new(facts, stamp, attempt).to_string());
         let folder = (0..100)

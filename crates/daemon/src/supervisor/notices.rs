@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
-use super::feed::now_ms;
 use crate::console::{ConsoleLine, Shed};
+use crate::wall_clock::now_ms;
 
 /// The most that are kept; the oldest are given up
 const KEPT: usize = 64;

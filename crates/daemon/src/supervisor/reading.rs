@@ -12,7 +12,7 @@ use super::notices::Notices;
 use crate::console::{ConsoleLine, Cursor, Follower, Progress, ProgressFile, Retention};
 use crate::control::ControlDir;
 
-use super::feed::now_ms;
+use crate::wall_clock::now_ms;
 
 /// The most places that are kept between what has arrived and what was handed over
 const SETTLING: usize = 4096;

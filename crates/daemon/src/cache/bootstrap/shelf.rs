@@ -18,7 +18,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prexorcloud_content::{Blob, Digest, EntryPath, Limits, Manifest};
 use prexorcloud_protocol::content::eviction::{CacheEntry, evicted};
@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jvm::Stamp;
 use crate::process::working_below;
+use crate::wall_clock::milliseconds;
 use crate::{durable, foreign, reflink};
 
 const ENTRY: &str = "entry.json";
@@ -214,10 +215,8 @@ impl Shelf {
 
     fn read(&self) -> io::Result<BTreeMap<Digest, Book>> {
         let mut books = BTreeMap::new();
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(books),
-            Err(error) => return Err(error),
+        let Some(entries) = durable::list(&self.folder)? else {
+            return Ok(books);
         };
         for entry in entries {
             let entry = entry?;
@@ -471,9 +470,4 @@ fn end_those_in(folder: &Path) {
             let _ = rustix::process::pidfd_send_signal(pidfd, rustix::process::Signal::KILL);
         }
     }
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,7 +10,7 @@ use std::io::{self, Seek as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prexorcloud_content::Digest;
 use prexorcloud_proto::TemplateCacheEntry;
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 use crate::partial::{self, Partial};
+use crate::wall_clock::milliseconds;
 
 const ARCHIVE: &str = "tar.gz";
 const RECORD: &str = "json";
@@ -168,10 +169,8 @@ impl Shelf {
 
     fn read(&self) -> io::Result<BTreeMap<Wanted, Book>> {
         let mut books = BTreeMap::new();
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(books),
-            Err(error) => return Err(error),
+        let Some(entries) = durable::list(&self.folder)? else {
+            return Ok(books);
         };
         let mut files = Vec::new();
         for entry in entries {
@@ -423,11 +422,6 @@ fn is_shortage(error: &io::Error) -> bool {
 
 fn has_suffix(path: &Path, suffix: &str) -> bool {
     path.to_string_lossy().ends_with(&format!(".{suffix}"))
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

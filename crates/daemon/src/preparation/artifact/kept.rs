@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::content::eviction::{CacheEntry, evicted};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::is_sha256;
 use crate::durable;
+use crate::wall_clock::milliseconds;
 
 /// Larger records are none of ours
 const MAX_RECORD: u64 = 4096;
@@ -141,9 +142,4 @@ fn remove(path: &Path) {
     {
         tracing::warn!(path = %path.display(), %error, "a kept download cannot be deleted");
     }
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
