@@ -2,7 +2,7 @@
 //!
 //! What has come of a content whose digest is known stays in its folder as `*.part` when its transfer ends early, whether the daemon was
 //! killed, or the other side broke off: whoever asks for the same content goes on with it, and the digest of all is looked at in the end. What
-//! nobody asks for goes: [`sweep`] keeps the four that grew last, and each for a day.
+//! nobody asks for goes: [`sweep`] keeps the four that grew last, as far as they have room, and each for a day.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -139,9 +139,12 @@ impl Partial {
     }
 }
 
-/// Deletes what nobody goes on with, but nothing that `is_in_use`
-pub(crate) fn sweep(folder: &Path, is_in_use: impl Fn(&Path) -> bool) {
+/// Deletes what nobody goes on with, but nothing that `is_in_use`; tells the bytes of what stays without being in use
+///
+/// They are a quarter of `cache_bytes` at most, which is what the folder may hold.
+pub(crate) fn sweep(folder: &Path, cache_bytes: u64, is_in_use: impl Fn(&Path) -> bool) -> u64 {
     let mut parts = Vec::new();
+    let mut kept = 0_u64;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
         let is_part = path.extension().is_some_and(|suffix| suffix == SUFFIX);
@@ -151,20 +154,32 @@ pub(crate) fn sweep(folder: &Path, is_in_use: impl Fn(&Path) -> bool) {
             && metadata.is_file()
             && !is_in_use(&path)
         {
-            parts.push((grown, path));
+            parts.push((grown, metadata.len(), path));
         }
     }
     parts.sort_unstable_by(|one, other| other.cmp(one));
     let now = SystemTime::now();
-    for (place, (grown, path)) in parts.iter().enumerate() {
+    for (place, (grown, bytes, path)) in parts.iter().enumerate() {
         let age = now.duration_since(*grown).unwrap_or_default();
-        if (place >= MOST || age > KEPT)
-            && let Err(error) = fs::remove_file(path)
+        let with_it = kept.saturating_add(*bytes);
+        if place < MOST && age <= KEPT && with_it <= cache_bytes / 4 {
+            kept = with_it;
+        } else if let Err(error) = fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %path.display(), %error, "what has come of a transfer cannot be deleted");
         }
     }
+    kept
+}
+
+/// Bytes of all that is on its way or was
+pub(crate) fn bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let parts = entries.filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == SUFFIX));
+    parts
+        .filter_map(|entry| entry.metadata().ok())
+        .fold(0, |sum, metadata| sum.saturating_add(metadata.len()))
 }
 
 #[cfg(test)]
@@ -202,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_for_is_bounded_in_number_and_age() {
+    fn what_nobody_asks_for_is_bounded_in_number_bytes_and_age() {
         let folder = tempfile::tempdir().unwrap();
         let now = SystemTime::now();
         for (name, age) in [
@@ -215,10 +230,14 @@ mod tests {
             ("old", 100_000),
         ] {
             let file = File::create(folder.path().join(format!("{name}.part"))).unwrap();
+            file.set_len(10).unwrap();
             file.set_modified(now - Duration::from_secs(age)).unwrap();
         }
         fs::write(folder.path().join("whole"), "").unwrap();
-        sweep(folder.path(), |path| path.ends_with("used.part"));
+        let is_in_use = |path: &Path| path.ends_with("used.part");
+        assert_eq!(bytes(folder.path()), 70);
+        assert_eq!(sweep(folder.path(), 160, is_in_use), 40);
+        assert_eq!(bytes(folder.path()), 50);
         let mut left: Vec<_> = fs::read_dir(folder.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -228,13 +247,15 @@ mod tests {
             left,
             ["1.part", "2.part", "3.part", "4.part", "used.part", "whole"]
         );
-        for number in 1..=4 {
+        assert_eq!(sweep(folder.path(), 159, is_in_use), 30);
+        assert!(!folder.path().join("4.part").exists());
+        for number in 1..=3 {
             let file = File::options()
                 .write(true)
                 .open(folder.path().join(format!("{number}.part")));
             file.unwrap().set_modified(now - KEPT - KEPT).unwrap();
         }
-        sweep(folder.path(), |_| false);
+        assert_eq!(sweep(folder.path(), u64::MAX, |_| false), 10);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 

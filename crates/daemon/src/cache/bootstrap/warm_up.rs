@@ -187,3 +187,24 @@ fn measure(archive: &Path) -> io::Result<Option<Made>> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_jar_that_changed_since_it_was_read_is_not_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let jar = folder.path().join("server.jar");
+        fs::write(&jar, "jar").unwrap();
+        let fill =
+            |name: &str, sha256: Digest| fill(folder.path(), name, &sha256, &File::open(&jar).unwrap(), None);
+        assert!(fill("a.jar", Digest::of(b"jar")).is_ok());
+        assert!(matches!(
+            fill("b.jar", Digest::of(b"another")),
+            Err(WarmUpError::Changed)
+        ));
+    }
+}

@@ -33,8 +33,6 @@ use fetch::{Artifact, FetchError};
 pub(crate) use shelf::Held;
 use shelf::{InUse, Shelf};
 
-use crate::partial;
-
 /// Where and how much, and how long a controller has
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -415,7 +413,8 @@ impl Templates {
         }
         let begun = Instant::now();
         let (shelf, bytes) = (Arc::clone(&self.shelf), artifact.bytes);
-        let room = tokio::task::spawn_blocking(move || shelf.make_room(bytes));
+        let unfinished = self.shelf.sweep_unfinished(|path| self.fetching.is_wanted(path));
+        let room = tokio::task::spawn_blocking(move || shelf.make_room(bytes.saturating_add(unfinished)));
         room.await.map_err(|error| transfer(error.to_string()))?;
         let part = match source.fetch(artifact, path).await {
             Ok(part) => part,
@@ -426,9 +425,7 @@ impl Templates {
         let milliseconds = begun.elapsed().as_millis();
         tracing::info!(template = %kept.name, hash = kept.hash, bytes, milliseconds, "a template was fetched");
         let (shelf, kept) = (Arc::clone(&self.shelf), kept.clone());
-        let adopted = self.on_shelf(move || shelf.adopt(&kept, part)).await;
-        partial::sweep(self.shelf.folder(), |path| self.fetching.is_wanted(path));
-        adopted
+        self.on_shelf(move || shelf.adopt(&kept, part)).await
     }
 
     async fn on_shelf(

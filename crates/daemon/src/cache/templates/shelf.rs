@@ -197,7 +197,7 @@ impl Shelf {
                 tracing::warn!(path = %path.display(), %error, "a leftover cannot be deleted");
             }
         }
-        partial::sweep(&self.folder, |_| false);
+        self.sweep_unfinished(|_| false);
         Ok(books)
     }
 
@@ -225,6 +225,11 @@ impl Shelf {
 
     pub(super) fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Deletes what nobody goes on with; tells the bytes of what stays without being in use
+    pub(super) fn sweep_unfinished(&self, is_in_use: impl Fn(&Path) -> bool) -> u64 {
+        partial::sweep(&self.folder, self.max_bytes, is_in_use)
     }
 
     /// The hash is the controller's and no file name
@@ -395,7 +400,8 @@ impl Shelf {
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.books().values().map(|book| book.bytes).sum()
+        let kept: u64 = self.books().values().map(|book| book.bytes).sum();
+        kept.saturating_add(partial::bytes(&self.folder))
     }
 
     pub(super) fn entries(&self) -> Vec<TemplateCacheEntry> {

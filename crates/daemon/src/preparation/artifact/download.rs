@@ -29,22 +29,10 @@ const MAX_REDIRECTS: usize = 8;
 /// A client that gives up after `stall` without a byte
 pub(super) fn client(stall: Duration) -> Result<Client, reqwest::Error> {
     let redirects = reqwest::redirect::Policy::custom(|attempt| {
-        let (previous, next) = (attempt.previous(), attempt.url());
-        let leaves_tls =
-            previous.last().is_some_and(|url| url.scheme() == "https") && next.scheme() != "https";
-        let problem = if leaves_tls {
-            format!("the redirect to {} leaves https", shown(next))
-        } else if previous.contains(next) {
-            format!("redirects lead in a circle to {}", shown(next))
-        } else if previous.len() > MAX_REDIRECTS {
-            format!(
-                "there are more than {MAX_REDIRECTS} redirects, the last one to {}",
-                shown(next)
-            )
-        } else {
-            return attempt.follow();
-        };
-        attempt.error(problem)
+        match redirect_problem(attempt.previous(), attempt.url()) {
+            Some(problem) => attempt.error(problem),
+            None => attempt.follow(),
+        }
     });
     Client::builder()
         .user_agent(concat!("prexorcloud-daemon/", env!("CARGO_PKG_VERSION")))
@@ -53,6 +41,23 @@ pub(super) fn client(stall: Duration) -> Result<Client, reqwest::Error> {
         .pool_max_idle_per_host(1)
         .redirect(redirects)
         .build()
+}
+
+/// Why a redirect to `next` is not followed, after requests to all of `previous`
+pub(super) fn redirect_problem(previous: &[Url], next: &Url) -> Option<String> {
+    let leaves_tls = previous.last().is_some_and(|url| url.scheme() == "https") && next.scheme() != "https";
+    if leaves_tls {
+        Some(format!("the redirect to {} leaves https", shown(next)))
+    } else if previous.contains(next) {
+        Some(format!("redirects lead in a circle to {}", shown(next)))
+    } else if previous.len() > MAX_REDIRECTS {
+        let last = shown(next);
+        Some(format!(
+            "there are more than {MAX_REDIRECTS} redirects, the last one to {last}"
+        ))
+    } else {
+        None
+    }
 }
 
 /// A file to get

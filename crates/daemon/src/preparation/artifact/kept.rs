@@ -10,8 +10,8 @@ use prexorcloud_protocol::content::eviction::{CacheEntry, evicted};
 use serde::{Deserialize, Serialize};
 
 use super::is_sha256;
-use crate::durable;
 use crate::wall_clock::milliseconds;
+use crate::{durable, partial};
 
 /// Larger records are none of ours
 const MAX_RECORD: u64 = 4096;
@@ -86,8 +86,8 @@ impl Kept {
         files.collect()
     }
 
-    /// Deletes what was used longest ago while there are too many bytes, but nothing in use
-    pub(super) fn evict(&self, is_in_use: impl Fn(&str) -> bool) {
+    /// Deletes what was used longest ago while there are too many bytes beside those of `unfinished` ones, but nothing in use
+    pub(super) fn evict(&self, unfinished: u64, is_in_use: impl Fn(&str) -> bool) {
         let files = self.files();
         let entries: Vec<CacheEntry> = files
             .iter()
@@ -97,7 +97,7 @@ impl Kept {
                 in_use: is_in_use(&file.sha256),
             })
             .collect();
-        for file in evicted(&entries, self.max_bytes)
+        for file in evicted(&entries, self.max_bytes.saturating_sub(unfinished))
             .into_iter()
             .filter_map(|place| files.get(place))
         {
@@ -114,7 +114,7 @@ impl Kept {
 
     pub(super) fn bytes(&self) -> i64 {
         let sum: u64 = self.files().iter().map(|file| file.bytes).sum();
-        i64::try_from(sum).unwrap_or(i64::MAX)
+        i64::try_from(sum.saturating_add(partial::bytes(&self.folder))).unwrap_or(i64::MAX)
     }
 
     /// The runtimes among them

@@ -45,7 +45,7 @@ pub struct DownloadLimits {
     pub stall: Duration,
     /// Whether files without a digest may come over the network
     pub allow_unverified: bool,
-    /// Bytes of the files that are kept while nobody uses them
+    /// Bytes of the files that are kept while nobody uses them, with what has come of others
     pub max_kept_bytes: u64,
 }
 
@@ -180,9 +180,10 @@ impl Artifacts {
             let content = path.file_stem().and_then(OsStr::to_str);
             content.is_some_and(|sha256| self.running.is_wanted(sha256))
         };
-        partial::sweep(folder, is_in_use);
+        let unfinished = partial::sweep(folder, self.kept.max_bytes, is_in_use);
         self.download(url, sha256, kept).await?;
-        self.kept.evict(|sha256| self.running.is_wanted(sha256));
+        self.kept
+            .evict(unfinished, |sha256| self.running.is_wanted(sha256));
         Ok(())
     }
 

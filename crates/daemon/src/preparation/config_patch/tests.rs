@@ -143,6 +143,7 @@ fn only_the_value_of_a_yaml_key_changes() {
         "settings:\r\n  bungeecord: true \r\n"
     );
     assert_eq!(yaml("a: 1\n", "b", "2"), "a: 1\nb: 2\n");
+    assert_eq!(yaml("a: 1\n", "on", "2"), "a: 1\n\"on\": 2\n");
     assert_eq!(
         yaml("a: 1\r\nc: {d: 1, e: \"x\"}", "c.e", "y"),
         "a: 1\r\nc: {d: 1, e: \"y\"}"
@@ -309,6 +310,20 @@ fn a_file_that_is_no_text_is_refused_and_stays() {
     let _socket = std::os::unix::net::UnixListener::bind(folder.0.path().join("socket.yml")).unwrap();
     folder.assert_refused("socket.yml", "a socket");
     folder.patch("missing.yml", "9").unwrap();
+}
+
+#[test]
+fn a_key_and_a_value_are_one_line() {
+    let folder = Folder::new();
+    let path = folder.0.path().join("x.cfg");
+    fs::write(&path, "a=1\n").unwrap();
+    for (key, value) in [("a", "1\nb=2"), ("a", "1\r"), ("a=1\n", "")] {
+        let error = folder
+            .carry_out("x.cfg", key, value, ConfigPatchOp::Regex.into())
+            .unwrap_err();
+        assert!(error.to_string().contains("one line"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"a=1\n");
+    }
 }
 
 #[test]

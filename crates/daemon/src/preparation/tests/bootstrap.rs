@@ -350,13 +350,16 @@ async fn what_was_used_longest_ago_goes_and_a_jar_that_makes_too_much_is_not_kep
     assert!(!entry(&first).exists() && entry(&sha256(&node)).is_dir());
     assert_eq!(text(&node, "versions/1.0/paper-1.0.jar").len(), 6_000_000);
     let second = sha256(&node);
-    put_jar(&node, "bytes=9000000");
-    for _ in 0..2 {
-        prepare(&node, &start).await;
-        assert!(!folder(&node).join("versions").exists());
+    // One file that is too large, and all of them together.
+    for (number, lines) in ["bytes=9000000", "bytes=7999999"].into_iter().enumerate() {
+        put_jar(&node, lines);
+        for _ in 0..2 {
+            prepare(&node, &start).await;
+            assert!(!folder(&node).join("versions").exists(), "{lines}");
+        }
+        assert_eq!(runs(&node), 3 + number, "it is not run at each start");
+        assert!(entry(&second).is_dir());
     }
-    assert_eq!(runs(&node), 3, "it is not run at each start");
-    assert!(entry(&second).is_dir());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -430,4 +433,14 @@ async fn what_a_killed_daemon_left_is_swept_and_whole_entries_stay() {
     assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     prepare(&node, &paper(&node)).await;
     assert_eq!(runs(&node), 1);
+    // The same manifest to whoever reads it, and not the one that was written.
+    let [manifest] = &kept(&node, "files.json")[..] else {
+        panic!()
+    };
+    let written = std::fs::read_to_string(manifest).unwrap();
+    std::fs::write(manifest, format!("{written}\n")).unwrap();
+    node.preparer.bootstraps = Bootstraps::new(settings(&node));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+    prepare(&node, &paper(&node)).await;
+    assert_eq!(runs(&node), 2);
 }

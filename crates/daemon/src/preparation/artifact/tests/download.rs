@@ -123,6 +123,8 @@ impl Cache {
             Ok(()) => Ok(std::fs::read(target).unwrap()),
             Err(error) => {
                 assert!(!target.exists(), "{error}");
+                let part = self.folder.path().join(format!("cache/{sha256}.part"));
+                assert!(error.is_transient() || !part.exists(), "{error}");
                 assert!(!error.to_string().contains("s3cret"), "{error}");
                 Err(error)
             }
@@ -229,6 +231,21 @@ async fn a_file_that_changed_under_resume_is_fetched_anew() {
 }
 
 #[tokio::test]
+async fn a_file_that_nothing_verifies_is_of_one_content_too() {
+    let other: &[u8] = b"abcdefghijkl";
+    let second = "ETag: \"v2\"\r\n";
+    for answers in [
+        vec![broken(TAG, 4), rest(second, 4, &other[4..]), whole(second, other)],
+        vec![broken(TAG, 4), rest(TAG, 5, &other[5..]), whole(TAG, other)],
+    ] {
+        let server = Server::new(answers).await;
+        let cache = Cache::within(|limits| limits.allow_unverified = true);
+        assert_eq!(cache.get(&server, "").await.unwrap(), other);
+        assert_eq!(server.ranges().await.len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn what_nothing_names_is_not_resumed() {
     for headers in ["", "ETag: W/\"v1\"\r\n"] {
         let server = Server::new(vec![broken(headers, 9), whole(headers, FILE)]).await;
@@ -295,15 +312,25 @@ async fn a_server_that_breaks_off_for_ever_is_given_up() {
         let headers = if at == 0 { TAG } else { &range };
         (answer(status, headers, 100 - at, b"x"), Then::Close)
     };
-    let server = Server::new((0..10).map(byte).collect()).await;
+    let server = Server::new((0..11).map(byte).collect()).await;
     let started = tokio::time::Instant::now();
     let error = Cache::new()
         .get(&server, &digest(long.as_bytes()))
         .await
         .unwrap_err();
     assert!(error.is_transient(), "{error}");
-    assert_eq!(server.ranges().await.len(), 10);
     assert!(started.elapsed() < Duration::from_secs(10));
+    // The eleventh request is not one of the download.
+    let address = server
+        .url
+        .trim_start_matches("http://")
+        .split('/')
+        .next()
+        .unwrap();
+    let mut stranger = tokio::net::TcpStream::connect(address).await.unwrap();
+    stranger.write_all(b"stranger").await.unwrap();
+    let asked = server.asked.await.unwrap();
+    assert_eq!((asked.len(), asked[10].as_str()), (11, "stranger"));
 }
 
 #[tokio::test]
@@ -330,6 +357,17 @@ async fn redirects_that_lead_nowhere_are_a_clear_and_permanent_error() {
     let error = Cache::new().get(&server, &digest(FILE)).await.unwrap_err();
     assert!(error.to_string().contains("more than 8 redirects"), "{error}");
     assert!(!error.is_transient());
+}
+
+#[test]
+fn a_redirect_stays_with_tls() {
+    let url = |text: &str| Url::parse(text).unwrap();
+    let problem = |from: &str, to: &str| super::super::download::redirect_problem(&[url(from)], &url(to));
+    let leaves = problem("https://a.example/", "http://u:s3cret@b.example/x?key=s3cret").unwrap();
+    assert_eq!(leaves, "the redirect to http://b.example/x leaves https");
+    assert_eq!(problem("https://a.example/", "https://b.example/"), None);
+    assert_eq!(problem("http://a.example/", "https://b.example/"), None);
+    assert_eq!(problem("http://a.example/", "http://b.example/"), None);
 }
 
 #[tokio::test]
