@@ -149,6 +149,12 @@ impl DaemonPeer {
     pub const fn takes_local_files(self) -> bool {
         self.finds_its_servers
     }
+
+    /// Whether it takes `StartInstance.program_arguments` and `stop_command` in place of what its platform has.
+    #[must_use]
+    pub const fn takes_command_lines(self) -> bool {
+        self.finds_its_servers
+    }
 }
 
 /// What a daemon may assume of a controller

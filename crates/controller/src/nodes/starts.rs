@@ -51,15 +51,26 @@ impl Node {
         }
     }
 
-    /// A daemon that announces nothing downloads from http(s) addresses and nowhere else
+    /// A daemon that announces nothing downloads from http(s) addresses and nowhere else, and has the command lines of the
+    /// platforms it knows and no others
     fn require_suitable(&self, order: &StartOrder) -> Result<(), OrderError> {
-        let takes_paths = self.machine.peer().is_none_or(DaemonPeer::takes_local_files);
-        if takes_paths || !is_path(&order.jar) {
+        let is_taken = |takes: fn(DaemonPeer) -> bool| self.machine.peer().is_none_or(takes);
+        let problem = if is_path(&order.jar) && !is_taken(DaemonPeer::takes_local_files) {
+            format!(
+                "takes jars from http(s) addresses only: put {} on a web server, or start it on a node whose daemon takes paths",
+                order.jar
+            )
+        } else if (order.program_arguments.is_some() || !order.stop_command.is_empty())
+            && !is_taken(DaemonPeer::takes_command_lines)
+        {
+            "would pass over arguments and stopCommand: leave them out, or start it on a node whose daemon takes them"
+                .to_owned()
+        } else {
             return Ok(());
-        }
+        };
         Err(OrderError::Unsuitable(format!(
-            "the daemon of {} takes jars from http(s) addresses only: put {} on a web server, or start it on a node whose daemon takes paths",
-            self.id, order.jar
+            "the daemon of {} {problem}",
+            self.id
         )))
     }
 

@@ -109,6 +109,14 @@ async fn an_order_that_it_would_refuse_is_refused_with_the_reason() {
             "http(s) addresses only",
         ),
         (
+            json!({ "group": "lobby", "jar": JAR, "arguments": [] }),
+            "pass over arguments",
+        ),
+        (
+            json!({ "group": "lobby", "jar": JAR, "stopCommand": "end" }),
+            "pass over arguments",
+        ),
+        (
             json!({ "group": "lobby", "jar": JAR, "env": { "JAVA_TOOL_OPTIONS": "-Xmx9g" } }),
             "jvmArgs",
         ),
