@@ -106,6 +106,7 @@
 //! | [`content`] | which templates are asked for, and which entries of a cache go |
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
+//! | [`modules`] | which modules a node is sent, and which it has to remove |
 //! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
 //! | [`time`], [`trace`] | deadlines with their reason; the trace that an order belongs to |
 //! | [`unstable`] | the parts of these machines (ledger, reconciliation, outbox, heartbeat), for those who test or study them |
@@ -122,6 +123,7 @@ pub mod id;
 pub mod instance;
 mod ledger;
 pub mod limits;
+pub mod modules;
 pub mod node;
 mod outbox;
 pub mod payload;
