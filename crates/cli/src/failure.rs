@@ -20,6 +20,12 @@ pub enum Failure {
     /// The settings cannot be used
     #[error(transparent)]
     Settings(#[from] SettingsError),
+    /// What was named is not there
+    #[error("{message}")]
+    NoSuch {
+        /// What it is, and where to see what there is
+        message: String,
+    },
     /// Nobody answered
     #[error("no answer from the controller at {controller}: {reason}")]
     Unreachable {
@@ -110,9 +116,9 @@ Exit codes:
   1    refused or failed; the message says why
   2    not signed in, or the token is not valid (HTTP 401)
   3    signed in, but without the permission (HTTP 403)
-  4    no such thing (HTTP 404)
+  4    no such thing
   5    the controller did not answer
-  64   the command line or a settings file is wrong; nothing was sent
+  64   the command line, a folder or a settings file is wrong
   124  --wait ran out of time; the request itself was accepted";
 
 /// Wrong command line or settings, from sysexits.h; 2 is taken by HTTP 401
@@ -127,7 +133,7 @@ impl Failure {
             Self::Unreachable { .. } => 5,
             Self::Refused { status: 401, .. } => 2,
             Self::Refused { status: 403, .. } => 3,
-            Self::Refused { status: 404, .. } => 4,
+            Self::Refused { status: 404, .. } | Self::NoSuch { .. } => 4,
             Self::TimedOut { .. } => 124,
             Self::Refused { .. }
             | Self::Unintelligible { .. }

@@ -15,7 +15,7 @@ use crate::tree::Refusal;
 const EVERY_TIME: u64 = 1_704_067_200;
 
 /// Most bytes of a template are jars and worlds, which are compressed already: trying hard costs minutes and gains nothing.
-const LEVEL: Compression = Compression::fast();
+const LEVEL: Compression = Compression::new(2);
 
 /// What came of packing
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

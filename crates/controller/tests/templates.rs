@@ -289,6 +289,29 @@ async fn what_is_not_here_or_damaged_is_not_published() {
     );
     rig.push("lobby", &files).await.expect("it was sent again");
 
+    // All that is damaged goes at once, also what is of another size.
+    let several = [("a", "one"), ("b", "two"), ("c", "three")];
+    for (_, content) in several {
+        rig.put(content).await.unwrap();
+    }
+    let [one, two, three] = several.map(|(_, content)| Digest::of(content.as_bytes()));
+    fs::write(rig.blob(one), "ONE").unwrap();
+    fs::write(rig.blob(two), "TWO").unwrap();
+    let (_, base) = rig.templates.show("lobby").await.unwrap();
+    let base = base.map(|version| version.manifest.parse().unwrap());
+    let damaged = rig.templates.publish("test", "lobby", manifest(&several), base);
+    damaged.await.unwrap_err();
+    fs::write(rig.blob(three), "shorter").unwrap();
+    let lacking = rig.templates.lacking("lobby", &manifest(&several)).await.unwrap();
+    assert_eq!(lacking.blobs.len(), 3, "{:?}", lacking.blobs);
+    rig.push("lobby", &several).await.expect("they were sent again");
+    let mut lying = manifest(&[("a", "one")]).to_json().unwrap();
+    let size = lying.windows(7).position(|part| part == b"\"size\":").unwrap() + 7;
+    lying[size] = b'9';
+    let lying = rig.templates.parse(&lying).unwrap();
+    let error = rig.templates.lacking("lobby", &lying).await.unwrap_err();
+    assert!(error.to_string().contains("as the manifest says"), "{error}");
+
     // Zeros that no node would unpack.
     let zeros = "\0".repeat(80 << 20);
     let error = rig.push("lobby", &[("zeros", &zeros)]).await.unwrap_err();

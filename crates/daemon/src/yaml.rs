@@ -101,6 +101,11 @@ struct Open {
     key: Option<Node>,
 }
 
+/// Whether `text` is not YAML, however deep and long it is
+pub(crate) fn is_malformed(text: &str) -> bool {
+    Parser::new_from_str(text).any(|event| event.is_err())
+}
+
 /// Reads `text`, which has no byte order mark
 pub(crate) fn parse(text: &str) -> Result<Stream, Malformed> {
     let mut stream = Stream {

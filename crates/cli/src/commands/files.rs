@@ -3,13 +3,18 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use serde_json::Value;
 
 use crate::arguments::FilesCommand;
-use crate::client::Client;
+use crate::client::{Answer, Client};
 use crate::failure::Failure;
 use crate::output::{Output, remark};
 use crate::printable;
 use crate::resource::{FileContent, FileEntry, FileTree};
+
+/// The most that a daemon lists of an instance
+const MAX_ENTRIES: i32 = 131_072;
+const MAX_DEPTH: i32 = 64;
 
 pub(super) async fn run(command: FilesCommand, client: &Client, output: &Output) -> Result<(), Failure> {
     match command {
@@ -19,14 +24,29 @@ pub(super) async fn run(command: FilesCommand, client: &Client, output: &Output)
             limit,
             depth,
         } => {
-            let wanted = [("maxEntries", limit.to_string()), ("maxDepth", depth.to_string())];
-            let answer = client
+            let folder = folder.as_deref().map(plain).transpose()?;
+            let folder = folder.filter(|folder| !folder.is_empty());
+            let mut wanted = vec![("maxEntries", limit.to_string())];
+            let mut deep = depth;
+            if let Some(folder) = &folder {
+                // A walk is one of all folders: it has to come as far as this one, and not to sum up what it is in.
+                wanted = ["maxEntries", "summarizeThreshold"]
+                    .map(|limit| (limit, MAX_ENTRIES.to_string()))
+                    .to_vec();
+                deep = depth.saturating_add(i32::try_from(folder.split('/').count()).unwrap_or(MAX_DEPTH));
+            }
+            wanted.push(("maxDepth", deep.min(MAX_DEPTH).to_string()));
+            let mut answer = client
                 .get::<FileTree>(&["instances", &id, "files"], &wanted)
                 .await?;
-            if output.is_json() {
-                return output.json(&answer.json);
+            if let Some(folder) = &folder {
+                let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+                answer = part(answer, folder, limit)?;
             }
-            list(&answer.value, folder.as_deref(), output)
+            match output.is_json() {
+                true => output.json(&answer.json),
+                false => list(&answer.value, output),
+            }
         }
         FilesCommand::Cat {
             id,
@@ -50,17 +70,46 @@ pub(super) async fn run(command: FilesCommand, client: &Client, output: &Output)
     }
 }
 
-fn list(tree: &FileTree, folder: Option<&str>, output: &Output) -> Result<(), Failure> {
-    let folder = folder.map(|folder| folder.trim_start_matches("./").trim_matches('/'));
-    let folder = folder.filter(|folder| !folder.is_empty() && *folder != ".");
-    let is_in = |entry: &&FileEntry| match folder {
-        None => true,
-        Some(folder) => entry
-            .path
-            .strip_prefix(folder)
-            .is_some_and(|rest| rest.starts_with('/') || (rest.is_empty() && entry.summary)),
+/// Of a walk what is in a folder, or the file of that name
+fn part(mut whole: Answer<FileTree>, folder: &str, limit: usize) -> Result<Answer<FileTree>, Failure> {
+    let is_in = |entry: &FileEntry| {
+        let rest = entry.path.strip_prefix(folder);
+        rest.is_some_and(|rest| {
+            rest.starts_with('/') || (rest.is_empty() && (entry.summary || !entry.is_dir))
+        })
     };
-    let rows = tree.entries.iter().filter(is_in).map(|entry| {
+    let tree = &mut whole.value;
+    if !tree
+        .entries
+        .iter()
+        .any(|entry| entry.path == folder || is_in(entry))
+    {
+        let message = match tree.truncated {
+            true => {
+                format!("{folder} is not among what a walk of this instance finds: it has too many files")
+            }
+            false => format!("there is no {folder} in the folder of this instance"),
+        };
+        return Err(Failure::NoSuch { message });
+    }
+    let shown = whole.json["entries"].as_array().cloned().unwrap_or_default();
+    let entries = std::mem::take(&mut tree.entries);
+    let mut those: Vec<_> = entries
+        .into_iter()
+        .zip(shown)
+        .filter(|(entry, _)| is_in(entry))
+        .collect();
+    tree.truncated |= those.len() > limit;
+    those.truncate(limit);
+    let shown: Vec<Value>;
+    (tree.entries, shown) = those.into_iter().unzip();
+    whole.json["entries"] = shown.into();
+    whole.json["truncated"] = tree.truncated.into();
+    Ok(whole)
+}
+
+fn list(tree: &FileTree, output: &Output) -> Result<(), Failure> {
+    let rows = tree.entries.iter().map(|entry| {
         let (size, path) = match (entry.is_dir, entry.summary) {
             (_, true) => (
                 entry.size_bytes.to_string(),
@@ -76,6 +125,22 @@ fn list(tree: &FileTree, folder: Option<&str>, output: &Output) -> Result<(), Fa
         remark("There is more: --limit and --depth say how much is listed.");
     }
     Ok(())
+}
+
+/// A path as the daemon writes it
+fn plain(path: &str) -> Result<String, Failure> {
+    let names: Vec<&str> = path
+        .split('/')
+        .filter(|name| !name.is_empty() && *name != ".")
+        .collect();
+    if names.contains(&"..") {
+        return Err(Failure::Usage {
+            message: format!(
+                "{path} leads elsewhere: write a folder from that of the instance, without \"..\""
+            ),
+        });
+    }
+    Ok(names.join("/"))
 }
 
 /// Bytes as they are, and on a terminal nothing that it would obey

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek as _, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -40,6 +40,18 @@ impl FolderBlobs {
         let private = private.recursive(true).mode(0o700);
         private.create(&blobs)?;
         private.create(&incoming)?;
+        // Made and synced before any blob is in them.
+        for shard in 0..=u8::MAX {
+            private.create(blobs.join(format!("{shard:02x}")))?;
+        }
+        File::open(&blobs)?.sync_all()?;
+        if fs::metadata(&blobs)?.dev() != fs::metadata(&incoming)?.dev() {
+            return Err(io::Error::other(format!(
+                "{} and {} are on two file systems, and a blob is moved from one to the other: put them on one",
+                incoming.display(),
+                blobs.display()
+            )));
+        }
         for left in fs::read_dir(&incoming)? {
             fs::remove_file(left?.path())?;
         }
@@ -67,7 +79,7 @@ impl FolderBlobs {
         let to = Self::open(target)?.blobs;
         for shard in shards {
             let into = to.join(shard.file_name().unwrap_or_default());
-            DirBuilder::new().mode(0o700).create(&into)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&into)?;
             for blob in fs::read_dir(shard)? {
                 let blob = blob?;
                 let copy = into.join(blob.file_name());

@@ -333,7 +333,8 @@ impl Content {
 
     /// Makes the archive of a manifest whose blobs are there, and keeps it; says also by what Java peers know its files
     ///
-    /// A blob that is not what its name says is removed, so that the next push sends it again.
+    /// Where a blob is not what its name says, all of them are looked at, and those of which that is true are removed, so that the
+    /// next push sends them again.
     ///
     /// # Errors
     /// [`ArchiveError`]; nothing is kept then.
@@ -357,11 +358,8 @@ impl Content {
                 Ok(packed) => packed,
                 Err(PackError::Write(error)) => return Ok(Err(ArchiveError::Blob(error.into()))),
                 Err(error) => {
-                    if let PackError::Changed { path } = &error
-                        && let Some(prexorcloud_content::Kind::File(blob)) = manifest.find(path.as_str())
-                    {
-                        tracing::error!(blob = %blob.sha256, "a blob is damaged and was removed; the next push sends it again");
-                        blobs.delete(blob.sha256)?;
+                    if matches!(error, PackError::Changed { .. }) {
+                        discard_damaged(&*blobs, &manifest)?;
                     }
                     return Ok(Err(ArchiveError::Pack(error)));
                 }
@@ -397,6 +395,20 @@ impl Drop for Pin {
             }
         }
     }
+}
+
+/// Removes those blobs of a manifest that are not what their names say
+fn discard_damaged(blobs: &dyn Blobs, manifest: &Manifest) -> Result<(), BlobError> {
+    let names: HashSet<Digest> = manifest.files().map(|(_, blob)| blob.sha256).collect();
+    for name in names {
+        if let Some(blob) = blobs.open(name, 0)?
+            && Digest::of_reader(blob)? != name
+        {
+            tracing::error!(blob = %name, "a blob is damaged and was removed; the next push sends it again");
+            blobs.delete(name)?;
+        }
+    }
+    Ok(())
 }
 
 /// The blobs that something refers to

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
-    body::{self, Body, Bytes},
+    body::{Body, Bytes},
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -38,6 +38,9 @@ pub(super) const LONGEST: Duration = Duration::from_secs(3600);
 /// Longest silence of a sender
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Longest coming of a manifest: the largest one over a line of 5 Mbit/s, twice
+const MANIFEST_DEADLINE: Duration = Duration::from_secs(120);
+
 /// Manifests that are read at once: each is a few times its size in memory
 static MANIFESTS: Semaphore = Semaphore::const_new(4);
 
@@ -60,17 +63,45 @@ fn digest(text: &str) -> Result<Digest, ApiError> {
         .map_err(|error: prexorcloud_content::NotADigest| ApiError::invalid(error.to_string()))
 }
 
-async fn manifest(api: &Api, body: Body) -> Result<Manifest, ApiError> {
-    let reading = async {
-        let _turn = MANIFESTS.acquire().await;
-        let bytes = body::to_bytes(body, MAX_MANIFEST_BYTES)
-            .await
-            .map_err(|_| ApiError::too_large())?;
-        Ok::<_, ApiError>(api.templates.parse(&bytes)?)
+async fn manifest(api: &Arc<Api>, body: Body) -> Result<Manifest, ApiError> {
+    let Ok(_turn) = tokio::time::timeout(PATIENCE, MANIFESTS.acquire()).await else {
+        return Err(ApiError::unavailable(
+            "the manifests of other pushes are still coming; try again",
+        ));
     };
-    match tokio::time::timeout(PATIENCE, reading).await {
-        Ok(manifest) => manifest,
-        Err(_) => Err(ApiError::unavailable("the manifest did not come in time")),
+    let bytes = match tokio::time::timeout(MANIFEST_DEADLINE, whole(body)).await {
+        Ok(bytes) => bytes?,
+        Err(_) => return Err(ApiError::unavailable("the manifest did not come in time")),
+    };
+    // Millions of bytes of JSON are no work for a thread that others wait for.
+    let api = Arc::clone(api);
+    let parsed = tokio::task::spawn_blocking(move || api.templates.parse(&bytes));
+    Ok(parsed
+        .await
+        .map_err(|error| ApiError::internal(error.to_string()))??)
+}
+
+/// A manifest, of which something has to come at least every [`PATIENCE`]
+async fn whole(body: Body) -> Result<Vec<u8>, ApiError> {
+    let mut parts = body.into_data_stream();
+    let mut bytes = Vec::new();
+    loop {
+        match tokio::time::timeout(PATIENCE, parts.next()).await {
+            Ok(None) => return Ok(bytes),
+            Ok(Some(Ok(part))) if part.len() <= MAX_MANIFEST_BYTES - bytes.len() => {
+                bytes.extend_from_slice(&part)
+            }
+            Ok(Some(Ok(_))) => return Err(ApiError::too_large()),
+            Ok(Some(Err(error))) => {
+                return Err(ApiError::bad_request(format!("the manifest broke off: {error}")));
+            }
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                return Err(ApiError::unavailable(format!(
+                    "nothing came of the manifest for {seconds} s"
+                )));
+            }
+        }
     }
 }
 

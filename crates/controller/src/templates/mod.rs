@@ -397,9 +397,15 @@ impl Templates {
                 None => missing.push((name, size)),
                 Some(known) if *known == size => {}
                 Some(known) => {
-                    return Err(TemplateError::Invalid(format!(
-                        "{name} has {known} bytes, and not {size} as the manifest says"
-                    )));
+                    // Either the manifest is wrong, or what is here.
+                    if self.content.is_whole(name).await? {
+                        return Err(TemplateError::Invalid(format!(
+                            "{name} has {known} bytes, and not {size} as the manifest says"
+                        )));
+                    }
+                    tracing::error!(blob = %name, "a blob is damaged and was removed; the push that found it sends it again");
+                    self.content.discard(name).await?;
+                    missing.push((name, size));
                 }
             }
         }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use prexorcloud_content::{Limits, UnpackError, unpack};
@@ -273,7 +273,8 @@ fn bring_file(
     Ok(())
 }
 
-/// Links stay as the archive says them; that they lead nowhere else was seen when it was unpacked
+/// Links stay as the archive says them; that they lead nowhere else was seen when it was unpacked, for the place that they have
+/// there, and is looked at again for the one that they get here, where a link of another template may have brought them
 fn bring_link(
     from: &Inside,
     source: &Place,
@@ -283,6 +284,14 @@ fn bring_link(
     protected: &Protected,
 ) -> Result<(), InsideError> {
     let target = from.read_link(source)?;
+    let upwards = Path::new(&target)
+        .components()
+        .take_while(|component| *component == Component::ParentDir);
+    if upwards.count() >= place.depth() {
+        return Err(InsideError::LinkLeadsOut {
+            link: place.relative().display().to_string(),
+        });
+    }
     match to.kind(place)? {
         Some(_) if protected.covers(relative) => Ok(()),
         Some(Kind::Folder) => Err(InsideError::NotAFile("a folder")),

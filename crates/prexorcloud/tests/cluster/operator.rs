@@ -101,6 +101,27 @@ fn an_operator_looks_at_the_files_of_a_server() {
         "{shown:?}"
     );
 
+    let part = rig.ctl(&["instance", "files", "ls", "lobby-1", "./config/", "-o", "json"]);
+    let part = part.json();
+    assert_eq!(part["entries"].as_array().unwrap().len(), 1, "{part}");
+    for number in 0..600 {
+        std::fs::create_dir_all(folder.join("many/deep")).unwrap();
+        std::fs::write(folder.join(format!("many/{number}")), "").unwrap();
+    }
+    std::fs::write(folder.join("many/deep/found"), "").unwrap();
+    for (asked, code, words) in [
+        (&["world.dat"][..], 0, "world.dat"),
+        (&["many/deep"], 0, "many/deep/found"),
+        (&["many", "--limit", "3"], 0, "There is more"),
+        (&["nosuch"], 4, "there is no nosuch"),
+        (&["conf"], 4, "there is no conf"),
+        (&["config/../.."], 64, "leads elsewhere"),
+    ] {
+        let shown = rig.ctl(&[&["instance", "files", "ls", "lobby-1"], asked].concat());
+        assert_eq!(shown.code, code, "{shown:?}");
+        assert!(format!("{shown:?}").contains(words), "{shown:?}");
+    }
+
     let text = rig.ctl(&["instance", "files", "cat", "lobby-1", "config/motd.txt"]);
     assert_eq!(
         (text.code, text.stdout.as_str()),

@@ -126,7 +126,7 @@ async fn resolve(name: &str, wanted: &str, client: &Client) -> Result<String, Fa
                 "several versions of {name} begin with {wanted:?}; write more of the one you mean"
             ),
         }),
-        (None, _) => Err(Failure::Usage {
+        (None, _) => Err(Failure::NoSuch {
             message: format!("{name} has no version {wanted:?}; see prexorctl template versions {name}"),
         }),
     }

@@ -134,8 +134,9 @@ impl Clone for InUse {
 impl Drop for InUse {
     fn drop(&mut self) {
         let mut books = self.shelf.books();
-        if self.writing.is_some()
-            && let Some(book) = books.get_mut(&self.wanted)
+        // What was written since has users of its own.
+        if let Some(writing) = self.writing
+            && let Some(book) = books.get_mut(&self.wanted).filter(|book| book.writing == writing)
         {
             book.users = book.users.saturating_sub(1);
         }
@@ -512,6 +513,13 @@ mod tests {
             !shelf.has(&a) && !shelf.has(&c) && shelf.has(&b),
             "larger than everything, but in use"
         );
+        // Who had the damaged one lets go of that, and not of what came in its place.
+        let former = shelf.take(&b).unwrap().unwrap();
+        former.reject();
+        drop(large);
+        let large = shelf.put(&b, &[0; 100]).unwrap();
+        drop(former);
+        assert!(shelf.has(&b));
         drop(large);
         assert_eq!(
             (shelf.bytes(), fs::read_dir(&shelf.folder).unwrap().count()),

@@ -8,9 +8,10 @@
 //!
 //! The structured ones are edited and not written anew: what the newer file does not change keeps its bytes, comments, order,
 //! line ends, byte order mark and encoding. The result is read again and has to hold exactly what merging the values of both
-//! files gives. Where it does not, or where the file that is there cannot be read, the newer file takes its place as it is: it
+//! files gives. Where it does not, or where one of them is no tree of sections, the newer file takes its place as it is: it
 //! is what somebody wrote as a whole and saw working, whereas values written out anew would lose what nobody can give back, and a
-//! guess would be a configuration that nobody wrote. Whoever prepares the instance is told by a note.
+//! guess would be a configuration that nobody wrote. Only a newer file that its format does not allow at all, which no server would
+//! read, is left out. Whoever prepares the instance is told by a note.
 
 pub(super) mod json;
 mod lines;
@@ -128,7 +129,12 @@ enum Problem {
 impl Format {
     fn merge(self, base: &[u8], overlay: &[u8]) -> Result<Vec<u8>, Problem> {
         let newer = Text::read(overlay);
-        let wanted = self.values(&newer.content).map_err(Problem::Overlay)?;
+        let wanted =
+            self.values(&newer.content)
+                .map_err(|problem| match self.is_malformed(&newer.content) {
+                    true => Problem::Overlay(problem),
+                    false => Problem::Edit(problem),
+                })?;
         let former = Text::read(base);
         let values = self.values(&former.content).map_err(Problem::Base)?;
         let wanted = values.overlaid(&wanted);
@@ -155,6 +161,15 @@ impl Format {
             Self::Toml => toml::values(text),
             Self::Json => json::values(text),
             Self::Properties => properties::values(text),
+        }
+    }
+
+    /// Whether a text that is no tree of sections here is not of this format at all
+    fn is_malformed(self, text: &str) -> bool {
+        match self {
+            Self::Yaml => crate::yaml::is_malformed(text),
+            Self::Json => serde_json::from_str::<serde::de::IgnoredAny>(text).is_err(),
+            Self::Toml | Self::Properties => true,
         }
     }
 

@@ -195,9 +195,34 @@ fn where_both_cannot_be_had_the_newer_file_is_taken() {
     ] {
         assert_taken(name, base.as_bytes(), overlay.as_bytes(), words);
     }
-    let unreadable = merge("a.yml", b"a: 1\n", b"a: [\n");
-    assert_eq!(unreadable.bytes, b"a: 1\n");
-    assert!(unreadable.note.unwrap().contains("left out"));
+    let many = format!("a: [{}1]\n", "1, ".repeat(250_000));
+    let deep = format!("a: {}1{}\n", "[".repeat(80), "]".repeat(80));
+    for (name, base, overlay, words) in [
+        (
+            "ops.json",
+            r#"[{"name":"Old"}]"#,
+            r#"[{"name":"New"}]"#,
+            "no object",
+        ),
+        ("a.json", "{}", "7", "no object"),
+        ("a.yml", "a: 1\n", "- 1\n", "a list"),
+        ("a.yml", "a: 1\n", "a: 1\n---\na: 2\n", "several documents"),
+        ("a.yml", "a: 1\n", "a: 1\na: 2\n", "twice"),
+        ("a.yml", "a: 1\n", &many, "too many"),
+        ("a.yml", "a: 1\n", &deep, "too deeply"),
+    ] {
+        assert_taken(name, base.as_bytes(), overlay.as_bytes(), words);
+    }
+    for (name, base, overlay) in [
+        ("a.yml", "a: 1\n", "a: [\n"),
+        ("a.json", "{}", "{\"a\": }"),
+        ("a.json", "{}", "[1"),
+        ("a.toml", "a = 1\n", "a = \n"),
+    ] {
+        let unreadable = merge(name, base.as_bytes(), overlay.as_bytes());
+        assert_eq!(unreadable.bytes, base.as_bytes());
+        assert!(unreadable.note.unwrap().contains("left out"));
+    }
     let large = vec![b'a'; MAX_FILE as usize + 1];
     assert_taken("a.yml", &large, b"a: 1\n", "larger");
 }
@@ -241,7 +266,7 @@ fn what_is_nested_very_deep_is_not_followed_and_costs_little() {
             let merged = merge("a.json", base.as_bytes(), overlay.as_bytes());
             let note = merged.note.unwrap();
             assert!(note.contains("nested deeper"), "{note}");
-            assert_eq!(merged.bytes, b"{\"b\":1}", "the one that can be read");
+            assert_eq!(merged.bytes, overlay.as_bytes(), "the newer one");
         }
     }
     // Below the bounds of the readers, where a value must not cost more than what it holds.

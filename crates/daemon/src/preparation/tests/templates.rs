@@ -303,6 +303,43 @@ async fn a_hostile_archive_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_link_stays_inside_where_another_template_brings_it_to() {
+    for (target, is_inside) in [
+        ("../../../../etc/passwd", false),
+        ("../..", false),
+        ("../x", true),
+    ] {
+        let node = node();
+        let mut start = start(&node);
+        start.templates = refs(&[("one", "1"), ("two", "2")]);
+        let one = archive(&[("e/f/keep", ""), (">p/q/r/d", "../../../e")]);
+        // In its own archive there are four folders above it, and one where the first leads.
+        let two = archive(&[(">p/q/r/d/l", target)]);
+        let (prepared, _) = play(&node, &start, |ask| {
+            vec![match ask.wanted.name.as_str() {
+                "one" => data("one", "1", one.clone()),
+                _ => data("two", "2", two.clone()),
+            }]
+        })
+        .await;
+        if is_inside {
+            prepared.unwrap();
+            let link = std::fs::read_link(folder(&node).join("e/l")).unwrap();
+            assert_eq!(link, Path::new(target));
+            continue;
+        }
+        let error = prepared.unwrap_err();
+        assert_eq!(
+            (error.code(), error.disposition()),
+            ("TEMPLATE_APPLY_FAILED", StartFailureDisposition::Permanent)
+        );
+        assert!(error.to_string().contains("the link e/l leads out"), "{error}");
+        await_clean(&node);
+        assert!(!folder(&node).exists());
+    }
+}
+
+#[tokio::test]
 async fn an_unsafe_name_is_not_asked_for() {
     let node = node();
     let mut start = start(&node);
