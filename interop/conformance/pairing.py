@@ -13,7 +13,7 @@ SHUTDOWN = {("controller", "shutdown_node"), ("daemon", "shutdown_node_ack")}
 FILES = {"server.properties": "motd=conformance\n", "config/rules.yml": "pvp: false\n"}
 EVENT = "me.prexorjustin.prexorcloud.api.event.events.InstanceStateChangedEvent"
 # What a module for the Java daemon's own process declares.
-MANIFEST = "manifestVersion: 1\nid: {id}\nversion: {version}\nhosts: [daemon]\nentrypoints:\n  daemon: com.example.Module\n"
+MANIFEST = "manifestVersion: 1\nid: {id}\nversion: {version}\nhosts: [daemon]\nbackend:\n  daemon:\n    entrypoint: com.example.Module\n"
 
 
 @contextlib.contextmanager

@@ -173,6 +173,8 @@ fn is_ours(line: &str) -> bool {
             "ConsoleOutputAck",
             "CrashReportAck",
             "InstanceReady",
+            "ModuleReport",
+            "ModuleSnapshot",
             "ProgramArguments",
             "ReadinessRule",
             "ReadinessSignal",
@@ -197,6 +199,9 @@ fn what_we_speak_is_the_table_and_our_own_additions() {
         "message\tdaemon_service.proto\tHandshake\tcapabilities\t100\tstring\trepeated\t",
         "message\tdaemon_service.proto\tHandshake\tmin_protocol_version\t101\tint32\t\t",
         "message\tdaemon_service.proto\tTemplateData\tartifact\t100\tArtifactRef\t\t",
+        "message\tdaemon_service.proto\tDaemonMessage\tmodule_snapshot\t104\tModuleSnapshot\t\tpayload",
+        "message\tdaemon_service.proto\tModuleStateUpdate\tversion\t100\tstring\t\t",
+        "message\tdaemon_service.proto\tModuleStateUpdate\tsha256\t101\tstring\t\t",
         "message\tdaemon_service.proto\tModuleInstall\tartifact\t100\tArtifactRef\t\t",
         "rpc\tartifact_service.proto\tArtifactService\tFetch\t0\tFetchArtifactRequest\tArtifactChunk stream\t",
     ] {

@@ -8,6 +8,7 @@
 //! - [`pack`] makes the archive of a manifest: the same bytes for the same manifest.
 //! - [`unpack`] brings an archive into an empty folder and trusts nothing in it.
 //! - [`java_content_hash`] is the hash by which Java peers know the same files.
+//! - [`module`] is what a jar says of the module that it is.
 //!
 //! # What stands in a manifest
 //! The rules are [`EntryPath`] for a name, [`LinkTarget`] for a link, [`Refusal`] for what entries may not do to each other, and
@@ -23,6 +24,7 @@ mod java;
 mod limits;
 mod link;
 mod manifest;
+pub mod module;
 mod pack;
 mod path;
 mod tree;

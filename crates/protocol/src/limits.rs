@@ -81,6 +81,14 @@ pub const LOG_MDC_TEXT: usize = 1_024;
 pub const MODULE_STATE: usize = 32;
 /// The longest error of a module.
 pub const MODULE_ERROR: usize = 1_024;
+/// The longest version of a module.
+pub const MODULE_VERSION: usize = 64;
+/// The most modules of a node.
+pub const MODULES: usize = 256;
+/// The largest signature file of a module, in bytes.
+pub const MODULE_SIGNATURE_BYTES: usize = 256 * 1024;
+/// The largest manifest of a module, in bytes.
+pub const MODULE_MANIFEST_BYTES: usize = 64 * 1024;
 /// The most event types in one subscription message.
 pub const EVENT_TYPES: usize = 1_024;
 /// The longest event type.

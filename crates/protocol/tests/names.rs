@@ -157,6 +157,7 @@ fn each_capability_has_the_name_of_the_contract() {
         (Capabilities::CONSOLE_ACK, "console-ack/1"),
         (Capabilities::PLUGIN_READY, "plugin-ready/1"),
         (Capabilities::EXEC_ACK, "exec-ack/1"),
+        (Capabilities::MODULES, "modules/1"),
     ] {
         assert_eq!(capability.to_wire(), [name]);
     }

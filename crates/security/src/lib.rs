@@ -19,6 +19,8 @@
 //! 6. From then on both sides know each other by certificate ([`tls::ClientTls`], [`identity`]), until one
 //!    expires, is renewed, or is put on the list of [`revocation`].
 //!
+//! Who vouches for a jar that is installed is another question, which [`signature`] answers.
+//!
 //! ```
 //! use std::time::{Duration, SystemTime};
 //! use prexorcloud_security::authority::{Authority, AuthorityPolicy};
@@ -65,6 +67,7 @@ mod pem;
 mod random;
 pub mod revocation;
 pub mod seal;
+pub mod signature;
 pub mod tls;
 pub mod token;
 pub mod trust;

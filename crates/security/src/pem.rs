@@ -56,7 +56,8 @@ pub enum KeyPemError {
     NotPkcs8,
 }
 
-fn sections(text: &str) -> impl Iterator<Item = Result<(SectionKind, Vec<u8>), BadPem>> {
+/// Every block of `text`, decoded; at most [`MAX_PEM_LEN`] of it is read
+pub(crate) fn sections(text: &str) -> impl Iterator<Item = Result<(SectionKind, Vec<u8>), BadPem>> {
     let found: Vec<_> = if text.len() > MAX_PEM_LEN {
         Vec::from([Err(BadPem)])
     } else {

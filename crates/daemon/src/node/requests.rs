@@ -44,5 +44,6 @@ fn module_state(module_id: String, state: &str, last_error: &str) -> ModuleState
         state: state.to_owned(),
         last_error: last_error.to_owned(),
         updated_at_ms: i64::try_from(now.as_millis()).unwrap_or(0),
+        ..ModuleStateUpdate::default()
     }
 }

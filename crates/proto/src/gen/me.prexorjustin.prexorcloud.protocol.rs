@@ -1304,7 +1304,7 @@ pub struct DaemonMessage {
     /// The message itself. Unset, or a variant that the receiver does not know, is ignored.
     #[prost(
         oneof = "daemon_message::Payload",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 103"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 103, 104"
     )]
     pub payload: ::core::option::Option<daemon_message::Payload>,
 }
@@ -1370,6 +1370,10 @@ pub mod daemon_message {
         /// What became of a SendCommand that has a `command_id`. Sent to controllers that announced `exec-ack/1`.
         #[prost(message, tag = "103")]
         CommandWritten(super::CommandWritten),
+        /// The modules on this node, all of them. Sent after each handshake to controllers that announced `modules/1`;
+        /// others send every module again, and learn from ModuleStateUpdate.
+        #[prost(message, tag = "104")]
+        ModuleSnapshot(super::ModuleSnapshot),
     }
 }
 /// What a controller sends. One payload a message.
@@ -2393,7 +2397,7 @@ pub struct InstanceFileContent {
     pub error: ::prost::alloc::string::String,
 }
 /// Installs a daemon module, or replaces it. Sent for every such module after each handshake; what is already there
-/// is left alone.
+/// is left alone. A controller that knows from a ModuleSnapshot what is there sends what lacks.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ModuleInstall {
     /// The module. Required.
@@ -2459,6 +2463,39 @@ pub struct ModuleStateUpdate {
     /// When, in milliseconds since 1970-01-01 UTC.
     #[prost(int64, tag = "4")]
     pub updated_at_ms: i64,
+    /// The version that the state is about. Empty = not said, as Java daemons do: it is the one that was sent last.
+    #[prost(string, tag = "100")]
+    pub version: ::prost::alloc::string::String,
+    /// The SHA-256 of the jar that the state is about, in lower-case hex. Empty = not said, as Java daemons do.
+    #[prost(string, tag = "101")]
+    pub sha256: ::prost::alloc::string::String,
+}
+/// All modules that a daemon has, after a handshake. An addition: a Java daemon never sends it and has none after a start,
+/// and a Java controller, which announces no `modules/1`, is not sent it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ModuleSnapshot {
+    /// One for each module; a module that is not listed is not there.
+    #[prost(message, repeated, tag = "1")]
+    pub modules: ::prost::alloc::vec::Vec<ModuleReport>,
+}
+/// A module that a daemon has.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModuleReport {
+    /// The module. Required.
+    #[prost(string, tag = "1")]
+    pub module_id: ::prost::alloc::string::String,
+    /// The version that is stored.
+    #[prost(string, tag = "2")]
+    pub version: ::prost::alloc::string::String,
+    /// The SHA-256 of the jar that is stored, in lower-case hex.
+    #[prost(string, tag = "3")]
+    pub sha256: ::prost::alloc::string::String,
+    /// INSTALLED, WAITING, ACTIVE, STOPPING, UNLOADED or FAILED; at most 32 characters.
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// Why it failed, at most 1024 characters. Empty = it did not.
+    #[prost(string, tag = "5")]
+    pub last_error: ::prost::alloc::string::String,
 }
 /// Asks for controller events. Ends with the stream; a type that is not known is answered by an ErrorReport.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -1,7 +1,7 @@
 //! The field rules of what a daemon sends, and of `ErrorReport`, which either side does
 
 use prexorcloud_proto::{
-    BootstrapCacheEntry, CrashReport, HostInfo, JarCacheEntry, NodeStatus, TemplateCacheEntry,
+    BootstrapCacheEntry, CrashReport, HostInfo, JarCacheEntry, ModuleReport, NodeStatus, TemplateCacheEntry,
 };
 use prost::Message as _;
 
@@ -253,6 +253,20 @@ fields! { DaemonLogRecord as "daemon_log_record" {
 
 fields! { ModuleStateUpdate as "module_state_update" {
     module_id: Name(ModuleId::new);
+    state: Text::shortened(limits::MODULE_STATE);
+    last_error: Text::shortened(limits::MODULE_ERROR);
+    version: Text::shortened(limits::MODULE_VERSION);
+    sha256: Text::refused(limits::HASH);
+} }
+
+fields! { ModuleSnapshot as "module_snapshot" {
+    modules: Only(Inside::<ModuleReport>::new()), Entries::refused(limits::MODULES);
+} }
+
+fields! { ModuleReport as "module_snapshot.modules" {
+    module_id: Name(ModuleId::new);
+    version: Text::shortened(limits::MODULE_VERSION);
+    sha256: Text::refused(limits::HASH);
     state: Text::shortened(limits::MODULE_STATE);
     last_error: Text::shortened(limits::MODULE_ERROR);
 } }

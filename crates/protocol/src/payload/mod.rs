@@ -242,6 +242,8 @@ table! {
     InstanceFileContent(InstanceFileContent) instance_file_content = 18, Bulk, Untagged, Needs::Nothing, 2 * MIB, FEW;
     CommandWritten(CommandWritten) command_written = 103, Control, Tagged,
         Needs::Whole(Capabilities::EXEC_ACK), 4 * KIB, FEW;
+    ModuleSnapshot(ModuleSnapshot) module_snapshot = 104, Report, Untagged,
+        Needs::Whole(Capabilities::MODULES), MIB, limits::MODULES + FEW;
 }
 
 table! {

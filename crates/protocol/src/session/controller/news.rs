@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use prexorcloud_proto::{
     CacheStatus, CommandWritten, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe,
-    EventUnsubscribe, InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleStateUpdate,
-    NodeStatus, ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
+    EventUnsubscribe, InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleSnapshot,
+    ModuleStateUpdate, NodeStatus, ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
 };
 
 #[cfg(doc)]
@@ -56,6 +56,8 @@ pub enum DaemonRequest {
     Cache(Box<CacheStatus>),
     /// The state of a module on the node.
     Module(ModuleStateUpdate),
+    /// All modules on the node.
+    Modules(ModuleSnapshot),
     /// The daemon wants events.
     EventSubscribe(EventSubscribe),
     /// The daemon wants events no more.

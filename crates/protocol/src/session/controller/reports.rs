@@ -58,6 +58,7 @@ impl ControllerSession {
             Payload::ShutdownNodeAck(ack) => ControllerEvent::ShutdownAcknowledged(ack),
             Payload::DaemonLogRecord(record) => ControllerEvent::Log(record),
             Payload::ModuleStateUpdate(update) => DaemonRequest::Module(update).into(),
+            Payload::ModuleSnapshot(snapshot) => DaemonRequest::Modules(snapshot).into(),
             Payload::EventSubscribe(subscribe) => DaemonRequest::EventSubscribe(subscribe).into(),
             Payload::EventUnsubscribe(unsubscribe) => DaemonRequest::EventUnsubscribe(unsubscribe).into(),
             Payload::CommandWritten(written) => ControllerEvent::CommandWritten(written),
