@@ -12,6 +12,7 @@ mod supervision {
     pub mod endings;
     pub mod hostile;
     pub mod module_host;
+    pub mod modules;
     pub mod node;
     pub mod restarts;
     pub mod scarcity;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         supervision::scarcity::trials(),
         supervision::hostile::trials(),
         supervision::module_host::trials(),
+        supervision::modules::trials(),
         supervision::node::trials(),
         supervision::busy::trials(),
         supervision::templates::trials(),

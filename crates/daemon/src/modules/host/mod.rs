@@ -88,7 +88,6 @@ pub struct Host {
     missed: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
     settled: watch::Receiver<Option<Report>>,
-    task: JoinHandle<()>,
 }
 
 impl fmt::Debug for Host {
@@ -128,13 +127,12 @@ impl Host {
             cut_until: None,
             errors: None,
         };
-        let task = tokio::spawn(driver.run(received, stopped));
+        tokio::spawn(driver.run(received, stopped));
         Ok(Self {
             events,
             missed,
             stop,
             settled,
-            task,
         })
     }
 
@@ -160,12 +158,12 @@ impl Host {
     }
 
     /// Stops it, and waits until nothing of it runs
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         // One that is over does not listen.
         let _ = self.stop.send(true);
-        if self.task.await.is_err() {
-            tracing::error!("the task of a module's host has died");
-        }
+        let mut settled = self.settled.clone();
+        // The sender goes with the task.
+        while settled.changed().await.is_ok() {}
     }
 }
 
