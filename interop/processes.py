@@ -86,6 +86,8 @@ class Controller:
                 "PREXORCLOUD_CONTROLLER_GRPC_LISTEN": f"127.0.0.1:{self.grpc_port}",
                 "PREXORCLOUD_CONTROLLER_HTTP_LISTEN": f"127.0.0.1:{self.http_port}",
                 "PREXORCLOUD_CONTROLLER_HEARTBEAT_INTERVAL_MS": "1000",
+                # The modules of these tests are not signed.
+                "PREXORCLOUD_CONTROLLER_MODULES_SIGNING_MODE": "optional",
             },
         )
         try:

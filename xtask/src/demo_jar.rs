@@ -1,4 +1,5 @@
-//! The committed jars: the demo server's, compiled from `demo/src`, and one that tests take for Paperclip, from `demo/paperclip`
+//! The committed jars: the demo server's, compiled from `demo/src`, one that tests take for Paperclip, from `demo/paperclip`, and a
+//! module, from `demo/module`
 //!
 //! Compilers differ in the bytes they make, so a jar carries a digest of its sources and the name of its compiler.
 //! [`check`] compares the digest always, and the whole jar when that very compiler is at hand.
@@ -17,18 +18,28 @@ struct Jar {
     sources: &'static str,
     file: &'static str,
     main_class: &'static str,
+    /// Files among the sources that the jar has as they are
+    resources: &'static [&'static str],
 }
 
-const JARS: [Jar; 2] = [
+const JARS: [Jar; 3] = [
     Jar {
         sources: "demo/src",
         file: "crates/prexorcloud/assets/demo-server.jar",
         main_class: "me.prexorjustin.prexorcloud.demo.DemoServer",
+        resources: &[],
     },
     Jar {
         sources: "demo/paperclip",
         file: "crates/daemon/tests/assets/paperclip.jar",
         main_class: "me.prexorjustin.prexorcloud.demo.Paperclip",
+        resources: &[],
+    },
+    Jar {
+        sources: "demo/module",
+        file: "crates/prexorcloud/assets/sample-module.jar",
+        main_class: "me.prexorjustin.prexorcloud.module.sample.SampleModule",
+        resources: &["META-INF/prexor/module.yaml"],
     },
 ];
 
@@ -83,6 +94,8 @@ fn compiler_version() -> Result<String> {
 
 fn build(root: &Path, jar: &Jar, compiler: &str) -> Result<Vec<u8>> {
     let classes = tempfile::tempdir()?;
+    let mut java = files_below(&root.join(jar.sources))?;
+    java.retain(|path| path.extension().is_some_and(|suffix| suffix == "java"));
     let status = Command::new("javac")
         .args([
             "--release",
@@ -94,7 +107,7 @@ fn build(root: &Path, jar: &Jar, compiler: &str) -> Result<Vec<u8>> {
             "-d",
         ])
         .arg(classes.path())
-        .args(files_below(&root.join(jar.sources))?)
+        .args(java)
         .status()
         .context("cannot run javac")?;
     ensure!(status.success(), "javac refused the sources of a jar");
@@ -114,6 +127,9 @@ fn build(root: &Path, jar: &Jar, compiler: &str) -> Result<Vec<u8>> {
     }
     manifest.push_str("\r\n");
     let mut entries = vec![("META-INF/MANIFEST.MF".to_owned(), manifest.into_bytes())];
+    for name in jar.resources {
+        entries.push(((*name).to_owned(), fs::read(root.join(jar.sources).join(name))?));
+    }
     for path in files_below(classes.path())? {
         entries.push((relative(classes.path(), &path)?, fs::read(&path)?));
     }

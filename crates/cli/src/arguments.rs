@@ -2,6 +2,7 @@
 
 mod cache;
 mod group;
+mod module;
 mod template;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::settings::Overrides;
 
 pub use self::cache::CacheCommand;
 pub use self::group::{GroupCommand, GroupFields};
+pub use self::module::ModuleCommand;
 pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
 const ABOUT: &str = "Operates a PrexorCloud cluster through its controller's HTTP interface";
@@ -129,6 +131,9 @@ pub enum Command {
     /// Crash reports
     #[command(subcommand)]
     Crash(CrashCommand),
+    /// Modules: what nodes run beside their servers
+    #[command(subcommand)]
+    Module(ModuleCommand),
     /// Who did what, the newest first
     Audit {
         /// How many entries

@@ -1,7 +1,8 @@
-//! Bytes of templates to a controller and from it
+//! Bytes of templates and modules to a controller, and from it
 //!
 //! A blob or an archive may take longer than any other request, so these have their own deadline; what stalls is given up sooner.
 
+use std::io::Cursor;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -86,6 +87,35 @@ impl Client {
         request.accept(builder.send().await).await.map(drop)
     }
 
+    /// Sends the files of a form
+    ///
+    /// # Errors
+    /// Every [`Failure`] of the network and the controller.
+    pub async fn post_form<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        form: Form,
+        bar: &ProgressBar,
+    ) -> Result<Answer<T>, Failure> {
+        let request = Request::new(self, Method::POST, path, &[]);
+        let size = form.len();
+        let body = Counted {
+            file: Cursor::new(form.bytes),
+            bar: bar.clone(),
+        };
+        let builder = request
+            .builder(self)
+            .timeout(LONGEST)
+            .header(
+                "content-type",
+                format!("multipart/form-data; boundary={}", form.boundary),
+            )
+            .header("content-length", size.to_string())
+            .body(Body::wrap_stream(ReaderStream::with_capacity(body, PART)));
+        let response = request.accept(builder.send().await).await?;
+        request.understand(response).await
+    }
+
     /// Asks for bytes
     ///
     /// # Errors
@@ -126,13 +156,68 @@ fn stalled(request: &Request) -> Failure {
     request.unreachable(format!("nothing came for {} s", PATIENCE.as_secs()))
 }
 
+/// Files on their way, as `multipart/form-data`
+#[derive(Debug)]
+pub struct Form {
+    boundary: String,
+    bytes: Vec<u8>,
+}
+
+impl Form {
+    /// One without files
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "the boundary is another one each time")]
+    pub fn new() -> Self {
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+        Self {
+            // What it must not be is a line of a file, and a jar has none with this.
+            boundary: format!("prexorctl-{:x}-{:x}", std::process::id(), since.as_nanos()),
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Adds a file
+    pub fn file(&mut self, field: &str, name: &str, content: &[u8]) {
+        let name: String = name
+            .chars()
+            .map(|letter| match letter {
+                '"' | ';' | '\\' => '_',
+                letter if letter.is_control() => '_',
+                letter => letter,
+            })
+            .collect();
+        let head = format!(
+            "--{}\r\nContent-Disposition: form-data; name=\"{field}\"; filename=\"{name}\"\r\nContent-Type: application/octet-stream\r\n\r\n",
+            self.boundary
+        );
+        self.bytes.reserve(head.len() + content.len() + 128);
+        self.bytes.extend(head.as_bytes());
+        self.bytes.extend(content);
+        self.bytes.extend(b"\r\n");
+    }
+
+    /// All files are there
+    #[must_use]
+    pub fn finish(mut self) -> Self {
+        self.bytes.extend(format!("--{}--\r\n", self.boundary).as_bytes());
+        self
+    }
+
+    /// Its size in bytes
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
 /// A file whose bytes are counted as they are read
-struct Counted {
-    file: File,
+struct Counted<R> {
+    file: R,
     bar: ProgressBar,
 }
 
-impl AsyncRead for Counted {
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -48,6 +48,12 @@ impl Digest {
     }
 }
 
+impl From<Digest> for [u8; 32] {
+    fn from(digest: Digest) -> Self {
+        digest.0
+    }
+}
+
 impl Hasher {
     /// Takes the next bytes
     pub fn update(&mut self, bytes: &[u8]) {

@@ -50,11 +50,15 @@ pub enum Permission {
     GroupsView,
     /// Create, change and delete groups, and see their environment
     GroupsManage,
+    /// See modules and their states
+    ModulesView,
+    /// Install and uninstall modules
+    ModulesManage,
 }
 
 impl Permission {
     /// All of them
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::TokensManage,
         Self::NodesView,
         Self::NodesManage,
@@ -67,6 +71,8 @@ impl Permission {
         Self::TemplatesManage,
         Self::GroupsView,
         Self::GroupsManage,
+        Self::ModulesView,
+        Self::ModulesManage,
     ];
 
     /// The one with this name
@@ -91,6 +97,8 @@ impl Permission {
             Self::TemplatesManage => "templates.manage",
             Self::GroupsView => "groups.view",
             Self::GroupsManage => "groups.manage",
+            Self::ModulesView => "modules.view",
+            Self::ModulesManage => "modules.manage",
         }
     }
 }

@@ -48,6 +48,7 @@ use crate::{
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     lineage::{Known, Lineage, LineageError, STORE_FILE},
     maintenance::Maintenance,
+    modules::{Modules, PolicyError},
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
     readiness::Readiness,
     records::ControllerRecord,
@@ -83,6 +84,9 @@ pub enum StartError {
     /// The key of what is secret in the records cannot be used
     #[error(transparent)]
     SealingKey(#[from] SealingKeyError),
+    /// The keys that may sign modules cannot be read
+    #[error(transparent)]
+    Signing(#[from] PolicyError),
     /// The folder of templates' bytes cannot be used
     #[error("{} cannot be used for the bytes of templates: {error}", folder.display())]
     Content {
@@ -295,8 +299,11 @@ impl Foundation {
             Arc::clone(&sealing),
             config.instances.clone(),
         );
+        let policy = config.module_signing.load()?;
+        let modules = Modules::open(Arc::clone(&store), Arc::clone(templates.content()), policy).await?;
         let context = NodeContext {
             store: Arc::clone(&store),
+            modules: modules.clone(),
             inventory: Arc::clone(&inventory),
             consoles: Arc::clone(&consoles),
             epoch,
@@ -360,6 +367,7 @@ impl Foundation {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
             templates: templates.clone(),
+            modules,
             access,
             fleet: Fleet::new(Arc::clone(&nodes)),
             groups,

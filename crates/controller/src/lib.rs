@@ -35,6 +35,7 @@
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
 //! | `groups` | what servers of a kind are started with |
 //! | [`content`], [`templates`] | keeps bytes by their digest, and folders in versions made of them |
+//! | [`modules`] | what is installed on nodes: jars, who vouches for them, what they need |
 //! | [`console`], [`crash`] | what instances print, and why they end |
 //! | `readiness` | whether a write can be committed |
 //! | `services`, `http` | the gRPC services and the HTTP interface |
@@ -62,6 +63,7 @@ mod inventory;
 pub mod join_tokens;
 pub mod lineage;
 mod maintenance;
+pub mod modules;
 mod nodes;
 pub mod rate_limit;
 mod readiness;

@@ -36,6 +36,7 @@
 //! | [`console`] | reads what instances print, line by line, across restarts |
 //! | [`shim`] | the process beside each instance, so that it outlives the daemon |
 //! | [`control`], [`process`], [`durable`] | the records between both, who a process is, files that survive |
+//! | [`modules`] | jars that extend a daemon, and the processes that host them |
 //! | [`health`] | `/health` and `/ready` |
 //! | [`standin`] | a built-in server for machines without Java |
 //!
@@ -55,6 +56,7 @@ pub mod enrolment;
 mod files;
 mod foreign;
 pub mod health;
+pub mod modules;
 pub mod node;
 mod partial;
 pub mod preparation;

@@ -11,6 +11,10 @@
 //! hundred kilobytes and cannot fail in many ways. It runs from a hidden subcommand before any runtime or TLS library
 //! starts.
 //!
+//! What is *tethered* does not outlive the daemon: the host of a module talks through the three streams that the shim was given,
+//! and the kernel tells the shim when nobody reads the second any more, whatever has become of the reader. Then it kills what it
+//! started, so that a daemon which was killed leaves none behind. Closing that stream is also how a daemon kills it.
+//!
 //! What it is to start comes from a file in the control folder ([`crate::control`]), never from its arguments: arguments
 //! are public on a machine, and the environment of an instance holds its plugin token.
 
@@ -22,9 +26,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus, pidfd_send_signal,
+};
 
-use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchOrder, RunningRecord};
+use crate::control::{ControlDir, ExitCause, ExitRecord, LaunchOrder, LaunchSpec, RunningRecord};
 use crate::durable;
 use crate::process::signals::{self, Signals};
 use crate::process::{Identity, children, descriptors};
@@ -64,6 +71,9 @@ fn complain(message: &str) {
 /// How the shim is called in lists of processes: not like the daemon, so that a signal to all of that name is for it alone
 pub(crate) const NAME: &str = "prexor-shim";
 
+/// More than a thread needs that waits for one thing
+const TETHER_STACK: usize = 64 * 1024;
+
 fn supervise(control: &ControlDir) -> io::Result<()> {
     // Only for people to read.
     let _ = std::fs::write("/proc/self/comm", NAME);
@@ -87,6 +97,13 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
     // Opened now: at the end there may be no descriptor and no space left.
     let exit = control.open_exit()?;
     let started = spawn(control, &launch);
+    let is_tethered = launch.tethered;
+    // What is said on a tethered stream is not the shim's.
+    let tell_daemon = |word| {
+        if !is_tethered {
+            tell_daemon(word)
+        }
+    };
     drop(launch);
     let child = match started {
         Ok(child) => child,
@@ -110,6 +127,10 @@ fn supervise(control: &ControlDir) -> io::Result<()> {
         complain(&format!("cannot record the start, ending the instance: {error}"));
         let _ = rustix::process::kill_process(child, Signal::KILL);
     }
+    if is_tethered && let Err(error) = tether(child) {
+        complain(&format!("cannot watch the daemon, ending the module: {error}"));
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+    }
     let cause = wait_for(child)?;
     let written = exit.write(&ExitRecord {
         cause,
@@ -123,7 +144,20 @@ fn spawn(control: &ControlDir, launch: &LaunchOrder) -> io::Result<Pid> {
     if let Some(open_files) = launch.open_files {
         descriptors::set_limit(open_files);
     }
+    if let Some(bytes) = launch.memory {
+        // Before the start, so that there is no moment without it. This process needs next to nothing.
+        let limit = Rlimit {
+            current: Some(bytes),
+            maximum: Some(bytes),
+        };
+        rustix::process::setrlimit(Resource::Data, limit)?;
+    }
+    let is_tethered = launch.tethered;
     let launch = &launch.spec;
+    if is_tethered {
+        let child = command(launch).spawn()?;
+        return Ok(Pid::from_child(&child));
+    }
     // Read and write: the instance sees no end of file when the daemon goes away, and a writer always finds a reader.
     let stdin = File::options().read(true).write(true).open(control.stdin())?;
     let stdout = File::options()
@@ -132,17 +166,46 @@ fn spawn(control: &ControlDir, launch: &LaunchOrder) -> io::Result<Pid> {
         .mode(durable::PRIVATE_FILE)
         .open(control.console_log())?;
     let stderr = stdout.try_clone()?;
-    let child = Command::new(&launch.program)
+    let child = command(launch)
+        .stdin(stdin)
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()?;
+    Ok(Pid::from_child(&child))
+}
+
+fn command(launch: &LaunchSpec) -> Command {
+    let mut command = Command::new(&launch.program);
+    command
         .args(&launch.arguments)
         .env_clear()
         .envs(&launch.environment)
         .current_dir(&launch.working_folder)
-        .stdin(stdin)
-        .stdout(stdout)
-        .stderr(stderr)
-        .process_group(0)
-        .spawn()?;
-    Ok(Pid::from_child(&child))
+        .process_group(0);
+    command
+}
+
+/// Kills `child` as soon as nobody reads standard output any more
+fn tether(child: Pid) -> io::Result<()> {
+    let pidfd = rustix::process::pidfd_open(child, PidfdFlags::empty())?;
+    let watch = move || {
+        loop {
+            // Nothing is asked for: an error is told all the same, and for a pipe it means that its reader is gone.
+            let stdout = io::stdout();
+            let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+            match rustix::event::poll(&mut watched, None) {
+                Err(rustix::io::Errno::INTR) => {}
+                _ => break,
+            }
+        }
+        // By descriptor: a child that has ended by itself is nobody else by now.
+        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+    };
+    std::thread::Builder::new()
+        .name("tether".into())
+        .stack_size(TETHER_STACK)
+        .spawn(watch)?;
+    Ok(())
 }
 
 fn record_start(control: &ControlDir, child: Pid) -> io::Result<()> {

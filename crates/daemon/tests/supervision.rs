@@ -11,6 +11,8 @@ mod supervision {
     pub mod damage;
     pub mod endings;
     pub mod hostile;
+    pub mod module_host;
+    pub mod modules;
     pub mod node;
     pub mod restarts;
     pub mod scarcity;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         }
         Some("role-starve") => return supervision::scarcity::starve(),
         Some("role-full") => return supervision::scarcity::full(arguments.next().expect("a folder").into()),
+        Some("role-module-host") => return supervision::module_host::run(arguments),
         Some("role-node") => return node(arguments),
         _ => {}
     }
@@ -45,6 +48,8 @@ fn main() -> ExitCode {
         supervision::damage::trials(),
         supervision::scarcity::trials(),
         supervision::hostile::trials(),
+        supervision::module_host::trials(),
+        supervision::modules::trials(),
         supervision::node::trials(),
         supervision::busy::trials(),
         supervision::templates::trials(),

@@ -161,6 +161,24 @@ pub(super) const KEYS: &[Key] = &[
         "How many bytes may come out of one byte of a template's archive, from 64 MiB on.",
     ),
     key(
+        "modules.signing.mode",
+        Kind::Text,
+        "\"required\"",
+        "\"required\" refuses modules that nobody has signed who is trusted; \"optional\" takes unsigned ones.",
+    ),
+    key(
+        "modules.signing.trust_root",
+        Kind::Text,
+        "\"\"",
+        "PEM file with the public keys, or the authorities of certificates, that are trusted to sign modules.",
+    ),
+    key(
+        "modules.signing.log_keys",
+        Kind::Text,
+        "\"\"",
+        "PEM file with public keys of transparency logs (Rekor); with it a module needs an entry of one of them.",
+    ),
+    key(
         "log.filter",
         Kind::Text,
         "\"info,h2=error\"",

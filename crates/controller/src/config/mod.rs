@@ -33,6 +33,7 @@ pub use self::{
     error::{ConfigError, Origin},
     keys::example,
 };
+use crate::modules::SigningConfig;
 
 /// The largest configuration file that is read
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -58,6 +59,8 @@ pub struct ControllerConfig {
     pub crashes: CrashConfig,
     /// How much a template may hold, told when it is pushed; what was pushed before stays
     pub templates: Limits,
+    /// Who may sign modules
+    pub module_signing: SigningConfig,
     /// What the binary logs; the library does not set up logging
     pub log: LogConfig,
 }
@@ -181,6 +184,7 @@ impl Default for ControllerConfig {
             },
             crashes: CrashConfig { keep: 500 },
             templates: Limits::default(),
+            module_signing: SigningConfig::default(),
             log: LogConfig {
                 filter: "info,h2=error".to_owned(),
                 format: LogFormat::Text,
@@ -260,6 +264,26 @@ fn templates(settings: &Settings) -> Result<Limits, ConfigError> {
         return Err(settings.invalid("templates.max_file_bytes", "at most templates.max_total_bytes"));
     }
     Ok(limits)
+}
+
+fn module_signing(settings: &Settings) -> Result<SigningConfig, ConfigError> {
+    let file = |key| {
+        let name = settings.text(key, String::new())?;
+        Ok::<_, ConfigError>((!name.is_empty()).then(|| PathBuf::from(name)))
+    };
+    let is_optional = match settings
+        .text("modules.signing.mode", "required".to_owned())?
+        .as_str()
+    {
+        "required" => false,
+        "optional" => true,
+        _ => return Err(settings.invalid("modules.signing.mode", "\"required\" or \"optional\"")),
+    };
+    Ok(SigningConfig {
+        is_optional,
+        trust_root: file("modules.signing.trust_root")?,
+        log_keys: file("modules.signing.log_keys")?,
+    })
 }
 
 fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {
@@ -359,6 +383,7 @@ fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {
             keep: settings.size("crashes.keep", default.crashes.keep, 1..=100_000)?,
         },
         templates: templates(settings)?,
+        module_signing: module_signing(settings)?,
         log: LogConfig {
             filter: settings.text("log.filter", default.log.filter)?,
             format: match settings.text("log.format", "text".to_owned())?.as_str() {

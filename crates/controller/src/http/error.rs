@@ -15,7 +15,8 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    content::BlobError, groups::GroupError, nodes::OrderError, store::StoreError, templates::TemplateError,
+    content::BlobError, groups::GroupError, modules::ModuleError, nodes::OrderError, store::StoreError,
+    templates::TemplateError,
 };
 
 /// What went wrong, for the caller
@@ -169,6 +170,23 @@ impl From<TemplateError> for ApiError {
             TemplateError::NoPrevious => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "NO_SNAPSHOT", message),
             TemplateError::Blob(error) => error.into(),
             TemplateError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ModuleError> for ApiError {
+    fn from(error: ModuleError) -> Self {
+        let message = error.to_string();
+        match error {
+            ModuleError::Unknown(_) => Self::not_found(message),
+            ModuleError::Invalid(_) => Self::invalid(message),
+            ModuleError::Signature(_) => {
+                let code = "SIGNATURE_VERIFICATION_FAILED";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message)
+            }
+            ModuleError::Conflict(_) => Self::new(StatusCode::CONFLICT, "PLATFORM_INSTALL_FAILED", message),
+            ModuleError::Blob(error) => error.into(),
+            ModuleError::Store(error) => error.into(),
         }
     }
 }

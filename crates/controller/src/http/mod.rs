@@ -18,6 +18,8 @@ mod groups;
 mod instances;
 mod json;
 mod metrics;
+mod modules;
+mod multipart;
 mod nodes;
 mod page;
 mod plugin;
@@ -42,8 +44,8 @@ pub use self::server::HttpServerError;
 pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
-    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, nodes::Nodes,
-    readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
+    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, modules::Modules,
+    nodes::Nodes, readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -51,6 +53,7 @@ pub(crate) struct Api {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tokens: JoinTokens,
     pub(crate) templates: Templates,
+    pub(crate) modules: Modules,
     pub(crate) access: AccessTokens,
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) fleet: Fleet,
@@ -110,6 +113,11 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/system/health", get(system::health))
         .route("/system/ready", get(system::ready))
         .route("/system/version", get(system::version))
+        .route("/modules", get(modules::list))
+        .route("/modules/platform", get(modules::list_all))
+        .route("/modules/states", get(modules::all_states))
+        .route("/modules/platform/{id}", delete(modules::uninstall))
+        .route("/modules/platform/{id}/states", get(modules::states_of))
         .route("/templates", get(templates::list).post(templates::create))
         .route(
             "/templates/{name}",
@@ -142,6 +150,11 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .layer(middleware::from_fn(|request, next| {
             error::within(content::LONGEST, request, next)
         }));
+    let uploads = Router::new()
+        .route("/modules/platform/upload", post(modules::upload))
+        .layer(middleware::from_fn(|request, next| {
+            error::within(modules::LONGEST, request, next)
+        }));
     let plugins = Router::new()
         .route("/ready", post(plugin::ready))
         .route("/auth/refresh", post(plugin::refresh))
@@ -152,7 +165,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         error::within(timeout, request, next)
     }));
     Router::new()
-        .nest("/api/v1", routes.merge(content))
+        .nest("/api/v1", routes.merge(content).merge(uploads))
         .nest("/api/plugin", plugins.clone())
         .nest("/api/proxy", plugins)
         .route("/metrics", scrape)

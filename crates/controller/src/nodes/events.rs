@@ -133,6 +133,7 @@ impl Node {
         self.give_up_typed(BROKEN);
         self.give_up_files();
         self.give_up_cache();
+        self.begin_modules();
         self.with_view(|shared| {
             shared.heard_at_ms = view.since_ms;
             shared.session = Some(view);
@@ -174,6 +175,7 @@ impl Node {
         self.give_up_typed(BROKEN);
         self.give_up_files();
         self.give_up_cache();
+        self.end_modules();
         self.with_view(|view| view.session = None);
         self.last_seen_ms = Some(now_millis());
     }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use prexorcloud_content::Digest;
-use prexorcloud_proto::TemplateRef;
+use prexorcloud_proto::{ArtifactKind, TemplateRef};
 use prexorcloud_protocol::NodeId;
 
 use crate::content::Pin;
@@ -49,6 +49,7 @@ struct Warmed {
 }
 
 struct Grant {
+    kind: ArtifactKind,
     name: String,
     digest: Digest,
     until: Instant,
@@ -73,15 +74,23 @@ pub(crate) struct Fetching {
 
 impl Grants {
     /// Lets a node fetch this
-    pub(crate) fn grant(&self, now: Instant, node: NodeId, name: &str, digest: Digest, pin: Pin) {
+    pub(crate) fn grant(
+        &self,
+        now: Instant,
+        node: NodeId,
+        (kind, name): (ArtifactKind, &str),
+        digest: Digest,
+        pin: Pin,
+    ) {
         let mut nodes = self.nodes();
         let artifacts = &mut nodes.entry(node).or_default().artifacts;
-        let is_it = |grant: &Grant| grant.digest == digest && grant.name == name;
+        let is_it = |grant: &Grant| grant.kind == kind && grant.digest == digest && grant.name == name;
         artifacts.retain(|grant| grant.until > now && !is_it(grant));
         if artifacts.len() >= MOST {
             artifacts.remove(0);
         }
         artifacts.push(Grant {
+            kind,
             name: name.to_owned(),
             digest,
             until: now + LIFE,
@@ -119,12 +128,14 @@ impl Grants {
         self: &Arc<Self>,
         now: Instant,
         node: NodeId,
-        name: &str,
+        (kind, name): (ArtifactKind, &str),
         digest: Digest,
     ) -> Result<Fetching, NotGranted> {
         let mut nodes = self.nodes();
         let granted = nodes.get_mut(&node).ok_or(NotGranted::Unknown)?;
-        let is_it = |grant: &&mut Grant| grant.digest == digest && grant.name == name && grant.until > now;
+        let is_it = |grant: &&mut Grant| {
+            grant.kind == kind && grant.digest == digest && grant.name == name && grant.until > now
+        };
         let grant = granted
             .artifacts
             .iter_mut()
@@ -167,6 +178,8 @@ impl Drop for Fetching {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
+    use ArtifactKind::Template;
+
     use super::*;
     use crate::content::{Content, FolderBlobs};
 
@@ -177,8 +190,9 @@ mod tests {
         let grants = Arc::new(Grants::default());
         let (now, digest) = (Instant::now(), Digest::of(b"archive"));
         let [node, other]: [NodeId; 2] = ["node-1", "node-2"].map(|node| node.parse().unwrap());
-        grants.grant(now, node, "base", digest, content.pin(digest));
-        let begin = |now, node, name, digest| grants.begin(now, node, name, digest).map(drop).err();
+        grants.grant(now, node, (Template, "base"), digest, content.pin(digest));
+        let begin =
+            |now, node, name, digest| grants.begin(now, node, (Template, name), digest).map(drop).err();
         assert_eq!(begin(now, node, "base", digest), None);
         for (now, node, name, digest) in [
             (now, other, "base", digest),
@@ -195,7 +209,7 @@ mod tests {
         let calls: Vec<_> = (0..CALLS)
             .map(|_| {
                 grants
-                    .begin(now, node, "base", digest)
+                    .begin(now, node, (Template, "base"), digest)
                     .unwrap_or_else(|error| panic!("{error:?}"))
             })
             .collect();
@@ -214,10 +228,20 @@ mod tests {
         let (now, node) = (Instant::now(), "node-1".parse().unwrap());
         let digest = |number: usize| Digest::of(number.to_string().as_bytes());
         for number in (0..=MOST).chain([MOST]) {
-            grants.grant(now, node, "base", digest(number), content.pin(digest(number)));
+            grants.grant(
+                now,
+                node,
+                (Template, "base"),
+                digest(number),
+                content.pin(digest(number)),
+            );
         }
         assert_eq!(grants.nodes().get(&node).unwrap().artifacts.len(), MOST);
-        let is_granted = |number| grants.begin(now, node, "base", digest(number)).is_ok();
+        let is_granted = |number| {
+            grants
+                .begin(now, node, (Template, "base"), digest(number))
+                .is_ok()
+        };
         assert!(!is_granted(0) && is_granted(1) && is_granted(MOST));
     }
 

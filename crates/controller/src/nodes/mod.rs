@@ -20,6 +20,7 @@ mod events;
 mod files;
 mod grants;
 mod jar;
+mod modules;
 mod order;
 mod pacing;
 mod plugins;

@@ -25,6 +25,7 @@ use crate::{
     config::ControllerConfig,
     console::Consoles,
     inventory::{Inventory, Outline},
+    modules::{Modules, NodeModulesRecord},
     records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
     templates::Templates,
@@ -64,6 +65,8 @@ pub(crate) struct NodeContext {
     pub(crate) sealing: Arc<SealingKey>,
     /// What is laid into the folders of instances
     pub(crate) templates: Templates,
+    /// What is installed on nodes
+    pub(crate) modules: Modules,
     /// Bounds the archives that are in memory on their way to nodes
     pub(crate) archives: Semaphore,
     /// What each node was told to fetch
@@ -85,6 +88,7 @@ impl NodeContext {
         let sealing = Arc::new(generated.unwrap_or_else(|error| unreachable!("{error}")));
         let content = Arc::new(Content::new(Arc::new(blobs)));
         Self {
+            modules: Modules::none(Arc::clone(&store), Arc::clone(&content)),
             templates: Templates::new(
                 Arc::clone(&store),
                 content,
@@ -142,9 +146,18 @@ impl Nodes {
             entries: Mutex::default(),
             tasks: TaskTracker::new(),
         });
+        let (modules, _) = store::load_all::<NodeModulesRecord>(&*nodes.context.store).await?;
+        let mut modules: BTreeMap<_, _> = modules
+            .into_iter()
+            .map(|stored| (stored.record.node_id.clone(), stored.record))
+            .collect();
         for (node_id, (record, instances)) in known {
+            let modules = modules.remove(&node_id).unwrap_or_default();
             match node_id.parse() {
-                Ok(node) => drop(nodes.entry(node, |task| task.restore(record, instances))),
+                Ok(node) => drop(nodes.entry(node, |task| {
+                    task.restore_modules(modules);
+                    task.restore(record, instances);
+                })),
                 Err(error) => tracing::error!(node_id, %error, "a recorded node is ignored"),
             }
         }

@@ -18,6 +18,8 @@ impl Node {
                 let request_id = content.request_id.clone();
                 self.handle_files(&request_id, FilesAnswer::Content(content));
             }
+            DaemonRequest::Module(update) => self.handle_module_state(update),
+            DaemonRequest::Modules(snapshot) => self.handle_module_snapshot(snapshot),
             DaemonRequest::Cache(status) => self.handle_cache_status(*status),
             // Answers to what nothing here asks for, and a subscription's end, which never began.
             other => {
@@ -53,7 +55,6 @@ impl Node {
 fn name_of(request: &DaemonRequest) -> &'static str {
     match request {
         DaemonRequest::Template(_) => "template",
-        DaemonRequest::Module(_) => "module state",
         DaemonRequest::EventSubscribe(_) => "event subscription",
         DaemonRequest::EventUnsubscribe(_) => "end of an event subscription",
         _ => "other",

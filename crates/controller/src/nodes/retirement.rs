@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use prexorcloud_protocol::{Incarnation, node::ControllerNode};
 
-use super::{NodeView, OrderError, crashes, task::Node};
+use super::{NodeView, OrderError, crashes, modules::NodeModules, task::Node};
 use crate::{
     inventory::Outline,
+    modules::NodeModulesRecord,
     records::{IncarnationRecord, InstanceRecord, NodeRecord},
     store::{Record as _, Txn},
 };
@@ -65,12 +66,17 @@ impl Node {
         }
         crashes::forget_node(store, self.id).await?;
         let _ = store
-            .txn(Txn::new().delete(NodeRecord::key_of(self.id.as_str())))
+            .txn(
+                Txn::new()
+                    .delete(NodeRecord::key_of(self.id.as_str()))
+                    .delete(NodeModulesRecord::key_of(self.id.as_str())),
+            )
             .await?;
         // Whoever waits for an answer is told that there is none: what was ordered is gone with the node.
         self.waiting.clear();
         self.machine = ControllerNode::new(self.id);
         self.record = None;
+        self.modules = NodeModules::new(self.context.modules.watch());
         self.with_view(|view| *view = NodeView::default());
         tracing::warn!(node = %self.id, "the node is forgotten");
         Ok(())

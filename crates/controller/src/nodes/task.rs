@@ -20,6 +20,7 @@ use super::{
     NodeContext, NodeView, OrderError,
     drain::drain_of,
     files::Asked,
+    modules::NodeModules,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
     starts::is_live,
@@ -56,6 +57,7 @@ pub(super) struct Node {
     pub(super) awaiting_shutdown: Vec<oneshot::Sender<ShutdownNodeAck>>,
     /// Answers about templates that may be under way
     pub(super) template_turns: Arc<Semaphore>,
+    pub(super) modules: NodeModules,
     /// Who waits for answers about files
     pub(super) asked: Asked,
     /// When the node was last seen, until that is recorded
@@ -68,9 +70,11 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(id: NodeId, context: Arc<NodeContext>, view: SharedView) -> Self {
+        let modules = NodeModules::new(context.modules.watch());
         Self {
             id,
             context,
+            modules,
             view,
             record: None,
             machine: ControllerNode::new(id),
@@ -139,6 +143,7 @@ impl Node {
         loop {
             self.handle_ends();
             self.note_last_seen().await;
+            self.work_modules().await;
             self.work().await;
             self.refresh_view();
             let deadline = self.machine.poll_timeout();
@@ -162,6 +167,7 @@ impl Node {
                         self.handle_ends();
                     }
                 }
+                () = self.modules.next() => {}
                 () = due(deadline) => self.machine.handle_timeout(Instant::now()),
             }
         }

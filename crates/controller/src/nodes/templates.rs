@@ -10,7 +10,8 @@ use std::{
 
 use prexorcloud_content::{Digest, MAX_INLINE_BYTES};
 use prexorcloud_proto::{
-    ArtifactRef, ErrorReport, TemplateData, TemplateRequest, TemplateUpToDate, controller_message,
+    ArtifactKind, ArtifactRef, ErrorReport, TemplateData, TemplateRequest, TemplateUpToDate,
+    controller_message,
 };
 use prexorcloud_protocol::{
     Capabilities, ControllerSession, NodeId,
@@ -174,7 +175,9 @@ fn refer(
         return refuse(node, session, name, lost());
     };
     let pin = context.templates.content().pin(digest);
-    context.grants.grant(Instant::now(), node, &name, digest, pin);
+    context
+        .grants
+        .grant(Instant::now(), node, (ArtifactKind::Template, &name), digest, pin);
     let (number, bytes) = (version.number, version.archive_bytes);
     let data = TemplateData {
         template_name: name.clone(),

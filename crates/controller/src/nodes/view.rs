@@ -1,9 +1,14 @@
 //! What others see of a node, without asking its task
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use prexorcloud_proto as proto;
-use prexorcloud_protocol::{InstanceId, compat::ContractMatch};
+use prexorcloud_protocol::{InstanceId, ModuleId, compat::ContractMatch, modules::Has};
 use prexorcloud_transport::Peer;
 
 use super::{CacheView, pacing::Turn};
@@ -30,6 +35,8 @@ pub(crate) struct NodeView {
     pub(crate) rival: Option<Rival>,
     /// What it keeps for later starts
     pub(crate) cache: CacheView,
+    /// Its modules, as it said or as they were sent
+    pub(crate) modules: Arc<BTreeMap<ModuleId, Has>>,
 }
 
 /// Whoever was turned away because the node's own daemon is there and answers

@@ -12,7 +12,7 @@ use prexorcloud_content::{Digest, Hasher};
 use prexorcloud_proto::{
     ArtifactChunk, ArtifactKind, FetchArtifactRequest, artifact_service_server::ArtifactService,
 };
-use prexorcloud_protocol::{Code, NodeId, TemplateName};
+use prexorcloud_protocol::{Code, ModuleId, NodeId, TemplateName};
 use prexorcloud_security::revocation::SharedRevocations;
 use prexorcloud_transport::Peer;
 use tokio::{
@@ -72,7 +72,9 @@ impl Artifacts {
 /// What a call asks for, where it makes sense
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Asked {
-    name: TemplateName,
+    kind: ArtifactKind,
+    /// A safe name: of a template, or of a module
+    name: String,
     digest: Digest,
     offset: u64,
 }
@@ -80,17 +82,24 @@ struct Asked {
 impl Asked {
     fn read(request: &FetchArtifactRequest) -> Result<Self, Status> {
         let invalid = |what: String| Status::invalid_argument(what);
-        match ArtifactKind::try_from(request.kind) {
-            Ok(ArtifactKind::Template) => {}
-            Ok(ArtifactKind::Module) => return Err(unknown()),
+        let kind = ArtifactKind::try_from(request.kind);
+        let name = match kind {
+            Ok(ArtifactKind::Template) => TemplateName::new(&request.name).map(|name| name.to_string()),
+            Ok(ArtifactKind::Module) => ModuleId::new(&request.name).map(|name| name.to_string()),
             _ => return Err(invalid(format!("{} is no kind of artifact", request.kind))),
-        }
-        let name = TemplateName::new(&request.name).map_err(|error| invalid(format!("the name: {error}")))?;
+        };
+        let kind = kind.unwrap_or_default();
+        let name = name.map_err(|error| invalid(format!("the name: {error}")))?;
         let digest = request.hash.parse();
         let digest = digest.map_err(|_| invalid("the hash is not a SHA-256 in lower-case hex".to_owned()))?;
         let offset = u64::try_from(request.offset);
         let offset = offset.map_err(|_| invalid("the offset is negative".to_owned()))?;
-        Ok(Self { name, digest, offset })
+        Ok(Self {
+            kind,
+            name,
+            digest,
+            offset,
+        })
     }
 }
 
@@ -114,7 +123,7 @@ impl ArtifactService for Artifacts {
             ));
         };
         let grants = &self.context.grants;
-        let begun = grants.begin(Instant::now(), node, asked.name.as_str(), asked.digest);
+        let begun = grants.begin(Instant::now(), node, (asked.kind, &asked.name), asked.digest);
         let fetching = begun.map_err(|error| match error {
             NotGranted::Unknown => unknown(),
             NotGranted::Busy => Status::resource_exhausted("this node fetches too much at once, try again"),
@@ -195,7 +204,7 @@ impl Sending {
                     }
                 }
                 Some(Err(error)) => {
-                    let (node, template) = (self.node, self.asked.name);
+                    let (node, template) = (self.node, &self.asked.name);
                     tracing::error!(%node, %template, %error, "an artifact cannot be read");
                     return self.end("the controller's storage failed, try again").await;
                 }
@@ -206,7 +215,16 @@ impl Sending {
 
     /// Makes the archive anew, since it is not what it was
     async fn mend(&self) {
-        let (node, template) = (self.node, self.asked.name);
+        let (node, template) = (self.node, &self.asked.name);
+        if self.asked.kind == ArtifactKind::Module {
+            tracing::error!(%node, module = %template, "the jar of a module is damaged on the controller's disk; uninstall it and install it again");
+            if let Err(error) = self.context.modules.content().discard(self.asked.digest).await {
+                tracing::error!(module = %template, %error, "a damaged jar cannot be removed");
+            }
+            return self
+                .end("the jar is damaged on the controller's disk, and has to be installed again")
+                .await;
+        }
         tracing::error!(%node, %template, "the archive of a template is damaged on the controller's disk, and is made anew");
         if let Err(error) = self.context.templates.mend(self.asked.digest).await {
             tracing::error!(%template, %error, "the archive of a template cannot be made anew; push the template again");

@@ -24,6 +24,7 @@ pub use self::{
 use crate::{
     audit,
     content::{ArchiveError, BlobError, Collected, Content, KEPT_UNREFERENCED, Referenced},
+    modules,
     nodes::is_live,
     records::InstanceRecord,
     store::{self, Expect, Query, Record as _, Revision, Store, StoreError, Stored, Txn, TxnOutcome},
@@ -564,6 +565,7 @@ impl Templates {
         }
         let (versions, _): (_, Revision) = store::load_all::<TemplateVersionRecord>(&*self.store).await?;
         let mut referenced = Referenced::new();
+        referenced.extend(modules::referenced(&*self.store).await?);
         let (instances, _): (_, Revision) = store::load_all::<InstanceRecord>(&*self.store).await?;
         for Stored { record, .. } in instances {
             // A start may still have to be brought its versions, whatever became of them.

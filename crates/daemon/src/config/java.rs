@@ -32,7 +32,7 @@ const MEANINGLESS: [&str; 6] = [
     "instances.logRingBufferLines",
     "instances.maxConsoleOutputLinesPerSecond",
     "reconnect.multiplier",
-    "modules",
+    "modules.signing.mode",
     "telemetry",
 ];
 
@@ -591,7 +591,7 @@ mod tests {
 
     #[test]
     fn what_a_java_daemon_ignores_is_told() {
-        let text = "nodeID: x\nnodeId: a\nnodeId: b\nhealth:\n  port: 9191\nmodules:\n  signing: {required: true}\n---\nnodeId: c\n";
+        let text = "nodeID: x\nnodeId: a\nnodeId: b\nhealth:\n  port: 9191\nmodules:\n  signing: {mode: KEYED}\n---\nnodeId: c\n";
         let loaded = read(text).unwrap();
         assert_eq!(loaded.config.node_id, "b");
         let warnings = loaded.warnings.join("\n");
@@ -600,7 +600,7 @@ mod tests {
             "daemon.yml:1: unknown key `nodeID` is ignored, did you mean `nodeId`?",
             "daemon.yml:3: `nodeId` is there twice; the value from line 2 is ignored",
             "daemon.yml:5: the health endpoint is on",
-            "`modules` has no meaning",
+            "`modules.signing.mode` has no meaning",
         ] {
             assert!(warnings.contains(said), "{said} in {warnings}");
         }

@@ -224,6 +224,20 @@ pub(super) const KEYS: &[Key] = &[
         "How long a controller may take to send a template.",
     ),
     key(
+        "modules.signing_required",
+        Kind::Switch,
+        "false",
+        "modules.signing.required",
+        "Refuse modules without a signature of somebody in modules.trust_root; the controller has looked before, by its own rules.",
+    ),
+    key(
+        "modules.trust_root",
+        Kind::Text,
+        "\"\"",
+        "modules.signing.trustRoot",
+        "A PEM file of public keys and certificate authorities: signatures of modules are verified with it; empty = not at all.",
+    ),
+    key(
         "resources.max_memory_mb",
         Kind::Integer,
         "0",

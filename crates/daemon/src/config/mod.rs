@@ -63,6 +63,8 @@ pub struct DaemonConfig {
     pub console: ConsoleConfig,
     /// What instances run on
     pub runtime: RuntimeConfig,
+    /// What modules have to be
+    pub modules: ModuleConfig,
     /// What instances may use
     pub resources: ResourceConfig,
     /// How controllers are dialled again
@@ -145,6 +147,15 @@ pub struct RuntimeConfig {
     pub template_timeout: Duration,
 }
 
+/// What modules have to be
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ModuleConfig {
+    /// Whether unsigned modules are refused
+    pub signing_required: bool,
+    /// A PEM file with the public keys and certificate authorities that are believed
+    pub trust_root: Option<PathBuf>,
+}
+
 /// What instances may use
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceConfig {
@@ -218,6 +229,7 @@ impl Default for DaemonConfig {
                 bootstrap_cache_bytes: 4096 * MIB,
                 template_timeout: Duration::from_secs(120),
             },
+            modules: ModuleConfig::default(),
             resources: ResourceConfig { max_memory_mb: 0 },
             reconnect: ReconnectConfig {
                 initial_delay: Duration::from_secs(1),
@@ -421,6 +433,10 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
                 default.runtime.template_timeout,
                 1..=DAY,
             )?,
+        },
+        modules: ModuleConfig {
+            signing_required: settings.switch("modules.signing_required", false)?,
+            trust_root: settings.optional_path("modules.trust_root")?,
         },
         resources: ResourceConfig {
             max_memory_mb: settings.number("resources.max_memory_mb", 0, 0..=1 << 40)?,

@@ -282,6 +282,12 @@ pub struct LaunchOrder {
     /// How many files the instance may have open before it raises the limit itself; absent = as the shim
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open_files: Option<u64>,
+    /// Bytes of writable memory of its own that each of its processes may have; absent = as the shim
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Whether it talks through the shim's own three streams, and ends when nobody reads what it says any more
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tethered: bool,
 }
 
 impl From<LaunchSpec> for LaunchOrder {
@@ -289,6 +295,8 @@ impl From<LaunchSpec> for LaunchOrder {
         Self {
             spec,
             open_files: None,
+            memory: None,
+            tethered: false,
         }
     }
 }

@@ -31,6 +31,7 @@ use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::{Capabilities, DaemonSession, InstanceId, InvalidName, NodeId};
 use prexorcloud_security::files::{DataDirLock, LockError};
+use prexorcloud_security::signature;
 use prexorcloud_security::tls::TlsError;
 use prexorcloud_transport::client::DialError;
 use prexorcloud_transport::{
@@ -45,6 +46,8 @@ use crate::console::Retention;
 use crate::enrolment::{self, EnrolmentFailure};
 use crate::files::InstanceFiles;
 use crate::health::{Health, HealthServer};
+use crate::modules::host::machine::Patience;
+use crate::modules::{self, Modules};
 use crate::preparation::{self, DownloadLimits, Preparer, Runtime, find_java};
 use crate::process::descriptors::{self, Raised};
 use crate::supervisor::{self, Found, ShimCommand, Supervisor};
@@ -204,10 +207,11 @@ impl Daemon {
         tell_open_files(open_files, adopted.len());
         let preparer = Preparer::new(preparation_settings(&config, &data_dir, &instances_dir, &own))
             .map_err(file(instances_dir.clone()))?;
-        preparer.templates().fetch_from(Source::new(
+        let source = Arc::new(Source::new(
             certificates.dialer_of_artifacts(),
             Arc::clone(&dialled),
         ));
+        preparer.templates().fetch_from(Arc::clone(&source));
         let spool_folder = data_dir.join("crash-reports");
         let spool = CrashSpool::open(spool_folder.clone()).map_err(file(spool_folder.clone()))?;
         let pending = spool.pending().map_err(file(spool_folder))?;
@@ -228,7 +232,8 @@ impl Daemon {
         session_config.capabilities = session_config
             .capabilities
             .union(Capabilities::EXEC_ACK)
-            .union(Capabilities::ARTIFACTS);
+            .union(Capabilities::ARTIFACTS)
+            .union(Capabilities::MODULES);
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {
@@ -266,6 +271,20 @@ impl Daemon {
             true => Some(start_health(&config, node_id, &session, &dialled).await?),
             false => None,
         };
+        let modules_folder = data_dir.join("modules");
+        let modules = Modules::start(
+            modules::Settings {
+                node_id: config.node_id.clone(),
+                folder: modules_folder.clone(),
+                shim: shim_command(&own),
+                java: java.map_err(|error| error.to_string()),
+                policy: Arc::new(module_policy(&config)?),
+                source,
+                patience: Patience::default(),
+            },
+            session.clone(),
+        )
+        .map_err(file(modules_folder))?;
         let (vital, own_deaths) = Vital::new();
         let forwarding = console::forward(session.clone(), reports.consoles);
         let consoles = tokio::spawn(vital.guard("the forwarding of consoles", forwarding));
@@ -281,6 +300,7 @@ impl Daemon {
             host,
             InstanceFiles::new(instances_dir),
             dialled,
+            modules.clone(),
         );
         for instance in &adopted {
             orders.adopted(instance);
@@ -303,6 +323,7 @@ impl Daemon {
                 task = deaths.first() => Err(task),
                 task = own_deaths.first() => Err(task),
             };
+            modules.end().await;
             consoles.abort();
             renewing.abort();
             supervisor.detach();
@@ -436,11 +457,7 @@ fn supervisor_settings(
     instances_dir: &std::path::Path,
     own: &OwnProgram,
 ) -> supervisor::Settings {
-    let shim = ShimCommand {
-        program: own.shim_program.clone(),
-        arguments: own.shim.clone(),
-    };
-    let mut settings = supervisor::Settings::new(run_folder, shim);
+    let mut settings = supervisor::Settings::new(run_folder, shim_command(own));
     settings.kill_timeout = config.instances.kill_timeout;
     settings.keep_crashed = config.instances.keep_crashed;
     settings.dumps = Some((instances_dir.to_path_buf(), config.instances.keep_dumps_bytes));
@@ -449,6 +466,33 @@ fn supervisor_settings(
         backlog: config.console.backlog_bytes,
     };
     settings
+}
+
+fn shim_command(own: &OwnProgram) -> ShimCommand {
+    ShimCommand {
+        program: own.shim_program.clone(),
+        arguments: own.shim.clone(),
+    }
+}
+
+/// What modules have to be; the controller has verified them before, by its own rules
+fn module_policy(config: &DaemonConfig) -> Result<signature::Policy, StartError> {
+    let unreadable = |path: &std::path::Path| {
+        let path = path.to_path_buf();
+        move |error| StartError::File { path, error }
+    };
+    let trust = match &config.modules.trust_root {
+        Some(path) => Some(modules::trust(path).map_err(unreadable(path))?),
+        None => None,
+    };
+    Ok(signature::Policy {
+        unsigned: match config.modules.signing_required {
+            true => signature::Unsigned::Refused,
+            false => signature::Unsigned::Taken,
+        },
+        trust,
+        ..signature::Policy::default()
+    })
 }
 
 fn preparation_settings(

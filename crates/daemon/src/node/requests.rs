@@ -2,9 +2,7 @@
 //!
 //! What is not served is answered, so that nobody waits for a timeout.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use prexorcloud_proto::{CacheStatus, ModuleStateUpdate, controller_message, daemon_message};
+use prexorcloud_proto::{CacheStatus, controller_message, daemon_message};
 
 /// The answer to a request, if there is one
 pub(super) fn answer(
@@ -15,14 +13,6 @@ pub(super) fn answer(
     use daemon_message::Payload as Answer;
     Some(match request {
         Request::RequestCacheStatus(_) => Answer::CacheStatus(Box::new(cache())),
-        Request::ModuleInstall(install) => Answer::ModuleStateUpdate(module_state(
-            install.module_id,
-            "FAILED",
-            "this daemon does not host modules yet",
-        )),
-        Request::ModuleUninstall(uninstall) => {
-            Answer::ModuleStateUpdate(module_state(uninstall.module_id, "UNLOADED", ""))
-        }
         Request::ErrorReport(report) => {
             tracing::warn!(
                 code = report.error_code,
@@ -35,15 +25,4 @@ pub(super) fn answer(
         // Nothing was asked for that these could answer.
         _ => return None,
     })
-}
-
-fn module_state(module_id: String, state: &str, last_error: &str) -> ModuleStateUpdate {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ModuleStateUpdate {
-        module_id,
-        state: state.to_owned(),
-        last_error: last_error.to_owned(),
-        updated_at_ms: i64::try_from(now.as_millis()).unwrap_or(0),
-        ..ModuleStateUpdate::default()
-    }
 }

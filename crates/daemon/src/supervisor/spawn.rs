@@ -83,8 +83,8 @@ pub(super) async fn launch(
     rustix::fs::mkfifoat(rustix::fs::CWD, control.stdin(), mode).map_err(|error| prepare(error.into()))?;
     let program = spec.program.clone();
     let order = LaunchOrder {
-        spec,
         open_files: descriptors::limit_before(),
+        ..LaunchOrder::from(spec)
     };
     control.write_launch(&order).map_err(prepare)?;
     drop(order);

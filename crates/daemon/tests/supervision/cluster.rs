@@ -8,8 +8,8 @@ use std::time::{Duration, SystemTime};
 use prexorcloud_proto::bootstrap_service_server::{BootstrapService, BootstrapServiceServer};
 use prexorcloud_proto::{
     CacheStatus, ConsoleOutput, CrashReport, ErrorReport, ExchangeJoinTokenRequest,
-    ExchangeJoinTokenResponse, NodeStatus, RunningInstance, ShutdownNodeAck, StartInstance, TemplateRequest,
-    controller_message,
+    ExchangeJoinTokenResponse, ModuleSnapshot, ModuleStateUpdate, NodeStatus, RunningInstance,
+    ShutdownNodeAck, StartInstance, TemplateRequest, controller_message,
 };
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::node::ControllerNode;
@@ -18,7 +18,8 @@ use prexorcloud_protocol::roster::GroupPolicy;
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
-    Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId, NodeId, StopMode,
+    Capabilities, Close, Code, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId,
+    NodeId, StopMode,
 };
 use prexorcloud_security::authority::{Authority, AuthorityPolicy, ServerNames};
 use prexorcloud_security::identity::PeerIdentity;
@@ -48,6 +49,10 @@ pub enum Seen {
     ShutdownAcknowledged(ShutdownNodeAck),
     Template(TemplateRequest),
     Cache(Box<CacheStatus>),
+    Module(ModuleStateUpdate),
+    Modules(ModuleSnapshot),
+    Subscribed(Vec<String>),
+    Unsubscribed(Vec<String>),
     Closed,
 }
 
@@ -334,6 +339,7 @@ impl NodeAcceptor for Acceptor {
         let mut config = ControllerConfig::default();
         // The pings confirm what has arrived.
         config.heartbeat.interval = Duration::from_secs(1);
+        config.capabilities = config.capabilities.union(Capabilities::MODULES);
         Ok(ControllerSession::new(config, node, peer.connection_id()))
     }
 
@@ -371,6 +377,16 @@ impl NodeAcceptor for Acceptor {
                         Some(Seen::Template(request))
                     }
                     Some(ControllerEvent::Request(DaemonRequest::Cache(status))) => Some(Seen::Cache(status)),
+                    Some(ControllerEvent::Request(DaemonRequest::Module(update))) => {
+                        Some(Seen::Module(update))
+                    }
+                    Some(ControllerEvent::Request(DaemonRequest::Modules(all))) => Some(Seen::Modules(all)),
+                    Some(ControllerEvent::Request(DaemonRequest::EventSubscribe(asked))) => {
+                        Some(Seen::Subscribed(asked.event_types))
+                    }
+                    Some(ControllerEvent::Request(DaemonRequest::EventUnsubscribe(asked))) => {
+                        Some(Seen::Unsubscribed(asked.event_types))
+                    }
                     Some(ControllerEvent::Closed(_)) => Some(Seen::Closed),
                     _ => None,
                 };

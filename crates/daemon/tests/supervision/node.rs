@@ -99,6 +99,8 @@ pub fn config(folder: &Path, controller: &str, token: Option<JoinToken>) -> Daem
     config.enrolment.token = token.map(|token| (token, TokenSource::Elsewhere));
     config.health.listen = "127.0.0.1:0".parse().unwrap();
     config.runtime.allow_standin = true;
+    // What a test put there runs instead.
+    config.runtime.java = Some(folder.join("java")).filter(|java| java.exists());
     config.reconnect.initial_delay = std::time::Duration::from_millis(50);
     config.reconnect.max_delay = std::time::Duration::from_millis(200);
     config.instances.keep_crashed = std::time::Duration::ZERO;

@@ -14,6 +14,7 @@ mod handwritten;
 mod liars;
 mod lineage;
 mod link;
+mod modules;
 mod operator;
 mod readiness;
 mod refusals;

@@ -278,6 +278,7 @@ impl Rig {
             "grpc": { "listen": self.grpc.unwrap_or_else(any) },
             "http": { "listen": self.http.unwrap_or_else(any) },
             "heartbeat": { "interval_ms": self.heartbeat_ms },
+            "modules": { "signing": { "mode": "optional" } },
             "instances": { "console_lines": 5000, "port_range_start": ports, "port_range_end": ports + 19 },
         });
         let config = self.write("controller.toml", &toml::to_string(&settings).unwrap());

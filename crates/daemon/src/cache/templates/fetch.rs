@@ -14,7 +14,6 @@ use futures_util::{StreamExt as _, TryFutureExt as _};
 use prexorcloud_content::Digest;
 use prexorcloud_proto::artifact_service_client::ArtifactServiceClient;
 use prexorcloud_proto::{ArtifactChunk, ArtifactKind, ArtifactRef, FetchArtifactRequest};
-use prexorcloud_protocol::TemplateName;
 use prexorcloud_protocol::content::transfer::{
     MAX_CHUNK_BYTES, Transfer, TransferConfig, TransferFailure, TransferOutcome, TransferOutput,
 };
@@ -29,17 +28,19 @@ const ENVELOPE_BYTES: usize = 1024;
 
 /// What is to be fetched
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Artifact {
-    pub(super) name: TemplateName,
-    pub(super) sha256: Digest,
-    pub(super) bytes: u64,
+pub(crate) struct Artifact {
+    pub(crate) kind: ArtifactKind,
+    pub(crate) name: String,
+    pub(crate) sha256: Digest,
+    pub(crate) bytes: u64,
 }
 
 impl Artifact {
     /// `None` if the reference makes no sense
-    pub(super) fn new(name: TemplateName, reference: &ArtifactRef) -> Option<Self> {
+    pub(crate) fn new(kind: ArtifactKind, name: &str, reference: &ArtifactRef) -> Option<Self> {
         Some(Self {
-            name,
+            kind,
+            name: name.to_owned(),
             sha256: reference.sha256.parse().ok()?,
             bytes: u64::try_from(reference.size_bytes).ok()?,
         })
@@ -48,7 +49,7 @@ impl Artifact {
 
 /// Why an artifact is not here
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub(crate) enum FetchError {
     #[error("{0}")]
     Gone(String),
     #[error(transparent)]
@@ -102,7 +103,7 @@ impl Source {
     }
 
     /// Brings an artifact, whole and verified, to `path`, where what has come of it earlier may be; it is on disk then
-    pub(super) async fn fetch(
+    pub(crate) async fn fetch(
         self: &Arc<Self>,
         artifact: &Artifact,
         path: PathBuf,
@@ -112,7 +113,11 @@ impl Source {
         let mut writer = Writer::open(path, artifact.bytes).await?;
         let (now, here, config) = (Instant::now(), writer.written(), TransferConfig::default());
         if here > 0 {
-            tracing::info!(template = %artifact.name, bytes = here, "what has come of a template earlier is gone on with");
+            tracing::info!(
+                name = artifact.name,
+                bytes = here,
+                "what has come of it earlier is gone on with"
+            );
         }
         let mut transfer = Transfer::resumed(now, artifact.bytes, here, config);
         let mut call: Option<BoxStream<'static, Result<ArtifactChunk, Status>>> = None;
@@ -177,8 +182,8 @@ impl Source {
     ) -> Result<Streaming<ArtifactChunk>, Status> {
         let connection = self.connection().await?;
         let request = FetchArtifactRequest {
-            kind: ArtifactKind::Template.into(),
-            name: artifact.name.as_str().to_owned(),
+            kind: artifact.kind.into(),
+            name: artifact.name,
             hash: artifact.sha256.to_string(),
             offset: i64::try_from(offset).map_err(|_| Status::out_of_range("more than a file has"))?,
         };

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{TemplateCacheEntry, TemplateData, controller_message};
+use prexorcloud_proto::{ArtifactKind, TemplateCacheEntry, TemplateData, controller_message};
 use prexorcloud_protocol::TemplateName;
 use prexorcloud_protocol::content::requests::{
     Outcome, RequestOutput, RequestsConfig, TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TEMPLATE_UNKNOWN,
@@ -28,8 +28,7 @@ use prexorcloud_transport::Locks;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
 
-pub(crate) use fetch::Source;
-use fetch::{Artifact, FetchError};
+pub(crate) use fetch::{Artifact, FetchError, Source};
 pub(crate) use shelf::Held;
 use shelf::{InUse, Shelf};
 
@@ -167,9 +166,9 @@ impl Templates {
     }
 
     /// Fetches artifacts from there
-    pub(crate) fn fetch_from(&self, source: Source) {
+    pub(crate) fn fetch_from(&self, source: Arc<Source>) {
         // The first one counts: a node has one.
-        let _ = self.source.set(Arc::new(source));
+        let _ = self.source.set(source);
     }
 
     /// Gives up what is on its way
@@ -352,7 +351,7 @@ impl Templates {
         let kept = Wanted { name, hash };
         let brought = match &data.artifact {
             None => Ok(Brought::Inside(data.tar_gz)),
-            Some(reference) => Artifact::new(name, reference)
+            Some(reference) => Artifact::new(ArtifactKind::Template, name.as_str(), reference)
                 .map(Brought::Artifact)
                 .ok_or_else(|| format!("the controller's reference to it makes no sense: {reference:?}")),
         };

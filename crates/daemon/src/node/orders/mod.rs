@@ -35,6 +35,7 @@ use super::{Finished, requests};
 use crate::cache::templates::{Ask, Templates};
 use crate::control::ExitCause;
 use crate::files::{Asked, InstanceFiles};
+use crate::modules::Modules;
 use crate::preparation::{Prepared, Preparer};
 use crate::supervisor::{Adopted, CommandError, Event, Exit, Found, Receiver, StopReason, Supervisor};
 
@@ -54,6 +55,7 @@ pub(super) struct Orders {
     host: Host,
     files: InstanceFiles,
     dialled: Arc<Mutex<Option<Target>>>,
+    modules: Modules,
     api_port: u16,
     tasks: JoinSet<Done>,
     /// At most one order of the controller at a time
@@ -115,6 +117,7 @@ impl Orders {
         host: Host,
         files: InstanceFiles,
         dialled: Arc<Mutex<Option<Target>>>,
+        modules: Modules,
     ) -> Self {
         let (events, learned) = reports;
         let mut config = DaemonNodeConfig::default();
@@ -130,6 +133,7 @@ impl Orders {
             host,
             files,
             dialled,
+            modules,
             api_port: 0,
             tasks: JoinSet::new(),
             warming: JoinSet::new(),
@@ -214,6 +218,15 @@ impl Orders {
                 self.look_at_files(Asked::Read(*asked));
             }
             Some(DaemonEvent::Request(controller_message::Payload::PreWarmCache(order))) => self.warm(order),
+            Some(DaemonEvent::Request(controller_message::Payload::ModuleInstall(order))) => {
+                self.modules.install(order);
+            }
+            Some(DaemonEvent::Request(controller_message::Payload::ModuleUninstall(order))) => {
+                self.modules.uninstall(&order.module_id);
+            }
+            Some(DaemonEvent::Request(controller_message::Payload::ModuleEvent(event))) => {
+                self.modules.event(&event);
+            }
             Some(DaemonEvent::Request(request)) => {
                 let request = self.templates.handle_request(request);
                 let cache = || self.preparer.cache_status();
@@ -235,6 +248,7 @@ impl Orders {
             Some(DaemonEvent::Disconnected(outcome)) => {
                 self.supervisor.close_consoles();
                 self.templates.handle_disconnected();
+                self.modules.handle_disconnected();
                 match outcome {
                     // Begins with "upgrade required".
                     DaemonOutcome::Handshake(HandshakeFailure::UpgradeRequired(incompatible)) => {
@@ -263,6 +277,7 @@ impl Orders {
         self.templates.handle_connected();
         let cache = self.preparer.cache_status();
         self.send(daemon_message::Payload::CacheStatus(Box::new(cache)));
+        self.modules.handle_connected(connected.capabilities);
         tell_contract(connected);
         let receiver = match connected.peer.numbers_console {
             true => Receiver::Numbered,
