@@ -10,6 +10,7 @@ import pathlib
 import signal
 import threading
 import urllib.request
+import zipfile
 
 import archives
 import contract
@@ -312,8 +313,14 @@ allow_standin = true
 
     def subscribed(self):
         """The module that the repository brings, installed; the subscription that comes of it."""
+        # Of one that an earlier row has installed nothing new would be told.
+        self.stream.tell(module_uninstall=daemon.ModuleUninstall(module_id="sample"))
+        gone = lambda update: (update.module_id, update.state) == ("sample", "UNLOADED")
+        self.stream.expect("module_state_update", gone)
         jar = sample_module().read_bytes()
-        self.install("sample", jar_bytes=jar)
+        with zipfile.ZipFile(sample_module()) as archive:
+            manifest = archive.read("META-INF/prexor/module.yaml").decode()
+        self.install("sample", jar_bytes=jar, sha256=hashlib.sha256(jar).hexdigest(), manifest_yaml=manifest)
         return self.stream.expect("event_subscribe").event_types
 
     def daemon_event_subscribe(self):

@@ -160,3 +160,92 @@ fn judge_signature(
     signature::verify(policy, &artifact, signature, SystemTime::now())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use prexorcloud_security::signature::{TrustRoot, Unsigned};
+
+    use super::*;
+
+    /// A jar with its manifest, signed by openssl with a key that nobody has any more
+    const JAR: &[u8] = include_bytes!("../../tests/assets/signed-module/module.jar");
+    const SIGNATURE: &[u8] = include_bytes!("../../tests/assets/signed-module/module.jar.sig");
+    const KEY: &str = include_str!("../../tests/assets/signed-module/key.pem");
+
+    fn order() -> ModuleInstall {
+        ModuleInstall {
+            module_id: "sample".to_owned(),
+            version: "1.0.0".to_owned(),
+            sha256: Digest::of(JAR).to_string(),
+            jar_bytes: JAR.into(),
+            signature_bytes: SIGNATURE.into(),
+            signature_kind: "sig".to_owned(),
+            manifest_yaml: module::read_manifest(io::Cursor::new(JAR)).unwrap(),
+            ..ModuleInstall::default()
+        }
+    }
+
+    fn policy(unsigned: Unsigned, trust: Option<&str>) -> Policy {
+        Policy {
+            unsigned,
+            trust: trust.map(|text| TrustRoot::from_pem(text).unwrap()),
+            ..Policy::default()
+        }
+    }
+
+    fn verdict(order: &ModuleInstall, policy: &Policy) -> Result<(), String> {
+        let judged = judge(order).map_err(|refusal| refusal.to_string())?;
+        let inline = judge_inline(order, &judged, policy).map_err(|refusal| refusal.to_string());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &order.jar_bytes).unwrap();
+        let fetched = judge_file(order, &judged, policy, file.path()).map_err(|refusal| refusal.to_string());
+        assert_eq!(inline, fetched, "both ways of a jar are judged alike");
+        inline
+    }
+
+    #[test]
+    fn what_a_trusted_key_has_signed_is_taken_and_nothing_else() {
+        let required = policy(Unsigned::Refused, Some(KEY));
+        assert_eq!(verdict(&order(), &required), Ok(()));
+        let mut unsigned = order();
+        unsigned.signature_bytes.clear();
+        assert!(verdict(&unsigned, &required).unwrap_err().contains("not signed"));
+        let mut kind = order();
+        kind.signature_kind = "pgp".to_owned();
+        assert!(verdict(&kind, &required).unwrap_err().contains("pgp"));
+        let mut damaged = order();
+        damaged.signature_bytes = SIGNATURE.get(..40).unwrap().into();
+        assert!(
+            verdict(&damaged, &required)
+                .unwrap_err()
+                .starts_with("its signature: ")
+        );
+        // The controller says one thing, and what was signed another.
+        let mut manifest = order();
+        manifest.manifest_yaml = manifest
+            .manifest_yaml
+            .replace("com.example.Main", "com.example.Other");
+        assert!(
+            verdict(&manifest, &required)
+                .unwrap_err()
+                .contains("another manifest")
+        );
+    }
+
+    #[test]
+    fn an_unsigned_module_is_taken_unless_signatures_are_required() {
+        let mut unsigned = order();
+        unsigned.signature_bytes.clear();
+        for trust in [None, Some(KEY)] {
+            assert_eq!(verdict(&unsigned, &policy(Unsigned::Taken, trust)), Ok(()));
+        }
+        // A signature that is there is verified where somebody is believed.
+        let mut damaged = order();
+        damaged.signature_bytes = b"AAAA"[..].into();
+        assert!(verdict(&damaged, &policy(Unsigned::Taken, Some(KEY))).is_err());
+        assert_eq!(verdict(&damaged, &policy(Unsigned::Taken, None)), Ok(()));
+        assert!(verdict(&order(), &policy(Unsigned::Refused, None)).is_err());
+    }
+}
