@@ -15,7 +15,6 @@ def everywhere(reason):
 
 # `(sender, payload)` to pairing to reason.
 PENDING = {
-    ("daemon", "daemon_log_record"): everywhere("logs of daemons are neither sent nor kept"),
     ("daemon", "module_state_update"): everywhere("the states of modules are not kept, and no module is hosted"),
     ("daemon", "event_subscribe"): everywhere("no events are forwarded, and no module can ask for them"),
     ("daemon", "event_unsubscribe"): everywhere("no events are forwarded, and no module can ask for them"),

@@ -2,6 +2,7 @@
 
 mod cache;
 mod group;
+mod logs;
 mod template;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::settings::Overrides;
 
 pub use self::cache::CacheCommand;
 pub use self::group::{GroupCommand, GroupFields};
+pub use self::logs::{LogsArguments, LogsCommand};
 pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
 const ABOUT: &str = "Operates a PrexorCloud cluster through its controller's HTTP interface";
@@ -129,6 +131,9 @@ pub enum Command {
     /// Crash reports
     #[command(subcommand)]
     Crash(CrashCommand),
+    /// What the controller and the daemons log, and what servers print
+    #[command(subcommand)]
+    Logs(LogsCommand),
     /// Who did what, the newest first
     Audit {
         /// How many entries

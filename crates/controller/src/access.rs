@@ -50,11 +50,13 @@ pub enum Permission {
     GroupsView,
     /// Create, change and delete groups, and see their environment
     GroupsManage,
+    /// See what the controller and the daemons log
+    LogsView,
 }
 
 impl Permission {
     /// All of them
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TokensManage,
         Self::NodesView,
         Self::NodesManage,
@@ -67,6 +69,7 @@ impl Permission {
         Self::TemplatesManage,
         Self::GroupsView,
         Self::GroupsManage,
+        Self::LogsView,
     ];
 
     /// The one with this name
@@ -91,6 +94,7 @@ impl Permission {
             Self::TemplatesManage => "templates.manage",
             Self::GroupsView => "groups.view",
             Self::GroupsManage => "groups.manage",
+            Self::LogsView => "logs.view",
         }
     }
 }

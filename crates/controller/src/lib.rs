@@ -61,6 +61,7 @@ mod http;
 mod inventory;
 pub mod join_tokens;
 pub mod lineage;
+mod logs;
 mod maintenance;
 mod nodes;
 pub mod rate_limit;

@@ -7,6 +7,7 @@ mod crash;
 mod files;
 mod group;
 mod instance;
+mod logs;
 mod node;
 mod pairs;
 mod template;
@@ -56,6 +57,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Group(command) => group::run(command, &client(target)?, &output).await,
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
+        Command::Logs(command) => logs::run(command, &client(target)?, &output).await,
         Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,
         Command::Version => version::run(&client(target)?, &output).await,
         // Done above, before anything that could fail.

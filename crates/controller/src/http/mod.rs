@@ -17,6 +17,7 @@ mod files;
 mod groups;
 mod instances;
 mod json;
+mod logs;
 mod metrics;
 mod nodes;
 mod page;
@@ -42,8 +43,8 @@ pub use self::server::HttpServerError;
 pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
-    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, nodes::Nodes,
-    readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
+    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, logs::Logs,
+    nodes::Nodes, readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -61,6 +62,7 @@ pub(crate) struct Api {
     pub(crate) stopping: CancellationToken,
     pub(crate) readiness: Readiness,
     pub(crate) surroundings: Surroundings,
+    pub(crate) logs: Arc<Logs>,
     /// The list of all instances
     pub(crate) all_instances: SharedAnswer,
 }
@@ -86,6 +88,8 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/shutdown", post(nodes::shutdown))
         .route("/nodes/{id}/remove", post(nodes::remove))
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
+        .route("/nodes/{id}/logs", get(logs::of_node))
+        .route("/nodes/{id}/logs/stream", get(logs::stream_of_node))
         .route("/nodes/{id}/cache", get(cache::show))
         .route("/nodes/{id}/cache/refresh", post(cache::refresh))
         .route("/nodes/{id}/cache/warm", post(cache::warm))
@@ -109,6 +113,8 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))
         .route("/system/ready", get(system::ready))
+        .route("/system/logs", get(logs::own))
+        .route("/system/logs/stream", get(logs::stream_own))
         .route("/system/version", get(system::version))
         .route("/templates", get(templates::list).post(templates::create))
         .route(

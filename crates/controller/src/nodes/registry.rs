@@ -25,6 +25,7 @@ use crate::{
     config::ControllerConfig,
     console::Consoles,
     inventory::{Inventory, Outline},
+    logs::Logs,
     records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
     templates::Templates,
@@ -46,6 +47,7 @@ pub(crate) struct NodeContext {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) consoles: Arc<Consoles>,
+    pub(crate) logs: Arc<Logs>,
     pub(crate) config: ControllerConfig,
     pub(crate) epoch: Epoch,
     /// Told to daemons; 0 = no HTTP
@@ -97,6 +99,7 @@ impl NodeContext {
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
             store,
             consoles: Arc::new(Consoles::keeping(1)),
+            logs: Arc::default(),
             config: ControllerConfig::default(),
             epoch: Epoch::new(1),
             http_port: 0,

@@ -72,6 +72,7 @@ impl Node {
         self.machine = ControllerNode::new(self.id);
         self.record = None;
         self.with_view(|view| *view = NodeView::default());
+        self.context.logs.forget(self.id);
         tracing::warn!(node = %self.id, "the node is forgotten");
         Ok(())
     }

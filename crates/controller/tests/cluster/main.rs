@@ -11,6 +11,7 @@ mod http;
 mod instances;
 mod kill;
 mod limits;
+mod logs;
 mod operations;
 mod plain;
 mod puppet;
