@@ -8,22 +8,5 @@ JAVA_CONTROLLER = "ours-Java controller"
 
 PAIRINGS = (OWN, PYTHON_DAEMON, PYTHON_CONTROLLER, JAVA_DAEMON, JAVA_CONTROLLER)
 
-
-def everywhere(reason):
-    return dict.fromkeys(PAIRINGS, reason)
-
-
-def with_our_controller(reason):
-    return dict.fromkeys((OWN, PYTHON_DAEMON, JAVA_DAEMON), reason)
-
-
 # `(sender, payload)` to pairing to reason.
-PENDING = {
-    ("daemon", "daemon_log_record"): everywhere("logs of daemons are neither sent nor kept"),
-    ("daemon", "module_state_update"): with_our_controller("the states of modules are not kept"),
-    ("daemon", "event_subscribe"): with_our_controller("no events are forwarded"),
-    ("daemon", "event_unsubscribe"): with_our_controller("no events are forwarded"),
-    ("controller", "module_install"): with_our_controller("no modules are distributed"),
-    ("controller", "module_uninstall"): with_our_controller("no modules are distributed"),
-    ("controller", "module_event"): with_our_controller("no events are forwarded"),
-}
+PENDING = {}

@@ -3,6 +3,7 @@
 mod cache;
 mod group;
 mod module;
+mod logs;
 mod template;
 
 use std::path::PathBuf;
@@ -16,6 +17,7 @@ use crate::settings::Overrides;
 pub use self::cache::CacheCommand;
 pub use self::group::{GroupCommand, GroupFields};
 pub use self::module::ModuleCommand;
+pub use self::logs::{LogsArguments, LogsCommand};
 pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
 const ABOUT: &str = "Operates a PrexorCloud cluster through its controller's HTTP interface";
@@ -134,6 +136,9 @@ pub enum Command {
     /// Modules: what nodes run beside their servers
     #[command(subcommand)]
     Module(ModuleCommand),
+    /// What the controller and the daemons log, and what servers print
+    #[command(subcommand)]
+    Logs(LogsCommand),
     /// Who did what, the newest first
     Audit {
         /// How many entries

@@ -4,26 +4,16 @@
 //! it connects again and asks for what comes after the last line seen; lines that the controller no longer has are
 //! reported as a gap, never skipped in silence.
 
-use std::time::Duration;
-
 use reqwest::Response;
 use serde::Deserialize;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::client::{Client, Request};
 use crate::event_stream::{Decoder, Event};
 use crate::failure::Failure;
+use crate::outage::{LONGEST_SILENCE, Outage};
 
-/// The controller sends something at least every 15 s, so this is the silence of a dead connection
-const LONGEST_SILENCE: Duration = Duration::from_secs(45);
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
-
-/// A connection that lasted so long ends an outage
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-
-/// For how long reconnecting is tried before the console is given up
-pub const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+pub use crate::outage::GIVE_UP_AFTER;
 
 /// Which part of the console is wanted
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +87,7 @@ pub struct Console {
     next: u64,
     stream: Option<Stream>,
     /// When the connection was lost, how long to wait before the next try
-    outage: Option<Outage>,
+    outage: Outage,
     connected_before: bool,
 }
 
@@ -107,13 +97,6 @@ struct Stream {
     response: Response,
     decoder: Decoder,
     opened_at: Instant,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Outage {
-    since: Instant,
-    try_at: Instant,
-    delay: Duration,
 }
 
 impl Console {
@@ -128,7 +111,7 @@ impl Console {
             extent,
             next: from,
             stream: None,
-            outage: None,
+            outage: Outage::default(),
             connected_before: false,
         }
     }
@@ -169,22 +152,18 @@ impl Console {
             };
             let request = stream.request.clone();
             let now = Instant::now();
-            if now.duration_since(stream.opened_at) >= STABLE_AFTER {
-                self.outage = None;
-            }
+            self.outage.note_loss(stream.opened_at, now);
             self.stream = None;
-            if self.is_given_up(now) {
+            if self.outage.is_given_up(now) {
                 return Err(request.unreachable(reason));
             }
-            self.note_failure(now);
+            self.outage.note_failure(now);
             return Ok(Some(Happening::Lost { reason }));
         }
     }
 
     async fn connect(&mut self) -> Result<Option<Happening>, Failure> {
-        if let Some(outage) = self.outage {
-            sleep_until(outage.try_at).await;
-        }
+        self.outage.wait().await;
         let mut query = vec![("follow", (self.extent == Extent::Live).to_string())];
         if self.next > 0 {
             query.push(("from", self.next.to_string()));
@@ -203,31 +182,13 @@ impl Console {
             }
             Err(error) => {
                 let now = Instant::now();
-                if !self.connected_before || !error.is_transient() || self.is_given_up(now) {
+                if !self.connected_before || !error.is_transient() || self.outage.is_given_up(now) {
                     return Err(error);
                 }
-                self.note_failure(now);
+                self.outage.note_failure(now);
                 Ok(None)
             }
         }
-    }
-
-    fn is_given_up(&self, now: Instant) -> bool {
-        self.outage
-            .is_some_and(|outage| now.duration_since(outage.since) >= GIVE_UP_AFTER)
-    }
-
-    /// A connection was lost or could not be made: the next try waits, longer each time until one proves stable
-    fn note_failure(&mut self, now: Instant) {
-        let (since, delay) = match self.outage {
-            Some(outage) => (outage.since, (outage.delay * 2).min(LONGEST_DELAY)),
-            None => (now, FIRST_DELAY),
-        };
-        self.outage = Some(Outage {
-            since,
-            try_at: now + delay,
-            delay,
-        });
     }
 
     fn understand(&mut self, event: &Event, request: &Request) -> Result<Option<Happening>, Failure> {

@@ -27,7 +27,7 @@
 //! create them. [`printable`] makes it harmless before it reaches a terminal.
 //!
 //! In reading order: [`settings`] (where the controller is, who we are), [`client`], [`resource`] (what comes back),
-//! [`event_stream`] and [`console`] (live lines), [`transfer`] (bytes of templates), [`failure`] (what can go wrong and the exit code of each), [`arguments`],
+//! [`event_stream`], [`console`] and [`log_stream`] (live lines), [`transfer`] (bytes of templates), [`failure`] (what can go wrong and the exit code of each), [`arguments`],
 //! [`commands`], [`output`] and [`program`].
 
 #![warn(missing_docs)]
@@ -39,6 +39,8 @@ pub mod commands;
 pub mod console;
 pub mod event_stream;
 pub mod failure;
+pub mod log_stream;
+mod outage;
 pub mod output;
 pub mod printable;
 pub mod program;

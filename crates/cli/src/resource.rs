@@ -95,6 +95,9 @@ pub struct Node {
     /// Whether it was built from the controller's contract: `SAME`, `DIFFERENT`, `UNKNOWN`
     #[serde(default)]
     pub contract: Option<String>,
+    /// What came of its daemon's log
+    #[serde(default)]
+    pub logs: Option<LogCounts>,
     /// Another daemon that came with its identity while it was there
     #[serde(default)]
     pub rival: Option<Rival>,
@@ -113,6 +116,16 @@ pub struct Node {
     /// When its certificate expires
     #[serde(default)]
     pub certificate_expires_at: Option<String>,
+}
+
+/// What came of a log since the controller started
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(default)]
+pub struct LogCounts {
+    /// Records that came
+    pub received: u64,
+    /// Records that are known to be missing
+    pub lost: u64,
 }
 
 /// An instance

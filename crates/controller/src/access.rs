@@ -54,11 +54,13 @@ pub enum Permission {
     ModulesView,
     /// Install and uninstall modules
     ModulesManage,
+    /// See what the controller and the daemons log
+    LogsView,
 }
 
 impl Permission {
     /// All of them
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::TokensManage,
         Self::NodesView,
         Self::NodesManage,
@@ -73,6 +75,7 @@ impl Permission {
         Self::GroupsManage,
         Self::ModulesView,
         Self::ModulesManage,
+        Self::LogsView,
     ];
 
     /// The one with this name
@@ -99,6 +102,7 @@ impl Permission {
             Self::GroupsManage => "groups.manage",
             Self::ModulesView => "modules.view",
             Self::ModulesManage => "modules.manage",
+            Self::LogsView => "logs.view",
         }
     }
 }

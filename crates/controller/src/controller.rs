@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prexorcloud_logs::{Counts, Mirror, RollingFile};
 use prexorcloud_proto::{
     admin_service_server::AdminServiceServer, artifact_service_server::ArtifactServiceServer,
     bootstrap_service_server::BootstrapServiceServer,
@@ -47,6 +48,7 @@ use crate::{
     inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     lineage::{Known, Lineage, LineageError, STORE_FILE},
+    logs::Logs,
     maintenance::Maintenance,
     modules::{Modules, PolicyError},
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
@@ -141,11 +143,23 @@ pub enum ControllerFailure {
 pub struct Surroundings {
     /// Log lines that could not be written
     pub lost_log_lines: Arc<AtomicU64>,
+    /// What the program logs, to be shown at `/system/logs`
+    pub log: Option<Mirror>,
+    /// The file that has the log, too
+    pub log_file: Option<RollingFile>,
 }
 
 impl Surroundings {
     pub(crate) fn lost_log_lines(&self) -> u64 {
         self.lost_log_lines.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn lost_file_lines(&self) -> u64 {
+        self.log_file.as_ref().map_or(0, RollingFile::lost)
+    }
+
+    pub(crate) fn log_counts(&self) -> Counts {
+        self.log.as_ref().map(Mirror::counts).unwrap_or_default()
     }
 }
 
@@ -284,6 +298,12 @@ impl Foundation {
         let stopping = CancellationToken::new();
         let (vital, deaths) = Vital::new();
         let (failed, failure) = watch::channel(None);
+        let logs = Arc::new(Logs::default());
+        if let Some(mirror) = surroundings.log.clone() {
+            let (logs, until) = (Arc::clone(&logs), stopping.clone());
+            // Not vital: a controller can do without its own log.
+            tokio::spawn(async move { logs.follow(mirror, until).await });
+        }
         let consoles = Arc::new(Consoles::keeping(config.instances.console_lines));
         let workloads = Arc::new(Workloads::default());
         let inventory = Arc::new(Inventory::new(Arc::clone(&store)));
@@ -306,6 +326,7 @@ impl Foundation {
             modules: modules.clone(),
             inventory: Arc::clone(&inventory),
             consoles: Arc::clone(&consoles),
+            logs: Arc::clone(&logs),
             epoch,
             templates: templates.clone(),
             archives: Semaphore::new(nodes::ARCHIVES_IN_MEMORY),
@@ -378,6 +399,7 @@ impl Foundation {
             stopping: stopping.clone(),
             readiness: Readiness::new(Arc::clone(&store)),
             surroundings,
+            logs,
             all_instances: SharedAnswer::default(),
         };
         let http_address = http.local_addr();

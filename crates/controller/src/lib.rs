@@ -62,6 +62,7 @@ mod http;
 mod inventory;
 pub mod join_tokens;
 pub mod lineage;
+mod logs;
 mod maintenance;
 pub mod modules;
 mod nodes;

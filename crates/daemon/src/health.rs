@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prexorcloud_logs::Counts;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -32,6 +33,8 @@ pub struct Health {
     pub instance_count: usize,
     /// The controller that is or was dialled last, as host and port
     pub controller: Option<(String, u16)>,
+    /// Log records for the controller, and how many of them were given up
+    pub log: Counts,
 }
 
 /// Answers until it is dropped
@@ -128,6 +131,8 @@ fn answer(method: &str, path: &str, health: &Health) -> (&'static str, serde_jso
                 "controller": health.controller.as_ref().map(|(host, port)| {
                     serde_json::json!({ "host": host, "grpcPort": port })
                 }),
+                "logRecords": health.log.logged,
+                "logRecordsDropped": health.log.dropped,
             }),
         ),
         ("GET" | "HEAD", "/ready") => (
@@ -179,6 +184,10 @@ mod tests {
             connected: now.load(Ordering::Relaxed),
             instance_count: 3,
             controller: Some(("ctrl".into(), 9090)),
+            log: Counts {
+                logged: 7,
+                dropped: 2,
+            },
         })
         .await
         .unwrap();
@@ -192,6 +201,7 @@ mod tests {
         let health = get("/health").await;
         assert!(health.starts_with("HTTP/1.1 200 OK\r\n"), "{health}");
         assert!(health.contains("\"status\":\"UP\"") && health.contains("\"instanceCount\":3"));
+        assert!(health.contains("\"logRecords\":7") && health.contains("\"logRecordsDropped\":2"));
         assert!(get("/ready").await.contains("503 Service Unavailable"));
         connected.store(true, Ordering::Relaxed);
         let ready = get("/ready?x=1").await;

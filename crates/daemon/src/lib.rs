@@ -70,4 +70,4 @@ mod wall_clock;
 mod yaml;
 
 pub use config::DaemonConfig;
-pub use node::{Daemon, Finished, OwnProgram, ReloadError, RunningDaemon};
+pub use node::{Daemon, Finished, OwnProgram, ReloadError, RunningDaemon, Surroundings};

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use prexorcloud_daemon::config::{self, DaemonConfig, LogFormat};
-use prexorcloud_daemon::{Daemon, Finished, OwnProgram, RunningDaemon};
+use prexorcloud_daemon::{Daemon, Finished, OwnProgram, RunningDaemon, Surroundings};
+use prexorcloud_logs::FileLimits;
 
 use crate::arguments::{EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::DaemonReady;
 use crate::cluster::{SHIM, STANDIN};
 use crate::ending::{Ending, Hangup};
-use crate::logging::{self, Log, Shape};
+use crate::logging::{self, Log, LogFile, Shape};
 use crate::small_shim::SmallShim;
 use crate::{complain, environment, sentence, tether};
 
@@ -32,7 +33,14 @@ pub async fn run(arguments: ServeArguments) -> ExitCode {
         LogFormat::Text => Shape::Text,
         LogFormat::Json => Shape::Json,
     };
-    let log = match logging::start(&config.log.filter, shape) {
+    let file = config.log.file.clone().map(|path| LogFile {
+        path,
+        limits: FileLimits {
+            bytes: config.log.file_bytes,
+            former: config.log.file_count,
+        },
+    });
+    let log = match logging::start(&config.log.filter, shape, config.log.mirror, file) {
         Ok(log) => log,
         Err(error) => return complain(&sentence(&error), EXIT_USAGE),
     };
@@ -71,8 +79,11 @@ async fn serve(config: DaemonConfig, arguments: &ServeArguments, log: &Log) -> a
         own.shim_program = shim.path();
     }
     let started_with = config.clone();
+    let surroundings = Surroundings {
+        log: Some(log.mirror()),
+    };
     let mut daemon = tokio::select! {
-        started = Daemon::start(config, own) => started?,
+        started = Daemon::start_within(surroundings, config, own) => started?,
         () = ending.asked_for() => return Ok(()),
         () = tether::cut(arguments.tether) => return Ok(()),
     };
@@ -119,7 +130,7 @@ async fn reload(daemon: &RunningDaemon, before: &DaemonConfig, arguments: &Serve
     match config::load(arguments.config.as_deref(), environment()) {
         Ok(loaded) => {
             let now = loaded.config;
-            match log.refilter(&now.log.filter) {
+            match log.refilter(&now.log.filter, now.log.mirror) {
                 Ok(()) => tracing::info!(
                     filter = now.log.filter,
                     "SIGHUP: the log follows the configuration"

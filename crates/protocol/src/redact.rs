@@ -1,4 +1,4 @@
-//! Secrets that stand inside of URLs, taken out of texts that people read
+//! Secrets taken out of texts that people read
 //!
 //! A daemon quotes the URL that it could not download from, and that is how a password gets into the last error of an
 //! instance, and a signature into a log. What names the place stays: scheme, host, path, and every parameter but the value
@@ -61,6 +61,83 @@ pub fn urls(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     Cow::Owned(cleaned)
+}
+
+/// Names of which nobody ever logs a value that may be read.
+const SECRET_FIELDS: [&str; 15] = [
+    "token",
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "authorization",
+    "credential",
+    "credentials",
+    "apikey",
+    "privatekey",
+    "secretkey",
+    "accesskey",
+    "cookie",
+    "jwt",
+];
+
+/// What our own tokens begin with, and the schemes before one in a header.
+const TOKENS: [&str; 5] = ["pxr_", "prx_", "Bearer ", "bearer ", "Basic "];
+
+/// What is shorter after one of these is a word of a sentence.
+const SHORTEST_TOKEN: usize = 12;
+
+/// Whether a field with this name holds a secret: `password`, `joinToken`, `aws-secret-key`, but not `token_file`.
+#[must_use]
+pub fn is_secret_field(name: &str) -> bool {
+    let name: String = name
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .map(|character| character.to_ascii_lowercase())
+        .collect();
+    SECRET_FIELDS.iter().any(|secret| name.ends_with(secret))
+}
+
+/// The text without the secrets in its [URLs](urls), and without tokens that stand in it by themselves
+///
+/// ```
+/// use prexorcloud_protocol::redact::text;
+///
+/// let said = "Authorization: Bearer abcdefghijkl was sent to https://bob:hunter2@repo.example";
+/// assert_eq!(text(said), "Authorization: Bearer *** was sent to https://***@repo.example");
+/// ```
+#[must_use]
+pub fn text(text: &str) -> Cow<'_, str> {
+    let mut cleaned = urls(text);
+    for begin in TOKENS {
+        if cleaned.contains(begin) {
+            cleaned = Cow::Owned(without_tokens(&cleaned, begin));
+        }
+    }
+    cleaned
+}
+
+fn without_tokens(text: &str, begin: &str) -> String {
+    let is_of_token = |character: char| character.is_ascii_alphanumeric() || "_.~+/=-".contains(character);
+    let mut cleaned = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(begin) {
+        let (before, token) = rest.split_at(at + begin.len());
+        cleaned.push_str(before);
+        let end = token
+            .find(|character| !is_of_token(character))
+            .unwrap_or(token.len());
+        let (token, after) = token.split_at(end);
+        cleaned.push_str(if token.len() < SHORTEST_TOKEN {
+            token
+        } else {
+            REDACTED
+        });
+        rest = after;
+    }
+    cleaned.push_str(rest);
+    cleaned
 }
 
 /// What no URL contains, and what quotes one.
@@ -154,6 +231,38 @@ mod tests {
             ("http://http://u:p@h", "http://http://***@h"),
         ] {
             assert_eq!(urls(said), cleaned);
+        }
+    }
+
+    #[test]
+    fn tokens_go_and_the_words_of_a_sentence_stay() {
+        for (said, cleaned) in [
+            ("Bearer of bad news", "Bearer of bad news"),
+            (
+                "token pxr_0123456789abcdefghijklmnopqrstuv.AAAA-BBBB_c was refused",
+                "token pxr_*** was refused",
+            ),
+            ("prx_short", "prx_short"),
+            ("a Basic dXNlcjpwYXNzd29yZA==, b", "a Basic ***, b"),
+        ] {
+            assert_eq!(text(said), cleaned);
+        }
+    }
+
+    #[test]
+    fn fields_of_secrets_are_known_by_their_last_word() {
+        for secret in [
+            "token",
+            "joinToken",
+            "DB_PASSWORD",
+            "x-api-key",
+            "authorization",
+            "aws.secretKey",
+        ] {
+            assert!(is_secret_field(secret), "{secret}");
+        }
+        for other in ["token_file", "code", "key", "tokens", "node", "session", ""] {
+            assert!(!is_secret_field(other), "{other}");
         }
     }
 

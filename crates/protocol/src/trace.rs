@@ -26,6 +26,18 @@ impl TraceParent {
         (well_formed && !is_zero(3..35) && !is_zero(36..52)).then_some(Self(bytes))
     }
 
+    /// The id of the trace, 32 hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.as_str().get(3..35).unwrap_or_default()
+    }
+
+    /// The id of the span that the command was sent in, 16 hexadecimal digits.
+    #[must_use]
+    pub fn span_id(&self) -> &str {
+        self.as_str().get(36..52).unwrap_or_default()
+    }
+
     /// The header's text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -489,6 +489,8 @@ fn what_has_been_shortened_is_accepted() {
             message: long(),
             throwable: long(),
             mdc: wide_keys(limits::LOG_MDC_TEXT),
+            sequence: u64::MAX,
+            dropped: u64::MAX,
         })),
         Payload::DaemonLogRecord(Box::new(DaemonLogRecord {
             mdc: map(),

@@ -8,6 +8,7 @@ mod files;
 mod group;
 mod instance;
 mod module;
+mod logs;
 mod node;
 mod pairs;
 mod template;
@@ -58,6 +59,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
         Command::Module(command) => module::run(command, &client(target)?, &output).await,
+        Command::Logs(command) => logs::run(command, &client(target)?, &output).await,
         Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,
         Command::Version => version::run(&client(target)?, &output).await,
         // Done above, before anything that could fail.

@@ -97,6 +97,7 @@ async fn show(id: &str, client: &Client, output: &Output) -> Result<(), Failure>
             output.moment(node.certificate_expires_at.as_deref()),
         ),
         ("contract", node.contract.as_deref().map(str::to_lowercase)),
+        ("log records", log_records(&node)),
         ("labels", labels),
         (
             "rival",
@@ -214,6 +215,15 @@ fn report(id: &str, answer: &Answer<Outcome>, output: &Output) -> Result<(), Fai
 /// Whether an instance in this state has no process any more
 pub(super) fn has_ended(state: &str) -> bool {
     matches!(state, "STOPPED" | "CRASHED")
+}
+
+/// How many came of what its daemon has logged, and how many did not
+fn log_records(node: &Node) -> Option<String> {
+    let logs = node.logs?;
+    Some(match logs.lost {
+        0 => logs.received.to_string(),
+        lost => format!("{}, {lost} lost", logs.received),
+    })
 }
 
 fn cpu(node: &Node) -> Option<String> {

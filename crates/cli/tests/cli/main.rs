@@ -5,6 +5,7 @@ mod cache;
 mod console;
 mod groups;
 mod hostile;
+mod logs;
 mod output;
 mod requests;
 mod server;

@@ -185,6 +185,30 @@ pub(super) const KEYS: &[Key] = &[
         "Log filter, for instance \"info,h2=error,prexorcloud_controller=debug\"; h2 warns of each connection that a stranger breaks off.",
     ),
     key("log.format", Kind::Text, "\"text\"", "\"text\" or \"json\"."),
+    key(
+        "log.mirror_level",
+        Kind::Text,
+        "\"info\"",
+        "Of what passes the filter, the least that the controller shows of itself (`prexorctl logs controller`): trace, debug, info, warn, error or off.",
+    ),
+    key(
+        "log.file",
+        Kind::Text,
+        "\"\"",
+        "A file that has the log, too; empty = none. Beside it are those before it, .1 the newest.",
+    ),
+    key(
+        "log.file_mb",
+        Kind::Integer,
+        "50",
+        "Size at which the file is rolled.",
+    ),
+    key(
+        "log.file_count",
+        Kind::Integer,
+        "5",
+        "How many former files stay.",
+    ),
 ];
 
 /// The environment variables that override keys begin with this

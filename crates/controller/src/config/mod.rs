@@ -27,6 +27,7 @@ use std::{
 use prexorcloud_content::Limits;
 use prexorcloud_protocol::heartbeat::{DEFAULT_INTERVAL, MISSED_LIMIT};
 use prexorcloud_security::files::without_mark;
+use tracing::level_filters::LevelFilter;
 
 use self::settings::Settings;
 pub use self::{
@@ -140,6 +141,14 @@ pub struct LogConfig {
     pub filter: String,
     /// How a line looks
     pub format: LogFormat,
+    /// The least important level that the controller shows
+    pub mirror: LevelFilter,
+    /// A file for the same lines
+    pub file: Option<PathBuf>,
+    /// The size at which the file is rolled
+    pub file_bytes: u64,
+    /// How many former files stay
+    pub file_count: usize,
 }
 
 /// How a log line looks
@@ -188,6 +197,10 @@ impl Default for ControllerConfig {
             log: LogConfig {
                 filter: "info,h2=error".to_owned(),
                 format: LogFormat::Text,
+                mirror: LevelFilter::INFO,
+                file: None,
+                file_bytes: 50 * 1024 * 1024,
+                file_count: 5,
             },
         }
     }
@@ -391,6 +404,19 @@ fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {
                 "json" => LogFormat::Json,
                 _ => return Err(settings.invalid("log.format", "\"text\" or \"json\"")),
             },
+            mirror: match settings.text("log.mirror_level", "info".to_owned())?.parse() {
+                Ok(level) => level,
+                Err(_) => {
+                    return Err(
+                        settings.invalid("log.mirror_level", "trace, debug, info, warn, error or off")
+                    );
+                }
+            },
+            file: Some(settings.text("log.file", String::new())?)
+                .filter(|file| !file.trim().is_empty())
+                .map(PathBuf::from),
+            file_bytes: 1024 * 1024 * settings.size("log.file_mb", 50, 1..=1 << 20)? as u64,
+            file_count: settings.size("log.file_count", 5, 0..=1000)?,
         },
     })
 }

@@ -24,22 +24,60 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'static str); 1], String) {
     (
         [(header::CONTENT_TYPE, TEXT_FORMAT)],
-        exposition(
-            &api.nodes.views(),
-            api.surroundings.lost_log_lines(),
-            now_millis(),
-        ),
+        exposition(&api.nodes.views(), &LogCounts::of(&api), now_millis()),
     )
 }
 
-fn exposition(nodes: &[NodeView], lost_log_lines: u64, now_ms: i64) -> String {
+/// What became of logs: name, meaning, count
+struct LogCounts([(&'static str, &'static str, u64); 5]);
+
+impl LogCounts {
+    fn of(api: &Api) -> Self {
+        let own = api.surroundings.log_counts();
+        let nodes = api.logs.received_of_all();
+        Self([
+            (
+                "prexorcloud_log_lines_lost_total",
+                "Log lines that standard error did not take",
+                api.surroundings.lost_log_lines(),
+            ),
+            (
+                "prexorcloud_log_file_lines_lost_total",
+                "Log lines that the log file did not take",
+                api.surroundings.lost_file_lines(),
+            ),
+            (
+                "prexorcloud_log_records_dropped_total",
+                "Records of the controller's own log that were logged too fast to be shown",
+                own.dropped,
+            ),
+            (
+                "prexorcloud_daemon_log_records_total",
+                "Records of daemons' logs that came, since this controller started",
+                nodes.records,
+            ),
+            (
+                "prexorcloud_daemon_log_records_lost_total",
+                "Records of daemons' logs that never came, by the numbers of those that did",
+                nodes.lost,
+            ),
+        ])
+    }
+}
+
+fn exposition(nodes: &[NodeView], logs: &LogCounts, now_ms: i64) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder, || {
         describe();
+        for (name, meaning, _) in logs.0 {
+            describe_counter!(name, Unit::Count, meaning);
+        }
         record(nodes);
         record_expiries(nodes, now_ms);
-        counter!("prexorcloud_log_lines_lost_total").absolute(lost_log_lines);
+        for (name, _, count) in logs.0 {
+            counter!(name).absolute(count);
+        }
     });
     handle.render()
 }
@@ -73,11 +111,6 @@ fn describe() {
     for (name, meaning) in about {
         describe_gauge!(name, Unit::Count, meaning);
     }
-    describe_counter!(
-        "prexorcloud_log_lines_lost_total",
-        Unit::Count,
-        "Log lines that standard error did not take"
-    );
 }
 
 /// Every label value is always there: a series that comes and goes hides the difference between none and unknown.

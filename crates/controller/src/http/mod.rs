@@ -17,6 +17,7 @@ mod files;
 mod groups;
 mod instances;
 mod json;
+mod logs;
 mod metrics;
 mod modules;
 mod multipart;
@@ -44,7 +45,7 @@ pub use self::server::HttpServerError;
 pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
-    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, modules::Modules,
+    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, logs::Logs, modules::Modules,
     nodes::Nodes, readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
 };
 
@@ -64,6 +65,7 @@ pub(crate) struct Api {
     pub(crate) stopping: CancellationToken,
     pub(crate) readiness: Readiness,
     pub(crate) surroundings: Surroundings,
+    pub(crate) logs: Arc<Logs>,
     /// The list of all instances
     pub(crate) all_instances: SharedAnswer,
 }
@@ -89,6 +91,8 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/shutdown", post(nodes::shutdown))
         .route("/nodes/{id}/remove", post(nodes::remove))
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
+        .route("/nodes/{id}/logs", get(logs::of_node))
+        .route("/nodes/{id}/logs/stream", get(logs::stream_of_node))
         .route("/nodes/{id}/cache", get(cache::show))
         .route("/nodes/{id}/cache/refresh", post(cache::refresh))
         .route("/nodes/{id}/cache/warm", post(cache::warm))
@@ -112,6 +116,8 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))
         .route("/system/ready", get(system::ready))
+        .route("/system/logs", get(logs::own))
+        .route("/system/logs/stream", get(logs::stream_own))
         .route("/system/version", get(system::version))
         .route("/modules", get(modules::list))
         .route("/modules/platform", get(modules::list_all))

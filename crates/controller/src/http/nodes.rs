@@ -52,6 +52,8 @@ pub(super) struct Node {
     last_heartbeat: Option<String>,
     first_seen: String,
     last_seen: String,
+    /// What came of its daemon's log; `None` in a list
+    logs: Option<Value>,
     /// When the certificate expires that it has
     certificate_expires_at: Option<String>,
 }
@@ -106,6 +108,7 @@ impl From<NodeView> for Node {
             connected_since: session.as_ref().map(|session| time(session.since_ms)),
             session_id: session.map(|session| session.session_id),
             last_heartbeat: time_unless_never(heard_at_ms),
+            logs: None,
             certificate_expires_at: time_unless_never(record.certificate_expires_at_ms),
             first_seen: time(record.first_seen_ms),
             last_seen: time(record.last_seen_ms.max(heard_at_ms)),
@@ -127,11 +130,12 @@ pub(super) async fn show(
     id: Id,
 ) -> Result<Json<Node>, ApiError> {
     caller.require(Permission::NodesView)?;
-    let view = api
-        .nodes
-        .view(id.parse("node")?)
-        .ok_or_else(|| ApiError::not_found("no such node"))?;
-    Ok(Json(view.into()))
+    let id: NodeId = id.parse("node")?;
+    let view = api.nodes.view(id);
+    let mut node = Node::from(view.ok_or_else(|| ApiError::not_found("no such node"))?);
+    let received = api.logs.received_of(id);
+    node.logs = Some(json!({ "received": received.records, "lost": received.lost }));
+    Ok(Json(node))
 }
 
 #[derive(Deserialize)]

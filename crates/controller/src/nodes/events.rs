@@ -63,9 +63,8 @@ impl Node {
                     let _ = waiting.send(ack);
                 }
             }
-            ControllerEvent::Log(record) => {
-                tracing::debug!(node = %self.id, level = record.level, logger = record.logger, said = record.message, "daemon log");
-            }
+            // It is no news of the controller: told in its own log, it would be there twice, and be the most of it.
+            ControllerEvent::Log(record) => self.context.logs.append(self.id, *record),
             ControllerEvent::DaemonError(report) => {
                 tracing::warn!(node = %self.id, code = report.error_code, said = report.error_message, context = report.context, "the daemon reports an error");
                 if report.error_code == error_code::RECORDS_DAMAGED
@@ -128,6 +127,7 @@ impl Node {
         }) else {
             return;
         };
+        self.context.logs.connected(self.id, &view.boot_id);
         self.awaiting_shutdown.clear();
         // They were for the stream before.
         self.give_up_typed(BROKEN);
@@ -311,6 +311,7 @@ impl Node {
             return;
         };
         let session_id = admission.session_id.clone();
+        let boot_id = hello.handshake.boot_id.clone();
         let (version, contract) = (hello.handshake.version.clone(), hello.agreement.contract);
         let accepted = stream
             .session
@@ -325,6 +326,7 @@ impl Node {
         }
         stream.data.session = Some(SessionView {
             session_id,
+            boot_id,
             since_ms: now_millis(),
             unreachable: false,
             contract,

@@ -26,6 +26,7 @@ use crate::{
     console::Consoles,
     inventory::{Inventory, Outline},
     modules::{Modules, NodeModulesRecord},
+    logs::Logs,
     records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
     templates::Templates,
@@ -47,6 +48,7 @@ pub(crate) struct NodeContext {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) consoles: Arc<Consoles>,
+    pub(crate) logs: Arc<Logs>,
     pub(crate) config: ControllerConfig,
     pub(crate) epoch: Epoch,
     /// Told to daemons; 0 = no HTTP
@@ -101,6 +103,7 @@ impl NodeContext {
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
             store,
             consoles: Arc::new(Consoles::keeping(1)),
+            logs: Arc::default(),
             config: ControllerConfig::default(),
             epoch: Epoch::new(1),
             http_port: 0,

@@ -78,6 +78,7 @@ impl Node {
         self.record = None;
         self.modules = NodeModules::new(self.context.modules.watch());
         self.with_view(|view| *view = NodeView::default());
+        self.context.logs.forget(self.id);
         tracing::warn!(node = %self.id, "the node is forgotten");
         Ok(())
     }

@@ -52,6 +52,8 @@ pub(crate) struct Rival {
 #[derive(Clone, Debug)]
 pub(crate) struct SessionView {
     pub(crate) session_id: String,
+    /// The process that the daemon is; empty = it does not say
+    pub(crate) boot_id: String,
     pub(crate) since_ms: i64,
     pub(crate) unreachable: bool,
     /// Whether the daemon was built from the same contract

@@ -12,6 +12,7 @@ mod instances;
 mod kill;
 mod limits;
 mod modules;
+mod logs;
 mod operations;
 mod plain;
 mod puppet;

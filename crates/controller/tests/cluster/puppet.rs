@@ -89,19 +89,30 @@ impl Puppet {
     /// The next message that is not a Ping
     pub async fn next(&mut self) -> Result<ToDaemon, Status> {
         loop {
-            let message = within(self.incoming.message()).await?;
-            let message = message.ok_or_else(|| Status::ok("the stream ended"))?;
-            match message.payload {
-                Some(ToDaemon::Ping(ping)) => {
-                    self.say(Payload::Pong(Pong {
-                        sequence: ping.sequence,
-                    }))
-                    .await
-                }
-                Some(payload) => return Ok(payload),
-                None => {}
+            match self.next_of_any().await? {
+                ToDaemon::Ping(_) => {}
+                payload => return Ok(payload),
             }
         }
+    }
+
+    /// The next message; a Ping is answered before it is told
+    pub async fn next_of_any(&mut self) -> Result<ToDaemon, Status> {
+        loop {
+            let message = within(self.incoming.message()).await?;
+            let message = message.ok_or_else(|| Status::ok("the stream ended"))?;
+            let Some(payload) = message.payload else { continue };
+            if let ToDaemon::Ping(ping) = &payload {
+                let sequence = ping.sequence;
+                self.say(Payload::Pong(Pong { sequence })).await;
+            }
+            return Ok(payload);
+        }
+    }
+
+    /// For a task that says something of its own
+    pub fn sender(&self) -> mpsc::Sender<DaemonMessage> {
+        self.outgoing.clone().unwrap()
     }
 
     /// How the stream ends

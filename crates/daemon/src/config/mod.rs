@@ -30,6 +30,7 @@ use prexorcloud_protocol::peer::KILL_TIMEOUT;
 use prexorcloud_security::files::without_mark;
 use prexorcloud_security::token::JoinToken;
 use prexorcloud_transport::Target;
+use tracing::level_filters::LevelFilter;
 
 use settings::Settings;
 
@@ -179,6 +180,14 @@ pub struct LogConfig {
     pub filter: String,
     /// How a line looks
     pub format: LogFormat,
+    /// The least important level that the controller shows
+    pub mirror: LevelFilter,
+    /// A file for the same lines
+    pub file: Option<PathBuf>,
+    /// The size at which the file is rolled
+    pub file_bytes: u64,
+    /// How many former files stay
+    pub file_count: usize,
 }
 
 /// How a log line looks
@@ -238,6 +247,10 @@ impl Default for DaemonConfig {
             log: LogConfig {
                 filter: "info,h2=error".to_owned(),
                 format: LogFormat::Text,
+                mirror: LevelFilter::INFO,
+                file: None,
+                file_bytes: 50 * 1024 * 1024,
+                file_count: 5,
             },
         }
     }
@@ -452,6 +465,17 @@ fn configure(settings: &Settings, file: Option<&Path>) -> Result<DaemonConfig, C
                 "json" => LogFormat::Json,
                 _ => return Err(settings.invalid("log.format", "\"text\" or \"json\"")),
             },
+            mirror: match settings.text("log.mirror_level", "info".to_owned())?.parse() {
+                Ok(level) => level,
+                Err(_) => {
+                    return Err(
+                        settings.invalid("log.mirror_level", "trace, debug, info, warn, error or off")
+                    );
+                }
+            },
+            file: settings.optional_path("log.file")?,
+            file_bytes: MIB * settings.number("log.file_mb", 50, 1..=1 << 20)?,
+            file_count: usize::try_from(settings.number("log.file_count", 5, 0..=1000)?).unwrap_or_default(),
         },
     })
 }

@@ -15,6 +15,7 @@ mod cgroup;
 mod console;
 mod crashes;
 mod host;
+mod logs;
 mod memory;
 mod orders;
 mod renewal;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use prexorcloud_logs::Mirror;
 use prexorcloud_protocol::fence::EpochFence;
 use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
@@ -100,6 +102,13 @@ impl OwnProgram {
             standin: vec!["standin-server".to_owned()],
         }
     }
+}
+
+/// What only the program around a daemon has
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// What the program logs, for the controller to show
+    pub log: Option<Mirror>,
 }
 
 /// Why a daemon could not start; each is one sentence for the operator
@@ -180,6 +189,18 @@ impl Daemon {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: DaemonConfig, own: OwnProgram) -> Result<RunningDaemon, StartError> {
+        Self::start_within(Surroundings::default(), config, own).await
+    }
+
+    /// The same, for a program that has more to tell
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub async fn start_within(
+        surroundings: Surroundings,
+        config: DaemonConfig,
+        own: OwnProgram,
+    ) -> Result<RunningDaemon, StartError> {
         let node_id: NodeId = config.node_id.parse()?;
         let targets = targets(&config)?;
         let data_dir = absolute(&config.data_dir)?;
@@ -268,7 +289,7 @@ impl Daemon {
             .observe(observer(Arc::clone(&dialled), learned_sender, occasions.clone()));
         let session = runner.session();
         let health = match config.health.enabled {
-            true => Some(start_health(&config, node_id, &session, &dialled).await?),
+            true => Some(start_health(&config, node_id, &session, &dialled, surroundings.log.clone()).await?),
             false => None,
         };
         let modules_folder = data_dir.join("modules");
@@ -288,6 +309,10 @@ impl Daemon {
         let (vital, own_deaths) = Vital::new();
         let forwarding = console::forward(session.clone(), reports.consoles);
         let consoles = tokio::spawn(vital.guard("the forwarding of consoles", forwarding));
+        let logs = surroundings.log.map(|mirror| {
+            // Not vital: a node can do without it.
+            tokio::spawn(logs::forward(session.clone(), mirror))
+        });
         let renewing = tokio::spawn(vital.guard("the renewal of the certificate", renewal.run(occasioned)));
         let deaths = reports.deaths;
         let mut orders = Orders::new(
@@ -326,6 +351,9 @@ impl Daemon {
             modules.end().await;
             consoles.abort();
             renewing.abort();
+            if let Some(logs) = logs {
+                logs.abort();
+            }
             supervisor.detach();
             drop(lock);
             match end {
@@ -531,6 +559,7 @@ async fn start_health(
     node_id: NodeId,
     session: &SessionHandle<DaemonSession>,
     dialled: &Arc<Mutex<Option<Target>>>,
+    log: Option<Mirror>,
 ) -> Result<HealthServer, StartError> {
     let address = config.health.listen;
     let (session, dialled) = (session.clone(), Arc::clone(dialled));
@@ -543,6 +572,7 @@ async fn start_health(
             .unwrap_or_else(PoisonError::into_inner)
             .as_ref()
             .map(|target| (target.host(), target.port())),
+        log: log.as_ref().map(Mirror::counts).unwrap_or_default(),
     };
     HealthServer::start(address, health)
         .await

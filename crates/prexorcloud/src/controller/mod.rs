@@ -14,11 +14,12 @@ use anyhow::Context as _;
 use prexorcloud_controller::config::{self, ControllerConfig, LogFormat};
 use prexorcloud_controller::{Controller, RunningController, Surroundings};
 use prexorcloud_daemon::process::descriptors;
+use prexorcloud_logs::FileLimits;
 
 use crate::arguments::{ControllerArguments, EXIT_FAILED, EXIT_USAGE, ServeArguments};
 use crate::cluster::announcement::ControllerReady;
 use crate::ending::{Ending, Hangup};
-use crate::logging::{self, Log, Shape};
+use crate::logging::{self, Log, LogFile, Shape};
 use crate::{complain, environment, sentence, tether};
 
 /// How long a shutdown may take before the process ends anyway
@@ -47,7 +48,14 @@ pub async fn run(arguments: ControllerArguments) -> ExitCode {
         LogFormat::Text => Shape::Text,
         LogFormat::Json => Shape::Json,
     };
-    let log = match logging::start(&config.log.filter, shape) {
+    let file = config.log.file.clone().map(|path| LogFile {
+        path,
+        limits: FileLimits {
+            bytes: config.log.file_bytes,
+            former: config.log.file_count,
+        },
+    });
+    let log = match logging::start(&config.log.filter, shape, config.log.mirror, file) {
         Ok(log) => log,
         Err(error) => return complain(&sentence(&error), EXIT_USAGE),
     };
@@ -71,6 +79,8 @@ async fn serve(
     let started_with = config.clone();
     let surroundings = Surroundings {
         lost_log_lines: logging::lost_lines(),
+        log: Some(log.mirror()),
+        log_file: log.file(),
     };
     // The ports get what the process has.
     descriptors::raise_limit();
@@ -118,7 +128,7 @@ fn reload(controller: &RunningController, before: &ControllerConfig, arguments: 
             return;
         }
     };
-    match log.refilter(&now.log.filter) {
+    match log.refilter(&now.log.filter, now.log.mirror) {
         Ok(()) => tracing::info!(
             filter = now.log.filter,
             "SIGHUP: the log follows the configuration"

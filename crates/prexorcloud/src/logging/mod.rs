@@ -9,10 +9,15 @@ mod sink;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
+use prexorcloud_logs::{FileLimits, Mirror, MirrorLayer, RollingFile};
+use prexorcloud_transport::protocol::redact;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt, reload};
@@ -31,18 +36,93 @@ pub enum Shape {
 /// The one standard error of this process, for everything that is said there
 static STANDARD_ERROR: LazyLock<Sink> = LazyLock::new(Sink::standard_error);
 
+/// How long the end of a program waits for its log file
+const FLUSHED_WITHIN: Duration = Duration::from_secs(1);
+
+/// A file for the log
+pub struct LogFile {
+    pub path: PathBuf,
+    pub limits: FileLimits,
+}
+
 /// A log that has started
-pub struct Log(reload::Handle<EnvFilter, Registry>);
+pub struct Log {
+    filter: reload::Handle<EnvFilter, Registry>,
+    mirror: Mirror,
+    file: Option<RollingFile>,
+}
 
 impl Log {
-    /// Logs what passes `filter` from now on; nothing changes if it is not one
-    pub fn refilter(&self, filter: &str) -> anyhow::Result<()> {
-        self.0.reload(parse(filter)?).context("the log has ended")
+    /// Logs what passes `filter` from now on, and mirrors this level of it; nothing changes if it is not one
+    pub fn refilter(&self, filter: &str, mirrored: LevelFilter) -> anyhow::Result<()> {
+        self.filter.reload(parse(filter)?).context("the log has ended")?;
+        self.mirror.set_threshold(mirrored);
+        Ok(())
+    }
+
+    /// What is logged, for whoever shows it elsewhere
+    pub fn mirror(&self) -> Mirror {
+        self.mirror.clone()
+    }
+
+    /// The file that has the log, too
+    pub fn file(&self) -> Option<RollingFile> {
+        self.file.clone()
     }
 }
 
-/// Starts logging what passes `filter`
-pub fn start(filter: &str, shape: Shape) -> anyhow::Result<Log> {
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // A disk that hangs does not keep the program from its end.
+            file.flush(FLUSHED_WITHIN);
+        }
+    }
+}
+
+/// Lines of events on their way to a file
+struct FileLines(Option<RollingFile>);
+
+impl io::Write for FileLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(file) = &self.0 {
+            let text = String::from_utf8_lossy(bytes);
+            file.write(redact::text(&sink::on_one_line(&text)).as_bytes());
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Begins a log file, whose misfortunes are told on standard error
+fn begin(file: LogFile) -> anyhow::Result<RollingFile> {
+    let shown = file.path.display().to_string();
+    let tell = move |what: Result<u64, &io::Error>| match what {
+        Err(error) => STANDARD_ERROR.line(
+            Level::Error,
+            "prexorcloud::logging",
+            &format!("{shown} cannot be written ({error}): lines are counted and left out until it can"),
+        ),
+        Ok(missing) => STANDARD_ERROR.line(
+            Level::Warn,
+            "prexorcloud::logging",
+            &format!("{shown} can be written again; {missing} lines are missing there"),
+        ),
+    };
+    RollingFile::start(file.path, file.limits, Box::new(tell))
+        .context("log.file has no thread to be written by")
+}
+
+/// Starts logging what passes `filter`, and mirrors what has at least this level
+pub fn start(
+    filter: &str,
+    shape: Shape,
+    mirrored: LevelFilter,
+    file: Option<LogFile>,
+) -> anyhow::Result<Log> {
     let filter = parse(filter)?;
     STANDARD_ERROR.set_shape(shape);
     tell_panics();
@@ -59,14 +139,31 @@ pub fn start(filter: &str, shape: Shape) -> anyhow::Result<Log> {
             .boxed(),
         Shape::Json => lines.json().boxed(),
     };
+    let file = file.map(begin).transpose()?;
+    let in_file = file.clone();
+    let file_lines = fmt::layer()
+        .with_writer(move || FileLines(in_file.clone()))
+        .with_ansi(false)
+        .log_internal_errors(false);
+    let file_lines = file.is_some().then(|| match shape {
+        Shape::Text => file_lines.boxed(),
+        Shape::Json => file_lines.json().boxed(),
+    });
+    let mirror = Mirror::new(mirrored);
     let (filter, handle) = reload::Layer::new(filter);
     // The boxed error does not go into `anyhow` as it is.
     tracing_subscriber::registry()
         .with(filter)
+        .with(MirrorLayer::new(mirror.clone()))
         .with(lines)
+        .with(file_lines)
         .try_init()
         .map_err(|error| anyhow::anyhow!("logging cannot be started: {error}"))?;
-    Ok(Log(handle))
+    Ok(Log {
+        filter: handle,
+        mirror,
+        file,
+    })
 }
 
 /// Whether this is a filter

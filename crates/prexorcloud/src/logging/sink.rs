@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use prexorcloud_logs::visible::forges;
 use prexorcloud_transport::protocol::redact;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -85,9 +86,9 @@ impl Sink {
 
     /// Writes a text that ends with a newline, whole or not at all; what is missing is said before it
     ///
-    /// Secrets inside of URLs are left out, whoever quotes them.
+    /// Secrets that are known by their place are left out, whoever quotes them.
     pub fn say(&self, text: &str) {
-        let text = &*redact::urls(text);
+        let text = &*redact::text(text);
         let mut state = self.state();
         let told = match state.missing {
             Some((count, why)) => {
@@ -128,7 +129,7 @@ impl Write for &Sink {
 ///
 /// Of what begins with ESC only colours are left: they are what the formatter puts into the lines of a terminal. Whatever else
 /// a terminal would obey is somebody else's.
-fn on_one_line(text: &str) -> Cow<'_, str> {
+pub(super) fn on_one_line(text: &str) -> Cow<'_, str> {
     let (inner, end) = match text.strip_suffix('\n') {
         Some(inner) => (inner, "\n"),
         None => (text, ""),
@@ -148,17 +149,6 @@ fn on_one_line(text: &str) -> Cow<'_, str> {
     }
     visible.push_str(end);
     Cow::Owned(visible)
-}
-
-fn forges(character: char) -> bool {
-    match character {
-        '\t' => false,
-        character if character.is_control() => true,
-        // Line and paragraph separators, zero width characters, direction changes.
-        '\u{2028}' | '\u{2029}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' => true,
-        '\u{2060}'..='\u{206f}' | '\u{061c}' | '\u{feff}' => true,
-        _ => false,
-    }
 }
 
 /// The length of the colour that the text begins with

@@ -1709,12 +1709,24 @@ pub struct DaemonLogRecord {
     /// The error with its causes, at most 32768 characters. Empty = none.
     #[prost(string, tag = "6")]
     pub throwable: ::prost::alloc::string::String,
-    /// Further context as keys and values.
+    /// Further context as keys and values: the fields of the record, those of what it was logged within, and trace_id and
+    /// span_id where it was logged for a command that carried a traceparent. Values of secrets are "***".
     #[prost(map = "string, string", tag = "7")]
     pub mdc: ::std::collections::HashMap<
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
+    /// The record's number among all that the daemon had to forward since it started, from 1; those that it gave up before
+    /// they were sent have numbers, too. So a step of more than one says how many are missing, wherever they were lost. A
+    /// number that is not higher than the one before it is of another start of the daemon. 0 = a Java daemon, of which
+    /// nobody knows what is missing.
+    #[prost(uint64, tag = "100")]
+    pub sequence: u64,
+    /// How many records right before this one the daemon knows to have given up, because no session was there or it had
+    /// more to say than could be sent. They are among the missing that sequence shows; this says so also to a controller
+    /// that has not seen an earlier record. 0 = none, or a Java daemon.
+    #[prost(uint64, tag = "101")]
+    pub dropped: u64,
 }
 /// Asks for a template. A Java controller does not answer a request that it cannot serve, so the daemon waits with a
 /// deadline.

@@ -63,6 +63,7 @@ impl Outgoing for DaemonMessage {
                 output.line = format!("[prexorcloud] {shed} console line(s) were not delivered");
             }
             Some(Payload::DaemonLogRecord(record)) => {
+                // It is nothing that was logged, so it has no number: that of the next record says what is missing.
                 record.level = "WARN".to_owned();
                 record.logger = "prexorcloud.outbox".to_owned();
                 record.message = format!("{shed} log record(s) were not delivered");

@@ -17,6 +17,12 @@ const REPORTS_AT_ONCE: u32 = 64;
 /// How long it takes until one more is.
 const REPORTS_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How many records of a daemon's log are handed on at once.
+const LOGS_AT_ONCE: u32 = 8_192;
+
+/// How long it takes until one more is: ten thousand a second, twice what a daemon of ours forwards.
+const LOGS_INTERVAL: Duration = Duration::from_micros(100);
+
 /// How many instances that nobody knew a node may bring: all that it can have, and as many again.
 const ADOPTIONS_AT_ONCE: u32 = 2 * limits::INSTANCES_PER_NODE as u32;
 
@@ -82,6 +88,7 @@ pub(crate) struct PeerBudget {
     answers: Bucket,
     pings: Bucket,
     reports: Bucket,
+    logs: Bucket,
     total: u64,
 }
 
@@ -93,6 +100,7 @@ impl PeerBudget {
             answers: Bucket::of_answers(),
             pings: Bucket::new(PINGS_AT_ONCE, ANSWERS_INTERVAL),
             reports: Bucket::new(REPORTS_AT_ONCE, REPORTS_INTERVAL),
+            logs: Bucket::new(LOGS_AT_ONCE, LOGS_INTERVAL),
             total: 0,
         }
     }
@@ -103,6 +111,7 @@ impl PeerBudget {
         self.answers.refill(now);
         self.pings.refill(now);
         self.reports.refill(now);
+        self.logs.refill(now);
     }
 
     /// Counts a mistake; says whether it should be reported to the application and to the peer.
@@ -124,6 +133,11 @@ impl PeerBudget {
     /// Whether an error report, or another message that nothing follows from, is handed on.
     pub(crate) const fn report(&mut self) -> bool {
         self.reports.take()
+    }
+
+    /// Whether a record of the peer's log is handed on.
+    pub(crate) const fn log(&mut self) -> bool {
+        self.logs.take()
     }
 
     /// All mistakes, reported or not.

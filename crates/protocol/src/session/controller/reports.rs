@@ -8,17 +8,21 @@ use super::{ControllerEvent, ControllerSession, DaemonRequest, Link};
 use crate::capability::Capabilities;
 use crate::handshake::controller::Refusal;
 use crate::heartbeat::PongError;
+use crate::limits;
 use crate::session::{Anomaly, Refused, error_code, kind};
 use crate::validate;
 
 impl ControllerSession {
     pub(super) fn handle_established(&mut self, now: Instant, message: DaemonMessage) {
         use daemon_message::Payload;
-        let Some(payload) = message.payload.filter(|_| self.is_established()) else {
+        let Some(mut payload) = message.payload.filter(|_| self.is_established()) else {
             return;
         };
-        if let Payload::Handshake(_) = payload {
-            return self.refuse_stream(Refusal::Repeated);
+        match payload {
+            Payload::Handshake(_) => return self.refuse_stream(Refusal::Repeated),
+            // What is too long of one is cut here: the rest is still worth reading, and nobody there could say it anew.
+            Payload::DaemonLogRecord(_) => limits::fit_daemon(&mut payload),
+            _ => {}
         }
         if let Err(invalid) = validate::daemon(&payload) {
             let name = kind::of_daemon(&payload);
@@ -28,11 +32,12 @@ impl ControllerSession {
                 name,
             );
         }
-        let logged = matches!(
-            payload,
-            Payload::ErrorReport(_) | Payload::ShutdownNodeAck(_) | Payload::DaemonLogRecord(_)
-        );
-        if logged && !self.budget.report() {
+        let is_affordable = match payload {
+            Payload::ErrorReport(_) | Payload::ShutdownNodeAck(_) => self.budget.report(),
+            Payload::DaemonLogRecord(_) => self.budget.log(),
+            _ => true,
+        };
+        if !is_affordable {
             let what = kind::of_daemon(&payload);
             return self.note(Anomaly::Flood { what }, None, what);
         }

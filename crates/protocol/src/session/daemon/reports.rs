@@ -1,8 +1,8 @@
 //! What the application reports, on its way to the controller
 
 use prexorcloud_proto::{
-    ConsoleOutput, CrashReport, DaemonMessage, InstanceStatusUpdate, StartFailureDisposition,
-    StartInstanceAck, StartPreparationStage, StopInstanceAck, daemon_message,
+    ConsoleOutput, CrashReport, DaemonLogRecord, DaemonMessage, InstanceStatusUpdate,
+    StartFailureDisposition, StartInstanceAck, StartPreparationStage, StopInstanceAck, daemon_message,
 };
 use prost::Message as _;
 
@@ -16,6 +16,9 @@ use crate::limits;
 use crate::outbox::{Class, Overflow};
 use crate::session::{SendError, kind, wire_millis};
 use crate::validate::{self, Fault, Invalid};
+
+/// No log record is queued while so much best effort waits.
+const LOGS_WAITING: usize = 256;
 
 /// More than an envelope adds to the length of what is in it.
 const ENVELOPE_BYTES: usize = 16;
@@ -193,6 +196,35 @@ impl DaemonSession {
         limits::shorten(&mut output.line, limits::CONSOLE_LINE);
         let message = DaemonMessage {
             payload: Some(daemon_message::Payload::ConsoleOutput(output)),
+        };
+        if let Err(overflow) = self.outbox.push(message) {
+            self.fail_slow(overflow);
+        }
+    }
+
+    /// Whether a log record of this encoded length has room
+    ///
+    /// Logs have a share of what may wait, so that however much there is to log, consoles go on behind it.
+    #[must_use]
+    pub fn has_room_for_log(&self, len: usize) -> bool {
+        self.is_established()
+            && self.outbox.len(Class::BestEffort) < LOGS_WAITING
+            && self
+                .outbox
+                .has_room(Class::BestEffort, len.saturating_add(ENVELOPE_BYTES))
+    }
+
+    /// Queues a log record, best effort; without a session it is gone. What is too long is cut.
+    ///
+    /// Ask [`has_room_for_log`](Self::has_room_for_log) first, or other best effort may be shed for it.
+    pub fn log(&mut self, record: DaemonLogRecord) {
+        if !self.is_established() {
+            return;
+        }
+        let mut payload = daemon_message::Payload::DaemonLogRecord(Box::new(record));
+        limits::fit_daemon(&mut payload);
+        let message = DaemonMessage {
+            payload: Some(payload),
         };
         if let Err(overflow) = self.outbox.push(message) {
             self.fail_slow(overflow);

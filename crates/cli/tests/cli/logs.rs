@@ -1,0 +1,84 @@
+//! Looking at logs, and following them
+
+use crate::run;
+use crate::server::{Server, events, json};
+
+fn connected(life: &str) -> String {
+    format!("event: connected\ndata: {{\"life\":\"{life}\",\"received\":7}}\n\n")
+}
+
+fn record(life: &str, seq: u64, message: &str) -> String {
+    let data = serde_json::json!({
+        "seq": seq, "ts": 0, "level": "WARN", "logger": "a::b", "message": message, "mdc": { "node": "node-1" },
+    });
+    format!("id: {life}-{seq}\nevent: log\ndata: {data}\n\n")
+}
+
+#[test]
+fn a_log_goes_on_behind_the_last_record_and_a_restart_is_said() {
+    let server = Server::replying(vec![
+        events(&[&connected("a"), &record("a", 7, "before")]),
+        json(503, "{}"),
+        events(&[&connected("a"), &record("a", 8, "again")]),
+        events(&[
+            &connected("b"),
+            &record("b", 1, "after"),
+            "event: gap\ndata: {\"missed\":3}\n\n",
+        ]),
+        json(403, r#"{"message":"no more"}"#),
+    ]);
+    let ran = run(
+        &server,
+        &["logs", "daemon", "node-1", "-f", "-n", "5", "-o", "json"],
+    );
+    assert_eq!(ran.code, 3, "{ran:?}");
+    let lines: Vec<serde_json::Value> = ran
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|line| line["message"].as_str().unwrap_or("gap"))
+        .collect();
+    assert_eq!(shown, ["before", "again", "after", "gap"]);
+    assert_eq!(lines[0]["source"], "daemon node-1");
+    assert!(
+        ran.stderr.contains("-- connected again; nothing is missing --"),
+        "{ran:?}"
+    );
+    assert!(ran.stderr.contains("the controller was restarted"), "{ran:?}");
+    let asked: Vec<String> = server
+        .requests()
+        .into_iter()
+        .map(|request| request.line)
+        .collect();
+    let path = "GET /api/v1/nodes/node-1/logs/stream?level=INFO";
+    assert_eq!(
+        asked,
+        [
+            format!("{path}&tail=5 HTTP/1.1"),
+            format!("{path}&after=a-7 HTTP/1.1"),
+            format!("{path}&after=a-7 HTTP/1.1"),
+            format!("{path}&after=a-8 HTTP/1.1"),
+            format!("{path}&after=b-1 HTTP/1.1"),
+        ]
+    );
+}
+
+#[test]
+fn what_somebody_else_logged_stays_on_its_line() {
+    let page = serde_json::json!({ "records": [{
+        "seq": 1, "ts": 0, "level": "ERROR", "logger": "a\u{1b}[2J", "message": "m\n12:00 forged",
+        "throwable": "E\n\tat x\u{7}", "mdc": { "k": "v" }, "lost": 4,
+    }]});
+    let ran = run(&Server::json(200, &page.to_string()), &["logs", "controller"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let (time, rest) = ran.stdout.split_at(12);
+    assert!(time.ends_with(":00.000"), "{time}");
+    assert_eq!(
+        rest,
+        "  ERROR  a\\u{1b}[2J │ m\\u{a}12:00 forged k=v\n    E\n    \tat x\\u{7}\n"
+    );
+    assert!(ran.stderr.starts_with("-- 4 records were lost here"), "{ran:?}");
+}

@@ -1,0 +1,206 @@
+//! `/system/logs` and `/nodes/{id}/logs`: the last records, and a stream of them as server-sent events
+//!
+//! A position is `<life>-<seq>`. One of another life of the controller is behind everything that this one has: whoever comes back
+//! after a restart gets all that is kept, and reads in `connected` that the life is another.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::State,
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures_util::{StreamExt as _, stream};
+use prexorcloud_protocol::NodeId;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::Level;
+
+use super::{
+    Api,
+    access::Authenticated,
+    error::ApiError,
+    json::{Id, Params},
+};
+use crate::{
+    access::Permission,
+    logs::{CAPACITY, Filter, From, LogItem, LogReader, Ring},
+};
+
+/// Between two comments that keep an idle stream alive
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Items that are taken from a ring at once
+const BATCH: usize = 128;
+
+/// Records of one answer, unless it is asked for another number
+const DEFAULT_LIMIT: usize = 200;
+
+/// Records of one answer at most
+const MOST: usize = 1_000;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Asked {
+    #[serde(default)]
+    level: String,
+    #[serde(default)]
+    logger: String,
+    /// Milliseconds since 1970
+    #[serde(default)]
+    since: i64,
+    limit: Option<usize>,
+    /// What a stream begins with
+    tail: Option<usize>,
+    /// The last position that the reader of a stream has seen
+    after: Option<String>,
+}
+
+impl Asked {
+    fn filter(&self) -> Result<Filter, ApiError> {
+        let level = match self.level.as_str() {
+            "" => Level::INFO,
+            name => name
+                .parse()
+                .map_err(|_| ApiError::invalid("level is TRACE, DEBUG, INFO, WARN or ERROR"))?,
+        };
+        Ok(Filter {
+            level,
+            logger: self.logger.clone(),
+            since_ms: self.since,
+        })
+    }
+}
+
+pub(super) async fn own(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    Params(asked): Params<Asked>,
+) -> Result<Json<Value>, ApiError> {
+    caller.require(Permission::LogsView)?;
+    Ok(Json(page(&api, &api.logs.own(), &asked)?))
+}
+
+/// A node that nobody knows has no records, as the Java controller answers
+pub(super) async fn of_node(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+    Params(asked): Params<Asked>,
+) -> Result<Json<Value>, ApiError> {
+    caller.require(Permission::LogsView)?;
+    let node: NodeId = id.parse("node")?;
+    let mut page = page(&api, &ring_of(&api, node), &asked)?;
+    page["nodeId"] = json!(node.as_str());
+    Ok(Json(page))
+}
+
+pub(super) async fn stream_own(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    headers: HeaderMap,
+    Params(asked): Params<Asked>,
+) -> Result<Response, ApiError> {
+    let actor = caller.require(Permission::LogsView)?;
+    let hello = json!({ "username": actor });
+    follow(&api, api.logs.own(), &asked, &headers, hello)
+}
+
+pub(super) async fn stream_of_node(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+    headers: HeaderMap,
+    Params(asked): Params<Asked>,
+) -> Result<Response, ApiError> {
+    let actor = caller.require(Permission::LogsView)?;
+    let node: NodeId = id.parse("node")?;
+    if api.nodes.view(node).is_none() {
+        return Err(ApiError::not_found("no such node"));
+    }
+    let hello = json!({ "username": actor, "nodeId": node.as_str() });
+    follow(&api, api.logs.of_node(node), &asked, &headers, hello)
+}
+
+/// Asking makes no ring for a node that is not there
+fn ring_of(api: &Api, node: NodeId) -> Arc<Ring> {
+    match api.nodes.view(node) {
+        Some(_) => api.logs.of_node(node),
+        None => Arc::default(),
+    }
+}
+
+fn page(api: &Api, ring: &Ring, asked: &Asked) -> Result<Value, ApiError> {
+    let filter = asked.filter()?;
+    let most = asked.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MOST);
+    let received = ring.received();
+    let records: Vec<_> = ring.newest(&filter, most);
+    let records: Vec<_> = records.iter().map(|record| json!(**record)).collect();
+    Ok(json!({
+        "records": records, "size": ring.size(), "capacity": CAPACITY,
+        "level": filter.level.to_string(), "logger": filter.logger,
+        "life": api.logs.life, "received": received.records, "lost": received.lost,
+    }))
+}
+
+fn follow(
+    api: &Api,
+    ring: Arc<Ring>,
+    asked: &Asked,
+    headers: &HeaderMap,
+    mut hello: Value,
+) -> Result<Response, ApiError> {
+    let filter = asked.filter()?;
+    let life = api.logs.life.clone();
+    // A client that reconnects says what it has seen.
+    let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let seen = asked.after.as_deref().or(seen);
+    let from = match seen.and_then(|seen| seen.rsplit_once('-')) {
+        Some((of, seq)) if of == life => {
+            let seq = seq
+                .parse()
+                .map_err(|_| ApiError::invalid("after is no position"))?;
+            From::After(seq)
+        }
+        Some(_) => From::Newest(CAPACITY),
+        None => From::Newest(asked.tail.unwrap_or(DEFAULT_LIMIT).min(MOST)),
+    };
+    hello["life"] = json!(life);
+    hello["received"] = json!(ring.received().records);
+    let hello = Event::default().event("connected").data(hello.to_string());
+    let stopping = api.stopping.clone();
+    let reader = LogReader::new(ring, filter, from);
+    let batches = stream::unfold(reader, move |mut reader| {
+        let stopping = stopping.clone();
+        async move {
+            let items = tokio::select! {
+                items = reader.next(BATCH) => items,
+                () = stopping.cancelled() => Vec::new(),
+            };
+            (!items.is_empty()).then(|| (stream::iter(items), reader))
+        }
+    });
+    let events = batches.flatten().map(move |item| event(&life, &item));
+    let events = stream::once(async { hello })
+        .chain(events)
+        .map(Ok::<_, Infallible>);
+    Ok(Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
+        .into_response())
+}
+
+fn event(life: &str, item: &LogItem) -> Event {
+    match item {
+        LogItem::Record(record) => Event::default()
+            .event("log")
+            .id(format!("{life}-{}", record.seq))
+            .data(json!(**record).to_string()),
+        LogItem::Gap { missed, before } => Event::default()
+            .event("gap")
+            .data(json!({ "missed": missed, "before": before }).to_string()),
+    }
+}
