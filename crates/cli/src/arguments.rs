@@ -129,6 +129,9 @@ pub enum Command {
     /// Crash reports
     #[command(subcommand)]
     Crash(CrashCommand),
+    /// What happens in the cluster
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Who did what, the newest first
     Audit {
         /// How many entries
@@ -452,6 +455,20 @@ fn ready_rule(text: &str) -> Result<ReadyRule, String> {
         Some(("line", line)) if !line.trim().is_empty() => Ok(ReadyRule::Line(line.to_owned())),
         _ => Err("port, plugin or line:TEXT is expected".to_owned()),
     }
+}
+
+/// `prexorctl event ...`
+#[derive(Debug, Subcommand)]
+pub enum EventCommand {
+    /// Shows what happens until Ctrl-C, also across restarts of the controller
+    Watch {
+        /// Only events of this type, for instance NODE_CONNECTED; may be given more than once
+        #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+        kinds: Vec<String>,
+        /// Begin after the event with this number; 0 shows all that are kept [default: what happens from now on]
+        #[arg(long, value_name = "NUMBER")]
+        since: Option<u64>,
+    },
 }
 
 /// `prexorctl instance console` and `attach`

@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 13] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -24,6 +24,7 @@ const NAMES: [&str; 12] = [
     "console-ack/1",
     "plugin-ready/1",
     "exec-ack/1",
+    "events/1",
 ];
 
 impl Capabilities {
@@ -53,11 +54,14 @@ impl Capabilities {
     pub const PLUGIN_READY: Self = Self(1 << 10);
     /// `exec-ack/1`: the daemon says whether a command was written.
     pub const EXEC_ACK: Self = Self(1 << 11);
+    /// `events/1`: events have numbers, and a subscription goes on after the last that was seen.
+    pub const EVENTS: Self = Self(1 << 12);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
     /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has. Nor is
-    /// [`EXEC_ACK`](Self::EXEC_ACK): only an application knows what was written, and who waits for it.
+    /// [`EXEC_ACK`](Self::EXEC_ACK): only an application knows what was written, and who waits for it; nor
+    /// [`EVENTS`](Self::EVENTS): only an application has subscribers.
     pub const SESSION: Self = Self(
         Self::INCARNATIONS.0
             | Self::PREPARING_REPORTED.0

@@ -4,6 +4,7 @@ mod audit;
 mod cache;
 mod console;
 mod crash;
+mod event;
 mod files;
 mod group;
 mod instance;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tokio::time::Instant;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, EventCommand};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -56,6 +57,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Group(command) => group::run(command, &client(target)?, &output).await,
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
+        Command::Event(EventCommand::Watch { kinds, since }) => {
+            event::watch(&kinds, since, &client(target)?, &output).await
+        }
         Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,
         Command::Version => version::run(&client(target)?, &output).await,
         // Done above, before anything that could fail.

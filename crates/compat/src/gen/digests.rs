@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "69ec443a1e9365cfb9cfca34b5bfaf8ea661c7d3a8f81ea148407bd3e21aca82";
+pub const WIRE_DIGEST: &str = "16407c5aa5b67b45aed0a7167103f7b4dc0df4027f7d2b8c1baf27b664ea0632";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "ac0fc31932144e7be1d5d6b98833f0d7d7e715543bd1d4b7b7c29abc88305216",
+        "451ddb27d16c3a2d813f204dc630f4868a80e00c0b3685947f1131c0cfb29f42",
     ),
 ];

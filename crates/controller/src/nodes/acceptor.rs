@@ -32,6 +32,7 @@ impl StreamAcceptor {
         session.capabilities = session
             .capabilities
             .union(Capabilities::EXEC_ACK)
+            .union(Capabilities::EVENTS)
             .union(Capabilities::ARTIFACTS);
         session.heartbeat = HeartbeatConfig {
             interval: heartbeat.interval,

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     config::ControllerConfig,
     console::Consoles,
+    events::Feed,
     inventory::{Inventory, Outline},
     records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
@@ -46,6 +47,7 @@ pub(crate) struct NodeContext {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) consoles: Arc<Consoles>,
+    pub(crate) events: Arc<Feed>,
     pub(crate) config: ControllerConfig,
     pub(crate) epoch: Epoch,
     /// Told to daemons; 0 = no HTTP
@@ -95,6 +97,7 @@ impl NodeContext {
             grants: Arc::default(),
             sealing,
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
+            events: Arc::new(Feed::new(Arc::clone(&store))),
             store,
             consoles: Arc::new(Consoles::keeping(1)),
             config: ControllerConfig::default(),

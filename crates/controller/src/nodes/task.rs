@@ -20,6 +20,7 @@ use super::{
     NodeContext, NodeView, OrderError,
     drain::drain_of,
     files::Asked,
+    forwarding::{Forwarder, to_forward},
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
     starts::is_live,
@@ -28,6 +29,7 @@ use super::{
     view::StreamNotes,
 };
 use crate::{
+    events::Event,
     records::{InstanceRecord, NodeRecord},
     secrets,
     store::Stored,
@@ -60,6 +62,10 @@ pub(super) struct Node {
     pub(super) asked: Asked,
     /// When the node was last seen, until that is recorded
     pub(super) last_seen_ms: Option<i64>,
+    /// What the stream that counts has subscribed to
+    pub(super) forwarder: Option<Box<Forwarder>>,
+    /// What is to be told with it
+    pub(super) untold: Vec<Event>,
     /// Streams whose end the machine has not heard of yet, one end each
     pub(super) ended: Vec<(StreamId, ControllerOutcome)>,
     /// As of which change others see what instances wait for
@@ -83,6 +89,8 @@ impl Node {
             asked: Asked::default(),
             template_turns: templates::turns(),
             last_seen_ms: None,
+            untold: Vec::new(),
+            forwarder: None,
             ended: Vec::new(),
             shown_waiting: None,
         }
@@ -156,6 +164,7 @@ impl Node {
                     None => break,
                 },
                 (id, result) = committed(&mut self.committing) => self.handle_written(id, result),
+                () = to_forward(&mut self.forwarder) => self.forward(),
                 () = self.streams.next_events(&mut events) => {
                     for (stream, event) in events.drain(..) {
                         self.handle_event(stream, event);

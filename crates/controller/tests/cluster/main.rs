@@ -5,6 +5,7 @@ mod admin;
 mod artifacts;
 mod bootstrap;
 mod cache;
+mod events;
 mod files;
 mod groups;
 mod http;
