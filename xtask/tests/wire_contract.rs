@@ -198,6 +198,8 @@ fn what_we_speak_is_the_table_and_our_own_additions() {
         "message\tdaemon_service.proto\tControllerMessage\tcrash_report_ack\t100\tCrashReportAck\t\tpayload",
         "message\tdaemon_service.proto\tHandshake\tcapabilities\t100\tstring\trepeated\t",
         "message\tdaemon_service.proto\tHandshake\tmin_protocol_version\t101\tint32\t\t",
+        "message\tdaemon_service.proto\tModuleEvent\tsequence\t100\tuint64\t\t",
+        "message\tdaemon_service.proto\tEventSubscribe\tafter_sequence\t100\tuint64\t\t",
         "message\tdaemon_service.proto\tTemplateData\tartifact\t100\tArtifactRef\t\t",
         "message\tdaemon_service.proto\tDaemonMessage\tmodule_snapshot\t104\tModuleSnapshot\t\tpayload",
         "message\tdaemon_service.proto\tModuleStateUpdate\tversion\t100\tstring\t\t",

@@ -212,6 +212,7 @@ fn from_daemon() -> Vec<(&'static str, DaemonMessage)> {
             "event_subscribe",
             Payload::EventSubscribe(proto::EventSubscribe {
                 event_types: vec![text(60); 4],
+                ..Default::default()
             }),
         ),
         (
@@ -383,6 +384,7 @@ fn from_controller() -> Vec<(&'static str, ControllerMessage)> {
             Payload::ModuleEvent(proto::ModuleEvent {
                 event_type: text(60),
                 payload_json: vec![b'x'; 300].into(),
+                ..Default::default()
             }),
         ),
         (

@@ -2,8 +2,8 @@
 
 mod cache;
 mod group;
-mod module;
 mod logs;
+mod module;
 mod template;
 
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::settings::Overrides;
 
 pub use self::cache::CacheCommand;
 pub use self::group::{GroupCommand, GroupFields};
-pub use self::module::ModuleCommand;
 pub use self::logs::{LogsArguments, LogsCommand};
+pub use self::module::ModuleCommand;
 pub use self::template::{SetVariable, TemplateCommand, VariableCommand};
 
 const ABOUT: &str = "Operates a PrexorCloud cluster through its controller's HTTP interface";
@@ -139,6 +139,9 @@ pub enum Command {
     /// What the controller and the daemons log, and what servers print
     #[command(subcommand)]
     Logs(LogsCommand),
+    /// What happens in the cluster
+    #[command(subcommand)]
+    Event(EventCommand),
     /// Who did what, the newest first
     Audit {
         /// How many entries
@@ -462,6 +465,20 @@ fn ready_rule(text: &str) -> Result<ReadyRule, String> {
         Some(("line", line)) if !line.trim().is_empty() => Ok(ReadyRule::Line(line.to_owned())),
         _ => Err("port, plugin or line:TEXT is expected".to_owned()),
     }
+}
+
+/// `prexorctl event ...`
+#[derive(Debug, Subcommand)]
+pub enum EventCommand {
+    /// Shows what happens until Ctrl-C, also across restarts of the controller
+    Watch {
+        /// Only events of this type, for instance NODE_CONNECTED; may be given more than once
+        #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+        kinds: Vec<String>,
+        /// Begin after the event with this number; 0 shows all that are kept [default: what happens from now on]
+        #[arg(long, value_name = "NUMBER")]
+        since: Option<u64>,
+    },
 }
 
 /// `prexorctl instance console` and `attach`

@@ -41,10 +41,11 @@ use crate::{
     content::{CONTENT_FOLDER, Content, FolderBlobs},
     descriptors::Shares,
     enrolment::Enrolment,
+    events::Feed,
     fleet::Fleet,
     groups::Groups,
     host_access::HostAccessFile,
-    http::{self, Api, HttpServer, HttpServerError, SharedAnswer},
+    http::{self, Api, HttpServer, HttpServerError, SharedAnswer, Tickets},
     inventory::Inventory,
     join_tokens::{JoinTokens, MintTokenError, MintedToken},
     lineage::{Known, Lineage, LineageError, STORE_FILE},
@@ -321,7 +322,9 @@ impl Foundation {
         );
         let policy = config.module_signing.load()?;
         let modules = Modules::open(Arc::clone(&store), Arc::clone(templates.content()), policy).await?;
+        let events = Arc::new(Feed::new(Arc::clone(&store)));
         let context = NodeContext {
+            events: Arc::clone(&events),
             store: Arc::clone(&store),
             modules: modules.clone(),
             inventory: Arc::clone(&inventory),
@@ -346,6 +349,7 @@ impl Foundation {
             sealing,
         };
         nodes::summarise_crashes(&*store).await?;
+        let logged = events.catch_up().await?;
         let nodes = Nodes::start(Arc::new(context)).await?;
         let pin = CaPin::of(authority.certificate());
         let tokens = JoinTokens::new(Arc::clone(&store), pin, config.tokens.clone());
@@ -396,6 +400,9 @@ impl Foundation {
             certificates,
             consoles,
             workloads,
+            event_streams: Arc::new(Semaphore::new(http::MAX_EVENT_STREAMS)),
+            events: Arc::clone(&events),
+            tickets: Tickets::default(),
             stopping: stopping.clone(),
             readiness: Readiness::new(Arc::clone(&store)),
             surroundings,
@@ -413,6 +420,7 @@ impl Foundation {
             keep_crashes: config.crashes.keep,
         };
         tokio::spawn(vital.guard("the maintenance", maintenance.run(stopping.clone())));
+        tokio::spawn(vital.guard("the log of events", events.follow(logged, stopping.clone())));
         tokio::spawn(vital.guard("the inventory", inventory.follow(stopping.clone())));
         let (following, followed, until) = (Arc::clone(&lineage), Arc::clone(&store), stopping.clone());
         let following = async move { following.follow(&*followed, until).await };

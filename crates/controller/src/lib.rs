@@ -55,6 +55,7 @@ mod controller;
 pub mod crash;
 mod descriptors;
 pub mod enrolment;
+mod events;
 mod fleet;
 mod groups;
 pub mod host_access;

@@ -45,6 +45,20 @@ impl ControllerRecord {
     pub const ONLY: &'static str = "self";
 }
 
+/// Something that happened, appended in the transaction that made it happen
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EventRecord {
+    /// What it is, for instance `NODE_CONNECTED`
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    /// When it was recorded
+    #[prost(int64, tag = "2")]
+    pub at_ms: i64,
+    /// Its fields as a JSON object, as the Java controller writes them
+    #[prost(string, tag = "3")]
+    pub payload_json: String,
+}
+
 /// A node that enrolled or connected at least once
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeRecord {

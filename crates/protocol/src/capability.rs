@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 14] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -25,6 +25,7 @@ const NAMES: [&str; 13] = [
     "plugin-ready/1",
     "exec-ack/1",
     "modules/1",
+    "events/1",
 ];
 
 impl Capabilities {
@@ -56,12 +57,14 @@ impl Capabilities {
     pub const EXEC_ACK: Self = Self(1 << 11);
     /// `modules/1`: the daemon lists its modules after each handshake, and says which jar a state is about.
     pub const MODULES: Self = Self(1 << 12);
+    /// `events/1`: events have numbers, and a subscription goes on after the last that was seen.
+    pub const EVENTS: Self = Self(1 << 13);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
     /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has. Nor is
     /// [`EXEC_ACK`](Self::EXEC_ACK): only an application knows what was written, and who waits for it; nor
-    /// [`MODULES`](Self::MODULES): only an application has any.
+    /// [`MODULES`](Self::MODULES) and [`EVENTS`](Self::EVENTS): only an application has modules, and who listens.
     pub const SESSION: Self = Self(
         Self::INCARNATIONS.0
             | Self::PREPARING_REPORTED.0

@@ -115,6 +115,7 @@
 
 pub mod capability;
 pub mod content;
+pub mod events;
 pub mod fence;
 pub mod handshake;
 pub mod heartbeat;

@@ -77,6 +77,7 @@ fn everything(number: i64, state: State) -> Vec<FromDaemon> {
         FromDaemon::ModuleStateUpdate(ModuleStateUpdate::default()),
         FromDaemon::EventSubscribe(EventSubscribe {
             event_types: vec!["any".into()],
+            ..EventSubscribe::default()
         }),
         FromDaemon::EventUnsubscribe(EventUnsubscribe::default()),
         FromDaemon::InstanceFileTree(InstanceFileTree::default()),

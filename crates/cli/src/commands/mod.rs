@@ -4,11 +4,12 @@ mod audit;
 mod cache;
 mod console;
 mod crash;
+mod event;
 mod files;
 mod group;
 mod instance;
-mod module;
 mod logs;
+mod module;
 mod node;
 mod pairs;
 mod template;
@@ -20,7 +21,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 use tokio::time::Instant;
 
-use crate::arguments::{Arguments, Command};
+use crate::arguments::{Arguments, Command, EventCommand};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -60,6 +61,9 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
         Command::Module(command) => module::run(command, &client(target)?, &output).await,
         Command::Logs(command) => logs::run(command, &client(target)?, &output).await,
+        Command::Event(EventCommand::Watch { kinds, since }) => {
+            event::watch(&kinds, since, &client(target)?, &output).await
+        }
         Command::Audit { limit, before } => audit::run(limit, before, &client(target)?, &output).await,
         Command::Version => version::run(&client(target)?, &output).await,
         // Done above, before anything that could fail.

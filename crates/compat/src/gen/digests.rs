@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "aa0f8c7b91d58a835f71ad62417c6b99761dc5ccd934d98d45eedb89b59b9d1b";
+pub const WIRE_DIGEST: &str = "75dd079aaa951aa1c63cb7c1f068167a2aee9e5841da5e63d8574c27aca83680";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "be071c60174e9cbbfb19840241664355ab6a852453af0a8b84b4e68a5110dba9",
+        "63a1f96a8ef1e919a46c40296656544725d7e8426574d7d2f6a694a6cbb3e2a0",
     ),
 ];

@@ -30,6 +30,7 @@ use self::{
 use crate::{
     audit,
     config::InstanceConfig,
+    events::Event,
     fleet::Fleet,
     nodes::OrderError,
     store::{self, Expect, Query, Record as _, Revision, Store, StoreError, Stored, Txn, TxnOutcome},
@@ -169,7 +170,10 @@ impl Groups {
         self.change(&mut group, fields).await?;
         let record = self.seal(&group)?;
         let audit = audit::entry(actor, "group.create", name.as_str(), "");
-        let txn = Txn::new().create(&record).put_record(&audit);
+        let created = Event::GroupCreated {
+            group_name: name.to_string(),
+        };
+        let txn = Txn::new().create(&record).put_record(&audit).tell(&created);
         match self.store.txn(txn).await? {
             TxnOutcome::Committed { revision } => {
                 group.revision = revision.0;
@@ -237,7 +241,10 @@ impl Groups {
             let audit = audit::entry(actor, "group.update", name, &changed.join(", "));
             let txn = Txn::new()
                 .replace(Revision(group.revision), &record)
-                .put_record(&audit);
+                .put_record(&audit)
+                .tell(&Event::GroupUpdated {
+                    group_name: name.to_owned(),
+                });
             if let TxnOutcome::Committed { revision } = self.store.txn(txn).await? {
                 group.revision = revision.0;
                 return Ok(group);
@@ -273,7 +280,10 @@ impl Groups {
             let txn = Txn::new()
                 .expect(&key, Expect::At(Revision(group.revision)))
                 .delete(&key)
-                .put_record(&audit);
+                .put_record(&audit)
+                .tell(&Event::GroupDeleted {
+                    group_name: name.to_owned(),
+                });
             if self.store.txn(txn).await?.committed().is_some() {
                 return Ok(());
             }

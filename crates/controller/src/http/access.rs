@@ -19,6 +19,11 @@ impl Authenticated {
         self.0.may_grant(permission)
     }
 
+    /// Who it is
+    pub(super) fn into_caller(self) -> Caller {
+        self.0
+    }
+
     /// The name for the audit log, if this caller may do that
     pub(super) fn require(&self, permission: Permission) -> Result<String, ApiError> {
         if self.0.may(permission) {

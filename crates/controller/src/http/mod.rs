@@ -13,6 +13,7 @@ mod console;
 mod content;
 mod crashes;
 mod error;
+mod events;
 mod files;
 mod groups;
 mod instances;
@@ -27,8 +28,10 @@ mod plugin;
 mod server;
 mod shared;
 mod socket;
+mod sse;
 mod system;
 mod templates;
+mod tickets;
 mod tokens;
 
 use std::sync::Arc;
@@ -39,14 +42,18 @@ use axum::{
     middleware,
     routing::{delete, get, post},
 };
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use self::server::HttpServerError;
-pub(crate) use self::{server::HttpServer, shared::SharedAnswer};
+pub(crate) use self::{
+    events::MAX_STREAMS as MAX_EVENT_STREAMS, server::HttpServer, shared::SharedAnswer, tickets::Tickets,
+};
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
-    controller::Surroundings, fleet::Fleet, groups::Groups, join_tokens::JoinTokens, logs::Logs, modules::Modules,
-    nodes::Nodes, readiness::Readiness, store::Store, templates::Templates, workloads::Workloads,
+    controller::Surroundings, events::Feed, fleet::Fleet, groups::Groups, join_tokens::JoinTokens,
+    logs::Logs, modules::Modules, nodes::Nodes, readiness::Readiness, store::Store, templates::Templates,
+    workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -62,6 +69,10 @@ pub(crate) struct Api {
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) workloads: Arc<Workloads>,
+    pub(crate) events: Arc<Feed>,
+    /// Bounds the streams of events that are open
+    pub(crate) event_streams: Arc<Semaphore>,
+    pub(crate) tickets: Tickets,
     pub(crate) stopping: CancellationToken,
     pub(crate) readiness: Readiness,
     pub(crate) surroundings: Surroundings,
@@ -112,6 +123,9 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         )
         .route("/groups/{name}/resolved", get(groups::resolved))
         .route("/groups/{name}/start", post(groups::start))
+        .route("/events", get(events::list))
+        .route("/events/stream", get(events::stream))
+        .route("/events/ticket", post(tickets::for_events))
         .route("/crashes", get(crashes::list))
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))

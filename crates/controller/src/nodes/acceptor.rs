@@ -33,6 +33,7 @@ impl StreamAcceptor {
             .capabilities
             .union(Capabilities::EXEC_ACK)
             .union(Capabilities::MODULES)
+            .union(Capabilities::EVENTS)
             .union(Capabilities::ARTIFACTS);
         session.heartbeat = HeartbeatConfig {
             interval: heartbeat.interval,

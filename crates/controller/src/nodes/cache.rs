@@ -12,7 +12,10 @@ use prexorcloud_proto::{CacheStatus, ErrorReport, PreWarmCache, RequestCacheStat
 use prexorcloud_protocol::{peer::DaemonPeer, session::error_code::PRE_WARM_BUSY};
 
 use super::{OrderError, task::Node};
-use crate::wall_clock::now_millis;
+use crate::{
+    events::{Event, instant},
+    wall_clock::now_millis,
+};
 
 /// How long a daemon may take to fill its cache, downloads included
 const WARMED_WITHIN: Duration = Duration::from_secs(30 * 60);
@@ -160,7 +163,16 @@ impl Node {
     }
 
     pub(super) fn handle_cache_status(&mut self, status: CacheStatus) {
+        let total = status.total_size_bytes;
+        let before = self.with_view(|view| view.cache.status.as_ref().map(|status| status.total_size_bytes));
         self.with_view(|view| view.cache.handle_status(status));
+        if before != Some(total) {
+            self.tell(Event::NodeCacheStatus {
+                node_id: self.id.to_string(),
+                total_size_bytes: total,
+                timestamp: instant(now_millis()),
+            });
+        }
     }
 
     pub(super) fn handle_warm_failure(&mut self, report: ErrorReport) {

@@ -16,6 +16,7 @@ use prexorcloud_security::seal::SealingKey;
 use super::{NodeContext, crashes, starts::is_live};
 use crate::{
     crash,
+    events::{Event, SCHEDULED, state_name},
     records::{IncarnationRecord, InstanceRecord, Wanted},
     secrets,
     store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
@@ -196,6 +197,8 @@ async fn add_start(
         Failed::Refused(StoreError::Io { detail })
     })?;
     let txn = count(txn, instance, start.incarnation, counter);
+    let before = known.as_ref().map(|known| &known.record);
+    let txn = txn.tell_all(&state_changed(before, &record));
     Ok(put(txn, known.as_ref(), &record))
 }
 
@@ -290,7 +293,8 @@ async fn add_instance(
     let Some(record) = updated(node, found.as_ref().map(|found| &found.record), snapshot, reason) else {
         return Ok(txn);
     };
-    let txn = put(txn, found.as_ref(), &record);
+    let before = found.as_ref().map(|found| &found.record);
+    let txn = put(txn, found.as_ref(), &record).tell_all(&state_changed(before, &record));
     let (last, counter) = last_incarnation(store, instance).await?;
     let incarnation = snapshot.incarnation.get();
     Ok(if incarnation > last {
@@ -378,6 +382,26 @@ fn updated(
     }
     record.updated_at_ms = now;
     Some(record)
+}
+
+/// What is told of a record of an instance: a new start, and a state that is another one
+fn state_changed(before: Option<&InstanceRecord>, record: &InstanceRecord) -> Option<Event> {
+    let incarnation = |record: &InstanceRecord| record.start.as_ref().map_or(0, |start| start.incarnation);
+    let is_same =
+        |before: &InstanceRecord| before.state == record.state && incarnation(before) == incarnation(record);
+    if before.is_some_and(is_same) {
+        return None;
+    }
+    Some(Event::InstanceStateChanged {
+        instance_id: record.instance_id.clone(),
+        group: record
+            .start
+            .as_ref()
+            .map_or_else(String::new, |start| start.group.clone()),
+        node_id: record.node_id.clone(),
+        old_state: before.map_or_else(|| SCHEDULED.to_owned(), |before| state_name(before.state())),
+        new_state: state_name(record.state()),
+    })
 }
 
 async fn add_forget(store: &dyn Store, node: NodeId, instance: InstanceId, txn: Txn) -> Result<Txn, Failed> {

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::starts::is_live;
 use crate::{
     crash::diagnose,
+    events::{self, Event},
     records::{CrashRecord, CrashReportIndex, CrashSummary, InstanceRecord, MigrationRecord},
     store::{self, Query, Record as _, Store, StoreError, Stored, Txn},
     wall_clock::now_millis,
@@ -66,7 +67,19 @@ pub(super) async fn add(
         crashed_at_ms: now_millis(),
         report_key: report_key.clone().unwrap_or_default(),
     };
-    let txn = txn.create(&record).create(&CrashSummary::of(&record));
+    let crashed = Event::InstanceCrashed {
+        instance_id: record.instance_id.clone(),
+        group: record.group.clone(),
+        node_id: record.node_id.clone(),
+        exit_code: record.exit_code,
+        classification: record.classification.clone(),
+        log_tail: events::tail(&record.log_tail),
+        uptime_ms: record.uptime_ms,
+    };
+    let txn = txn
+        .create(&record)
+        .create(&CrashSummary::of(&record))
+        .tell(&crashed);
     Ok(match report_key {
         Some(report_key) => txn.create(&CrashReportIndex {
             report_key,

@@ -11,7 +11,11 @@ use prexorcloud_protocol::node::controller::Drain;
 use tokio::sync::oneshot;
 
 use super::{NodeSummary, OrderError, task::Node};
-use crate::{records::DrainRecord, wall_clock::now_millis};
+use crate::{
+    events::{Event, instant},
+    records::{DrainRecord, NodeRecord},
+    wall_clock::now_millis,
+};
 
 /// A recorded drain, by the clock of this process
 pub(super) fn drain_of(now: Instant, now_ms: i64, record: DrainRecord) -> Option<Drain> {
@@ -38,7 +42,16 @@ impl Node {
             deadline_ms: now.saturating_add(timeout_ms),
             shutdown,
         };
-        self.change_record(|record| record.drain = Some(drain)).await?;
+        let requested = Event::NodeDrainRequested {
+            node_id: self.id.to_string(),
+            shutdown_after_drain: shutdown,
+            drain_timeout_seconds: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+            // Players are not told: their server is stopped as it would be anyway.
+            kick_message: String::new(),
+            timestamp: instant(now),
+        };
+        self.change_and_tell(|record| record.drain = Some(drain), &[requested])
+            .await?;
         let live = self.machine.roster().live();
         let now = Instant::now();
         self.machine.set_drain(now, drain_of(now, now_millis(), drain));
@@ -76,10 +89,15 @@ impl Node {
             .as_ref()
             .and_then(|stored| stored.record.drain)
             .is_some_and(|drain| drain.shutdown);
-        let finished = self.change_record(|record| {
+        let completed = [Event::NodeDrainCompleted {
+            node_id: self.id.to_string(),
+            timestamp: instant(now_millis()),
+        }];
+        let empty = |record: &mut NodeRecord| {
             record.drain = None;
             record.cordoned = true;
-        });
+        };
+        let finished = self.change_and_tell(empty, &completed);
         match finished.await {
             Ok(()) => {
                 tracing::info!(node = %self.id, shutdown, "the node is drained");

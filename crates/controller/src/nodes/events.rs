@@ -22,10 +22,14 @@ use super::{
     view::{Rival, SessionView},
 };
 use crate::{
+    events::{Event, instant},
     lineage,
     store::StoreError,
     wall_clock::{now_millis, to_millis},
 };
+
+/// News of a node that wait for a storage that fails; what is beyond is not told
+const MAX_UNTOLD: usize = 64;
 
 /// Why nobody will ever say what became of a command
 const BROKEN: &str = "the connection to the node broke before its daemon said so";
@@ -50,11 +54,20 @@ impl Node {
             ControllerEvent::Unreachable { missed, silent_for } => {
                 tracing::warn!(node = %self.id, missed, ?silent_for, "the node does not answer");
                 self.set_unreachable(true);
+                self.tell(Event::NodeHeartbeatStale {
+                    node_id: self.id.to_string(),
+                    missed_pongs: missed,
+                    last_heartbeat_at: instant(self.with_view(|view| view.heard_at_ms)),
+                });
                 self.give_up_typed("the node does not answer");
             }
             ControllerEvent::Recovered { after } => {
                 tracing::info!(node = %self.id, ?after, "the node answers again");
                 self.set_unreachable(false);
+                self.tell(Event::NodeHeartbeatResumed {
+                    node_id: self.id.to_string(),
+                    last_heartbeat_at: instant(now_millis()),
+                });
             }
             ControllerEvent::ShutdownAcknowledged(ack) => {
                 tracing::info!(node = %self.id, running_instances = ack.running_instances, "the node shuts down");
@@ -134,6 +147,12 @@ impl Node {
         self.give_up_files();
         self.give_up_cache();
         self.begin_modules();
+        self.forwarder = None;
+        self.tell(Event::NodeConnected {
+            node_id: self.id.to_string(),
+            session_id: view.session_id.clone(),
+            timestamp: instant(view.since_ms),
+        });
         self.with_view(|shared| {
             shared.heard_at_ms = view.since_ms;
             shared.session = Some(view);
@@ -152,8 +171,12 @@ impl Node {
         let Some(at_ms) = self.last_seen_ms.take() else {
             return;
         };
-        let seen = self.change_record(|record| record.last_seen_ms = at_ms);
+        let untold = std::mem::take(&mut self.untold);
+        let seen = self.change_and_tell(|record| record.last_seen_ms = at_ms, &untold);
         if let Err(error) = seen.await {
+            // They go with the next change, in their order.
+            let later = self.untold.drain(..);
+            self.untold = untold.into_iter().chain(later).take(MAX_UNTOLD).collect();
             tracing::warn!(node = %self.id, %error, "the node's last sight could not be recorded");
         }
     }
@@ -176,8 +199,19 @@ impl Node {
         self.give_up_files();
         self.give_up_cache();
         self.end_modules();
+        self.forwarder = None;
         self.with_view(|view| view.session = None);
+        self.tell(Event::NodeDisconnected {
+            node_id: self.id.to_string(),
+            reason: outcome.to_string(),
+            timestamp: instant(now_millis()),
+        });
+    }
+
+    /// Has something told with the next record of when the node was seen
+    pub(super) fn tell(&mut self, event: Event) {
         self.last_seen_ms = Some(now_millis());
+        self.untold.push(event);
     }
 
     /// Does what the machine wants, in its order

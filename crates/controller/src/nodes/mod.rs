@@ -18,6 +18,7 @@ mod crashes;
 mod drain;
 mod events;
 mod files;
+mod forwarding;
 mod grants;
 mod jar;
 mod modules;

@@ -150,7 +150,7 @@ impl Node {
                     self.show_modules();
                     is_recorded = self.record_modules().await;
                 }
-                Output::Tell(action) if is_recorded => self.tell(action),
+                Output::Tell(action) if is_recorded => self.order_module(action),
                 Output::Tell(action) => self.modules.machine.handle_not_sent(Instant::now(), &action),
             }
         }
@@ -185,7 +185,7 @@ impl Node {
         }
     }
 
-    fn tell(&mut self, action: Action) {
+    fn order_module(&mut self, action: Action) {
         let Some(session) = self.current_session().cloned() else {
             return;
         };

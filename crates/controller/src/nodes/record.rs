@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{OrderError, commits::ATTEMPTS, task::Node};
 use crate::{
+    events::Event,
     records::NodeRecord,
     store::{self, Record as _, StoreError, Stored, Txn},
     wall_clock::now_millis,
@@ -23,6 +24,15 @@ impl Node {
 
     /// Changes the node's record, creating it if need be
     pub(super) async fn change_record(&mut self, change: impl Fn(&mut NodeRecord)) -> Result<(), StoreError> {
+        self.change_and_tell(change, &[]).await
+    }
+
+    /// The same, with what is told of it
+    pub(super) async fn change_and_tell(
+        &mut self,
+        change: impl Fn(&mut NodeRecord),
+        events: &[Event],
+    ) -> Result<(), StoreError> {
         let context = Arc::clone(&self.context);
         let store = &*context.store;
         for _ in 0..ATTEMPTS {
@@ -46,7 +56,7 @@ impl Node {
                 Some(revision) => Txn::new().replace(revision, &record),
                 None => Txn::new().create(&record),
             };
-            if let Some(revision) = self.meanwhile(store.txn(txn)).await?.committed() {
+            if let Some(revision) = self.meanwhile(store.txn(txn.tell_all(events))).await?.committed() {
                 self.record = Some(Stored { record, revision });
                 self.publish_record();
                 return Ok(());

@@ -24,9 +24,10 @@ use super::{
 use crate::{
     config::ControllerConfig,
     console::Consoles,
+    events::Feed,
     inventory::{Inventory, Outline},
-    modules::{Modules, NodeModulesRecord},
     logs::Logs,
+    modules::{Modules, NodeModulesRecord},
     records::{InstanceRecord, NodeRecord, PluginCredential},
     store::{self, Store, StoreError, Stored},
     templates::Templates,
@@ -49,6 +50,7 @@ pub(crate) struct NodeContext {
     pub(crate) inventory: Arc<Inventory>,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) logs: Arc<Logs>,
+    pub(crate) events: Arc<Feed>,
     pub(crate) config: ControllerConfig,
     pub(crate) epoch: Epoch,
     /// Told to daemons; 0 = no HTTP
@@ -101,6 +103,7 @@ impl NodeContext {
             grants: Arc::default(),
             sealing,
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
+            events: Arc::new(Feed::new(Arc::clone(&store))),
             store,
             consoles: Arc::new(Consoles::keeping(1)),
             logs: Arc::default(),

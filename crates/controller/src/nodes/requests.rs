@@ -1,6 +1,6 @@
 //! What a daemon asks for beyond the life of its session and its instances
 
-use prexorcloud_proto::{ErrorReport, EventSubscribe};
+use prexorcloud_proto::ErrorReport;
 use prexorcloud_protocol::session::controller::DaemonRequest;
 
 use super::{files::FilesAnswer, task::Node};
@@ -9,7 +9,8 @@ impl Node {
     pub(super) fn handle_request(&mut self, request: DaemonRequest) {
         match request {
             DaemonRequest::Template(request) => self.serve_template(request),
-            DaemonRequest::EventSubscribe(subscribe) => self.refuse_subscription(&subscribe),
+            DaemonRequest::EventSubscribe(subscribe) => self.subscribe(&subscribe),
+            DaemonRequest::EventUnsubscribe(unsubscribe) => self.unsubscribe(&unsubscribe),
             DaemonRequest::FileTree(tree) => {
                 let request_id = tree.request_id.clone();
                 self.handle_files(&request_id, FilesAnswer::Tree(tree));
@@ -21,21 +22,11 @@ impl Node {
             DaemonRequest::Module(update) => self.handle_module_state(update),
             DaemonRequest::Modules(snapshot) => self.handle_module_snapshot(snapshot),
             DaemonRequest::Cache(status) => self.handle_cache_status(*status),
-            // Answers to what nothing here asks for, and a subscription's end, which never began.
+            // Answers to what nothing here asks for.
             other => {
                 tracing::debug!(node = %self.id, request = name_of(&other), "nothing here serves what the daemon asks");
             }
         }
-    }
-
-    fn refuse_subscription(&mut self, subscribe: &EventSubscribe) {
-        let context = subscribe.event_types.first().cloned().unwrap_or_default();
-        self.answer_error(
-            "EventSubscribe",
-            "EVENT_TYPE_UNKNOWN",
-            "this controller forwards no such event",
-            context,
-        );
     }
 
     pub(super) fn answer_error(&mut self, request: &'static str, code: &str, message: &str, context: String) {

@@ -20,6 +20,7 @@ use super::{
     NodeContext, NodeView, OrderError,
     drain::drain_of,
     files::Asked,
+    forwarding::{Forwarder, to_forward},
     modules::NodeModules,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
@@ -29,6 +30,7 @@ use super::{
     view::StreamNotes,
 };
 use crate::{
+    events::Event,
     records::{InstanceRecord, NodeRecord},
     secrets,
     store::Stored,
@@ -62,6 +64,10 @@ pub(super) struct Node {
     pub(super) asked: Asked,
     /// When the node was last seen, until that is recorded
     pub(super) last_seen_ms: Option<i64>,
+    /// What the stream that counts has subscribed to
+    pub(super) forwarder: Option<Box<Forwarder>>,
+    /// What is to be told with it
+    pub(super) untold: Vec<Event>,
     /// Streams whose end the machine has not heard of yet, one end each
     pub(super) ended: Vec<(StreamId, ControllerOutcome)>,
     /// As of which change others see what instances wait for
@@ -87,6 +93,8 @@ impl Node {
             asked: Asked::default(),
             template_turns: templates::turns(),
             last_seen_ms: None,
+            untold: Vec::new(),
+            forwarder: None,
             ended: Vec::new(),
             shown_waiting: None,
         }
@@ -146,6 +154,10 @@ impl Node {
             self.work_modules().await;
             self.work().await;
             self.refresh_view();
+            if !self.ended.is_empty() {
+                // A stream has ended while this waited for the storage, and nothing else will wake it.
+                continue;
+            }
             let deadline = self.machine.poll_timeout();
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline.at <= now) {
@@ -161,6 +173,7 @@ impl Node {
                     None => break,
                 },
                 (id, result) = committed(&mut self.committing) => self.handle_written(id, result),
+                () = to_forward(&mut self.forwarder) => self.forward(),
                 () = self.streams.next_events(&mut events) => {
                     for (stream, event) in events.drain(..) {
                         self.handle_event(stream, event);

@@ -40,6 +40,12 @@ pub enum InvalidTxn {
         /// Its length
         bytes: usize,
     },
+    /// A key of the log is put or deleted
+    #[error("{key} belongs to the log, which is only appended to")]
+    Logged {
+        /// The key
+        key: String,
+    },
     /// The same key is put or deleted more than once
     #[error("{key} is written twice in one transaction")]
     WrittenTwice {

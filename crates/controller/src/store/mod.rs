@@ -121,12 +121,27 @@ impl Query {
     }
 }
 
+/// Where the entries are that were [appended](Txn::append)
+pub const LOGGED: &str = "events/";
+
+/// The key of the appended entry with this number; keys are in the order of the numbers
+#[must_use]
+pub fn logged_key(sequence: u64) -> String {
+    format!("{LOGGED}{sequence:020}")
+}
+
+/// The number of the appended entry under this key
+#[must_use]
+pub fn logged_sequence(key: &str) -> Option<u64> {
+    key.strip_prefix(LOGGED)?.parse().ok()
+}
+
 /// What one transaction changed
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangeSet {
     /// The revision that the transaction got
     pub revision: Revision,
-    /// Its changes, puts before deletes, in the order of the transaction
+    /// Its changes, puts before deletes before appended entries, in the order of the transaction
     pub changes: Vec<Change>,
 }
 

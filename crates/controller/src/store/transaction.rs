@@ -54,6 +54,7 @@ pub struct Txn {
     pub(crate) compares: Vec<Compare>,
     pub(crate) puts: Vec<(String, Bytes)>,
     pub(crate) deletes: Vec<String>,
+    pub(crate) appends: Vec<Bytes>,
 }
 
 impl Txn {
@@ -112,10 +113,20 @@ impl Txn {
         self
     }
 
+    /// Adds an entry at the end of the log: it gets the next number, and stands under [`logged_key`](super::logged_key)
+    ///
+    /// The number is one higher than that of the entry before, and is never given out again. The store deletes the oldest
+    /// entries by itself when the log is full; watches are not told of that.
+    #[must_use]
+    pub fn append(mut self, value: impl Into<Bytes>) -> Self {
+        self.appends.push(value.into());
+        self
+    }
+
     /// Whether this transaction writes or deletes nothing
     #[must_use]
     pub fn is_read_only(&self) -> bool {
-        self.puts.is_empty() && self.deletes.is_empty()
+        self.puts.is_empty() && self.deletes.is_empty() && self.appends.is_empty()
     }
 
     /// Checks the limits that every store enforces before it touches its storage
@@ -123,7 +134,7 @@ impl Txn {
     /// # Errors
     /// [`InvalidTxn`] names the first limit that is broken.
     pub fn validate(&self) -> Result<(), InvalidTxn> {
-        let operations = self.compares.len() + self.puts.len() + self.deletes.len();
+        let operations = self.compares.len() + self.puts.len() + self.deletes.len() + self.appends.len();
         if operations > Self::MAX_OPERATIONS {
             return Err(InvalidTxn::TooManyOperations { operations });
         }
@@ -146,8 +157,21 @@ impl Txn {
                 bytes: value.len(),
             });
         }
+        if let Some(value) = self
+            .appends
+            .iter()
+            .find(|value| value.len() > Self::MAX_VALUE_BYTES)
+        {
+            return Err(InvalidTxn::ValueTooLarge {
+                key: super::LOGGED.to_owned(),
+                bytes: value.len(),
+            });
+        }
         let mut seen = HashSet::new();
         for key in written {
+            if key.starts_with(super::LOGGED) {
+                return Err(InvalidTxn::Logged { key: key.clone() });
+            }
             if !seen.insert(key) {
                 return Err(InvalidTxn::WrittenTwice { key: key.clone() });
             }

@@ -24,6 +24,7 @@ pub use self::{
 use crate::{
     audit,
     content::{ArchiveError, BlobError, Collected, Content, KEPT_UNREFERENCED, Referenced},
+    events::Event,
     modules,
     nodes::is_live,
     records::InstanceRecord,
@@ -455,6 +456,7 @@ impl Templates {
         self.content.keep(json).await?;
         let (packed, content_hash) = self.content.archive(manifest, (*self.limits).clone()).await?;
 
+        let old_hash = current_hash(&record, &self.versions_of(name).await?);
         let now = now_millis();
         record.last_number += 1;
         record.current = record.last_number;
@@ -475,7 +477,12 @@ impl Templates {
         let mut txn = Txn::new()
             .replace(revision, &record)
             .create(&version)
-            .put_record(&audit);
+            .put_record(&audit)
+            .tell(&Event::TemplateUpdated {
+                template_name: name.to_owned(),
+                old_hash,
+                new_hash: version.archive.clone(),
+            });
         for old in self.versions_of(name).await?.iter().skip(MAX_VERSIONS - 1) {
             self.content.renew(digests(std::slice::from_ref(old))).await?;
             txn = txn.delete(old.key());
@@ -504,7 +511,9 @@ impl Templates {
     ) -> Result<TemplateVersionRecord, TemplateError> {
         for _ in 0..ATTEMPTS {
             let Stored { mut record, revision } = self.load(name).await?;
-            let mut versions = self.versions_of(name).await?.into_iter();
+            let versions = self.versions_of(name).await?;
+            let old_hash = current_hash(&record, &versions);
+            let mut versions = versions.into_iter();
             let found = match digest {
                 Some(digest) => versions
                     .find(|version| version.manifest == digest)
@@ -519,7 +528,12 @@ impl Templates {
             let txn = Txn::new()
                 .replace(revision, &record)
                 .expect(found.key(), Expect::Present)
-                .put_record(&audit);
+                .put_record(&audit)
+                .tell(&Event::TemplateUpdated {
+                    template_name: name.to_owned(),
+                    old_hash,
+                    new_hash: found.archive.clone(),
+                });
             if self.store.txn(txn).await?.committed().is_some() {
                 return Ok(found);
             }
@@ -630,4 +644,9 @@ fn is_name(name: &str) -> bool {
     let is_known =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
     (1..=32).contains(&name.len()) && !name.starts_with('-') && name.bytes().all(is_known)
+}
+/// What daemons know the version as that counts; empty if there is none
+fn current_hash(record: &TemplateRecord, versions: &[TemplateVersionRecord]) -> String {
+    let current = versions.iter().find(|version| version.number == record.current);
+    current.map_or_else(String::new, |version| version.archive.clone())
 }

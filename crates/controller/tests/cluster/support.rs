@@ -314,6 +314,24 @@ impl Cluster {
         }
     }
 
+    /// Watches what happens, with further headers, each ended by CR LF
+    pub async fn events(&self, query: &str, headers: &str) -> Events {
+        let path = format!("/events/stream{query}");
+        Events {
+            stream: self.open(Some(&self.admin), "GET", &path, None, headers).await,
+            text: String::new(),
+        }
+    }
+
+    /// The same for whoever has nothing but a ticket
+    pub async fn events_by_ticket(&self, ticket: &str) -> Events {
+        let path = format!("/events/stream?ticket={ticket}");
+        Events {
+            stream: self.open(None, "GET", &path, None, "").await,
+            text: String::new(),
+        }
+    }
+
     pub async fn node(&self, node: &str) -> Value {
         let (status, body) = self.get(&format!("/nodes/{node}")).await;
         assert_eq!(status, 200, "{body}");

@@ -48,7 +48,10 @@ impl Listening {
 }
 
 fn subscribe(event_types: Vec<String>) -> Option<daemon_message::Payload> {
-    let message = EventSubscribe { event_types };
+    let message = EventSubscribe {
+        event_types,
+        ..EventSubscribe::default()
+    };
     (!message.event_types.is_empty()).then_some(daemon_message::Payload::EventSubscribe(message))
 }
 
@@ -66,6 +69,7 @@ mod tests {
         let subscribe = |names: &[&str]| {
             Subscribe(EventSubscribe {
                 event_types: names.iter().map(|name| (*name).to_owned()).collect(),
+                ..EventSubscribe::default()
             })
         };
         let unsubscribe = |name: &str| {

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use prexorcloud_content::Digest;
+use prexorcloud_content::module::MAX_JAR_BYTES;
 use serde::{Deserialize, Serialize};
 
 use crate::control::{read_record, write_record};
@@ -218,7 +219,9 @@ impl Store {
 
     fn sweep(&self) -> io::Result<()> {
         self.sweep_jars()?;
-        partial::sweep(&self.folder.join("incoming"), |_| false);
+        // Room for one that is as large as a jar may be.
+        let room = MAX_JAR_BYTES.saturating_mul(4);
+        partial::sweep(&self.folder.join("incoming"), room, |_| false);
         for entry in durable::list(&self.folder.join("hosts"))?.into_iter().flatten() {
             let entry = entry?;
             let is_known = entry

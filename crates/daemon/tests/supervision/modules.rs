@@ -335,6 +335,7 @@ async fn a_module_gets_the_events_that_it_listens_to() {
         node.cluster.send(Payload::ModuleEvent(ModuleEvent {
             event_type: event_type.into(),
             payload_json: payload.into(),
+            ..ModuleEvent::default()
         }));
     }
     let console = node.modules().join("hosts/sample/console.log");

@@ -2459,6 +2459,19 @@ pub struct ModuleEvent {
     /// The event as JSON in UTF-8.
     #[prost(bytes = "bytes", tag = "2")]
     pub payload_json: ::prost::bytes::Bytes,
+    /// The number of the event in the controller's log. An addition for daemons with the capability events/1; 0 elsewhere. The
+    /// same number is the same event, however often it comes. Without an event_type nothing has happened: everything up to this
+    /// number was looked at, and what was subscribed to has been sent.
+    #[prost(uint64, tag = "100")]
+    pub sequence: u64,
+    /// How many events are gone from the log that were to be looked at before this one. An addition for daemons with the
+    /// capability events/1; others get an ErrorReport.
+    #[prost(uint64, tag = "101")]
+    pub missed: u64,
+    /// The number of the message before this one in this stream, or that with which the stream began. An addition for daemons
+    /// with the capability events/1, which learn from it that a message did not arrive; 0 elsewhere.
+    #[prost(uint64, tag = "102")]
+    pub previous: u64,
 }
 /// A module on this node changed its state, or an installation failed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2515,6 +2528,10 @@ pub struct EventSubscribe {
     /// The types: fully qualified names of Java classes.
     #[prost(string, repeated, tag = "1")]
     pub event_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The number after which events are wanted; 0 means from now on. It counts in the first subscription of a stream. An
+    /// addition for controllers with the capability events/1: a Java controller sends what happens from now on.
+    #[prost(uint64, tag = "100")]
+    pub after_sequence: u64,
 }
 /// Ends a subscription within a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

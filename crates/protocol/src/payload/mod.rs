@@ -234,7 +234,7 @@ table! {
         Needs::Nothing, MIB, limits::LOG_MDC + FEW;
     ModuleStateUpdate(ModuleStateUpdate) module_state_update = 14, Report, Untagged, Needs::Nothing, 4 * KIB, FEW;
     EventSubscribe(EventSubscribe) event_subscribe = 15, Control, Untagged,
-        Needs::Nothing, 2 * MIB, limits::EVENT_TYPES + FEW;
+        Needs::Field("after_sequence", Capabilities::EVENTS), 2 * MIB, limits::EVENT_TYPES + FEW;
     EventUnsubscribe(EventUnsubscribe) event_unsubscribe = 16, Control, Untagged,
         Needs::Nothing, 2 * MIB, limits::EVENT_TYPES + FEW;
     InstanceFileTree(InstanceFileTree) instance_file_tree = 17, Bulk, Untagged,
@@ -266,7 +266,7 @@ table! {
     ModuleInstall(ModuleInstall) module_install = 12, Bulk, Untagged,
         Needs::Field("artifact", Capabilities::ARTIFACTS), MAX_MESSAGE_BYTES, FEW;
     ModuleUninstall(ModuleUninstall) module_uninstall = 13, Control, Untagged, Needs::Nothing, KIB, FEW;
-    ModuleEvent(ModuleEvent) module_event = 14, BestEffort, Untagged, Needs::Nothing, 4 * MIB, FEW;
+    ModuleEvent(ModuleEvent) module_event = 14, BestEffort, Untagged, Needs::Field("sequence", Capabilities::EVENTS), 4 * MIB, FEW;
     WalkInstanceFiles(WalkInstanceFiles) walk_instance_files = 15, Control, Untagged, Needs::Nothing, 64 * KIB, FEW;
     ReadInstanceFile(ReadInstanceFile) read_instance_file = 16, Control, Untagged, Needs::Nothing, 64 * KIB, FEW;
     CrashReportAck(CrashReportAck) crash_report_ack = 100, Control, Untagged,

@@ -9,6 +9,7 @@
 //! that affordable, since waiting transactions share one flush.
 
 mod file;
+mod logged;
 mod reader;
 mod writer;
 
@@ -38,6 +39,10 @@ pub struct SqliteOptions {
     pub watch_commits: usize,
     /// Bytes of values that [`Store::watch`] can replay. Default 16 MiB
     pub watch_bytes: usize,
+    /// Appended entries that are kept. Default 65,536
+    pub logged_entries: u64,
+    /// Bytes of appended entries that are kept; the newest entry is, however large it is. Default 32 MiB
+    pub logged_bytes: u64,
     /// Longest wait for a transaction, queueing included. Default 30 s
     pub txn_timeout: Duration,
     /// Take a file whose log is missing, with what is in it. Default no
@@ -50,6 +55,8 @@ impl Default for SqliteOptions {
             max_bytes: None,
             watch_commits: 4096,
             watch_bytes: 16 * 1024 * 1024,
+            logged_entries: 65_536,
+            logged_bytes: 32 * 1024 * 1024,
             txn_timeout: Duration::from_secs(30),
             without_log: false,
         }
@@ -90,8 +97,10 @@ impl SqliteStore {
             options.watch_commits,
             options.watch_bytes,
         ));
+        let logged = logged::Logged::load(&connection, options.logged_entries, options.logged_bytes)
+            .map_err(|error| file::open_error(&path, &error))?;
         let (requests, waiting) = mpsc::channel(Self::QUEUE);
-        let writer = writer::Writer::new(connection, revision, Arc::downgrade(&log));
+        let writer = writer::Writer::new(connection, revision, logged, Arc::downgrade(&log));
         std::thread::Builder::new()
             .name("store-writer".to_owned())
             .spawn(move || writer.run(waiting))

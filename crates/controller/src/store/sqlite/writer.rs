@@ -5,7 +5,10 @@ use std::sync::Weak;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 use tokio::sync::{mpsc, oneshot};
 
-use super::file::{self, store_error};
+use super::{
+    file::{self, store_error},
+    logged::Logged,
+};
 use crate::store::{Change, ChangeSet, Revision, StoreError, Txn, TxnOutcome, change_log::ChangeLog};
 
 /// Pages that may be free before the file is made smaller
@@ -31,6 +34,7 @@ pub(super) enum Request {
 pub(super) struct Writer {
     connection: Connection,
     revision: Revision,
+    logged: Logged,
     log: Weak<ChangeLog>,
 }
 
@@ -42,10 +46,16 @@ struct Applied {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, revision: Revision, log: Weak<ChangeLog>) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        revision: Revision,
+        logged: Logged,
+        log: Weak<ChangeLog>,
+    ) -> Self {
         Self {
             connection,
             revision,
+            logged,
             log,
         }
     }
@@ -136,13 +146,14 @@ impl Writer {
 
     fn try_commit(&mut self, txns: Vec<Txn>) -> Result<Vec<(TxnOutcome, Option<ChangeSet>)>, StoreError> {
         let mut revision = self.revision;
+        let mut logged = self.logged;
         let commit = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(store_error)?;
         let mut outcomes = Vec::with_capacity(txns.len());
         for txn in txns {
-            let (outcome, changes) = apply(&commit, revision, txn).map_err(store_error)?;
+            let (outcome, changes) = apply(&commit, revision, &mut logged, txn).map_err(store_error)?;
             if let Some(changes) = &changes {
                 revision = changes.revision;
             }
@@ -156,7 +167,11 @@ impl Writer {
                 .prepare_cached("UPDATE counters SET value = ?1 WHERE name = 'revision'")
                 .and_then(|mut statement| statement.execute([value]))
                 .map_err(store_error)?;
+            if !logged.is_same(&self.logged) {
+                logged.settle(&commit).map_err(store_error)?;
+            }
             commit.commit().map_err(store_error)?;
+            self.logged = logged;
         }
         Ok(outcomes)
     }
@@ -203,6 +218,7 @@ impl Writer {
 fn apply(
     commit: &Connection,
     current: Revision,
+    logged: &mut Logged,
     txn: Txn,
 ) -> rusqlite::Result<(TxnOutcome, Option<ChangeSet>)> {
     for compare in txn.compares {
@@ -246,6 +262,9 @@ fn apply(
         if deleted > 0 {
             changes.push(Change { key, value: None });
         }
+    }
+    for value in txn.appends {
+        changes.push(logged.append(commit, revision, value)?);
     }
     if changes.is_empty() {
         return Ok((TxnOutcome::Committed { revision: current }, None));

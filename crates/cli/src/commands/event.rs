@@ -1,0 +1,184 @@
+//! `prexorctl event watch`
+
+use std::time::Duration;
+
+use reqwest::Response;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::client::{Client, Request};
+use crate::event_stream::{Decoder, Event};
+use crate::failure::Failure;
+use crate::output::{Colour, Output, Paint, remark};
+use crate::printable;
+
+/// The controller sends something at least every 15 s, so this is the silence of a dead connection
+const LONGEST_SILENCE: Duration = Duration::from_secs(45);
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// For how long reconnecting is tried before it is given up
+const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
+
+/// Characters of a field that a line shows
+const LONGEST_FIELD: usize = 200;
+
+/// Shows what happens until Ctrl-C
+pub(super) async fn watch(
+    kinds: &[String],
+    since: Option<u64>,
+    client: &Client,
+    output: &Output,
+) -> Result<(), Failure> {
+    let view = View {
+        output,
+        notes: Paint::for_stderr(!output.paint().is_enabled()),
+    };
+    let mut watching = Watching {
+        client,
+        kinds: kinds.join(","),
+        cursor: since,
+        has_connected: false,
+    };
+    tokio::select! {
+        biased;
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        ended = watching.run(&view) => ended,
+    }
+}
+
+struct View<'a> {
+    output: &'a Output,
+    notes: Paint,
+}
+
+struct Watching<'a> {
+    client: &'a Client,
+    kinds: String,
+    /// The last event that was seen; `None` for what happens from now on
+    cursor: Option<u64>,
+    has_connected: bool,
+}
+
+impl Watching<'_> {
+    /// Goes on over lost connections until the controller has been away for too long
+    async fn run(&mut self, view: &View<'_>) -> Result<(), Failure> {
+        let mut delay = FIRST_DELAY;
+        let mut lost_at = Instant::now();
+        loop {
+            match self.open().await {
+                Ok((request, response)) => {
+                    (self.has_connected, delay) = (true, FIRST_DELAY);
+                    let reason = self.follow(&request, response, view).await?;
+                    view.note(&format!("{reason}; connecting again"));
+                    lost_at = Instant::now();
+                }
+                Err(error) => {
+                    let is_over = lost_at.elapsed() >= GIVE_UP_AFTER;
+                    if !self.has_connected || !error.is_transient() || is_over {
+                        return Err(error);
+                    }
+                }
+            }
+            sleep(delay).await;
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    async fn open(&self) -> Result<(Request, Response), Failure> {
+        let mut query = Vec::new();
+        if !self.kinds.is_empty() {
+            query.push(("type", self.kinds.clone()));
+        }
+        if let Some(cursor) = self.cursor {
+            query.push(("lastSequence", cursor.to_string()));
+        }
+        self.client.open_events(&["events", "stream"], &query).await
+    }
+
+    /// Shows what comes; gives why it ends
+    async fn follow(
+        &mut self,
+        request: &Request,
+        mut response: Response,
+        view: &View<'_>,
+    ) -> Result<String, Failure> {
+        let mut decoder = Decoder::default();
+        loop {
+            while let Some(event) = decoder.next_event() {
+                if let Some(reason) = self.show(&event, request, view)? {
+                    return Ok(reason);
+                }
+            }
+            match timeout(LONGEST_SILENCE, response.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    let fed = decoder.feed(&bytes);
+                    fed.map_err(|error| request.unintelligible(error.to_string()))?;
+                }
+                Ok(Ok(None)) => return Ok("the controller ended the stream".to_owned()),
+                Ok(Err(_)) => return Ok("the connection broke".to_owned()),
+                Err(_) => return Ok(format!("nothing came for {} s", LONGEST_SILENCE.as_secs())),
+            }
+        }
+    }
+
+    fn show(&mut self, event: &Event, request: &Request, view: &View<'_>) -> Result<Option<String>, Failure> {
+        let fields: Map<String, Value> = serde_json::from_str(&event.data).map_err(|error| {
+            request.unintelligible(format!("an event of kind {:?} is malformed: {error}", event.kind))
+        })?;
+        match event.kind.as_str() {
+            "connected" => {
+                // From here on nothing is missed, also if nothing happens before the connection breaks.
+                let latest = fields.get("latestSequence").and_then(Value::as_u64);
+                self.cursor = self.cursor.or(latest);
+            }
+            "error" => {
+                let message = fields.get("message").and_then(Value::as_str).unwrap_or_default();
+                return Ok(Some(printable::short(message, LONGEST_FIELD).to_string()));
+            }
+            _ => {
+                view.show(&event.data, &fields)?;
+                let reached = event.id.as_deref().and_then(|id| id.parse().ok());
+                self.cursor = reached.or(self.cursor);
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl View<'_> {
+    fn show(&self, data: &str, fields: &Map<String, Value>) -> Result<(), Failure> {
+        if self.output.is_json() {
+            return self.output.text(&printable::json(data));
+        }
+        let kind = fields.get("type").and_then(Value::as_str).unwrap_or_default();
+        if kind == "RESYNC_REQUIRED" {
+            let number = |name: &str| fields.get(name).and_then(Value::as_u64).unwrap_or(0);
+            self.note(&format!(
+                "events after {} are not in the controller's log any more; it goes from {} to {}",
+                number("lastSequence"),
+                number("earliestSequence"),
+                number("latestSequence")
+            ));
+            return Ok(());
+        }
+        let sequence = fields.get("sequence").and_then(Value::as_u64).unwrap_or(0);
+        let mut line = format!("{sequence:>8}  {}", printable::short(kind, LONGEST_FIELD));
+        for (name, value) in fields {
+            if !["type", "sequence"].contains(&name.as_str()) {
+                let value = match value {
+                    Value::String(text) => text.clone(),
+                    other => json!(other).to_string(),
+                };
+                let name = printable::short(name, LONGEST_FIELD);
+                line.push_str(&format!("  {name}={}", printable::short(&value, LONGEST_FIELD)));
+            }
+        }
+        self.output.text(&line)
+    }
+
+    /// Says something that is not an event
+    fn note(&self, text: &str) {
+        remark(self.notes.paint(Colour::Moving, &format!("-- {text} --")));
+    }
+}

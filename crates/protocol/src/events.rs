@@ -1,0 +1,156 @@
+//! Which events of a log a daemon gets, and what it is told of those that it cannot get
+//!
+//! The controller's log has a number for each event. [`Forwarding`] is what one stream wants of it: it looks at the events in
+//! their order, makes messages of those that are subscribed to, and says from where to read on. It keeps no event: what a
+//! stream has no room for stays in the log, so a slow daemon costs nothing, and loses only what the log has let go of
+//! meanwhile, of which it is told.
+//!
+//! A daemon that announced `events/1` gets numbers, and resumes where it was. Any other (Java) gets what happens from its
+//! subscription on, in the exact words of protocol version 1.
+
+use std::collections::BTreeSet;
+
+use prexorcloud_proto::ModuleEvent;
+use prost::bytes::Bytes;
+
+/// Types that one stream may subscribe to
+pub const MAX_TYPES: usize = 1024;
+
+/// Bytes that their names may have together
+pub const MAX_TYPE_BYTES: usize = 128 * 1024;
+
+/// Unwanted events after which a daemon is told how far the log was looked at
+const MARK_AFTER: u64 = 256;
+
+/// Why a subscription was not taken
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a node may subscribe to {MAX_TYPES} event types with names of {MAX_TYPE_BYTES} bytes together")]
+pub struct TooManyTypes;
+
+/// What one stream wants of the log
+#[derive(Clone, Debug)]
+pub struct Forwarding {
+    types: BTreeSet<String>,
+    type_bytes: usize,
+    /// Messages have numbers
+    is_numbered: bool,
+    /// The last event that was looked at
+    position: u64,
+    /// The number in the last message, or where the stream began
+    told: u64,
+    /// Events that are gone and of which the daemon was not told
+    missed: u64,
+    owes_mark: bool,
+}
+
+impl Forwarding {
+    /// Begins with the first subscription of a stream, when the newest event of the log is `latest`
+    ///
+    /// `after` is what the daemon has seen; 0 means that it wants what happens from now on. What is ahead of the log was seen
+    /// in another one, so that something is missing is all that can be said.
+    #[must_use]
+    pub fn begin(is_numbered: bool, after: u64, latest: u64) -> Self {
+        let resumed = if is_numbered && after != 0 { after } else { latest };
+        Self {
+            types: BTreeSet::new(),
+            type_bytes: 0,
+            is_numbered,
+            position: resumed.min(latest),
+            told: resumed,
+            missed: resumed.saturating_sub(latest),
+            owes_mark: is_numbered,
+        }
+    }
+
+    /// Adds a type; once more is fine
+    ///
+    /// # Errors
+    /// [`TooManyTypes`]; what was subscribed to before stays.
+    pub fn subscribe(&mut self, name: &str) -> Result<(), TooManyTypes> {
+        if self.types.contains(name) {
+            return Ok(());
+        }
+        let bytes = self.type_bytes.saturating_add(name.len());
+        if self.types.len() >= MAX_TYPES || bytes > MAX_TYPE_BYTES {
+            return Err(TooManyTypes);
+        }
+        self.type_bytes = bytes;
+        self.types.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Removes a type; one that is not subscribed to is fine
+    pub fn unsubscribe(&mut self, name: &str) {
+        if self.types.remove(name) {
+            self.type_bytes = self.type_bytes.saturating_sub(name.len());
+        }
+    }
+
+    /// The number of the last event that was looked at: read on after it
+    #[must_use]
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether an event would be sent
+    #[must_use]
+    pub fn wants(&self, sequence: u64, name: &str) -> bool {
+        sequence > self.position && self.types.contains(name)
+    }
+
+    /// Looks at the next event; gives the message if it is wanted
+    ///
+    /// What lies between the last one and this is gone from the log.
+    pub fn look_at(
+        &mut self,
+        sequence: u64,
+        name: &str,
+        payload: impl FnOnce() -> Bytes,
+    ) -> Option<ModuleEvent> {
+        if sequence <= self.position {
+            return None;
+        }
+        self.missed = self
+            .missed
+            .saturating_add(sequence - self.position.saturating_add(1));
+        self.position = sequence;
+        if !self.types.contains(name) {
+            return None;
+        }
+        let event = ModuleEvent {
+            event_type: name.to_owned(),
+            payload_json: payload(),
+            ..ModuleEvent::default()
+        };
+        Some(if self.is_numbered {
+            self.number(event)
+        } else {
+            event
+        })
+    }
+
+    /// The message that tells a daemon how far the log was looked at, if it is time for it
+    pub fn poll_mark(&mut self) -> Option<ModuleEvent> {
+        let is_due = self.owes_mark || self.position.saturating_sub(self.told) >= MARK_AFTER;
+        (self.is_numbered && is_due).then(|| self.number(ModuleEvent::default()))
+    }
+
+    /// How many events are gone of which a daemon is to be told that knows no numbers
+    pub fn poll_missed(&mut self) -> Option<u64> {
+        if self.is_numbered || self.missed == 0 {
+            return None;
+        }
+        Some(std::mem::take(&mut self.missed))
+    }
+
+    fn number(&mut self, event: ModuleEvent) -> ModuleEvent {
+        self.owes_mark = false;
+        let previous = std::mem::replace(&mut self.told, self.position);
+        ModuleEvent {
+            sequence: self.position,
+            missed: std::mem::take(&mut self.missed),
+            previous,
+            ..event
+        }
+    }
+}
