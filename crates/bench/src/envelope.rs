@@ -201,12 +201,12 @@ fn from_daemon() -> Vec<(&'static str, DaemonMessage)> {
         ),
         (
             "module_state_update",
-            Payload::ModuleStateUpdate(proto::ModuleStateUpdate {
+            Payload::ModuleStateUpdate(Box::new(proto::ModuleStateUpdate {
                 module_id: "stats".into(),
                 state: "ACTIVE".into(),
                 updated_at_ms: 1_790_000_000_000,
                 ..Default::default()
-            }),
+            })),
         ),
         (
             "event_subscribe",

@@ -1268,11 +1268,11 @@ fn fill(bench: &mut Bench) {
     let _ = bench.session.crash(crash("r1"));
     for payload in [
         FromDaemon::NodeStatus(NodeStatus::default()),
-        FromDaemon::ModuleStateUpdate(ModuleStateUpdate {
+        FromDaemon::ModuleStateUpdate(Box::new(ModuleStateUpdate {
             module_id: "m".into(),
             state: "ACTIVE".into(),
             ..Default::default()
-        }),
+        })),
         FromDaemon::InstanceFileTree(InstanceFileTree {
             request_id: "r".into(),
             ..Default::default()
@@ -1332,11 +1332,11 @@ fn a_crash_report_that_found_its_class_full_follows_as_soon_as_there_is_room() {
     bench.connect();
     bench.receive(FromController::HandshakeAck(Box::new(ack(Capabilities::SESSION))));
     let module = || {
-        FromDaemon::ModuleStateUpdate(ModuleStateUpdate {
+        FromDaemon::ModuleStateUpdate(Box::new(ModuleStateUpdate {
             module_id: "m".into(),
             state: "ACTIVE".into(),
             ..Default::default()
-        })
+        }))
     };
     for _ in 0..2 {
         bench.session.send(module()).unwrap();

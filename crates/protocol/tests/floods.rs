@@ -18,9 +18,9 @@ use prexorcloud_protocol::proto::controller_message::Payload as FromController;
 use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::{
     ConsoleOutput, ControllerMessage, CrashReportAck, ErrorReport, EventSubscribe, EventUnsubscribe,
-    Handshake, HandshakeAck, InstanceFileContent, InstanceFileTree, ModuleStateUpdate, NodeStatus, Ping,
-    Pong, RunningInstance, SendCommand, ShutdownNode, ShutdownNodeAck, StartInstance, StartInstanceAck,
-    StopInstance, StopInstanceAck, TemplateRequest,
+    Handshake, HandshakeAck, InstanceFileContent, InstanceFileTree, NodeStatus, Ping, Pong, RunningInstance,
+    SendCommand, ShutdownNode, ShutdownNodeAck, StartInstance, StartInstanceAck, StopInstance,
+    StopInstanceAck, TemplateRequest,
 };
 use prexorcloud_protocol::session::{ANSWERS_AT_ONCE, PINGS_AT_ONCE, kind};
 use prexorcloud_protocol::{Capabilities, DaemonConfig, DaemonSession, Session as _, StopMode};
@@ -74,7 +74,7 @@ fn everything(number: i64, state: State) -> Vec<FromDaemon> {
         FromDaemon::ErrorReport(ErrorReport::default()),
         FromDaemon::ShutdownNodeAck(ShutdownNodeAck::default()),
         FromDaemon::DaemonLogRecord(Box::default()),
-        FromDaemon::ModuleStateUpdate(ModuleStateUpdate::default()),
+        FromDaemon::ModuleStateUpdate(Box::default()),
         FromDaemon::EventSubscribe(EventSubscribe {
             event_types: vec!["any".into()],
             ..EventSubscribe::default()

@@ -44,7 +44,7 @@ pub trait Envelope: prost::Message + Default + Send + Sync + 'static {
 
 impl Envelope for DaemonMessage {
     fn knows(field: u32) -> bool {
-        matches!(field, 1..=18 | 103)
+        matches!(field, 1..=18 | 103 | 104)
     }
 
     fn kinds() -> &'static [&'static Kind] {

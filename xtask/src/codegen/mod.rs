@@ -24,6 +24,7 @@ const BOXED: &[&str] = &[
     "DaemonMessage.payload.cache_status",
     "DaemonMessage.payload.start_instance_ack",
     "DaemonMessage.payload.daemon_log_record",
+    "DaemonMessage.payload.module_state_update",
     "ControllerMessage.payload.handshake_ack",
     "ControllerMessage.payload.start_instance",
     "ControllerMessage.payload.template_data",

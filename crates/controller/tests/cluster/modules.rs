@@ -155,7 +155,7 @@ async fn say(puppet: &Puppet, module: &str, sha256: &str, state: &str, error: &s
         sha256: sha256.to_owned(),
         ..ModuleStateUpdate::default()
     };
-    puppet.say(Payload::ModuleStateUpdate(update)).await;
+    puppet.say(Payload::ModuleStateUpdate(Box::new(update))).await;
 }
 
 /// Waits until a node's module is in this state, as operators see it

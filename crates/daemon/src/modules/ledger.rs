@@ -104,7 +104,7 @@ pub(super) enum Message {
 impl From<Message> for daemon_message::Payload {
     fn from(message: Message) -> Self {
         match message {
-            Message::Change(update) => Self::ModuleStateUpdate(update),
+            Message::Change(update) => Self::ModuleStateUpdate(Box::new(update)),
             Message::All(snapshot) => Self::ModuleSnapshot(snapshot),
         }
     }

@@ -1354,7 +1354,7 @@ pub mod daemon_message {
         DaemonLogRecord(::prost::alloc::boxed::Box<super::DaemonLogRecord>),
         /// A module on this node changed its state.
         #[prost(message, tag = "14")]
-        ModuleStateUpdate(super::ModuleStateUpdate),
+        ModuleStateUpdate(::prost::alloc::boxed::Box<super::ModuleStateUpdate>),
         /// Asks for controller events of some types.
         #[prost(message, tag = "15")]
         EventSubscribe(super::EventSubscribe),

@@ -62,7 +62,7 @@ impl ControllerSession {
             Payload::ErrorReport(report) => ControllerEvent::DaemonError(report),
             Payload::ShutdownNodeAck(ack) => ControllerEvent::ShutdownAcknowledged(ack),
             Payload::DaemonLogRecord(record) => ControllerEvent::Log(record),
-            Payload::ModuleStateUpdate(update) => DaemonRequest::Module(update).into(),
+            Payload::ModuleStateUpdate(update) => DaemonRequest::Module(*update).into(),
             Payload::ModuleSnapshot(snapshot) => DaemonRequest::Modules(snapshot).into(),
             Payload::EventSubscribe(subscribe) => DaemonRequest::EventSubscribe(subscribe).into(),
             Payload::EventUnsubscribe(unsubscribe) => DaemonRequest::EventUnsubscribe(unsubscribe).into(),
