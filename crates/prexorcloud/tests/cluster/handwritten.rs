@@ -11,7 +11,7 @@ fn java_file(port: u16, token: &str) -> String {
          controller:\n  host: \"::1\"\n  grpcPort: '{port}'\n  endpoints: []\n  dnsSrv:\n\
          security: {{joinToken: {token}, certificateDir: certs}}\nhealth:\n  enabled: off\n\
          instances:\n  directory: instances\n  shutdownTimeoutSeconds: \"30\"\n\
-         labels:\n  rack: 007\nmodules:\n  signing: {{required: false}}\n \n"
+         labels:\n  rack: 007\nmodules:\n  signing: {{mode: KEYED}}\n \n"
     )
     .replace('\n', "\r\n")
 }
@@ -31,7 +31,9 @@ fn a_java_daemons_file_joins_a_controller_over_ipv6() {
     let checked = run(&["config", "check", "daemon", config.to_str().unwrap()]);
     assert_eq!(checked.code, 0, "{checked:?}");
     assert!(
-        checked.stderr.contains("daemon.yml:17: `modules` has no meaning"),
+        checked
+            .stderr
+            .contains("daemon.yml:18: `modules.signing.mode` has no meaning"),
         "{checked:?}"
     );
     let data = rig.path("daemon");
