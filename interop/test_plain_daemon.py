@@ -45,6 +45,8 @@ class PlainDaemonCases(unittest.TestCase):
         if connect:
             peer.connect()
             self.addCleanup(lambda: peer.disconnect())
+            is_there = lambda: self.controller.get(f"/nodes/{node_id}")["status"] == "ONLINE"
+            processes.until(is_there, f"{node_id} being there")
         return peer
 
     def order(self, peer, **fields):
