@@ -131,6 +131,19 @@ fn a_folder_comes_back_as_it_was() {
 }
 
 #[test]
+fn what_is_compressed_already_does_not_grow() {
+    let room = tempfile::tempdir().unwrap();
+    // Bytes in which nothing repeats.
+    let mut noise = Vec::with_capacity(320_000);
+    for number in 0..10_000_u32 {
+        noise.extend(<[u8; 32]>::from(Digest::of(&number.to_le_bytes())));
+    }
+    fs::write(room.path().join("noise.jar"), &noise).unwrap();
+    let (_, bytes, _) = pack_folder(room.path());
+    assert!(bytes.len() < noise.len() + noise.len() / 100, "{}", bytes.len());
+}
+
+#[test]
 fn archives_of_the_java_controller_are_unpacked() {
     // Commons Compress with LONGFILE_POSIX: folders with '/', files in walk order, long paths in a PAX header, records padded.
     let long = format!("plugins/{}/config.yml", "deep/".repeat(30).trim_end_matches('/'));

@@ -220,6 +220,26 @@ async fn only_what_changed_is_sent_and_a_version_is_what_was_pushed() {
 }
 
 #[tokio::test]
+async fn a_rollback_goes_to_the_version_that_counted_before() {
+    let rig = Rig::new();
+    rig.templates.create("test", "lobby", "", "").await.unwrap();
+    let mut first = String::new();
+    for content in ["1", "2", "3"] {
+        let (version, _) = rig.push("lobby", &[("a", content)]).await.unwrap();
+        if first.is_empty() {
+            first = version;
+        }
+    }
+    let back = async |to: Option<&str>| rig.templates.rollback("test", "lobby", to).await;
+    assert_eq!(back(Some(&first)).await.unwrap().number, 1);
+    rig.push("lobby", &[("a", "4")]).await.unwrap();
+    for number in [1, 3, 2, 1] {
+        assert_eq!(back(None).await.unwrap().number, number);
+    }
+    assert!(matches!(back(None).await, Err(TemplateError::NoPrevious)));
+}
+
+#[tokio::test]
 async fn of_two_pushes_at_once_one_wins_and_the_other_is_told() {
     let rig = Rig::new();
     rig.templates.create("test", "lobby", "", "").await.unwrap();

@@ -63,7 +63,7 @@ pub enum TemplateCommand {
         /// The template
         #[arg(value_parser = name)]
         name: String,
-        /// Number or beginning of its hash [default: the one before that which counts]
+        /// Number or beginning of its hash [default: the one that counted before]
         #[arg(long, value_name = "VERSION")]
         to: Option<String>,
     },

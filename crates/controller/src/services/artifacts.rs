@@ -103,6 +103,10 @@ impl Asked {
     }
 }
 
+fn lost() -> Status {
+    Status::not_found("it is missing on the controller's disk, and cannot be made anew: push it again")
+}
+
 fn unknown() -> Status {
     Status::not_found("this node was not told to fetch that; ask for the template again")
 }
@@ -133,8 +137,17 @@ impl ArtifactService for Artifacts {
             tracing::error!(%node, template = %asked.name, %error, "an artifact cannot be read");
             Status::unavailable("the controller's storage failed, try again")
         };
-        let sizes = content.renew(vec![asked.digest]).await.map_err(failed)?;
-        let size = *sizes.get(&asked.digest).ok_or_else(unknown)?;
+        let sizes = match content.renew(vec![asked.digest]).await.map_err(failed)? {
+            sizes if sizes.get(&asked.digest).is_some_and(|size| *size > 0) => sizes,
+            // No artifact is empty: it is gone from the disk, or the disk has lost what was in it.
+            _ => {
+                let archive = asked.kind == ArtifactKind::Template;
+                let made = archive && self.context.templates.mend(asked.digest).await.unwrap_or(false);
+                tracing::error!(%node, name = %asked.name, made, "an artifact is missing on the controller's disk");
+                content.renew(vec![asked.digest]).await.map_err(failed)?
+            }
+        };
+        let size = *sizes.get(&asked.digest).ok_or_else(lost)?;
         if asked.offset > size {
             return Err(Status::out_of_range(format!("it has {size} bytes")));
         }

@@ -459,7 +459,7 @@ impl Templates {
         let old_hash = current_hash(&record, &self.versions_of(name).await?);
         let now = now_millis();
         record.last_number += 1;
-        record.current = record.last_number;
+        record.count(record.last_number);
         record.updated_at_ms = now;
         let version = TemplateVersionRecord {
             template: name.to_owned(),
@@ -499,7 +499,9 @@ impl Templates {
         }
     }
 
-    /// Lets an earlier version count again: the one with this digest, or the one before that which counts
+    /// Lets an earlier version count again: the one with this digest, or the one that counted before
+    ///
+    /// The one that counted before is so much further back each time.
     ///
     /// # Errors
     /// [`TemplateError::UnknownVersion`], [`TemplateError::NoPrevious`] and the others.
@@ -513,16 +515,24 @@ impl Templates {
             let Stored { mut record, revision } = self.load(name).await?;
             let versions = self.versions_of(name).await?;
             let old_hash = current_hash(&record, &versions);
-            let mut versions = versions.into_iter();
             let found = match digest {
-                Some(digest) => versions
-                    .find(|version| version.manifest == digest)
-                    .ok_or(TemplateError::UnknownVersion)?,
-                None => versions
-                    .find(|version| version.number < record.current)
-                    .ok_or(TemplateError::NoPrevious)?,
+                Some(digest) => {
+                    let mut versions = versions.into_iter();
+                    let found = versions.find(|version| version.manifest == digest);
+                    let found = found.ok_or(TemplateError::UnknownVersion)?;
+                    record.count(found.number);
+                    found
+                }
+                None => {
+                    let before = std::iter::from_fn(|| record.former.pop());
+                    let mut before =
+                        before.filter_map(|number| versions.iter().find(|its| its.number == number));
+                    let found = before.next().cloned().ok_or(TemplateError::NoPrevious)?;
+                    drop(before);
+                    record.current = found.number;
+                    found
+                }
             };
-            record.current = found.number;
             record.updated_at_ms = now_millis();
             let audit = audit::entry(actor, "template.rollback", name, &found.manifest);
             let txn = Txn::new()

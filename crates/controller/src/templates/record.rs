@@ -32,6 +32,24 @@ pub struct TemplateRecord {
     /// Keys of all variables that are a SECRET, or ever were one
     #[prost(string, repeated, tag = "9")]
     pub secret_keys: Vec<String>,
+    /// Numbers of the versions that counted before, the latest last
+    #[prost(uint64, repeated, tag = "10")]
+    pub former: Vec<u64>,
+}
+
+/// Versions that counted before and are remembered, of each template
+const MAX_FORMER: usize = 100;
+
+impl TemplateRecord {
+    /// Lets a version count in the place of the one that does
+    pub(super) fn count(&mut self, number: u64) {
+        if self.current != 0 && self.current != number {
+            self.former.push(self.current);
+            let surplus = self.former.len().saturating_sub(MAX_FORMER);
+            self.former.drain(..surplus);
+        }
+        self.current = number;
+    }
 }
 
 impl Record for TemplateRecord {

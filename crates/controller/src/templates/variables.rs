@@ -218,6 +218,12 @@ impl Variable {
                 if !within(length) {
                     return Err(self.wrong(format!("the length of {shown} is {}", self.range())));
                 }
+                // In a file of lines, the next one is another key.
+                if self.validation.regex.is_none() && value.contains(char::is_control) {
+                    return Err(self.wrong(format!(
+                        "{shown} has line ends or other control characters, which only a validation.regex can allow"
+                    )));
+                }
             }
         }
         if let Some(pattern) = &self.validation.regex
@@ -322,6 +328,15 @@ pub fn resolve(
     let mut resolved = group.clone();
     resolved.extend(instance.clone());
     let mut wrong = Vec::new();
+    for (key, value) in &resolved {
+        if !definitions.defined.contains_key(key.as_str()) && value.contains(char::is_control) {
+            wrong.push(VariableError {
+                key: key.clone(),
+                problem: "its value has line ends or other control characters, which only a template that defines it can allow"
+                    .to_owned(),
+            });
+        }
+    }
     for (key, variable) in &definitions.defined {
         for (given, from) in [(group, Scope::Group), (instance, Scope::Instance)] {
             if given.contains_key(*key) {
@@ -364,6 +379,21 @@ mod tests {
             validation: Validation::default(),
             was_secret: false,
         }
+    }
+
+    #[test]
+    fn a_value_is_one_line_unless_its_template_allows_more() {
+        let lines = "x\nonline-mode=false";
+        let mut text = variable(VariableType::String);
+        let problem = text.check_value(lines).unwrap_err().to_string();
+        assert!(problem.contains("line ends"), "{problem}");
+        let given = |key: &str| BTreeMap::from([(key.to_owned(), lines.to_owned())]);
+        let wrong = |group: &BTreeMap<String, String>| {
+            resolve(&[vec![text.clone()]], group, &BTreeMap::new()).is_err()
+        };
+        assert!(wrong(&given("key")) && wrong(&given("MOTD")));
+        text.validation.regex = Some("(?s).*".to_owned());
+        text.check_value(lines).unwrap();
     }
 
     #[test]

@@ -234,6 +234,16 @@ async fn a_damaged_archive_is_made_anew_or_sent_again() {
         assert_eq!(again, whole);
     }
 
+    // What a disk may leave of it after a power failure.
+    for gone in [true, false] {
+        match gone {
+            true => std::fs::remove_file(blob(&archive)).unwrap(),
+            false => std::fs::write(blob(&archive), "").unwrap(),
+        }
+        let made = fetch(&puppet.connection, request("lobby", &archive, 0)).await;
+        assert_eq!(made.unwrap(), whole);
+    }
+
     // A peer that gets it inside of a message is not given the damaged one, either.
     let credential = cluster.enrol("node-2").await;
     let mut plain = Puppet::join(&cluster, &credential, "node-2").await;

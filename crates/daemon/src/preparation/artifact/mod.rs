@@ -4,6 +4,7 @@
 //! again each time it is used. A download that was broken off is gone on with by the next one of the same digest.
 
 mod download;
+mod failures;
 mod kept;
 
 use std::ffi::OsStr;
@@ -13,7 +14,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prexorcloud_content::Digest;
 use prexorcloud_proto::JarCacheEntry;
@@ -29,6 +30,7 @@ use crate::partial::{self, Partial};
 pub(super) use kept::Description;
 
 use download::Download;
+use failures::Failures;
 use kept::Kept;
 
 /// Downloads at a time; more would only share the same line
@@ -70,6 +72,8 @@ pub(super) struct Artifacts {
     slots: Semaphore,
     /// One download of the same content at a time
     running: Locks<String>,
+    /// What came of those that others waited for
+    failures: Failures,
 }
 
 /// Where a file is
@@ -91,6 +95,7 @@ impl Artifacts {
             client: OnceLock::new(),
             slots: Semaphore::new(PARALLEL_DOWNLOADS),
             running: Locks::default(),
+            failures: Failures::default(),
         }
     }
 
@@ -118,10 +123,11 @@ impl Artifacts {
             }
             Source::Http(url) => {
                 let kept = self.kept.path(sha256);
+                let asked = Instant::now();
                 let _turn = self.running.of(sha256).lock_owned().await;
                 if kept.is_file() {
                     match self.copy(kept.clone(), sha256, target).await {
-                        Err(ArtifactError::WrongDigest { .. }) => {
+                        Err(error) if is_damage(&error, &kept) => {
                             tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
                         }
                         result => {
@@ -130,7 +136,7 @@ impl Artifacts {
                         }
                     }
                 }
-                self.download_kept(url, sha256, &kept).await?;
+                self.download_kept(url, sha256, &kept, asked).await?;
                 self.copy(kept, sha256, target).await
             }
         }
@@ -146,19 +152,20 @@ impl Artifacts {
             return Err(ArtifactError::NoDigest { url: shown(&url) });
         }
         check_digest(sha256)?;
+        let asked = Instant::now();
         let _turn = self.running.of(sha256).lock_owned().await;
         let kept = self.kept.path(sha256);
         if kept.is_file() {
             let (path, expected) = (kept.clone(), sha256.to_owned());
             let limit = self.limits.max_bytes;
             match blocking(&kept, move || verify(&path, &expected, limit)).await {
-                Err(ArtifactError::WrongDigest { .. }) => {
+                Err(error) if is_damage(&error, &kept) => {
                     tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
                 }
                 result => return result,
             }
         }
-        self.download_kept(url, sha256, &kept).await
+        self.download_kept(url, sha256, &kept, asked).await
     }
 
     /// Opens a file that is here: kept, or on this machine anyway
@@ -173,7 +180,18 @@ impl Artifacts {
         durable::open_regular(&path, OpenOptions::new().read(true)).map_err(io_error(&path))
     }
 
-    async fn download_kept(&self, url: Url, sha256: &str, kept: &Path) -> Result<(), ArtifactError> {
+    /// Has a file in the cache, or takes part in the failure of another download from there that ended since it was `asked` for
+    async fn download_kept(
+        &self,
+        url: Url,
+        sha256: &str,
+        kept: &Path,
+        asked: Instant,
+    ) -> Result<(), ArtifactError> {
+        if let Some(problem) = self.failures.since(&url, asked) {
+            let url = shown(&url);
+            return Err(ArtifactError::Download { url, problem });
+        }
         let folder = &self.kept.folder;
         durable::private_folder(folder).map_err(io_error(folder))?;
         let is_in_use = |path: &Path| {
@@ -181,7 +199,11 @@ impl Artifacts {
             content.is_some_and(|sha256| self.running.is_wanted(sha256))
         };
         let unfinished = partial::sweep(folder, self.kept.max_bytes, is_in_use);
-        self.download(url, sha256, kept).await?;
+        let downloaded = self.download(url.clone(), sha256, kept).await;
+        if let Err(ArtifactError::Download { problem, .. }) = &downloaded {
+            self.failures.note(url, problem.clone());
+        }
+        downloaded?;
         self.kept
             .evict(unfinished, |sha256| self.running.is_wanted(sha256));
         Ok(())
@@ -243,6 +265,17 @@ impl Artifacts {
         }
         let client = download::client(self.limits.stall)?;
         Ok(self.client.get_or_init(|| client).clone())
+    }
+}
+
+/// Whether a kept file is not what it was, so that another one takes its place
+fn is_damage(error: &ArtifactError, kept: &Path) -> bool {
+    match error {
+        ArtifactError::WrongDigest { .. } | ArtifactError::TooLarge { .. } => true,
+        ArtifactError::Io { path, error } => {
+            path == kept && error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+        }
+        _ => false,
     }
 }
 

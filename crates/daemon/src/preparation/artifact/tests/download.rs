@@ -334,6 +334,52 @@ async fn a_server_that_breaks_off_for_ever_is_given_up() {
 }
 
 #[tokio::test]
+async fn who_waited_for_a_download_takes_part_in_its_failure() {
+    let stalled = (answer("200 OK", "", FILE.len(), &FILE[..9]), Then::Stall);
+    let cache = Cache::within(|limits| limits.stall = Duration::from_millis(100));
+    // One more than one download asks for, which is left over.
+    let server = Server::new(vec![stalled; 4]).await;
+    let targets = ["1", "2", "3"].map(|name| cache.folder.path().join(name));
+    let sha256 = digest(FILE);
+    let all = targets
+        .iter()
+        .map(|target| cache.artifacts.provide(&server.url, &sha256, target));
+    for result in futures_util::future::join_all(all).await {
+        let error = result.unwrap_err();
+        assert!(
+            error.is_transient() && error.to_string().contains("timed out"),
+            "{error}"
+        );
+    }
+    let address = server
+        .url
+        .trim_start_matches("http://")
+        .split('/')
+        .next()
+        .unwrap();
+    let mut stranger = tokio::net::TcpStream::connect(address).await.unwrap();
+    stranger.write_all(b"stranger").await.unwrap();
+    let asked = server.asked.await.unwrap();
+    assert_eq!((asked.len(), asked[3].as_str()), (4, "stranger"));
+    // Whoever asks afterwards tries.
+    let server = Server::new(vec![whole("", FILE)]).await;
+    assert_eq!(cache.get(&server, &sha256).await.unwrap(), FILE);
+}
+
+#[tokio::test]
+async fn a_kept_file_that_grew_is_fetched_again() {
+    let cache = Cache::new();
+    let sha256 = digest(FILE);
+    for _ in 0..2 {
+        let server = Server::new(vec![whole("", FILE)]).await;
+        assert_eq!(cache.get(&server, &sha256).await.unwrap(), FILE);
+        assert_eq!(server.ranges().await.len(), 1);
+        let kept = cache.folder.path().join("cache").join(&sha256);
+        std::fs::write(kept, vec![0; 5000]).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn redirects_that_lead_nowhere_are_a_clear_and_permanent_error() {
     let redirect = |to: &str| {
         (
