@@ -233,10 +233,16 @@ class ForeignDaemon(Pairing, DaemonCase):
 
     def change(self):
         """Something happens; the id of the instance that it happens to."""
-        return self.order()[1].instance_id
+        _, start = self.order()
+        # The order may be told before it arrives, and would be passed over then; this is told behind it.
+        self.report(start, "PREPARING")
+        return start.instance_id
 
     def subscribed(self):
         self.stream.tell(event_subscribe=daemon.EventSubscribe(event_types=[EVENT]))
+        # What is answered later has been heard later: nothing that happened before a subscription is told.
+        self.stream.tell(template_request=daemon.TemplateRequest(template_name="behind-it"))
+        self.stream.expect("error_report", lambda report: report.context == "behind-it")
         instance = self.change()
         told = lambda event: event.event_type == EVENT and json.loads(event.payload_json)["instanceId"] == instance
         return instance, self.stream.expect("module_event", told, deadline=5)

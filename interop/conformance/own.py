@@ -310,9 +310,9 @@ zone = "a"
         self.sample()
         first = self.order()
         self.module_prints(first["id"])
+        equal(self.mine()["eventTypes"], [EVENT], "what the node wants to hear of")
         self.controller.ctl("module", "uninstall", "sample", "--yes")
-        said = lambda: EVENT in json.dumps(self.controller.ctl("event", "subscriptions"))
-        processes.until(lambda: not said(), "the end of the subscription")
+        processes.until(lambda: not self.mine()["eventTypes"], "the end of the subscription")
         return "the module that listens leaves", "the controller forwards nothing to the node"
 
     def daemon_instance_file_tree(self):

@@ -62,6 +62,11 @@ impl Forwarding {
         }
     }
 
+    /// What the daemon wants to hear of, in order
+    pub fn types(&self) -> impl Iterator<Item = &str> {
+        self.types.iter().map(String::as_str)
+    }
+
     /// Adds a type; once more is fine
     ///
     /// # Errors

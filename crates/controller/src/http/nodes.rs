@@ -54,6 +54,8 @@ pub(super) struct Node {
     last_seen: String,
     /// What came of its daemon's log; `None` in a list
     logs: Option<Value>,
+    /// The events that its daemon has subscribed to
+    event_types: Vec<String>,
     /// When the certificate expires that it has
     certificate_expires_at: Option<String>,
 }
@@ -69,6 +71,7 @@ impl From<NodeView> for Node {
             heard_at_ms,
             live_instances,
             rival,
+            event_types,
             ..
         } = view;
         let load = load.unwrap_or_default();
@@ -109,6 +112,7 @@ impl From<NodeView> for Node {
             session_id: session.map(|session| session.session_id),
             last_heartbeat: time_unless_never(heard_at_ms),
             logs: None,
+            event_types: event_types.to_vec(),
             certificate_expires_at: time_unless_never(record.certificate_expires_at_ms),
             first_seen: time(record.first_seen_ms),
             last_seen: time(record.last_seen_ms.max(heard_at_ms)),

@@ -147,7 +147,7 @@ impl Node {
         self.give_up_files();
         self.give_up_cache();
         self.begin_modules();
-        self.forwarder = None;
+        self.end_subscriptions();
         self.tell(Event::NodeConnected {
             node_id: self.id.to_string(),
             session_id: view.session_id.clone(),
@@ -199,7 +199,7 @@ impl Node {
         self.give_up_files();
         self.give_up_cache();
         self.end_modules();
-        self.forwarder = None;
+        self.end_subscriptions();
         self.with_view(|view| view.session = None);
         self.tell(Event::NodeDisconnected {
             node_id: self.id.to_string(),

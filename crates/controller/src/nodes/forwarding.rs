@@ -119,7 +119,23 @@ impl Node {
                 self.add_subscription(name, subscribe.after_sequence);
             }
         }
+        self.show_subscriptions();
         self.forward();
+    }
+
+    /// Forgets what a stream that has ended wanted to hear of
+    pub(super) fn end_subscriptions(&mut self) {
+        self.forwarder = None;
+        self.show_subscriptions();
+    }
+
+    fn show_subscriptions(&self) {
+        let types = self
+            .forwarder
+            .iter()
+            .flat_map(|forwarder| forwarder.machine.types());
+        let types = types.map(str::to_owned).collect();
+        self.with_view(|view| view.event_types = types);
     }
 
     fn add_subscription(&mut self, name: &str, after: u64) {
@@ -150,6 +166,7 @@ impl Node {
                 forwarder.machine.unsubscribe(name);
             }
         }
+        self.show_subscriptions();
     }
 
     /// Sends what there is room for

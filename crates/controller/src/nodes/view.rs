@@ -37,6 +37,8 @@ pub(crate) struct NodeView {
     pub(crate) cache: CacheView,
     /// Its modules, as it said or as they were sent
     pub(crate) modules: Arc<BTreeMap<ModuleId, Has>>,
+    /// The events that its present session subscribed to, by their Java names
+    pub(crate) event_types: Arc<[String]>,
 }
 
 /// Whoever was turned away because the node's own daemon is there and answers
