@@ -15,7 +15,7 @@ pub enum ModuleCommand {
         /// Its jar
         #[arg(value_name = "JAR")]
         jar: PathBuf,
-        /// Its signature [default: <JAR>.cosign.bundle, or <JAR>.sig, if one is there]
+        /// Its signature [default: JAR.cosign.bundle, or JAR.sig, if one is there]
         #[arg(long, value_name = "FILE")]
         signature: Option<PathBuf>,
     },

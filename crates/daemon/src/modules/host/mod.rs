@@ -1,6 +1,6 @@
 //! The process that hosts one module: a JVM of its own, since a jar cannot run inside of this program
 //!
-//! [`machine`] decides, and has the drawing; this carries it out. The lines between both are in [`line`], and described for authors of
+//! [`machine`] decides, and has the drawing; this carries it out. The lines between both are in [`mod@line`], and described for authors of
 //! modules in `docs/module-host.md`. Events that a host does not take in time are left out, and it is told how many.
 
 mod console;
