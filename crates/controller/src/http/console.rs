@@ -3,15 +3,12 @@
 //! Lines end with LF, each event has one `data:` line of JSON. A reader that falls behind gets a `gap` event with the
 //! number of lines it missed; nothing is skipped silently.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     extract::State,
     http::HeaderMap,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
+    response::{Response, sse::Event},
 };
 use futures_util::{StreamExt as _, stream};
 use prexorcloud_protocol::InstanceId;
@@ -23,14 +20,12 @@ use super::{
     access::Authenticated,
     error::ApiError,
     json::{Id, Params},
+    sse,
 };
 use crate::{
     access::Permission,
     console::{ConsoleItem, ConsoleReader},
 };
-
-/// Between two comments that keep an idle stream alive
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Items that are taken from the ring at once
 const BATCH: usize = 128;
@@ -57,15 +52,12 @@ pub(super) async fn stream(
     caller.require(Permission::InstancesView)?;
     let instance: InstanceId = id.parse("instance")?;
     api.fleet.get(instance).await?;
-    // A client that reconnects says what it has seen.
-    let last_seen = headers
-        .get("last-event-id")
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let last_seen = sse::last_seen(&headers).and_then(|seen| seen.parse::<u64>().ok());
     let from = from.or(last_seen.map(|last| last.saturating_add(1))).unwrap_or(0);
 
     let (first, next) = api.consoles.bounds(instance.as_str());
-    let hello = json!({ "instanceId": instance.as_str(), "firstSequence": first, "nextSequence": next });
-    let hello = Event::default().event("connected").data(hello.to_string());
+    let hello =
+        sse::hello(&json!({ "instanceId": instance.as_str(), "firstSequence": first, "nextSequence": next }));
     let reader = api.consoles.follow(instance.as_str(), from);
     let stopping = api.stopping.clone();
     let batches = stream::unfold(reader, move |mut reader: ConsoleReader| {
@@ -87,12 +79,7 @@ pub(super) async fn stream(
         }
     });
     let events = batches.flatten().map(|item| event(&item));
-    let events = stream::once(async { hello })
-        .chain(events)
-        .map(Ok::<_, Infallible>);
-    Ok(Sse::new(events)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response())
+    Ok(sse::response(stream::once(async { hello }).chain(events)))
 }
 
 fn event(item: &ConsoleItem) -> Event {

@@ -114,14 +114,10 @@ pub(super) async fn stream(
     let Ok(place) = Arc::clone(&api.event_streams).try_acquire_owned() else {
         return sse::refusal("Too many connections");
     };
-    // A client that reconnects says what it has seen.
-    let seen = headers
-        .get("last-event-id")
-        .and_then(|seen| seen.to_str().ok()?.parse().ok());
+    let seen = sse::last_seen(&headers).and_then(|seen| seen.parse().ok());
     let seen = seen.or(asked.last_sequence);
     let latest = api.events.latest();
-    let hello = json!({ "message": "connected", "latestSequence": latest });
-    let hello = Event::default().event("connected").data(hello.to_string());
+    let hello = sse::hello(&json!({ "message": "connected", "latestSequence": latest }));
     // What this log has not come to was seen in another one, of which a backup was made before.
     let is_ahead = seen.is_some_and(|seen| seen > latest);
     let position = seen.filter(|_| !is_ahead).unwrap_or(latest);

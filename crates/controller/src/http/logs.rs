@@ -3,16 +3,13 @@
 //! A position is `<life>-<seq>`. One of another life of the controller is behind everything that this one has: whoever comes back
 //! after a restart gets all that is kept, and reads in `connected` that the life is another.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Json,
     extract::State,
     http::HeaderMap,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
+    response::{Response, sse::Event},
 };
 use futures_util::{StreamExt as _, stream};
 use prexorcloud_protocol::NodeId;
@@ -25,14 +22,12 @@ use super::{
     access::Authenticated,
     error::ApiError,
     json::{Id, Params},
+    sse,
 };
 use crate::{
     access::Permission,
     logs::{CAPACITY, Filter, From, LogItem, LogReader, Ring},
 };
-
-/// Between two comments that keep an idle stream alive
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Items that are taken from a ring at once
 const BATCH: usize = 128;
@@ -156,9 +151,7 @@ fn follow(
 ) -> Result<Response, ApiError> {
     let filter = asked.filter()?;
     let life = api.logs.life.clone();
-    // A client that reconnects says what it has seen.
-    let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let seen = asked.after.as_deref().or(seen);
+    let seen = asked.after.as_deref().or_else(|| sse::last_seen(headers));
     let from = match seen.and_then(|seen| seen.rsplit_once('-')) {
         Some((of, seq)) if of == life => {
             let seq = seq
@@ -171,7 +164,7 @@ fn follow(
     };
     hello["life"] = json!(life);
     hello["received"] = json!(ring.received().records);
-    let hello = Event::default().event("connected").data(hello.to_string());
+    let hello = sse::hello(&hello);
     let stopping = api.stopping.clone();
     let reader = LogReader::new(ring, filter, from);
     let batches = stream::unfold(reader, move |mut reader| {
@@ -185,12 +178,7 @@ fn follow(
         }
     });
     let events = batches.flatten().map(move |item| event(&life, &item));
-    let events = stream::once(async { hello })
-        .chain(events)
-        .map(Ok::<_, Infallible>);
-    Ok(Sse::new(events)
-        .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
-        .into_response())
+    Ok(sse::response(stream::once(async { hello }).chain(events)))
 }
 
 fn event(life: &str, item: &LogItem) -> Event {

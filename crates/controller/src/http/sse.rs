@@ -4,12 +4,15 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use axum::response::{
-    IntoResponse, Response,
-    sse::{Event, KeepAlive, Sse},
+use axum::{
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
 };
 use futures_util::{Stream, StreamExt as _, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Between two comments that keep an idle stream alive
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -19,6 +22,16 @@ pub(super) fn response(events: impl Stream<Item = Event> + Send + 'static) -> Re
     Sse::new(events.map(Ok::<_, Infallible>))
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response()
+}
+
+/// The first that a stream says
+pub(super) fn hello(about: &Value) -> Event {
+    Event::default().event("connected").data(about.to_string())
+}
+
+/// What a client that comes back has seen
+pub(super) fn last_seen(headers: &HeaderMap) -> Option<&str> {
+    headers.get("last-event-id")?.to_str().ok()
 }
 
 /// Why a stream ends: the last that it says

@@ -20,6 +20,7 @@ mod events;
 mod files;
 mod forwarding;
 mod grants;
+mod inline;
 mod jar;
 mod modules;
 mod order;

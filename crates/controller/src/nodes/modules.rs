@@ -14,12 +14,15 @@ use prexorcloud_proto::{
 use prexorcloud_protocol::{
     Capabilities, ControllerSession, ModuleId, NodeId,
     modules::{Action, Distribution, Has, Listing, Output, Wanted},
-    session::Class,
 };
 use prexorcloud_transport::SessionHandle;
 use tokio::{sync::watch, time::timeout};
 
-use super::{registry::NodeContext, task::Node};
+use super::{
+    inline::{is_next, until_next},
+    registry::NodeContext,
+    task::Node,
+};
 use crate::{
     modules::{Installed, ModuleArtifact, NodeModule, NodeModulesRecord, wanted},
     store::Txn,
@@ -263,13 +266,8 @@ async fn send(
         }
         return;
     }
-    let is_next = |session: &ControllerSession| session.queued(Class::Bulk) == 0;
     loop {
-        let room = session.wait_for(|session, _| {
-            let is_established = session.is_established();
-            (!is_established || is_next(session)).then_some(is_established)
-        });
-        if room.await != Some(true) {
+        if !until_next(session).await {
             return;
         }
         let Ok(_turn) = context.archives.acquire().await else {

@@ -17,12 +17,15 @@ use prexorcloud_protocol::{
     Capabilities, ControllerSession, NodeId,
     content::requests::{TEMPLATE_NOT_FOUND, TEMPLATE_TOO_LARGE, TEMPLATE_UNAVAILABLE},
     limits::MAX_MESSAGE_BYTES,
-    session::Class,
 };
 use prexorcloud_transport::SessionHandle;
 use tokio::{sync::Semaphore, time::timeout};
 
-use super::{registry::NodeContext, task::Node};
+use super::{
+    inline::{is_next, until_next},
+    registry::NodeContext,
+    task::Node,
+};
 use crate::{
     records::InstanceRecord,
     store,
@@ -122,14 +125,8 @@ async fn serve(
         let code = TEMPLATE_TOO_LARGE;
         return refuse(node, session, name, Refusal { code, message });
     }
-    let is_next = |session: &ControllerSession| session.queued(Class::Bulk) == 0;
     loop {
-        // A daemon that does not read holds up nobody but itself: one archive waits in memory, the others on disk.
-        let room = session.wait_for(|session, _| {
-            let is_established = session.is_established();
-            (!is_established || is_next(session)).then_some(is_established)
-        });
-        if room.await != Some(true) {
+        if !until_next(session).await {
             return;
         }
         let Ok(_turn) = context.archives.acquire().await else {
