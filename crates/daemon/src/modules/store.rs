@@ -155,17 +155,8 @@ impl Store {
     /// Whether the jar is there as it should be: it is read
     pub(super) fn is_whole(&self, sha256: &str) -> bool {
         fs::File::open(self.jar(sha256))
-            .and_then(|mut file| {
-                let mut hasher = prexorcloud_content::Hasher::default();
-                let mut buffer = vec![0; 256 * 1024];
-                loop {
-                    match io::Read::read(&mut file, &mut buffer)? {
-                        0 => return Ok(hasher.finish().to_string()),
-                        count => hasher.update(buffer.get(..count).unwrap_or_default()),
-                    }
-                }
-            })
-            .is_ok_and(|found| found == sha256)
+            .and_then(Digest::of_reader)
+            .is_ok_and(|found| found.to_string() == sha256)
     }
 
     /// Keeps a jar whose digest was compared, and names it as the module

@@ -33,6 +33,23 @@ pub struct ShimCommand {
     pub arguments: Vec<String>,
 }
 
+impl ShimCommand {
+    /// The shim of what this control folder is for; its streams are the caller's to choose
+    pub(crate) fn command(&self, control: &ControlDir) -> Command {
+        let mut command = Command::new(&self.program);
+        // What it is executed by says nothing to whoever reads a list of processes.
+        match std::env::args_os().next() {
+            Some(name) if self.program == Path::new(OWN_EXECUTABLE) => command.arg0(name),
+            _ => command.arg0(shim::NAME),
+        };
+        command
+            .args(&self.arguments)
+            .arg(control.path())
+            .current_dir(control.path());
+        command
+    }
+}
+
 /// Why an instance did not start
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -88,16 +105,8 @@ pub(super) async fn launch(
     };
     control.write_launch(&order).map_err(prepare)?;
     drop(order);
-    let mut command = Command::new(&shim.program);
-    // What it is executed by says nothing to whoever reads a list of processes.
-    match std::env::args_os().next() {
-        Some(name) if shim.program == Path::new(OWN_EXECUTABLE) => command.arg0(name),
-        _ => command.arg0(shim::NAME),
-    };
-    let mut child = command
-        .args(&shim.arguments)
-        .arg(control.path())
-        .current_dir(control.path())
+    let mut child = shim
+        .command(control)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -8,16 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use tokio::time::{Instant, sleep};
 
 use super::line;
 use super::pipe::Lines;
 use crate::control::{ControlDir, ExitCause, LaunchOrder, LaunchSpec};
 use crate::durable;
-use crate::node::OWN_EXECUTABLE;
 use crate::process::{descriptors, kill_tree};
-use crate::shim;
 use crate::supervisor::ShimCommand;
 
 /// How long the end of what a former daemon has left is waited for
@@ -54,15 +52,8 @@ impl Process {
             tethered: true,
             ..LaunchOrder::from(spec.clone())
         })?;
-        let mut command = Command::new(&shim.program);
-        match std::env::args_os().next() {
-            Some(name) if shim.program == Path::new(OWN_EXECUTABLE) => command.arg0(name),
-            _ => command.arg0(shim::NAME),
-        };
-        let mut child = command
-            .args(&shim.arguments)
-            .arg(control.path())
-            .current_dir(control.path())
+        let mut child = shim
+            .command(&control)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
