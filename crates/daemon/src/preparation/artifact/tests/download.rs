@@ -42,6 +42,16 @@ impl Server {
         Self { url, asked }
     }
 
+    /// Takes the last answer itself; the requests that came before
+    async fn asked_before_a_stranger(self) -> usize {
+        let address = self.url.trim_start_matches("http://").split('/').next();
+        let mut stranger = tokio::net::TcpStream::connect(address.unwrap()).await.unwrap();
+        stranger.write_all(b"stranger").await.unwrap();
+        let asked = self.asked.await.unwrap();
+        assert_eq!(asked.last().unwrap(), "stranger");
+        asked.len() - 1
+    }
+
     /// The ranges that were asked for, in order
     async fn ranges(self) -> Vec<Option<String>> {
         let range = |request: &String| {
@@ -321,16 +331,7 @@ async fn a_server_that_breaks_off_for_ever_is_given_up() {
     assert!(error.is_transient(), "{error}");
     assert!(started.elapsed() < Duration::from_secs(10));
     // The eleventh request is not one of the download.
-    let address = server
-        .url
-        .trim_start_matches("http://")
-        .split('/')
-        .next()
-        .unwrap();
-    let mut stranger = tokio::net::TcpStream::connect(address).await.unwrap();
-    stranger.write_all(b"stranger").await.unwrap();
-    let asked = server.asked.await.unwrap();
-    assert_eq!((asked.len(), asked[10].as_str()), (11, "stranger"));
+    assert_eq!(server.asked_before_a_stranger().await, 10);
 }
 
 #[tokio::test]
@@ -351,16 +352,7 @@ async fn who_waited_for_a_download_takes_part_in_its_failure() {
             "{error}"
         );
     }
-    let address = server
-        .url
-        .trim_start_matches("http://")
-        .split('/')
-        .next()
-        .unwrap();
-    let mut stranger = tokio::net::TcpStream::connect(address).await.unwrap();
-    stranger.write_all(b"stranger").await.unwrap();
-    let asked = server.asked.await.unwrap();
-    assert_eq!((asked.len(), asked[3].as_str()), (4, "stranger"));
+    assert_eq!(server.asked_before_a_stranger().await, 3);
     // Whoever asks afterwards tries.
     let server = Server::new(vec![whole("", FILE)]).await;
     assert_eq!(cache.get(&server, &sha256).await.unwrap(), FILE);
