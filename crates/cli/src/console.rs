@@ -4,14 +4,12 @@
 //! it connects again and asks for what comes after the last line seen; lines that the controller no longer has are
 //! reported as a gap, never skipped in silence.
 
-use reqwest::Response;
 use serde::Deserialize;
-use tokio::time::{Instant, timeout};
 
 use crate::client::{Client, Request};
-use crate::event_stream::{Decoder, Event};
+use crate::event_stream::Event;
 use crate::failure::Failure;
-use crate::outage::{LONGEST_SILENCE, Outage};
+use crate::followed::{Came, ENDED, Followed};
 
 pub use crate::outage::GIVE_UP_AFTER;
 
@@ -85,18 +83,8 @@ pub struct Console {
     extent: Extent,
     /// The first line that is wanted next; 0 = the oldest that is kept
     next: u64,
-    stream: Option<Stream>,
-    /// When the connection was lost, how long to wait before the next try
-    outage: Outage,
+    stream: Followed,
     connected_before: bool,
-}
-
-#[derive(Debug)]
-struct Stream {
-    request: Request,
-    response: Response,
-    decoder: Decoder,
-    opened_at: Instant,
 }
 
 impl Console {
@@ -110,8 +98,7 @@ impl Console {
             instance: instance.to_owned(),
             extent,
             next: from,
-            stream: None,
-            outage: Outage::default(),
+            stream: Followed::default(),
             connected_before: false,
         }
     }
@@ -125,70 +112,36 @@ impl Console {
     /// first connection fails, after [`GIVE_UP_AFTER`] later on.
     pub async fn next(&mut self) -> Result<Option<Happening>, Failure> {
         loop {
-            let Some(stream) = &mut self.stream else {
-                if let Some(happening) = self.connect().await? {
-                    return Ok(Some(happening));
-                }
-                continue;
-            };
-            if let Some(event) = stream.decoder.next_event() {
-                let request = stream.request.clone();
-                if let Some(happening) = self.understand(&event, &request)? {
-                    return Ok(Some(happening));
+            if !self.stream.is_open() {
+                if self.connect().await? {
+                    return Ok(Some(Happening::Connected));
                 }
                 continue;
             }
-            let reason = match timeout(LONGEST_SILENCE, stream.response.chunk()).await {
-                Ok(Ok(Some(bytes))) => {
-                    if let Err(error) = stream.decoder.feed(&bytes) {
-                        return Err(stream.request.unintelligible(error.to_string()));
-                    }
-                    continue;
-                }
-                Ok(Ok(None)) if self.extent == Extent::Kept => return Ok(None),
-                Ok(Ok(None)) => "the controller ended the stream".to_owned(),
-                Ok(Err(_)) => "the connection broke".to_owned(),
-                Err(_) => format!("nothing came for {} s", LONGEST_SILENCE.as_secs()),
+            let reason = match self.stream.next().await? {
+                Came::Event(event, request) => match self.understand(&event, &request)? {
+                    Some(happening) => return Ok(Some(happening)),
+                    None => continue,
+                },
+                Came::Ended if self.extent == Extent::Kept => return Ok(None),
+                Came::Ended => ENDED.to_owned(),
+                Came::Lost(reason) => reason,
             };
-            let request = stream.request.clone();
-            let now = Instant::now();
-            self.outage.note_loss(stream.opened_at, now);
-            self.stream = None;
-            if self.outage.is_given_up(now) {
-                return Err(request.unreachable(reason));
-            }
-            self.outage.note_failure(now);
+            self.stream.lose(&reason)?;
             return Ok(Some(Happening::Lost { reason }));
         }
     }
 
-    async fn connect(&mut self) -> Result<Option<Happening>, Failure> {
-        self.outage.wait().await;
+    async fn connect(&mut self) -> Result<bool, Failure> {
         let mut query = vec![("follow", (self.extent == Extent::Live).to_string())];
         if self.next > 0 {
             query.push(("from", self.next.to_string()));
         }
         let path = ["instances", self.instance.as_str(), "console"];
-        match self.client.open_events(&path, &query).await {
-            Ok((request, response)) => {
-                self.stream = Some(Stream {
-                    request,
-                    response,
-                    decoder: Decoder::default(),
-                    opened_at: Instant::now(),
-                });
-                self.connected_before = true;
-                Ok(Some(Happening::Connected))
-            }
-            Err(error) => {
-                let now = Instant::now();
-                if !self.connected_before || !error.is_transient() || self.outage.is_given_up(now) {
-                    return Err(error);
-                }
-                self.outage.note_failure(now);
-                Ok(None)
-            }
-        }
+        let is_first = !self.connected_before;
+        let is_open = self.stream.open(&self.client, &path, &query, is_first).await?;
+        self.connected_before |= is_open;
+        Ok(is_open)
     }
 
     fn understand(&mut self, event: &Event, request: &Request) -> Result<Option<Happening>, Failure> {
@@ -200,7 +153,7 @@ impl Console {
                 let connected: Connected = serde_json::from_str(&event.data).map_err(wrong)?;
                 if connected.next_sequence > 0 && self.next > connected.next_sequence {
                     self.next = 0;
-                    self.stream = None;
+                    self.stream.leave();
                     return Ok(Some(Happening::Recounted));
                 }
                 Ok(None)

@@ -39,6 +39,7 @@ pub mod commands;
 pub mod console;
 pub mod event_stream;
 pub mod failure;
+mod followed;
 pub mod log_stream;
 mod outage;
 pub mod output;

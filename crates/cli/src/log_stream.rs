@@ -3,15 +3,13 @@
 //! [`LogStream::next`] gives what is kept and then what comes. A position is an id of the controller's life and a number in it:
 //! after a lost connection the stream goes on behind the last one seen, and a controller that lives anew is noticed and said.
 
-use reqwest::Response;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::time::{Instant, timeout};
 
 use crate::client::{Client, Request};
-use crate::event_stream::{Decoder, Event};
+use crate::event_stream::Event;
 use crate::failure::Failure;
-use crate::outage::{LONGEST_SILENCE, Outage};
+use crate::followed::{Came, ENDED, Followed};
 
 /// A record
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -115,16 +113,7 @@ pub struct LogStream {
     /// The last position seen
     after: Option<String>,
     life: Option<String>,
-    stream: Option<Stream>,
-    outage: Outage,
-}
-
-#[derive(Debug)]
-struct Stream {
-    request: Request,
-    response: Response,
-    decoder: Decoder,
-    opened_at: Instant,
+    stream: Followed,
 }
 
 impl LogStream {
@@ -138,8 +127,7 @@ impl LogStream {
             tail,
             after: None,
             life: None,
-            stream: None,
-            outage: Outage::default(),
+            stream: Followed::default(),
         }
     }
 
@@ -150,66 +138,33 @@ impl LogStream {
     /// [`GIVE_UP_AFTER`](crate::console::GIVE_UP_AFTER) later on.
     pub async fn next(&mut self) -> Result<LogHappening, Failure> {
         loop {
-            let Some(stream) = &mut self.stream else {
+            if !self.stream.is_open() {
                 self.connect().await?;
                 continue;
-            };
-            if let Some(event) = stream.decoder.next_event() {
-                let request = stream.request.clone();
-                if let Some(happening) = self.understand(&event, &request)? {
-                    return Ok(happening);
-                }
-                continue;
             }
-            let reason = match timeout(LONGEST_SILENCE, stream.response.chunk()).await {
-                Ok(Ok(Some(bytes))) => {
-                    if let Err(error) = stream.decoder.feed(&bytes) {
-                        return Err(stream.request.unintelligible(error.to_string()));
-                    }
-                    continue;
-                }
-                Ok(Ok(None)) => "the controller ended the stream".to_owned(),
-                Ok(Err(_)) => "the connection broke".to_owned(),
-                Err(_) => format!("nothing came for {} s", LONGEST_SILENCE.as_secs()),
+            let reason = match self.stream.next().await? {
+                Came::Event(event, request) => match self.understand(&event, &request)? {
+                    Some(happening) => return Ok(happening),
+                    None => continue,
+                },
+                Came::Ended => ENDED.to_owned(),
+                Came::Lost(reason) => reason,
             };
-            let (request, now) = (stream.request.clone(), Instant::now());
-            self.outage.note_loss(stream.opened_at, now);
-            self.stream = None;
-            if self.outage.is_given_up(now) {
-                return Err(request.unreachable(reason));
-            }
-            self.outage.note_failure(now);
+            self.stream.lose(&reason)?;
             return Ok(LogHappening::Lost { reason });
         }
     }
 
-    async fn connect(&mut self) -> Result<(), Failure> {
-        self.outage.wait().await;
+    async fn connect(&mut self) -> Result<bool, Failure> {
         let mut query = self.query.clone();
         match &self.after {
             Some(after) => query.push(("after", after.clone())),
             None => query.push(("tail", self.tail.to_string())),
         }
         let path: Vec<&str> = self.path.iter().map(String::as_str).collect();
-        match self.client.open_events(&path, &query).await {
-            Ok((request, response)) => {
-                self.stream = Some(Stream {
-                    request,
-                    response,
-                    decoder: Decoder::default(),
-                    opened_at: Instant::now(),
-                });
-                Ok(())
-            }
-            Err(error) => {
-                let now = Instant::now();
-                if self.life.is_none() || !error.is_transient() || self.outage.is_given_up(now) {
-                    return Err(error);
-                }
-                self.outage.note_failure(now);
-                Ok(())
-            }
-        }
+        self.stream
+            .open(&self.client, &path, &query, self.life.is_none())
+            .await
     }
 
     fn understand(&mut self, event: &Event, request: &Request) -> Result<Option<LogHappening>, Failure> {

@@ -1,24 +1,13 @@
 //! `prexorctl event watch`
 
-use std::time::Duration;
-
-use reqwest::Response;
 use serde_json::{Map, Value, json};
-use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, Request};
-use crate::event_stream::{Decoder, Event};
+use crate::event_stream::Event;
 use crate::failure::Failure;
+use crate::followed::{Came, ENDED, Followed};
 use crate::output::{Colour, Output, Paint, remark};
 use crate::printable;
-
-/// The controller sends something at least every 15 s, so this is the silence of a dead connection
-const LONGEST_SILENCE: Duration = Duration::from_secs(45);
-const FIRST_DELAY: Duration = Duration::from_millis(200);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
-
-/// For how long reconnecting is tried before it is given up
-const GIVE_UP_AFTER: Duration = Duration::from_secs(120);
 
 /// Characters of a field that a line shows
 const LONGEST_FIELD: usize = 200;
@@ -38,6 +27,7 @@ pub(super) async fn watch(
         client,
         kinds: kinds.join(","),
         cursor: since,
+        stream: Followed::default(),
         has_connected: false,
     };
     tokio::select! {
@@ -57,35 +47,32 @@ struct Watching<'a> {
     kinds: String,
     /// The last event that was seen; `None` for what happens from now on
     cursor: Option<u64>,
+    stream: Followed,
     has_connected: bool,
 }
 
 impl Watching<'_> {
     /// Goes on over lost connections until the controller has been away for too long
     async fn run(&mut self, view: &View<'_>) -> Result<(), Failure> {
-        let mut delay = FIRST_DELAY;
-        let mut lost_at = Instant::now();
         loop {
-            match self.open().await {
-                Ok((request, response)) => {
-                    (self.has_connected, delay) = (true, FIRST_DELAY);
-                    let reason = self.follow(&request, response, view).await?;
-                    view.note(&format!("{reason}; connecting again"));
-                    lost_at = Instant::now();
-                }
-                Err(error) => {
-                    let is_over = lost_at.elapsed() >= GIVE_UP_AFTER;
-                    if !self.has_connected || !error.is_transient() || is_over {
-                        return Err(error);
-                    }
-                }
+            if !self.stream.is_open() {
+                self.connect().await?;
+                continue;
             }
-            sleep(delay).await;
-            delay = (delay * 2).min(LONGEST_DELAY);
+            let reason = match self.stream.next().await? {
+                Came::Event(event, request) => match self.show(&event, &request, view)? {
+                    Some(reason) => reason,
+                    None => continue,
+                },
+                Came::Ended => ENDED.to_owned(),
+                Came::Lost(reason) => reason,
+            };
+            self.stream.lose(&reason)?;
+            view.note(&format!("{reason}; connecting again"));
         }
     }
 
-    async fn open(&self) -> Result<(Request, Response), Failure> {
+    async fn connect(&mut self) -> Result<(), Failure> {
         let mut query = Vec::new();
         if !self.kinds.is_empty() {
             query.push(("type", self.kinds.clone()));
@@ -93,35 +80,13 @@ impl Watching<'_> {
         if let Some(cursor) = self.cursor {
             query.push(("lastSequence", cursor.to_string()));
         }
-        self.client.open_events(&["events", "stream"], &query).await
+        let path = ["events", "stream"];
+        let is_first = !self.has_connected;
+        self.has_connected |= self.stream.open(self.client, &path, &query, is_first).await?;
+        Ok(())
     }
 
-    /// Shows what comes; gives why it ends
-    async fn follow(
-        &mut self,
-        request: &Request,
-        mut response: Response,
-        view: &View<'_>,
-    ) -> Result<String, Failure> {
-        let mut decoder = Decoder::default();
-        loop {
-            while let Some(event) = decoder.next_event() {
-                if let Some(reason) = self.show(&event, request, view)? {
-                    return Ok(reason);
-                }
-            }
-            match timeout(LONGEST_SILENCE, response.chunk()).await {
-                Ok(Ok(Some(bytes))) => {
-                    let fed = decoder.feed(&bytes);
-                    fed.map_err(|error| request.unintelligible(error.to_string()))?;
-                }
-                Ok(Ok(None)) => return Ok("the controller ended the stream".to_owned()),
-                Ok(Err(_)) => return Ok("the connection broke".to_owned()),
-                Err(_) => return Ok(format!("nothing came for {} s", LONGEST_SILENCE.as_secs())),
-            }
-        }
-    }
-
+    /// Shows one event; gives why the stream ends, if it says so
     fn show(&mut self, event: &Event, request: &Request, view: &View<'_>) -> Result<Option<String>, Failure> {
         let fields: Map<String, Value> = serde_json::from_str(&event.data).map_err(|error| {
             request.unintelligible(format!("an event of kind {:?} is malformed: {error}", event.kind))
