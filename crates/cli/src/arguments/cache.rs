@@ -23,6 +23,8 @@ pub enum CacheCommand {
         timeout: u64,
     },
     /// Has the node fetch jars and templates before they are needed, and says what came of it
+    ///
+    /// What is asked for while the node still fetches for an earlier order joins that: nothing is fetched twice, and the outcome is that of all.
     Warm {
         /// The node
         #[arg(value_parser = id)]

@@ -154,8 +154,14 @@ async fn what_came_of_an_order_to_fill_a_cache_is_seen() {
         (order.templates[0].name.as_str(), json!(order.templates[0].hash)),
         ("base", version["archive"].clone())
     );
+    // The same again needs nothing more, and something else waits until that is done.
     let (status, answer) = cluster.act("/nodes/node-1/cache/warm").await;
-    assert_eq!(status, 409, "{answer}");
+    assert_eq!(status, 202, "{answer}");
+    let other = json!({ "name": "d", "jar": "https://example.org/d.jar" });
+    assert_eq!(cluster.post("/groups", &other).await.0, 201);
+    let one = json!({ "groups": ["d"] });
+    let (status, answer) = cluster.post("/nodes/node-1/cache/warm", &one).await;
+    assert_eq!(status, 202, "{answer}");
 
     // What is asked meanwhile is answered, and is not the end of it.
     cluster.act("/nodes/node-1/cache/refresh").await;
@@ -175,8 +181,14 @@ async fn what_came_of_an_order_to_fill_a_cache_is_seen() {
     .await;
     warming(&cluster, "WARMING").await;
     tell(&puppet, kept()).await;
+    let [rest] = &ordered(&mut puppet).await.entries[..] else {
+        panic!("not the rest alone")
+    };
+    assert_eq!(rest.download_url, "https://example.org/d.jar");
+    warming(&cluster, "WARMING").await;
+    tell(&puppet, kept()).await;
     let told = warming(&cluster, "FAILED").await;
-    assert_eq!((&told["runtimes"], &told["templates"]), (&json!(1), &json!(1)));
+    assert_eq!((&told["runtimes"], &told["templates"]), (&json!(2), &json!(1)));
     assert_eq!(
         told["failures"],
         json!([{ "what": "server.jar", "code": "PRE_WARM_FAILED", "message": "it answered 404", "retryAfterSeconds": 60 }])

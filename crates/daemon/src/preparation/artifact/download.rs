@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::header::{
@@ -12,7 +12,7 @@ use reqwest::header::{
 use reqwest::{Client, StatusCode, Url};
 
 use super::{ArtifactError, Lasts, blocking, finish, io_error, shown};
-use crate::partial::{self, Partial};
+use crate::partial::Partial;
 
 /// Attempts in a row that bring nothing
 const ATTEMPTS: u32 = 3;
@@ -70,6 +70,8 @@ pub(super) struct Download<'d> {
     pub(super) sha256: &'d str,
     /// Where it is put when it is whole
     pub(super) target: &'d Path,
+    /// Where it grows if its digest is known
+    pub(super) part: PathBuf,
     pub(super) max_bytes: u64,
 }
 
@@ -136,9 +138,10 @@ impl Download<'_> {
 
     /// What has come of it earlier, where its content is known by its digest
     async fn open(&self) -> Result<(Partial, Seen), ArtifactError> {
-        let (target, most, is_known) = (self.target.to_path_buf(), self.max_bytes, !self.sha256.is_empty());
+        let (target, part) = (self.target.to_path_buf(), self.part.clone());
+        let (most, is_known) = (self.max_bytes, !self.sha256.is_empty());
         let opened = tokio::task::spawn_blocking(move || match is_known {
-            true => Partial::resume(target.with_extension(partial::SUFFIX), most),
+            true => Partial::resume(part, most),
             false => Partial::beside(&target),
         });
         let opened = opened

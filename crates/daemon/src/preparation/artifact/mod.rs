@@ -13,7 +13,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use prexorcloud_content::Digest;
@@ -21,7 +21,9 @@ use prexorcloud_proto::JarCacheEntry;
 use prexorcloud_protocol::redact;
 use prexorcloud_transport::Locks;
 use reqwest::Url;
-use tokio::sync::Semaphore;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Semaphore, broadcast};
+use tokio::time::timeout;
 
 use super::ArtifactError;
 use crate::durable;
@@ -35,6 +37,9 @@ use kept::Kept;
 
 /// Downloads at a time; more would only share the same line
 const PARALLEL_DOWNLOADS: usize = 4;
+
+/// Arrivals that a download may be behind; each that another address is tried for needs one of the downloads
+const ARRIVALS: usize = 64;
 
 /// Bounds of downloads
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,10 +75,23 @@ pub(super) struct Artifacts {
     limits: DownloadLimits,
     client: OnceLock<reqwest::Client>,
     slots: Semaphore,
-    /// One download of the same content at a time
+    /// One download of the same content at a time, and of the same content from the same address
     running: Locks<String>,
+    /// How long a download is waited for before another address of the same content is tried beside it
+    patience: Duration,
+    /// What came from such an address, by its digest
+    arrivals: broadcast::Sender<String>,
     /// What came of those that others waited for
     failures: Failures,
+}
+
+/// What a file is wanted for
+#[derive(Clone, Copy, Debug)]
+enum Purpose<'p> {
+    /// To be here later
+    Keep,
+    /// To be put there
+    Copy(&'p Path),
 }
 
 /// Where a file is
@@ -95,6 +113,8 @@ impl Artifacts {
             client: OnceLock::new(),
             slots: Semaphore::new(PARALLEL_DOWNLOADS),
             running: Locks::default(),
+            patience: limits.stall,
+            arrivals: broadcast::Sender::new(ARRIVALS),
             failures: Failures::default(),
         }
     }
@@ -119,26 +139,10 @@ impl Artifacts {
                     return Err(ArtifactError::NoDigest { url: shown(&url) });
                 }
                 tracing::warn!(url = shown(&url), "downloading a file that nothing verifies");
-                self.download(url, sha256, target).await
+                let part = target.with_extension(partial::SUFFIX);
+                self.download(url, sha256, target, part).await
             }
-            Source::Http(url) => {
-                let kept = self.kept.path(sha256);
-                let asked = Instant::now();
-                let _turn = self.running.of(sha256).lock_owned().await;
-                if kept.is_file() {
-                    match self.copy(kept.clone(), sha256, target).await {
-                        Err(error) if is_damage(&error, &kept) => {
-                            tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
-                        }
-                        result => {
-                            self.kept.touch(sha256);
-                            return result;
-                        }
-                    }
-                }
-                self.download_kept(url, sha256, &kept, asked).await?;
-                self.copy(kept, sha256, target).await
-            }
+            Source::Http(url) => self.have(url, sha256, Purpose::Copy(target)).await,
         }
     }
 
@@ -152,20 +156,101 @@ impl Artifacts {
             return Err(ArtifactError::NoDigest { url: shown(&url) });
         }
         check_digest(sha256)?;
-        let asked = Instant::now();
-        let _turn = self.running.of(sha256).lock_owned().await;
-        let kept = self.kept.path(sha256);
+        self.have(url, sha256, Purpose::Keep).await
+    }
+
+    /// Has a file from the network in the cache, and uses it
+    ///
+    /// Those who want it from the same address follow one download. Those who know another address try that one beside it when the
+    /// download takes long, and take what comes first.
+    async fn have(&self, url: Url, sha256: &str, purpose: Purpose<'_>) -> Result<(), ArtifactError> {
+        let (kept, asked) = (self.kept.path(sha256), Instant::now());
+        // What is held is in use: it is not evicted.
+        let content = self.running.of(sha256);
+        let _same_address = self.running.of(&format!("{sha256} {url}")).lock_owned().await;
+        if let Ok(_turn) = timeout(self.patience, Arc::clone(&content).lock_owned()).await {
+            return self.have_in_turn(url, sha256, &kept, asked, purpose).await;
+        }
+        tracing::info!(
+            sha256,
+            url = shown(&url),
+            "another download of it takes long, it is tried from this address beside that one"
+        );
+        let beside = async {
+            self.check_failures(&url, asked)?;
+            let digest = Digest::of(url.as_str().as_bytes()).to_string();
+            let part = format!(
+                "{sha256}-{}.{}",
+                digest.get(..16).unwrap_or_default(),
+                partial::SUFFIX
+            );
+            let downloaded = self
+                .download(url.clone(), sha256, &kept, kept.with_file_name(part))
+                .await;
+            self.note_failure(&url, &downloaded);
+            downloaded
+        };
+        let mut beside = std::pin::pin!(beside);
+        let downloaded = tokio::select! {
+            _ = Arc::clone(&content).lock_owned() => {
+                if kept.is_file() && self.take(&kept, sha256, purpose).await.is_ok() {
+                    return Ok(());
+                }
+                beside.await
+            }
+            downloaded = &mut beside => downloaded,
+        };
+        match downloaded {
+            // Nobody may be there to hear it.
+            Ok(()) => drop(self.arrivals.send(sha256.to_owned())),
+            Err(error) => {
+                let _turn = content.lock_owned().await;
+                if !kept.is_file() {
+                    return Err(error);
+                }
+            }
+        }
+        self.take(&kept, sha256, purpose).await
+    }
+
+    /// The same, for whoever downloads it now if it is not there
+    async fn have_in_turn(
+        &self,
+        url: Url,
+        sha256: &str,
+        kept: &Path,
+        asked: Instant,
+        purpose: Purpose<'_>,
+    ) -> Result<(), ArtifactError> {
         if kept.is_file() {
-            let (path, expected) = (kept.clone(), sha256.to_owned());
-            let limit = self.limits.max_bytes;
-            match blocking(&kept, move || verify(&path, &expected, limit)).await {
-                Err(error) if is_damage(&error, &kept) => {
+            match self.take(kept, sha256, purpose).await {
+                Err(error) if is_damage(&error, kept) => {
                     tracing::warn!(file = %kept.display(), "a kept file was damaged; downloading it again");
                 }
                 result => return result,
             }
         }
-        self.download_kept(url, sha256, &kept, asked).await
+        self.download_kept(url, sha256, kept, asked).await?;
+        match purpose {
+            Purpose::Keep => Ok(()),
+            Purpose::Copy(target) => self.copy(kept.to_path_buf(), sha256, target).await,
+        }
+    }
+
+    /// Uses a kept file, which is verified
+    async fn take(&self, kept: &Path, sha256: &str, purpose: Purpose<'_>) -> Result<(), ArtifactError> {
+        let taken = match purpose {
+            Purpose::Copy(target) => self.copy(kept.to_path_buf(), sha256, target).await,
+            Purpose::Keep => {
+                let (path, expected) = (kept.to_path_buf(), sha256.to_owned());
+                let limit = self.limits.max_bytes;
+                blocking(kept, move || verify(&path, &expected, limit)).await
+            }
+        };
+        if matches!(purpose, Purpose::Copy(_)) && !taken.as_ref().is_err_and(|error| is_damage(error, kept)) {
+            self.kept.touch(sha256);
+        }
+        taken
     }
 
     /// Opens a file that is here: kept, or on this machine anyway
@@ -188,25 +273,58 @@ impl Artifacts {
         kept: &Path,
         asked: Instant,
     ) -> Result<(), ArtifactError> {
-        if let Some(problem) = self.failures.since(&url, asked) {
-            let url = shown(&url);
-            return Err(ArtifactError::Download { url, problem });
-        }
+        self.check_failures(&url, asked)?;
         let folder = &self.kept.folder;
         durable::private_folder(folder).map_err(io_error(folder))?;
         let is_in_use = |path: &Path| {
             let content = path.file_stem().and_then(OsStr::to_str);
-            content.is_some_and(|sha256| self.running.is_wanted(sha256))
+            let sha256 = content.and_then(|content| content.split('-').next());
+            sha256.is_some_and(|sha256| self.running.is_wanted(sha256))
         };
         let unfinished = partial::sweep(folder, self.kept.max_bytes, is_in_use);
-        let downloaded = self.download(url.clone(), sha256, kept).await;
-        if let Err(ArtifactError::Download { problem, .. }) = &downloaded {
-            self.failures.note(url, problem.clone());
-        }
+        let part = kept.with_extension(partial::SUFFIX);
+        let mut arrivals = self.arrivals.subscribe();
+        let arrived = async {
+            loop {
+                match arrivals.recv().await {
+                    Ok(arrived) if arrived == sha256 => break,
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    // The sender lives as long as this.
+                    Err(RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        let downloaded = tokio::select! {
+            downloaded = self.download(url.clone(), sha256, kept, part.clone()) => downloaded,
+            () = arrived => {
+                tracing::info!(sha256, "it came from another address meanwhile");
+                // What has come of it here is of no use any more.
+                let _ = std::fs::remove_file(&part);
+                Ok(())
+            }
+        };
+        self.note_failure(&url, &downloaded);
         downloaded?;
         self.kept
             .evict(unfinished, |sha256| self.running.is_wanted(sha256));
         Ok(())
+    }
+
+    /// Fails as a download from there did that ended since this one was `asked` for
+    fn check_failures(&self, url: &Url, asked: Instant) -> Result<(), ArtifactError> {
+        let failed = |problem| ArtifactError::Download {
+            url: shown(url),
+            problem,
+        };
+        self.failures
+            .since(url, asked)
+            .map_or(Ok(()), |problem| Err(failed(problem)))
+    }
+
+    fn note_failure(&self, url: &Url, downloaded: &Result<(), ArtifactError>) {
+        if let Err(ArtifactError::Download { problem, .. }) = downloaded {
+            self.failures.note(url.clone(), problem.clone());
+        }
     }
 
     /// Says what a kept file is; one that is not kept is none
@@ -233,7 +351,14 @@ impl Artifacts {
         blocking(&target.clone(), move || copy(&from, &sha256, &target, limit)).await
     }
 
-    async fn download(&self, url: Url, sha256: &str, target: &Path) -> Result<(), ArtifactError> {
+    /// Puts at `target` what comes, which is gathered in `part` if it has a digest
+    async fn download(
+        &self,
+        url: Url,
+        sha256: &str,
+        target: &Path,
+        part: PathBuf,
+    ) -> Result<(), ArtifactError> {
         let shown = shown(&url);
         // Never closed. Waiting for a slot does not count towards the deadline.
         let _slot = self.slots.acquire().await;
@@ -247,9 +372,10 @@ impl Artifacts {
             shown: shown.clone(),
             sha256,
             target,
+            part,
             max_bytes: self.limits.max_bytes,
         };
-        match tokio::time::timeout(self.limits.deadline, download.run()).await {
+        match timeout(self.limits.deadline, download.run()).await {
             Ok(result) => result,
             Err(_) => Err(ArtifactError::Download {
                 url: shown,

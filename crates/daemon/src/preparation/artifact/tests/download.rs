@@ -335,6 +335,77 @@ async fn a_server_that_breaks_off_for_ever_is_given_up() {
 }
 
 #[tokio::test]
+async fn another_address_of_a_content_does_not_wait_for_one_that_stalls() {
+    let mut cache = Cache::new();
+    cache.artifacts.patience = Duration::ZERO;
+    let cache = &cache;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stalling = format!("http://{}/server.jar", listener.local_addr().unwrap());
+    let target = |name: &str| cache.folder.path().join(name);
+    let (first, second) = (target("first"), target("second"));
+    let sha256 = digest(FILE);
+    let from_it = async { cache.artifacts.provide(&stalling, &sha256, &first).await };
+    let from_another = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream
+            .write_all(&answer("200 OK", "", FILE.len(), &FILE[..9]))
+            .await
+            .unwrap();
+        let server = Server::new(vec![status("503 Busy"), whole("", FILE)]).await;
+        cache
+            .artifacts
+            .provide(&server.url, &sha256, &second)
+            .await
+            .unwrap();
+        assert_eq!(server.asked.await.unwrap().len(), 2);
+        // It stands still until the other one is there as well.
+        stream
+    };
+    let (provided, stream) = tokio::join!(from_it, from_another);
+    provided.unwrap();
+    drop((stream, listener));
+    for path in [first, second] {
+        assert_eq!(std::fs::read(path).unwrap(), FILE);
+    }
+    let left = std::fs::read_dir(target("cache")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, [sha256.as_str()], "one file, and nothing of the other");
+}
+
+#[tokio::test]
+async fn an_address_that_fails_beside_another_takes_what_that_brings() {
+    let mut cache = Cache::new();
+    cache.artifacts.patience = Duration::ZERO;
+    let cache = &cache;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = format!("http://{}/server.jar", listener.local_addr().unwrap());
+    let (first, second) = (
+        cache.folder.path().join("first"),
+        cache.folder.path().join("second"),
+    );
+    let sha256 = digest(FILE);
+    let missing = Server::new(vec![status("404 Not Found")]).await;
+    let url = missing.url.clone();
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let beside = cache.artifacts.provide(&url, &sha256, &second);
+        let finish = async {
+            // The other address has been asked and has nothing.
+            assert_eq!(missing.asked.await.unwrap().len(), 1);
+            stream
+                .write_all(&answer("200 OK", "", FILE.len(), FILE))
+                .await
+                .unwrap();
+        };
+        tokio::join!(beside, finish).0
+    };
+    let (provided, beside) = tokio::join!(cache.artifacts.provide(&slow, &sha256, &first), serve);
+    provided.unwrap();
+    beside.unwrap();
+    assert_eq!(std::fs::read(second).unwrap(), FILE);
+}
+
+#[tokio::test]
 async fn who_waited_for_a_download_takes_part_in_its_failure() {
     let stalled = (answer("200 OK", "", FILE.len(), &FILE[..9]), Then::Stall);
     let cache = Cache::within(|limits| limits.stall = Duration::from_millis(100));
