@@ -364,6 +364,9 @@ pub struct TemplateVersion {
     /// Whether starts get this one
     #[serde(default)]
     pub current: bool,
+    /// Whether its manifest is missing or damaged on the controller's disk
+    #[serde(default)]
+    pub damaged: bool,
 }
 
 /// What a push has to send

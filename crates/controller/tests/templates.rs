@@ -387,8 +387,10 @@ async fn only_what_nobody_needs_is_collected() {
     let kept = fs::read(rig.blob(manifest)).unwrap();
     fs::write(rig.blob(manifest), "{}").unwrap();
     let stray = rig.put("stray").await.unwrap();
-    collect(Duration::ZERO).await.unwrap_err();
+    let error = collect(Duration::ZERO).await.unwrap_err().to_string();
+    assert!(error.contains("lobby version 2"), "{error}");
     assert!(rig.blob(stray).exists());
+    assert_eq!(rig.templates.damaged_count(), 1);
     fs::write(rig.blob(manifest), kept).unwrap();
 
     rig.templates.delete("test", "lobby").await.unwrap();
@@ -406,6 +408,52 @@ async fn only_what_nobody_needs_is_collected() {
         .await
         .unwrap();
     assert!(left.entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_push_of_the_same_files_mends_an_old_version() {
+    for lost in [true, false] {
+        let rig = Rig::new();
+        rig.templates.create("test", "lobby", "", "").await.unwrap();
+        let old = [("a", "1"), ("b", "stays")];
+        rig.push("lobby", &old).await.unwrap();
+        rig.push("lobby", &[("a", "2"), ("b", "stays")]).await.unwrap();
+        let versions = rig.templates.versions("lobby").await.unwrap().0;
+        assert!(rig.templates.damaged(&versions).await.unwrap().is_empty());
+        let manifest = versions[1].manifest.clone();
+        let blob = rig.blob(manifest.parse().unwrap());
+        if lost {
+            fs::remove_file(&blob).unwrap();
+        } else {
+            fs::write(&blob, "{").unwrap();
+        }
+        let damaged = rig.templates.damaged(&versions).await.unwrap();
+        assert_eq!(damaged.into_iter().collect::<Vec<_>>(), [manifest]);
+        assert_eq!(rig.templates.damaged_count(), 1);
+        let error = rig
+            .templates
+            .collect_older_than(Duration::ZERO)
+            .await
+            .unwrap_err();
+        assert!(error.to_string().contains("lobby version 1"), "{error}");
+
+        rig.push("lobby", &old).await.unwrap();
+        assert_eq!(rig.templates.damaged_count(), 0);
+        assert!(rig.templates.damaged(&versions).await.unwrap().is_empty());
+        let stray = rig.put("stray").await.unwrap();
+        rig.templates.collect_older_than(Duration::ZERO).await.unwrap();
+        assert!(!rig.blob(stray).exists(), "bytes go again");
+
+        // A damaged one of a template that is gone is none any more.
+        fs::remove_file(&blob).unwrap();
+        rig.templates
+            .collect_older_than(Duration::ZERO)
+            .await
+            .unwrap_err();
+        rig.templates.delete("test", "lobby").await.unwrap();
+        rig.templates.collect_older_than(Duration::ZERO).await.unwrap();
+        assert_eq!(rig.templates.damaged_count(), 0);
+    }
 }
 
 #[tokio::test]

@@ -259,7 +259,7 @@ impl Content {
         self.blocking(put).await
     }
 
-    /// All bytes of a blob of at most `most`; `None` if it is not there or larger
+    /// All bytes of a blob of at most `most`; `None` if it is not there, larger, or not what its name says
     ///
     /// # Errors
     /// [`BlobError::Io`].
@@ -270,7 +270,8 @@ impl Content {
             };
             let mut bytes = Vec::new();
             blob.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-            Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= most))
+            let is_whole = bytes.len() as u64 <= most && Digest::of(&bytes) == name;
+            Ok(Some(bytes).filter(|_| is_whole))
         };
         self.blocking(read).await
     }

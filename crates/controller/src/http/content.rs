@@ -145,7 +145,7 @@ pub(super) async fn publish(
         StatusCode::CREATED
     };
     let number = published.version.number;
-    Ok((status, Json(templates::version(published.version, number))))
+    Ok((status, Json(templates::version(published.version, number, false))))
 }
 
 /// Takes a blob
@@ -231,8 +231,6 @@ pub(super) async fn show_manifest(
 ) -> Result<Response, ApiError> {
     let version = version(&api, &caller, &path).await?;
     let manifest = api.templates.manifest(&version).await?;
-    let json = manifest
-        .to_json()
-        .map_err(|error| ApiError::internal(error.to_string()))?;
+    let (_, json, _) = api.templates.written(manifest).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], Bytes::from(json)).into_response())
 }

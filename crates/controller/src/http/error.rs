@@ -169,6 +169,7 @@ impl From<TemplateError> for ApiError {
             TemplateError::Missing { .. } => Self::new(StatusCode::CONFLICT, "CONTENT_MISSING", message),
             TemplateError::NoPrevious => Self::new(StatusCode::UNPROCESSABLE_ENTITY, "NO_SNAPSHOT", message),
             TemplateError::Blob(error) => error.into(),
+            TemplateError::Damaged { .. } => Self::internal(message),
             TemplateError::Store(error) => error.into(),
         }
     }

@@ -24,7 +24,12 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'static str); 1], String) {
     (
         [(header::CONTENT_TYPE, TEXT_FORMAT)],
-        exposition(&api.nodes.views(), &LogCounts::of(&api), now_millis()),
+        exposition(
+            &api.nodes.views(),
+            &LogCounts::of(&api),
+            api.templates.damaged_count(),
+            now_millis(),
+        ),
     )
 }
 
@@ -65,7 +70,7 @@ impl LogCounts {
     }
 }
 
-fn exposition(nodes: &[NodeView], logs: &LogCounts, now_ms: i64) -> String {
+fn exposition(nodes: &[NodeView], logs: &LogCounts, damaged: usize, now_ms: i64) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder, || {
@@ -75,6 +80,7 @@ fn exposition(nodes: &[NodeView], logs: &LogCounts, now_ms: i64) -> String {
         }
         record(nodes);
         record_expiries(nodes, now_ms);
+        gauge!("prexorcloud_template_manifests_damaged").set(number(damaged));
         for (name, _, count) in logs.0 {
             counter!(name).absolute(count);
         }
@@ -102,6 +108,10 @@ fn describe() {
         (
             "prexorcloud_daemon_sessions_by_contract",
             "Accepted sessions by whether the daemon was built from the same contract",
+        ),
+        (
+            "prexorcloud_template_manifests_damaged",
+            "Manifests of templates' versions that were found missing or damaged, which keep the controller from deleting bytes",
         ),
         (
             "prexorcloud_node_certificates_expiring",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State, http::StatusCode};
-use prexorcloud_content::{Difference, Kind};
+use prexorcloud_content::{Difference, Kind, Manifest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -51,6 +51,8 @@ pub(super) struct Version {
     created_at: String,
     created_by: String,
     current: bool,
+    /// Whether its manifest is not what it was: nobody can be sent it anew, and no bytes are removed
+    damaged: bool,
 }
 
 #[derive(Deserialize)]
@@ -122,9 +124,10 @@ fn shown((template, current): (TemplateRecord, Option<TemplateVersionRecord>)) -
     }
 }
 
-pub(super) fn version(version: TemplateVersionRecord, current: u64) -> Version {
+pub(super) fn version(version: TemplateVersionRecord, current: u64, damaged: bool) -> Version {
     Version {
         current: version.number == current,
+        damaged,
         number: version.number,
         hash: version.manifest,
         archive: version.archive,
@@ -197,7 +200,11 @@ pub(super) async fn versions(
 ) -> Result<Json<Vec<Version>>, ApiError> {
     caller.require(Permission::TemplatesView)?;
     let (versions, current) = api.templates.versions(&name).await?;
-    let shown = versions.into_iter().map(|its| version(its, current));
+    let damaged = api.templates.damaged(&versions).await?;
+    let shown = versions.into_iter().map(|its| {
+        let is_damaged = damaged.contains(&its.manifest);
+        version(its, current, is_damaged)
+    });
     Ok(Json(shown.collect()))
 }
 
@@ -236,15 +243,26 @@ pub(super) async fn difference(
     let after = api.templates.manifest(&to).await?;
     let before = match &from {
         Some(from) => api.templates.manifest(from).await?,
-        None => prexorcloud_content::Manifest::default(),
+        None => Manifest::default(),
     };
+    let compared = tokio::task::spawn_blocking(move || compared(&before, &after));
+    let (total, changes) = compared
+        .await
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(Json(json!({
+        "from": from.map(|from| from.manifest), "to": to.manifest, "total": total, "changes": changes,
+    })))
+}
+
+/// How many entries differ, and the first of them
+fn compared(before: &Manifest, after: &Manifest) -> (usize, Vec<Value>) {
     let size = |kind: Option<&Kind>| match kind {
         Some(Kind::File(blob)) => Some(blob.size),
         _ => None,
     };
-    let differing = before.difference(&after);
+    let differing = before.difference(after);
     let total = differing.len();
-    let changes: Vec<_> = differing
+    let changes = differing
         .into_iter()
         .take(MAX_DIFFERENCES)
         .map(|entry| {
@@ -259,9 +277,7 @@ pub(super) async fn difference(
             })
         })
         .collect();
-    Ok(Json(json!({
-        "from": from.map(|from| from.manifest), "to": to.manifest, "total": total, "changes": changes,
-    })))
+    (total, changes)
 }
 
 pub(super) async fn variables(

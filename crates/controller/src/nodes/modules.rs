@@ -274,8 +274,8 @@ async fn send(
             return;
         };
         let jar = match context.modules.content().read(digest, MAX_INLINE_BYTES).await {
-            Ok(Some(jar)) if Digest::of(&jar) == digest => jar,
-            Ok(_) => {
+            Ok(Some(jar)) => jar,
+            Ok(None) => {
                 return tracing::error!(%node, %module, "the jar of a module is missing or damaged on the controller's disk; install it again");
             }
             Err(error) => {

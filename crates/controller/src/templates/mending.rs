@@ -5,7 +5,7 @@
 
 use prexorcloud_content::Digest;
 
-use super::{KEPT, TemplateError, TemplateVersionRecord, Templates};
+use super::{TemplateError, TemplateVersionRecord, Templates, manifests::KEPT};
 use crate::store;
 
 impl Templates {
@@ -49,6 +49,7 @@ impl Templates {
         };
         if !self.content.is_whole(manifest).await? {
             self.content.keep(json.to_vec()).await?;
+            self.manifests.note(manifest, true);
         }
         Ok(self.content.is_whole(archive).await? || self.mend_of(version).await?)
     }

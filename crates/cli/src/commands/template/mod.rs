@@ -80,10 +80,16 @@ async fn versions(name: &str, client: &Client, output: &Output) -> Result<(), Fa
     if output.is_json() {
         return output.json(&answer.json);
     }
+    let is_damaged = answer.value.iter().any(|version| version.damaged);
     let rows = answer
         .value
         .into_iter()
         .map(|version| {
+            let notes = [(version.current, "current"), (version.damaged, "damaged")];
+            let notes: Vec<_> = notes
+                .into_iter()
+                .filter_map(|(is, note)| is.then_some(note))
+                .collect();
             vec![
                 version.number.to_string(),
                 short(&version.hash),
@@ -91,7 +97,7 @@ async fn versions(name: &str, client: &Client, output: &Output) -> Result<(), Fa
                 version.files.to_string(),
                 output.ago(version.created_at.as_deref()),
                 version.created_by,
-                if version.current { "current" } else { "" }.to_owned(),
+                notes.join(", "),
             ]
         })
         .collect();
@@ -99,7 +105,13 @@ async fn versions(name: &str, client: &Client, output: &Output) -> Result<(), Fa
         &["#", "HASH", "SIZE", "FILES", "CREATED", "BY", ""],
         rows,
         "Nothing was pushed. Push a folder: prexorctl template push DIR",
-    )
+    )?;
+    if is_damaged {
+        output.text(&format!(
+            "The controller's disk has lost which files the damaged ones have, and until that is mended the controller deletes no bytes of templates: push the same files again (and go back to what counted: prexorctl template rollback {name}), or delete the template."
+        ))?;
+    }
+    Ok(())
 }
 
 /// The whole digest of a version that is named by its number or the beginning of its digest
