@@ -131,6 +131,16 @@ pub enum PreparationError {
         /// Why
         error: io::Error,
     },
+    /// A variable's value is none for the place that it has in a file
+    #[error(
+        "with the value of {variable} in it, {file} could not be read any more: the template has to quote it in another way, or the value must do without quotes, backslashes and line breaks"
+    )]
+    Unreadable {
+        /// The file, below the folder of the instance
+        file: String,
+        /// The variable, or several where no single one is to blame; never a value
+        variable: String,
+    },
     /// A config patch could not be applied
     #[error("cannot patch {file}: {problem}")]
     ConfigPatch {
@@ -290,7 +300,9 @@ impl PreparationError {
             Self::Template { .. } | Self::TemplateApply { .. } => StartPreparationStage::TemplateApply,
             Self::Runtime { .. } | Self::StandinNotAllowed { .. } => StartPreparationStage::RuntimeProvision,
             Self::Extension { .. } => StartPreparationStage::ExtensionProvision,
-            Self::Substitution { .. } => StartPreparationStage::VariableSubstitution,
+            Self::Substitution { .. } | Self::Unreadable { .. } => {
+                StartPreparationStage::VariableSubstitution
+            }
             Self::ConfigPatch { .. } => StartPreparationStage::ConfigPatch,
             Self::Promotion { .. } | Self::NoJava { .. } => StartPreparationStage::ProcessStart,
         }
@@ -309,7 +321,7 @@ impl PreparationError {
             Self::Template { .. } | Self::TemplateApply { .. } => "TEMPLATE_APPLY_FAILED",
             Self::Runtime { .. } | Self::StandinNotAllowed { .. } => "RUNTIME_PROVISION_FAILED",
             Self::Extension { .. } => "EXTENSION_PROVISION_FAILED",
-            Self::Substitution { .. } => "VARIABLE_SUBSTITUTION_FAILED",
+            Self::Substitution { .. } | Self::Unreadable { .. } => "VARIABLE_SUBSTITUTION_FAILED",
             Self::ConfigPatch { .. } => "CONFIG_PATCH_FAILED",
             Self::Promotion { .. } | Self::NoJava { .. } => "START_FAILED",
         }
@@ -333,6 +345,7 @@ impl PreparationError {
             Self::InvalidOrder { .. }
             | Self::PortDenied { .. }
             | Self::StandinNotAllowed { .. }
+            | Self::Unreadable { .. }
             | Self::NoJava { .. } => false,
         };
         if is_transient {

@@ -19,6 +19,7 @@ mod json;
 mod launch;
 mod leftovers;
 mod merge;
+mod notes;
 mod order;
 mod protected;
 mod substitution;
@@ -46,6 +47,7 @@ use crate::control::LaunchSpec;
 use crate::supervisor::{EphemeralFolder, InstanceFacts};
 
 use artifact::{Artifacts, Description};
+use notes::Notes;
 use order::Assignment;
 use protected::Protected;
 use workspace::{Preparing, Workspace, Workspaces};
@@ -102,6 +104,8 @@ pub struct Prepared {
     pub facts: InstanceFacts,
     /// What is to be started
     pub launch: LaunchSpec,
+    /// What was passed over, one bounded line each, for the console of the instance
+    pub notes: Vec<String>,
 }
 
 impl Preparer {
@@ -144,8 +148,9 @@ impl Preparer {
         let runtime = self.runtime(&order)?;
         let fetched = templates::fetch(&self.templates, &order.templates).await?;
         let mut preparing = self.workspaces.open(&order).await?;
-        let (folder, archive) = match self.fill(&order, &runtime, fetched, &mut preparing).await {
-            Ok(archive) => (preparing.promote().await?, archive),
+        let filled = self.fill(&order, &runtime, fetched, &mut preparing).await;
+        let (folder, archive, notes) = match filled {
+            Ok((archive, notes)) => (preparing.promote().await?, archive, notes),
             Err(error) => {
                 preparing.give_up().await;
                 return Err(error);
@@ -164,6 +169,7 @@ impl Preparer {
         let (program, arguments) =
             launch::command(&order, &self.settings.node_id, &runtime, archive.as_deref());
         Ok(Prepared {
+            notes: notes.into_lines(),
             launch: LaunchSpec {
                 program,
                 arguments,
@@ -261,20 +267,21 @@ impl Preparer {
         find_java(self.settings.java.as_deref(), |key| std::env::var(key).ok())
     }
 
-    /// Puts into a workspace what the order says; returns the class archive for the JVM, if there is one
+    /// Puts into a workspace what the order says; returns the class archive for the JVM, if there is one, and what was passed over
     async fn fill(
         &self,
         order: &Assignment,
         runtime: &Runtime,
         fetched: Vec<templates::Fetched>,
         preparing: &mut Preparing,
-    ) -> Result<Option<PathBuf>, PreparationError> {
+    ) -> Result<(Option<PathBuf>, Notes), PreparationError> {
+        let mut notes = Notes::default();
         if !fetched.is_empty() {
             let variables = substitution::variables(order, &self.settings.node_id);
             let protected = Protected::new(&order.protected_paths);
             let apply =
                 move |workspace: &Workspace| templates::apply(fetched, workspace, &protected, &variables);
-            preparing.work(apply).await?;
+            notes.extend(preparing.work(apply).await?);
         }
         install::provide(&self.artifacts, order, preparing).await?;
         let archive = bootstrap::provide(&self.bootstraps, order, runtime, preparing).await?;
@@ -291,8 +298,8 @@ impl Preparer {
             })?;
             config_patch::apply(&inside, &patches)
         };
-        preparing.work(patch).await?;
-        Ok(archive)
+        notes.extend(preparing.work(patch).await?);
+        Ok((archive, notes))
     }
 }
 

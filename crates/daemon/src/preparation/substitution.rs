@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::PreparationError;
 use super::inside::{Entry, Inside, InsideError, Place};
+use super::notes::Notes;
 use super::order::Assignment;
+use super::{PreparationError, merge};
 
 /// Files that hold text in which variables are replaced
 const SUFFIXES: [&str; 8] = [
@@ -27,6 +28,9 @@ const MAX_FILE: u64 = 4 * 1024 * 1024;
 
 /// How deep folders are followed
 const MAX_DEPTH: usize = 32;
+
+/// Variables of a file of which each is tried alone, to name the one that breaks it
+const TRIED: usize = 64;
 
 /// What `%KEY%` means for an instance; the daemon's own keys win over the order's
 pub(super) fn variables(order: &Assignment, node_id: &str) -> BTreeMap<String, String> {
@@ -67,10 +71,14 @@ pub(super) fn program_arguments(order: &Assignment, node_id: &str) -> Option<Vec
 ///
 /// Symbolic links are not followed, since what they lead to inside is found anyway. A file that is not UTF-8 is left as it
 /// is: it may be a server's own data with a familiar suffix. What cannot be read is passed over with a warning: it is no
-/// business of the instance, like the `lost+found` of a file system.
+/// business of the instance, like the `lost+found` of a file system. What is too large or too deep is noted.
+///
+/// A value that makes a YAML, TOML or JSON file unreadable is refused: quotes, backslashes and line breaks mean something there, and how
+/// they have to be written depends on the place, which the template knows and this does not.
 pub(super) fn substitute(
     inside: &Inside,
     variables: &BTreeMap<String, String>,
+    notes: &mut Notes,
 ) -> Result<(), PreparationError> {
     let mut folders = vec![Place::root()];
     while let Some(folder) = folders.pop() {
@@ -86,10 +94,14 @@ pub(super) fn substitute(
             let place = folder.join(&name);
             match entry {
                 Entry::Folder if folder.depth() < MAX_DEPTH => folders.push(place),
+                Entry::Folder => notes.add(format!(
+                    "{} is more than {MAX_DEPTH} folders deep: variables in its files are not replaced",
+                    place.relative().display()
+                )),
                 Entry::File if is_text(&name.to_string_lossy()) => {
-                    substitute_file(inside, &place, variables)?;
+                    substitute_file(inside, &place, variables, notes)?;
                 }
-                Entry::Folder | Entry::File | Entry::Link | Entry::Special => {}
+                Entry::File | Entry::Link | Entry::Special => {}
             }
         }
     }
@@ -128,7 +140,9 @@ fn substitute_file(
     inside: &Inside,
     place: &Place,
     variables: &BTreeMap<String, String>,
+    notes: &mut Notes,
 ) -> Result<(), PreparationError> {
+    let mut broken_by = None;
     let edit = |bytes: &[u8]| {
         let Ok(text) = str::from_utf8(bytes) else {
             tracing::debug!(path = %inside.path(place).display(), "not UTF-8, left as it is");
@@ -137,16 +151,66 @@ fn substitute_file(
         if !text.contains('%') {
             return None;
         }
-        Some(replace(text, variables))
-            .filter(|replaced| replaced != text)
-            .map(String::into_bytes)
+        let replaced = Some(replace(text, variables)).filter(|replaced| replaced != text)?;
+        broken_by = breaking(&place.relative().to_string_lossy(), text, &replaced, variables);
+        broken_by.is_none().then(|| replaced.into_bytes())
     };
-    match inside.edit(place, MAX_FILE, edit) {
-        Ok(()) | Err(InsideError::TooLarge(_)) => Ok(()),
+    let edited = inside.edit(place, MAX_FILE, edit);
+    if let Some(variable) = broken_by {
+        return Err(PreparationError::Unreadable {
+            file: place.relative().to_string_lossy().into_owned(),
+            variable,
+        });
+    }
+    match edited {
+        Ok(()) => Ok(()),
+        Err(InsideError::TooLarge(limit)) => {
+            notes.add(format!(
+                "{} is larger than {limit} bytes: variables in it are not replaced",
+                place.relative().display()
+            ));
+            Ok(())
+        }
         Err(InsideError::Io(error)) if !is_foreign(&error) => Err(failed(inside, place)(error.into())),
         Err(error) => {
             passed_over(inside, place, &error);
             Ok(())
+        }
+    }
+}
+
+/// The variable whose value makes a file unreadable that could be read, or all of them where no single one does
+///
+/// A place that waits for a number may be no place for `%KEY%`, so a file could be read if it can be with other values in it.
+fn breaking(file: &str, text: &str, replaced: &str, variables: &BTreeMap<String, String>) -> Option<String> {
+    if merge::is_readable(file, replaced)? {
+        return None;
+    }
+    let used: Vec<&String> = variables
+        .keys()
+        .filter(|key| text.contains(&format!("%{key}%")))
+        .collect();
+    // Different, since keys of a section may be made of them.
+    let harmless: BTreeMap<String, String> = used
+        .iter()
+        .zip(1000..)
+        .map(|(key, number)| ((*key).clone(), number.to_string()))
+        .collect();
+    let is_readable =
+        |values: &BTreeMap<String, String>| merge::is_readable(file, &replace(text, values)) == Some(true);
+    if !is_readable(&harmless) {
+        return None;
+    }
+    let breaks = |key: &&&String| {
+        let mut values = harmless.clone();
+        values.extend(variables.get(**key).map(|value| ((**key).clone(), value.clone())));
+        !is_readable(&values)
+    };
+    match used.iter().take(TRIED).find(breaks) {
+        Some(key) => Some((*key).clone()),
+        None => {
+            let all: Vec<&str> = used.iter().take(TRIED).map(|key| key.as_str()).collect();
+            Some(all.join(", "))
         }
     }
 }
@@ -212,9 +276,18 @@ mod tests {
             String::from_utf8(self.read(name)).unwrap()
         }
 
-        fn start(&self, port: &str) {
+        fn start(&self, port: &str) -> Vec<String> {
             let inside = Inside::new(self.0.path()).unwrap();
-            substitute(&inside, &map(&[("PORT", port), ("GROUP", "lobby")])).unwrap();
+            let variables = map(&[("PORT", port), ("GROUP", "lobby")]);
+            let mut notes = Notes::default();
+            substitute(&inside, &variables, &mut notes).unwrap();
+            notes.into_lines()
+        }
+
+        fn refusal(&self, value: &str) -> Option<PreparationError> {
+            let inside = Inside::new(self.0.path()).unwrap();
+            let variables = map(&[("PORT", "1"), ("MOTD", value)]);
+            substitute(&inside, &variables, &mut Notes::default()).err()
         }
     }
 
@@ -276,7 +349,7 @@ mod tests {
         for (name, bits) in [("", 0o777), ("lost+found", 0), ("locked.txt", 0)] {
             mode(name, bits);
         }
-        as_nobody(|| folder.start("1"));
+        as_nobody(|| drop(folder.start("1")));
         mode("lost+found", 0o700);
         mode("locked.txt", 0o600);
         assert_eq!(folder.text("a.txt"), "1");
@@ -305,7 +378,74 @@ mod tests {
         sparse.set_len(1 << 40).unwrap();
         // A planted temporary name.
         std::os::unix::fs::symlink("/nonexistent/x", folder.0.path().join("a.txt.new")).unwrap();
-        folder.start("1");
+        let notes = folder.start("1");
         assert_eq!(folder.text("a.txt"), "1");
+        assert_eq!(
+            notes,
+            ["sparse.yml is larger than 4194304 bytes: variables in it are not replaced"]
+        );
+    }
+
+    #[test]
+    fn what_is_too_deep_is_noted() {
+        let folder = Folder::new();
+        let deep = |depth: usize| "d/".repeat(depth);
+        folder.write(&format!("{}a.txt", deep(MAX_DEPTH)), "%PORT%");
+        folder.write(&format!("{}a.txt", deep(MAX_DEPTH + 1)), "%PORT%");
+        let notes = folder.start("1");
+        assert_eq!(folder.text(&format!("{}a.txt", deep(MAX_DEPTH))), "1");
+        assert_eq!(folder.text(&format!("{}a.txt", deep(MAX_DEPTH + 1))), "%PORT%");
+        let [note] = &notes[..] else { panic!("{notes:?}") };
+        assert!(note.contains("more than 32 folders deep"), "{note}");
+    }
+
+    #[test]
+    fn a_value_that_makes_a_file_unreadable_is_refused_by_its_name() {
+        for (file, text, value) in [
+            ("c/a.yml", "port: %PORT%\nmotd: '%MOTD%'\n", "it's"),
+            ("c/a.yaml", "motd: \"%MOTD%\"\n", "C:\\q"),
+            (
+                "c/a.json",
+                "{\"port\": %PORT%, \"motd\": \"%MOTD%\"}",
+                "say \"hi\"",
+            ),
+            ("c/a.json", "{\"motd\": \"%MOTD%\"}", "two\nlines"),
+            ("c/a.toml", "port = %PORT%\nmotd = \"%MOTD%\"\n", "a\\qb"),
+            ("c/a.TOML", "motd = \"%MOTD%\"\n", "two\nlines"),
+        ] {
+            let folder = Folder::new();
+            folder.write(file, text);
+            let error = folder.refusal(value).unwrap_or_else(|| panic!("{file}: {value}"));
+            let said = error.to_string();
+            assert!(said.contains("MOTD") && said.contains(file), "{said}");
+            assert!(!said.contains(value) && !said.contains("PORT"), "{said}");
+            assert_eq!(error.code(), "VARIABLE_SUBSTITUTION_FAILED");
+            assert_eq!(
+                error.disposition(),
+                prexorcloud_proto::StartFailureDisposition::Permanent
+            );
+            assert_eq!(folder.text(file), text, "the file is what it was");
+            // What fits there is put there.
+            let folder = Folder::new();
+            folder.write(file, text);
+            assert!(folder.refusal("hello").is_none());
+            assert!(folder.text(file).contains("hello"));
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_before_or_has_no_such_rules_takes_any_value() {
+        for (file, text) in [
+            ("a.json", "// no JSON\n{\"motd\": \"%MOTD%\"}"),
+            ("a.yml", "motd: '%MOTD%\n"),
+            ("a.toml", "motd \"%MOTD%\"\n"),
+            ("a.properties", "motd=%MOTD%\n"),
+            ("a.txt", "'%MOTD%"),
+        ] {
+            let folder = Folder::new();
+            folder.write(file, text);
+            assert!(folder.refusal("it's \"q\" \\").is_none(), "{file}");
+            assert!(folder.text(file).contains("it's"), "{file}");
+        }
     }
 }

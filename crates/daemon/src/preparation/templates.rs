@@ -18,6 +18,7 @@ use prexorcloud_protocol::limits;
 use tokio::task::JoinSet;
 
 use super::inside::{Entry, Inside, InsideError, Kind, Place};
+use super::notes::Notes;
 use super::protected::Protected;
 use super::workspace::Workspace;
 use super::{PreparationError, merge, order, substitution};
@@ -67,13 +68,14 @@ pub(super) async fn fetch(
     Ok(fetched.into_values().collect())
 }
 
-/// Puts the templates into the workspace; may block
+/// Puts the templates into the workspace, and tells what is not as it was meant; may block
 pub(super) fn apply(
     fetched: Vec<Fetched>,
     workspace: &Workspace,
     protected: &Protected,
     variables: &BTreeMap<String, String>,
-) -> Result<(), PreparationError> {
+) -> Result<Notes, PreparationError> {
+    let mut notes = Notes::default();
     let together = if workspace.is_static() {
         workspace.scratch("together")?
     } else {
@@ -88,18 +90,24 @@ pub(super) fn apply(
             let folder = workspace.scratch(&number.to_string())?;
             unpack_into(&mut template, &folder)?;
             let (from, to) = (open(&folder)?, open(&together)?);
-            bring(name, &from, &to, &Protected::default())?;
+            bring(name, &from, &to, &Protected::default(), &mut notes)?;
         }
         last = Some(name);
     }
     let Some(last) = last else {
-        return Ok(());
+        return Ok(notes);
     };
-    substitution::substitute(&open(&together)?, variables)?;
+    substitution::substitute(&open(&together)?, variables, &mut notes)?;
     if workspace.is_static() {
-        bring(last, &open(&together)?, &workspace.inside()?, protected)?;
+        bring(
+            last,
+            &open(&together)?,
+            &workspace.inside()?,
+            protected,
+            &mut notes,
+        )?;
     }
-    Ok(())
+    Ok(notes)
 }
 
 fn open(folder: &Path) -> Result<Inside, PreparationError> {
@@ -154,6 +162,7 @@ fn bring(
     from: &Inside,
     to: &Inside,
     protected: &Protected,
+    notes: &mut Notes,
 ) -> Result<(), PreparationError> {
     if to.remembers() {
         let told = foretell(from, to, protected);
@@ -175,7 +184,12 @@ fn bring(
                 }
                 Entry::File => to
                     .resolve_in(&there, &name)
-                    .and_then(|there| bring_file(template, from, &place, to, &there, &relative, protected)),
+                    .and_then(|there| bring_file(from, &place, to, &there, &relative, protected))
+                    .map(|note| {
+                        if let Some(note) = note {
+                            notes.add(format!("template {template}: {relative}: {note}"));
+                        }
+                    }),
                 Entry::Link | Entry::Special => {
                     bring_link(from, &place, to, &there.join(&name), &relative, protected)
                 }
@@ -237,40 +251,48 @@ fn bring_folder(to: &Inside, parent: &Place, name: &OsStr) -> Result<Place, Insi
     Ok(place)
 }
 
+/// Brings a file, and tells why it is not merged if it should be
 fn bring_file(
-    template: TemplateName,
     from: &Inside,
     source: &Place,
     to: &Inside,
     place: &Place,
     relative: &str,
     protected: &Protected,
-) -> Result<(), InsideError> {
+) -> Result<Option<String>, InsideError> {
+    let whole = || to.take_over(place, from, source).map(|()| None);
     let size = match to.kind(place)? {
-        None => return to.take_over(place, from, source),
-        Some(_) if protected.covers(relative) => return Ok(()),
+        None => return whole(),
+        Some(_) if protected.covers(relative) => return Ok(None),
         Some(Kind::File(size)) => size,
         Some(Kind::Folder) => return Err(InsideError::NotAFile("a folder")),
         Some(Kind::Other) => return Err(InsideError::NotAFile("a pipe or a device")),
     };
-    if !merge::is_merged(relative) || size > merge::MAX_FILE {
-        return to.take_over(place, from, source);
+    if !merge::is_merged(relative) {
+        return whole();
+    }
+    let too_large = || {
+        to.take_over(place, from, source)?;
+        let limit = merge::MAX_FILE;
+        Ok(Some(format!(
+            "it is larger than {limit} bytes and was replaced as a whole"
+        )))
+    };
+    if size > merge::MAX_FILE {
+        return too_large();
     }
     let overlay = match from.read(source, merge::MAX_FILE) {
-        Err(InsideError::TooLarge(_)) => None,
+        Err(InsideError::TooLarge(_)) => return too_large(),
         read => read?,
     };
     let (Some(base), Some(overlay)) = (to.read(place, merge::MAX_FILE)?, overlay) else {
-        return to.take_over(place, from, source);
+        return whole();
     };
     let merged = merge::merge(relative, &base, &overlay);
-    if let Some(note) = merged.note {
-        tracing::warn!(%template, file = relative, "{note}");
-    }
     if merged.bytes != base {
         to.replace(place, &merged.bytes)?;
     }
-    Ok(())
+    Ok(merged.note)
 }
 
 /// Links stay as the archive says them; that they lead nowhere else was seen when it was unpacked, for the place that they have

@@ -304,6 +304,17 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Says something on the console of an instance that runs, as the daemon's own words; may block
+    pub(crate) fn remark(&self, instance: InstanceId, lines: &[String]) {
+        let control = match self.inner.lock().get(&instance) {
+            Some(handle) => handle.control.clone(),
+            None => return,
+        };
+        for line in lines {
+            remark::remark(&control, instance, line);
+        }
+    }
+
     /// Writes one line to the console of an instance
     ///
     /// Never waits: an instance that does not read its console is an error.

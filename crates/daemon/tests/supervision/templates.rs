@@ -142,9 +142,22 @@ async fn a_template_comes_inline_once_and_then_from_the_cache() {
     let port = free_port();
     let mut start = with_template(port);
     start.incarnation += 1;
+    let plan = start.composition_plan.as_mut().unwrap();
+    plan.config_patches = vec![ConfigPatch {
+        file: "config/paper-global.yml".into(),
+        key: "a".into(),
+        value: "b".into(),
+        op: 0,
+    }];
     cluster.start_instance(start);
     cluster.states_until(State::Running).await;
     assert_eq!(properties(folder.path()), format!("port={port}\n"));
+    // What was passed over is on the console, where the operator sees it.
+    let line = cluster.line("passed over").await;
+    assert_eq!(
+        line,
+        "[prexorcloud] config patch of config/paper-global.yml passed over: there is no such file"
+    );
     cluster.stop_instance("lobby-1", StopMode::Force);
     cluster.states_until(State::Stopped).await;
     assert_eq!(daemon.shutdown().await, Finished::Stopped);

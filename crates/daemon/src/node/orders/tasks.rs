@@ -50,8 +50,14 @@ impl Orders {
     pub(super) fn launch(&mut self, attempt: Attempt, prepared: Prepared) {
         let supervisor = self.supervisor.clone();
         let task = self.tasks.spawn(async move {
-            let Prepared { facts, launch } = prepared;
+            let Prepared { facts, launch, notes } = prepared;
+            let instance = facts.instance;
             let result = supervisor.start(facts, launch).await;
+            if result.is_ok() && !notes.is_empty() {
+                let said = tokio::task::spawn_blocking(move || supervisor.remark(instance, &notes));
+                // Only a panic of it is an error, and that is no matter of the instance.
+                let _ = said.await;
+            }
             Done::Launched(attempt, result)
         });
         self.running.insert(task.id(), Running::Launch(attempt));

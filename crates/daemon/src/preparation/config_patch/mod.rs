@@ -22,6 +22,7 @@ use prexorcloud_security::files::without_mark;
 use super::PreparationError;
 use super::encoding::{Charset, decode, encode};
 use super::inside::{Inside, InsideError};
+use super::notes::Notes;
 use entry::Value;
 use expression::Expression;
 use format::Format;
@@ -34,20 +35,21 @@ const FORWARDING_SECRET: &str = "%FORWARDING_SECRET%";
 
 /// Applies the patches in order
 ///
-/// A patch for a file that does not exist is passed over with a warning, as the server has not written it yet; one that
+/// A patch for a file that does not exist is passed over with a note, as the server has not written it yet; one that
 /// leads out of the workspace, or that this daemon cannot carry out exactly, is an error.
-pub(super) fn apply(inside: &Inside, patches: &[ConfigPatch]) -> Result<(), PreparationError> {
+pub(super) fn apply(inside: &Inside, patches: &[ConfigPatch]) -> Result<Notes, PreparationError> {
+    let mut notes = Notes::default();
     for patch in patches {
         if patch.file.trim().is_empty() || patch.key.trim().is_empty() {
             continue;
         }
-        carry_out(inside, patch).map_err(|problem| PreparationError::ConfigPatch {
+        carry_out(inside, patch, &mut notes).map_err(|problem| PreparationError::ConfigPatch {
             file: patch.file.clone(),
             is_transient: matches!(problem, Problem::Io(_)),
             problem: problem.to_string(),
         })?;
     }
-    Ok(())
+    Ok(notes)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -71,22 +73,22 @@ fn refused(problem: impl Into<String>) -> Problem {
     Problem::Refused(problem.into())
 }
 
-fn carry_out(inside: &Inside, patch: &ConfigPatch) -> Result<(), Problem> {
+fn carry_out(inside: &Inside, patch: &ConfigPatch, notes: &mut Notes) -> Result<(), Problem> {
+    let mut passed_over = |key: &str, problem: &str| {
+        notes.add(format!(
+            "config patch of {}{key} passed over: {problem}",
+            patch.file
+        ));
+    };
     let path = inside.resolve(&patch.file)?;
     let op = ConfigPatchOp::try_from(patch.op)
         .map_err(|_| refused(format!("operation {} is not known here", patch.op)))?;
     let Some(bytes) = inside.read(&path, MAX_FILE)? else {
-        tracing::warn!(
-            file = patch.file,
-            "config patch passed over: there is no such file"
-        );
+        passed_over("", "there is no such file");
         return Ok(());
     };
     let Some(secret) = secret(inside, &patch.value)? else {
-        tracing::warn!(
-            file = patch.file,
-            "config patch passed over: forwarding.secret is missing"
-        );
+        passed_over("", "forwarding.secret is missing");
         return Ok(());
     };
     if patch.value.contains(['\n', '\r']) || secret.contains(['\n', '\r']) || patch.key.contains(['\n', '\r'])
@@ -98,11 +100,7 @@ fn carry_out(inside: &Inside, patch: &ConfigPatch) -> Result<(), Problem> {
             inside.replace(&path, &patched)?;
         }
         Some(_) => {}
-        None => tracing::warn!(
-            file = patch.file,
-            key = patch.key,
-            "config patch passed over: there is no such key"
-        ),
+        None => passed_over(&format!(", {}", patch.key), "there is no such key"),
     }
     Ok(())
 }

@@ -262,7 +262,7 @@ impl Folder {
             value: value.to_owned(),
             op,
         };
-        apply(&inside, &[patch])
+        apply(&inside, &[patch]).map(drop)
     }
 
     #[track_caller]

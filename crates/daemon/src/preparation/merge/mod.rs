@@ -25,6 +25,8 @@ mod yaml;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use prexorcloud_security::files::without_mark;
+
 use text::Text;
 
 /// Larger files are no configuration and are replaced
@@ -81,6 +83,16 @@ pub(super) fn merge(name: &str, base: &[u8], overlay: &[u8]) -> Merged {
         Err(Problem::Edit(problem)) => replaced(Some(format!(
             "the files cannot be merged exactly, and the newer one was taken: {problem}"
         ))),
+    }
+}
+
+/// Whether a text is of the format that the name of its file says; `None` if that has no rules that a text could break
+pub(super) fn is_readable(name: &str, text: &str) -> Option<bool> {
+    let text = without_mark(text);
+    match Kind::of(name)? {
+        Kind::Lines | Kind::Sections(Format::Properties) => None,
+        Kind::Sections(Format::Toml) => Some(toml::values(text).is_ok()),
+        Kind::Sections(format) => Some(!format.is_malformed(text)),
     }
 }
 

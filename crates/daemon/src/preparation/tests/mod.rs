@@ -306,10 +306,20 @@ async fn extensions_and_patches_come_together() {
         value: "2".into(),
         op: 0,
     }];
-    node.preparer
-        .prepare(&start, Limits::of(&start), None)
-        .await
-        .unwrap();
+    let absent = ConfigPatch {
+        file: "config/paper-global.yml".into(),
+        key: "a".into(),
+        value: "b".into(),
+        op: 0,
+    };
+    let patches = &mut start.composition_plan.as_mut().unwrap().config_patches;
+    patches.push(absent);
+    let prepared = node.preparer.prepare(&start, Limits::of(&start), None).await;
+    assert_eq!(
+        prepared.unwrap().notes,
+        ["config patch of config/paper-global.yml passed over: there is no such file"]
+    );
+    start.composition_plan.as_mut().unwrap().config_patches.pop();
     let folder = node.folder.path().join("instances/lobby/lobby-1");
     assert_eq!(
         std::fs::read(folder.join("plugins/plugin.jar")).unwrap(),

@@ -172,13 +172,16 @@ async fn variables_are_replaced_in_exactly_eight_kinds_of_files() {
         .chain(&others)
         .map(|kind| format!("file.{kind}"))
         .collect();
-    let files: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "a = %GROUP%")).collect();
+    let files: Vec<(&str, &str)> = names
+        .iter()
+        .map(|name| (name.as_str(), "a = '%GROUP%'"))
+        .collect();
     with_template(&node, &mut start, &files).await.unwrap();
     for kind in replaced {
-        assert_eq!(text(&node, &format!("file.{kind}")), "a = lobby", "{kind}");
+        assert_eq!(text(&node, &format!("file.{kind}")), "a = 'lobby'", "{kind}");
     }
     for kind in others {
-        assert_eq!(text(&node, &format!("file.{kind}")), "a = %GROUP%", "{kind}");
+        assert_eq!(text(&node, &format!("file.{kind}")), "a = '%GROUP%'", "{kind}");
     }
 }
 
