@@ -149,6 +149,8 @@ impl Held {
 
     /// Removes it, since it is damaged: whoever wants it next has it made again
     pub(crate) fn reject(&self, problem: &dyn std::fmt::Display) {
+        // Deleted when the lock is open again, like all that goes.
+        let _gone;
         let mut books = self.shelf.books();
         if books
             .get(&self.sha256)
@@ -156,13 +158,14 @@ impl Held {
         {
             tracing::warn!(jar = %self.sha256, "what was prepared for a jar is damaged, and is made again: {problem}");
             books.remove(&self.sha256);
-            self.shelf.remove(&self.sha256);
+            _gone = self.shelf.take_out(&self.sha256);
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
+        let _gone;
         let mut books = self.shelf.books();
         if let Some(book) = books
             .get_mut(&self.sha256)
@@ -170,7 +173,17 @@ impl Drop for Held {
         {
             book.users = book.users.saturating_sub(1);
         }
-        self.shelf.evict(&mut books);
+        _gone = self.shelf.evict(&mut books);
+    }
+}
+
+/// An entry that nobody finds any more; it is deleted with this value, which outlives the lock: a thousand files take their time
+#[derive(Debug)]
+struct Gone(PathBuf);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        remove(&self.0);
     }
 }
 
@@ -201,9 +214,10 @@ impl Shelf {
         };
         match shelf.read() {
             Ok(books) => {
+                let _gone;
                 let mut kept = shelf.books();
                 *kept = books;
-                shelf.evict(&mut kept);
+                _gone = shelf.evict(&mut kept);
             }
             Err(error) => {
                 let folder = shelf.folder.display();
@@ -361,10 +375,10 @@ impl Shelf {
         fs::write(made.join(MANIFEST), &json)?;
         fs::write(made.join(ENTRY), serde_json::to_vec(&record)?)?;
         let bytes = files.total_bytes() + json.len() as u64;
+        let _gone;
         let mut books = self.books();
-        if books.remove(sha256).is_some() || self.path(sha256).exists() {
-            self.remove(sha256);
-        }
+        books.remove(sha256);
+        _gone = self.take_out(sha256);
         fs::rename(made, self.path(sha256))?;
         let book = Book {
             origin: record.origin,
@@ -383,6 +397,7 @@ impl Shelf {
     pub(super) fn put_archive(&self, sha256: &Digest, archive: Archive, made: &Path) -> io::Result<()> {
         let name = archive_name(&archive.build, &archive.jar_file);
         let folder = self.path(sha256);
+        let _gone;
         let mut books = self.books();
         let Some(book) = books.get_mut(sha256) else {
             return Ok(());
@@ -396,24 +411,28 @@ impl Shelf {
         fs::write(&written, serde_json::to_vec(&archive)?)?;
         fs::rename(&written, record)?;
         book.archives.insert(name, archive);
-        self.evict(&mut books);
+        _gone = self.evict(&mut books);
         Ok(())
     }
 
-    /// Nobody finds it any more, then it is deleted
-    fn remove(&self, sha256: &Digest) {
+    /// Gives an entry another name, by which nobody finds it; `None` if there is none
+    #[must_use = "it is deleted when this goes"]
+    fn take_out(&self, sha256: &Digest) -> Option<Gone> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let gone = self.folder.join(format!("{GONE}{}-{number}", std::process::id()));
         match fs::rename(self.path(sha256), &gone) {
-            Ok(()) => remove(&gone),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Ok(()) => Some(Gone(gone)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                tracing::warn!(jar = %sha256, %error, "what was prepared for a jar cannot be deleted")
+                tracing::warn!(jar = %sha256, %error, "what was prepared for a jar cannot be deleted");
+                None
             }
         }
     }
 
-    fn evict(&self, books: &mut BTreeMap<Digest, Book>) {
+    /// Takes out what there is no room for
+    #[must_use = "it is deleted when this goes"]
+    fn evict(&self, books: &mut BTreeMap<Digest, Book>) -> Vec<Gone> {
         let entries: Vec<CacheEntry> = books
             .values()
             .map(|book| CacheEntry {
@@ -423,14 +442,16 @@ impl Shelf {
             })
             .collect();
         let jars: Vec<Digest> = books.keys().copied().collect();
+        let mut gone = Vec::new();
         for sha256 in evicted(&entries, self.max_bytes)
             .into_iter()
             .filter_map(|place| jars.get(place))
         {
             tracing::info!(jar = %sha256, "the cache is full, what was prepared for a jar is forgotten");
             books.remove(sha256);
-            self.remove(sha256);
+            gone.extend(self.take_out(sha256));
         }
+        gone
     }
 
     /// What there is: the origin, the bytes, and whether there is an archive for the JVM at that path

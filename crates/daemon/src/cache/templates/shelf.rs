@@ -26,6 +26,9 @@ use crate::wall_clock::milliseconds;
 const ARCHIVE: &str = "tar.gz";
 const RECORD: &str = "json";
 
+/// The end of the name of an archive that is being deleted
+const GONE: &str = "gone";
+
 /// Larger records are none of ours
 const MAX_RECORD: u64 = 4096;
 
@@ -120,7 +123,7 @@ impl InUse {
         }
         let Wanted { name, hash } = &self.wanted;
         tracing::warn!(template = %name, hash, "a kept template is damaged and is fetched again: {problem}");
-        self.shelf.remove(&self.wanted);
+        let _gone = self.shelf.take_out(&self.wanted);
         self.shelf.books().remove(&self.wanted);
     }
 }
@@ -133,6 +136,7 @@ impl Clone for InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
+        let _gone;
         let mut books = self.shelf.books();
         // What was written since has users of its own.
         if let Some(writing) = self.writing
@@ -140,7 +144,17 @@ impl Drop for InUse {
         {
             book.users = book.users.saturating_sub(1);
         }
-        self.shelf.evict(&mut books);
+        _gone = self.shelf.evict(&mut books);
+    }
+}
+
+/// An archive that nobody finds any more; it is deleted with this value, which outlives the lock of the books: a large one takes its time
+#[derive(Debug)]
+struct Gone(PathBuf);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        remove(&self.0);
     }
 }
 
@@ -156,9 +170,10 @@ impl Shelf {
         };
         match shelf.read() {
             Ok(books) => {
+                let _gone;
                 let mut kept = shelf.books();
                 *kept = books;
-                shelf.evict(&mut kept);
+                _gone = shelf.evict(&mut kept);
             }
             Err(error) => {
                 let folder = shelf.folder.display();
@@ -189,7 +204,7 @@ impl Shelf {
         }
         // What was being written when the last daemon ended.
         let is_ours = |path: &&PathBuf| {
-            [ARCHIVE, RECORD, "new"]
+            [ARCHIVE, RECORD, "new", GONE]
                 .iter()
                 .any(|suffix| has_suffix(path, suffix))
         };
@@ -296,7 +311,8 @@ impl Shelf {
 
     /// Forgets as much as `bytes` need; what is in use stays
     pub(super) fn make_room(&self, bytes: u64) {
-        self.evict_to(&mut self.books(), self.max_bytes.saturating_sub(bytes));
+        let gone = self.evict_to(&mut self.books(), self.max_bytes.saturating_sub(bytes));
+        drop(gone);
     }
 
     /// Keeps an archive; may block
@@ -331,7 +347,7 @@ impl Shelf {
             .and_then(|()| durable::replace(&self.path(wanted, RECORD), &serde_json::to_vec(&record)?));
         if let Err(error) = written {
             // A disk that is full has to get its space back.
-            self.remove(wanted);
+            let _gone = self.take_out(wanted);
             self.books().remove(wanted);
             return Err(error);
         }
@@ -348,7 +364,8 @@ impl Shelf {
             books.insert(wanted.clone(), book);
         }
         let in_use = InUse::of(self, wanted.clone());
-        self.evict(&mut self.books());
+        let gone = self.evict(&mut self.books());
+        drop(gone);
         Ok(in_use)
     }
 
@@ -356,28 +373,38 @@ impl Shelf {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The record first: an archive without one is a leftover
-    fn remove(&self, wanted: &Wanted) {
-        for suffix in [RECORD, ARCHIVE] {
-            let path = self.path(wanted, suffix);
-            let temporary = self.path(wanted, &format!("{suffix}.new"));
-            for path in [path, temporary] {
-                if let Err(error) = fs::remove_file(&path)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::warn!(path = %path.display(), %error, "a kept template cannot be deleted");
-                }
+    /// Removes the record, and gives the archive another name: without a record, and by that name, it is a leftover
+    #[must_use = "it is deleted when this goes"]
+    fn take_out(&self, wanted: &Wanted) -> Option<Gone> {
+        remove(&self.path(wanted, RECORD));
+        let archive = self.path(wanted, ARCHIVE);
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let gone = self.path(wanted, &format!("{}-{number}.{GONE}", std::process::id()));
+        for suffix in [ARCHIVE, RECORD] {
+            // What a full disk has left of a writing: small, or never filled.
+            remove(&self.path(wanted, &format!("{suffix}.new")));
+        }
+        match fs::rename(&archive, &gone) {
+            Ok(()) => Some(Gone(gone)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                tracing::warn!(path = %archive.display(), %error, "a kept template cannot be renamed to be deleted");
+                remove(&archive);
+                None
             }
         }
     }
 
-    fn evict(&self, books: &mut BTreeMap<Wanted, Book>) {
-        self.evict_to(books, self.max_bytes);
+    #[must_use = "it is deleted when this goes"]
+    fn evict(&self, books: &mut BTreeMap<Wanted, Book>) -> Vec<Gone> {
+        self.evict_to(books, self.max_bytes)
     }
 
-    fn evict_to(&self, books: &mut BTreeMap<Wanted, Book>, limit: u64) {
+    /// Takes out what is beyond `limit`
+    #[must_use = "it is deleted when this goes"]
+    fn evict_to(&self, books: &mut BTreeMap<Wanted, Book>, limit: u64) -> Vec<Gone> {
         if books.values().map(|book| book.bytes).sum::<u64>() <= limit {
-            return;
+            return Vec::new();
         }
         let (wanted, entries): (Vec<Wanted>, Vec<CacheEntry>) = books
             .iter()
@@ -390,14 +417,16 @@ impl Shelf {
                 (wanted.clone(), entry)
             })
             .unzip();
+        let mut gone = Vec::new();
         for wanted in evicted(&entries, limit)
             .into_iter()
             .filter_map(|place| wanted.get(place))
         {
             tracing::info!(template = %wanted.name, hash = wanted.hash, "the cache is full, a template is forgotten");
-            self.remove(wanted);
+            gone.extend(self.take_out(wanted));
             books.remove(wanted);
         }
+        gone
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -425,6 +454,14 @@ fn is_shortage(error: &io::Error) -> bool {
     lacking
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "a kept template cannot be deleted");
+    }
 }
 
 fn has_suffix(path: &Path, suffix: &str) -> bool {
@@ -463,10 +500,11 @@ mod tests {
         let shelf = open(folder.path(), 1000);
         drop(shelf.put(&wanted("base", "../1"), b"one").unwrap());
         drop(shelf.put(&wanted("base", "2"), b"two").unwrap());
-        // Two moments of a daemon that was killed.
+        // Three moments of a daemon that was killed.
         let path = |name: &str| shelf.folder.join(name);
         fs::write(path("abc.tar.gz.new"), "torn").unwrap();
         fs::write(path("abc.tar.gz"), "without a record").unwrap();
+        fs::write(path("abc.1-2.gone"), "not deleted yet").unwrap();
         fs::create_dir(path("of-a-java-daemon")).unwrap();
         let shelf = open(folder.path(), 1000);
         assert_eq!(content(&shelf, &wanted("base", "../1")).unwrap(), b"one");
@@ -477,6 +515,24 @@ mod tests {
             (shelf.bytes(), fs::read_dir(&shelf.folder).unwrap().count()),
             (6, 5)
         );
+    }
+
+    #[test]
+    fn what_goes_is_deleted_when_the_books_are_open_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let shelf = open(folder.path(), 1000);
+        let base = wanted("base", "1");
+        drop(shelf.put(&base, b"one").unwrap());
+        let gone = shelf.take_out(&base);
+        let names: Vec<_> = fs::read_dir(&shelf.folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        assert!(names.len() == 1 && names[0].ends_with(".gone"), "{names:?}");
+        // Another one of the same name is none of it.
+        drop(shelf.put(&base, b"two").unwrap());
+        drop(gone);
+        assert_eq!(content(&shelf, &base).unwrap(), b"two");
     }
 
     #[test]
