@@ -141,7 +141,15 @@ impl Client {
     /// # Errors
     /// Every [`Failure`] of the network and the controller.
     pub async fn delete(&self, path: &[&str]) -> Result<(), Failure> {
-        let request = Request::new(self, Method::DELETE, path, &[]);
+        self.delete_if(path, &[]).await
+    }
+
+    /// Removes something, on conditions that `query` has
+    ///
+    /// # Errors
+    /// Every [`Failure`] of the network and the controller.
+    pub async fn delete_if(&self, path: &[&str], query: &[(&str, String)]) -> Result<(), Failure> {
+        let request = Request::new(self, Method::DELETE, path, query);
         request.within(request.send(self, None, ANSWER_TIMEOUT)).await?;
         Ok(())
     }

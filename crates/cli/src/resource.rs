@@ -553,6 +553,12 @@ pub struct NodeCache {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct CachedTemplate {
+    /// The number of the version that it is the archive of, if the controller knows one
+    #[serde(default)]
+    pub version: Option<u64>,
+    /// The digest by which that version is named
+    #[serde(default)]
+    pub version_hash: Option<String>,
     /// The template
     pub name: String,
     /// Names the content

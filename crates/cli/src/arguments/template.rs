@@ -67,11 +67,14 @@ pub enum TemplateCommand {
         #[arg(long, value_name = "VERSION")]
         to: Option<String>,
     },
-    /// Deletes a template with all its versions
+    /// Deletes a template with all its versions, if no group uses it
     Delete {
         /// The template
         #[arg(value_parser = name)]
         name: String,
+        /// Also if servers of groups get its files; the next ones start without them
+        #[arg(long)]
+        force: bool,
     },
     /// Variables that the files of a template use
     #[command(subcommand)]

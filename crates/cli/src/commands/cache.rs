@@ -100,11 +100,18 @@ fn show(id: &str, answer: &Answer<NodeCache>, output: &Output) -> Result<(), Fai
     let size = |bytes: i64| indicatif::HumanBytes(bytes.unsigned_abs()).to_string();
     let mut rows = Vec::new();
     for template in &cache.templates {
-        let hash = template.hash.get(..12).unwrap_or(&template.hash);
+        // As `template versions` shows it; an archive of no version is shown by its own hash.
+        let version = match (template.version, &template.version_hash) {
+            (Some(number), Some(hash)) => format!("{number} ({})", super::template::short(hash)),
+            _ => {
+                let hash = template.hash.get(..12).unwrap_or(&template.hash);
+                or_dash(Some(hash).filter(|hash| !hash.is_empty()))
+            }
+        };
         rows.push(vec![
             "template".to_owned(),
             template.name.clone(),
-            or_dash(Some(hash).filter(|hash| !hash.is_empty())),
+            version,
             size(template.size_bytes),
             output.ago(template.last_used.as_deref()),
         ]);

@@ -7,7 +7,8 @@ use crate::server::{self, Server};
 
 fn cache(number: u64, warming: Value) -> server::Reply {
     let cache = json!({
-        "templates": [{ "name": "base", "hash": "8564620f1ca97e2d", "sizeBytes": 29, "lastUsed": null }],
+        "templates": [{ "name": "base", "hash": "8564620f1ca97e2d", "sizeBytes": 29, "lastUsed": null },
+            { "name": "lobby", "hash": "aaaa0f1ca97e2daa", "version": 3, "versionHash": "bbbb0f1ca97e2dbb", "sizeBytes": 29, "lastUsed": null }],
         "jars": [{ "platform": "PAPER", "version": "1.21", "jarFile": "paper.jar", "sizeBytes": 5_000_000 }],
         "bootstraps": [], "totalSizeBytes": 5_000_029, "receivedAt": "2026-11-24T16:00:00.042Z", "number": number,
         "warming": warming,
@@ -41,7 +42,14 @@ fn a_refresh_waits_for_what_the_node_says() {
             "GET /api/v1/nodes/n1/cache HTTP/1.1"
         ]
     );
-    for shown in ["base", "8564620f1ca9", "paper.jar", "PAPER 1.21", "4.77 MiB"] {
+    for shown in [
+        "base",
+        "8564620f1ca9",
+        "3 (bbbb0f1ca97e)",
+        "paper.jar",
+        "PAPER 1.21",
+        "4.77 MiB",
+    ] {
         assert!(ran.stdout.contains(shown), "{shown}: {}", ran.stdout);
     }
     let asked = server::json(202, r#"{"status":"REQUESTED","number":3}"#);

@@ -10,6 +10,7 @@ mod output;
 mod requests;
 mod server;
 mod settings;
+mod templates;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -380,6 +380,27 @@ impl Groups {
         Ok((shown, hidden))
     }
 
+    /// The groups whose servers get files of this template, by its name or because it is called as `base` or they are
+    ///
+    /// # Errors
+    /// What the storage reported.
+    pub(crate) async fn using(&self, template: &str) -> Result<Vec<GroupName>, GroupError> {
+        let mut using = Vec::new();
+        for group in self.page(0, usize::MAX).await?.groups {
+            // One that cannot be read starts nothing.
+            let Ok(meaning) = self.meaning(&group) else {
+                continue;
+            };
+            let mut named = implicit(group.name, &meaning)
+                .into_iter()
+                .chain(meaning.templates);
+            if named.any(|name| name == template) {
+                using.push(group.name);
+            }
+        }
+        Ok(using)
+    }
+
     /// The templates of its servers, in the order in which they are laid over each other
     ///
     /// As the Java controller has it, `base`, `base-<platform>` and the one that is called as the group come first, where there are such; one
@@ -388,14 +409,8 @@ impl Groups {
     /// # Errors
     /// What the storage reported.
     pub(crate) async fn layers(&self, name: GroupName, meaning: &Meaning) -> Result<Vec<Layer>, GroupError> {
-        let platform = meaning.platform.to_ascii_lowercase();
-        let mut implicit = vec!["base".to_owned()];
-        if !platform.is_empty() {
-            implicit.push(format!("base-{platform}"));
-        }
-        implicit.push(name.to_string());
         let mut layers: Vec<Layer> = Vec::with_capacity(settings::IMPLICIT + meaning.templates.len());
-        for name in implicit {
+        for name in implicit(name, meaning) {
             let is_known = layers.iter().any(|layer| layer.name() == name);
             if is_known || meaning.templates.contains(&name) {
                 continue;
@@ -555,4 +570,15 @@ fn checked(name: &str) -> Result<GroupName, GroupError> {
             "Group name must be 1-64 characters, alphanumeric with dots/hyphens/underscores: {shown}"
         )),
     }
+}
+
+/// The templates that the servers of a group get without naming them, where there are such
+fn implicit(group: GroupName, meaning: &Meaning) -> Vec<String> {
+    let platform = meaning.platform.to_ascii_lowercase();
+    let mut implicit = vec!["base".to_owned()];
+    if !platform.is_empty() {
+        implicit.push(format!("base-{platform}"));
+    }
+    implicit.push(group.to_string());
+    implicit
 }

@@ -1,6 +1,10 @@
 //! `/nodes/{id}/cache`: what a node keeps for later starts, and filling that
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Instant,
+};
 
 use axum::{Json, extract::State, http::StatusCode};
 use prexorcloud_proto::ConfigFormat;
@@ -17,6 +21,7 @@ use super::{
 use crate::{
     access::Permission,
     nodes::{CacheView, Warming},
+    templates::TemplateVersionRecord,
 };
 
 pub(super) async fn show(
@@ -27,10 +32,26 @@ pub(super) async fn show(
     caller.require(Permission::NodesView)?;
     let cache = api.nodes.ask_view(id.parse("node")?, |view| view.cache.clone());
     let cache = cache.ok_or_else(|| ApiError::not_found("no such node"))?;
-    Ok(Json(shown(cache)))
+    let kept = cache.status.iter().flat_map(|status| &status.templates);
+    let names: BTreeSet<String> = kept.map(|entry| entry.name.clone()).collect();
+    let mut versions = Versions::new();
+    for name in names {
+        // One that was deleted, or is another controller's, has none.
+        let Ok((known, _)) = api.templates.versions(&name).await else {
+            continue;
+        };
+        // The newest of those that hold the same is the one that counts, if one does.
+        for version in known.into_iter().rev() {
+            versions.insert((name.clone(), version.archive.clone()), version);
+        }
+    }
+    Ok(Json(shown(cache, &versions)))
 }
 
-fn shown(cache: CacheView) -> Value {
+/// Versions of templates by name and archive
+type Versions = HashMap<(String, String), TemplateVersionRecord>;
+
+fn shown(cache: CacheView, versions: &Versions) -> Value {
     let CacheView {
         status,
         heard_at_ms,
@@ -40,9 +61,13 @@ fn shown(cache: CacheView) -> Value {
     } = cache;
     let status = status.as_deref().cloned().unwrap_or_default();
     let templates = status.templates.iter().map(|entry| {
+        // A daemon knows the archive, and whoever pushed the manifest.
+        let version = versions.get(&(entry.name.clone(), entry.hash.clone()));
         json!({
             "name": entry.name, "hash": entry.hash, "sizeBytes": entry.size_bytes,
             "lastUsed": time_unless_never(entry.last_used_ms),
+            "version": version.map(|version| version.number),
+            "versionHash": version.map(|version| &version.manifest),
         })
     });
     let jars = status.jars.iter().map(|entry| {

@@ -85,6 +85,17 @@ pub(super) struct Compared {
     to: Option<String>,
 }
 
+/// Groups that a refusal names
+const MAX_NAMED: usize = 16;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Delete {
+    /// Refuse it while groups use the template; the Java controller, and who does not ask for this, deletes it all the same
+    #[serde(default)]
+    if_unused: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ShownVariable {
@@ -187,8 +198,23 @@ pub(super) async fn delete(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
     Id(name): Id,
+    Params(Delete { if_unused }): Params<Delete>,
 ) -> Result<StatusCode, ApiError> {
     let actor = caller.require(Permission::TemplatesManage)?;
+    if if_unused {
+        api.templates.show(&name).await?;
+        let using = api.groups.using(&name).await?;
+        if !using.is_empty() {
+            let mut named: Vec<String> = using.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+            if let Some(more) = using.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+                named.push(format!("{more} more"));
+            }
+            return Err(ApiError::conflict(format!(
+                "servers of these groups get files of {name}: {}. Take it from them first, or delete it all the same",
+                named.join(", ")
+            )));
+        }
+    }
     api.templates.delete(&actor, &name).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -94,7 +94,8 @@ async fn what_a_node_keeps_is_shown_as_it_said_last() {
     .await;
     assert_eq!(
         cache["templates"],
-        json!([{ "name": "base", "hash": "h", "sizeBytes": 29, "lastUsed": "2025-11-24T16:00:00.042Z" }])
+        json!([{ "name": "base", "hash": "h", "sizeBytes": 29, "lastUsed": "2025-11-24T16:00:00.042Z",
+            "version": null, "versionHash": null }])
     );
     assert_eq!(
         cache["jars"],
@@ -194,6 +195,20 @@ async fn what_came_of_an_order_to_fill_a_cache_is_seen() {
         json!([{ "what": "server.jar", "code": "PRE_WARM_FAILED", "message": "it answered 404", "retryAfterSeconds": 60 }])
     );
     assert!(told["endedAt"].is_string());
+
+    // What the daemon calls by its archive is shown by the version as well.
+    let mut joined = kept();
+    version["archive"]
+        .as_str()
+        .unwrap()
+        .clone_into(&mut joined.templates[0].hash);
+    tell(&puppet, joined).await;
+    let shown = eventually("the version", async || {
+        let template = cluster.get("/nodes/node-1/cache").await.1["templates"][0].clone();
+        (template["version"] == 1).then_some(template)
+    })
+    .await;
+    assert_eq!(shown["versionHash"], version["hash"]);
 
     for (body, status) in [
         (json!({ "groups": ["ghost"] }), 404),

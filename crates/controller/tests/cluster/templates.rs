@@ -150,8 +150,28 @@ async fn a_template_is_pushed_compared_rolled_back_and_deleted() {
         (&changed["description"], &changed["platform"]),
         (&json!("new"), &json!("PAPER"))
     );
+    // Servers of a group that is called as it get its files, and so do those whose group names it.
+    for group in [
+        json!({ "name": "lobby" }),
+        json!({ "name": "mini", "templates": ["lobby"] }),
+        json!({ "name": "far" }),
+    ] {
+        assert_eq!(cluster.post("/groups", &group).await.0, 201, "{group}");
+    }
+    let unless_used = "/templates/lobby?ifUnused=true";
+    let (status, refusal) = cluster.call("DELETE", unless_used, None).await;
+    assert_eq!(status, 409, "{refusal}");
+    assert!(refusal.to_string().contains(": lobby, mini."), "{refusal}");
+    let ghost = "/templates/ghost?ifUnused=true";
+    assert_eq!(cluster.call("DELETE", ghost, None).await.0, 404);
     assert_eq!(cluster.call("DELETE", "/templates/lobby", None).await.0, 204);
     assert_eq!(cluster.get("/templates/lobby").await.0, 404);
+    assert_eq!(
+        cluster.post("/templates", &json!({ "name": "unused" })).await.0,
+        201
+    );
+    let unused = "/templates/unused?ifUnused=true";
+    assert_eq!(cluster.call("DELETE", unused, None).await.0, 204);
     let (_, audit) = cluster.get("/admin/audit").await;
     let actions: Vec<_> = audit["entries"]
         .as_array()

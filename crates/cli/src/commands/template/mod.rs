@@ -1,5 +1,6 @@
 //! `prexorctl template`
 
+mod staging;
 mod transfer;
 mod variable;
 
@@ -37,8 +38,22 @@ pub(super) async fn run(command: TemplateCommand, client: &Client, output: &Outp
             difference(&name, from.as_deref(), to.as_deref(), client, output).await
         }
         TemplateCommand::Rollback { name, to } => rollback(&name, to.as_deref(), client, output).await,
-        TemplateCommand::Delete { name } => {
-            client.delete(&["templates", &name]).await?;
+        TemplateCommand::Delete { name, force } => {
+            let condition = (!force).then(|| ("ifUnused", true.to_string()));
+            let query: Vec<_> = condition.into_iter().collect();
+            let deleted = client.delete_if(&["templates", &name], &query).await;
+            deleted.map_err(|failure| match failure {
+                Failure::Refused {
+                    status: status @ 409,
+                    code,
+                    message,
+                } => Failure::Refused {
+                    status,
+                    code,
+                    message: format!("{message}: prexorctl template delete {name} --force"),
+                },
+                failure => failure,
+            })?;
             if output.is_json() {
                 return output.json(&json!({ "name": name, "status": "DELETED" }));
             }
@@ -207,7 +222,7 @@ async fn rollback(name: &str, to: Option<&str>, client: &Client, output: &Output
 }
 
 /// As much of a digest as people compare
-fn short(hash: &str) -> String {
+pub(super) fn short(hash: &str) -> String {
     match hash.get(..12) {
         Some(beginning) => beginning.to_owned(),
         None if hash.is_empty() => "-".to_owned(),

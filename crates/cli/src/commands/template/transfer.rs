@@ -1,13 +1,13 @@
 //! `prexorctl template push` and `pull`
 
-use std::fs;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use prexorcloud_content::{Digest, Limits, Manifest, UnpackError, unpack};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::staging::Staging;
 use super::{resolve_some, short, size};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -90,18 +90,6 @@ fn needs_artifacts(version: &TemplateVersion) -> Option<String> {
     })
 }
 
-/// A folder that is removed unless it got its place
-struct Staging(Option<PathBuf>);
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take() {
-            // The next pull into this place says if it is in the way.
-            let _ = fs::remove_dir_all(path);
-        }
-    }
-}
-
 pub(super) async fn pull(
     name: &str,
     dir: &Path,
@@ -110,15 +98,7 @@ pub(super) async fn pull(
     output: &Output,
 ) -> Result<(), Failure> {
     let cannot = |error: String| usage(format!("{name} cannot be pulled into {}: {error}", dir.display()));
-    match fs::read_dir(dir) {
-        Ok(mut entries) => {
-            if entries.next().is_some() {
-                return Err(cannot("the folder is not empty".to_owned()));
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(cannot(error.to_string())),
-    }
+    let staging = Staging::beside(dir, name).map_err(|error| cannot(error.to_string()))?;
     let versions = client
         .get::<Vec<TemplateVersion>>(&["templates", name, "versions"], &[])
         .await?
@@ -132,22 +112,13 @@ pub(super) async fn pull(
         })
         .ok_or_else(|| cannot("nothing was pushed to it".to_owned()))?;
 
-    let place = std::path::absolute(dir)?;
-    let (Some(parent), Some(last)) = (place.parent(), place.file_name()) else {
-        return Err(cannot("it has no name".to_owned()));
-    };
-    let hidden = format!(".{}.{}.pull", last.to_string_lossy(), std::process::id());
-    let staging = parent.join(hidden);
-    fs::create_dir(&staging).map_err(|error| cannot(error.to_string()))?;
-    let mut guard = Staging(Some(staging.clone()));
-
     let mut download = client
         .download(&["templates", name, "versions", &version.hash, "archive"])
         .await?;
     let bar = progress(version.archive_bytes, output.is_json());
     bar.set_message(name.to_owned());
     let (parts, waiting) = mpsc::channel(WAITING);
-    let into = staging.clone();
+    let into = staging.path().to_path_buf();
     let unpacking =
         tokio::task::spawn_blocking(move || unpack(Parts::new(waiting), &into, &Limits::default()));
     let mut failure = None;
@@ -177,9 +148,7 @@ pub(super) async fn pull(
     let unpacked = unpacked.map_err(|error: UnpackError| cannot(error.to_string()))?;
     verify(&unpacked.manifest, unpacked.archive_sha256, &version)
         .map_err(|error| cannot(error.to_owned()))?;
-    // An empty folder in this place is replaced.
-    fs::rename(&staging, &place).map_err(|error| cannot(error.to_string()))?;
-    guard.0 = None;
+    staging.take_place().map_err(|error| cannot(error.to_string()))?;
     if output.is_json() {
         return output.json(&json!({
             "name": name, "hash": version.hash, "files": version.files, "receivedBytes": unpacked.archive_bytes,
