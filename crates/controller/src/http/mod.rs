@@ -194,5 +194,6 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::max(config.max_body_bytes))
+        .layer(middleware::from_fn(crate::trace::answer))
         .with_state(api)
 }

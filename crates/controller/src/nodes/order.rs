@@ -15,6 +15,7 @@ use prexorcloud_protocol::{
     handshake::controller::Hello,
     node::controller::{CommitFailure, OrderId, OrderOutcome, OrderRefusal},
     session::controller::CommandError,
+    trace::TraceParent,
 };
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 use super::{
     FilesAnswer, FilesAsked, NodeSummary, pacing::Turn, task::Node, typed::CommandResult, view::StreamNotes,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, trace};
 
 /// Where an answer goes; nobody may be waiting for it any more
 pub(super) type Reply<T> = oneshot::Sender<Result<T, OrderError>>;
@@ -117,6 +118,21 @@ pub(super) enum NodeRequest {
     },
 }
 
+/// A request, and the trace that it is a part of
+pub(super) struct Traced {
+    pub(super) trace: Option<TraceParent>,
+    pub(super) request: NodeRequest,
+}
+
+impl Traced {
+    pub(super) fn now(request: NodeRequest) -> Self {
+        Self {
+            trace: trace::current(),
+            request,
+        }
+    }
+}
+
 impl NodeRequest {
     /// Nobody waits for the answer any more: whoever asked was told so, and may have asked again
     fn is_abandoned(&self) -> bool {
@@ -185,7 +201,8 @@ impl Node {
             NodeRequest::Start { order, reply } => match self.prepare_start(&order).await {
                 Ok(start) => {
                     let id = self.wait(Waiting::Start(start.clone(), reply));
-                    self.machine.start(Instant::now(), id, start);
+                    self.machine
+                        .start_traced(Instant::now(), id, start, trace::current());
                 }
                 Err(error) => answer(reply, Err(error)),
             },
@@ -200,7 +217,8 @@ impl Node {
                     StopMode::Graceful
                 };
                 let id = self.wait(Waiting::Stop(reply));
-                self.machine.stop(now, id, instance, mode);
+                self.machine
+                    .stop_traced(now, id, instance, mode, trace::current());
             }
             NodeRequest::Command {
                 instance,

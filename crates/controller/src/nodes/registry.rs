@@ -17,7 +17,7 @@ use super::{
     CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
     files::ANSWERED_WITHIN,
     grants::Grants,
-    order::{NodeRequest, Reply},
+    order::{NodeRequest, Reply, Traced},
     plugins,
     task::Node,
 };
@@ -123,7 +123,7 @@ impl NodeContext {
 pub(super) type SharedView = Arc<Mutex<NodeView>>;
 
 struct Entry {
-    orders: mpsc::Sender<NodeRequest>,
+    orders: mpsc::Sender<Traced>,
     view: SharedView,
 }
 
@@ -390,7 +390,7 @@ impl Nodes {
     /// Hands over a stream whose handshake is complete
     pub(super) async fn join(&self, node: NodeId, order: NodeRequest) -> Result<(), OrderError> {
         let orders = self.entry(node, |_| {});
-        let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(order)).await;
+        let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(Traced::now(order))).await;
         sent.map_err(|_| OrderError::Busy)?.map_err(|_| OrderError::Busy)
     }
 
@@ -404,7 +404,7 @@ impl Nodes {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
             orders
-                .send(order(reply))
+                .send(Traced::now(order(reply)))
                 .await
                 .map_err(|_| OrderError::Unanswered)?;
             answer.await.map_err(|_| OrderError::Unanswered)?
@@ -415,7 +415,7 @@ impl Nodes {
     }
 
     /// The mailbox of a node's task, which is started if there is none; `prepare` sees a new one before it runs
-    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<NodeRequest> {
+    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<Traced> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&node) {
             return entry.orders.clone();
