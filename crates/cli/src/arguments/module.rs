@@ -19,6 +19,15 @@ pub enum ModuleCommand {
         #[arg(long, value_name = "FILE")]
         signature: Option<PathBuf>,
     },
+    /// Lets an earlier version of a module count again, on every node
+    Rollback {
+        /// The module
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Its version [default: the one that was installed before]
+        #[arg(long, value_name = "VERSION")]
+        to: Option<String>,
+    },
     /// Uninstalls a module from every node, also from those that are away
     #[command(visible_alias = "delete")]
     Uninstall {
