@@ -28,6 +28,12 @@ pub enum ModuleCommand {
         #[arg(long, value_name = "VERSION")]
         to: Option<String>,
     },
+    /// Tries a module again now where it has failed, on the nodes that are there
+    Retry {
+        /// The module
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// Uninstalls a module from every node, also from those that are away
     #[command(visible_alias = "delete")]
     Uninstall {

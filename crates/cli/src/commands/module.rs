@@ -76,6 +76,7 @@ pub(super) async fn run(command: ModuleCommand, client: &Client, output: &Output
         ModuleCommand::List => list(client, output).await,
         ModuleCommand::Install { jar, signature } => install(&jar, signature, client, output).await,
         ModuleCommand::Rollback { id, to } => rollback(&id, to, client, output).await,
+        ModuleCommand::Retry { id } => retry(&id, client, output).await,
         ModuleCommand::Uninstall { id, yes } => {
             if !yes {
                 confirm(&id)?;
@@ -199,6 +200,24 @@ async fn rollback(id: &str, to: Option<String>, client: &Client, output: &Output
     output.text(&format!("{id}: version {} counts again", answer.value.version))?;
     remark(format!("See what comes of it: prexorctl module states {id}"));
     Ok(())
+}
+
+#[derive(Deserialize)]
+struct Retried {
+    nodes: usize,
+}
+
+async fn retry(id: &str, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = ["modules", "platform", id, "retry"];
+    let answer = client.post::<Retried>(&path, &[], None).await?;
+    if output.is_json() {
+        return output.json(&answer.json);
+    }
+    output.text(&match answer.value.nodes {
+        0 => format!("{id} waits for no other attempt on any node that is there"),
+        1 => format!("{id} is tried again on 1 node"),
+        nodes => format!("{id} is tried again on {nodes} nodes"),
+    })
 }
 
 async fn states(id: Option<&str>, client: &Client, output: &Output) -> Result<(), Failure> {

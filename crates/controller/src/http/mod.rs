@@ -141,6 +141,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/modules/platform/{id}", delete(modules::uninstall))
         .route("/modules/platform/{id}/states", get(modules::states_of))
         .route("/modules/platform/{id}/rollback", post(modules::rollback))
+        .route("/modules/platform/{id}/retry", post(modules::retry))
         .route("/templates", get(templates::list).post(templates::create))
         .route(
             "/templates/{name}",

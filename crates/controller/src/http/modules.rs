@@ -211,6 +211,25 @@ pub(super) async fn uninstall(
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// `POST /modules/platform/{id}/retry`: what has failed on nodes that are there is tried now
+pub(super) async fn retry(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    Id(id): Id,
+) -> Result<Json<Value>, ApiError> {
+    caller.require(Permission::ModulesManage)?;
+    let module = id
+        .parse()
+        .ok()
+        .filter(|_| api.modules.installed().contains_key(&id));
+    let Some(module) = module else {
+        let id: String = id.chars().take(64).collect();
+        return Err(ApiError::not_found(format!("Platform module not found: {id}")));
+    };
+    let nodes = api.nodes.retry_module(module).await;
+    Ok(Json(json!({ "moduleId": id, "nodes": nodes })))
+}
+
 /// The states of all modules on all nodes
 pub(super) async fn all_states(
     State(api): State<Arc<Api>>,

@@ -11,7 +11,7 @@ use prexorcloud_proto::{
     ShutdownNodeAck, StartInstance, TemplateRef,
 };
 use prexorcloud_protocol::{
-    Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
+    Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, ModuleId, StopMode,
     handshake::controller::Hello,
     node::controller::{CommitFailure, OrderId, OrderOutcome, OrderRefusal},
     session::controller::CommandError,
@@ -111,6 +111,11 @@ pub(super) enum NodeRequest {
         order: Box<PreWarmCache>,
         reply: Reply<()>,
     },
+    /// Do now what has failed of a module; the answer is whether there was such a thing
+    RetryModule {
+        module: ModuleId,
+        reply: Reply<bool>,
+    },
     /// End the present session
     Close {
         close: Close,
@@ -145,6 +150,7 @@ impl NodeRequest {
             Self::Files { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
             Self::AskAboutCache { reply } => reply.is_closed(),
+            Self::RetryModule { reply, .. } => reply.is_closed(),
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
             | Self::Ready { reply, .. }
@@ -258,6 +264,7 @@ impl Node {
             NodeRequest::Files { asked, reply } => answer(reply, self.ask_about_files(asked)),
             NodeRequest::AskAboutCache { reply } => answer(reply, self.ask_about_cache()),
             NodeRequest::WarmCache { order, reply } => answer(reply, self.warm_cache(*order)),
+            NodeRequest::RetryModule { module, reply } => answer(reply, Ok(self.retry_module(module))),
             NodeRequest::Close { close, reply } => {
                 if let Some(session) = self.current_session() {
                     session.with(|session, _| session.close_with(close));

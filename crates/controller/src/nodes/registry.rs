@@ -7,7 +7,7 @@ use std::{
 };
 
 use prexorcloud_proto::{PreWarmCache, ShutdownNodeAck};
-use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, NodeId};
+use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, ModuleId, NodeId};
 use prexorcloud_security::seal::SealingKey;
 use prexorcloud_transport::Vital;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -381,6 +381,17 @@ impl Nodes {
         self.ask(node, |reply| NodeRequest::Retire { reply }).await?;
         self.entries().remove(&node);
         Ok(())
+    }
+
+    /// Lets every node do now what has failed of a module; says on how many there was such a thing
+    pub(crate) async fn retry_module(&self, module: ModuleId) -> usize {
+        let nodes: Vec<NodeId> = self.entries().keys().copied().collect();
+        let asked = nodes.into_iter().map(|node| async move {
+            let asked = self.ask(node, |reply| NodeRequest::RetryModule { module, reply });
+            asked.await.unwrap_or(false)
+        });
+        let retried = futures_util::future::join_all(asked).await;
+        retried.into_iter().filter(|is_retried| *is_retried).count()
     }
 
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {

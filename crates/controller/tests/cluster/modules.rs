@@ -495,3 +495,19 @@ async fn a_version_whose_jar_is_gone_is_not_gone_back_to() {
         "{answer}"
     );
 }
+
+#[tokio::test]
+async fn a_failure_is_tried_again_when_an_operator_asks_for_it() {
+    let cluster = cluster().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = join(&cluster, &credential, "node-1", &[]).await;
+    let sha256 = installed(&cluster, &module("stats", "1.0.0")).await;
+    install(&mut puppet).await;
+    let retry = async |id: &str| cluster.act(&format!("/modules/platform/{id}/retry")).await;
+    assert_eq!(retry("stats").await.1["nodes"], 0, "it is on its way");
+    say(&puppet, "stats", &sha256, "FAILED", "no room").await;
+    shown(&cluster, "stats", "node-1", "FAILED").await;
+    assert_eq!(retry("stats").await.1["nodes"], 1);
+    assert_eq!(install(&mut puppet).await.sha256, sha256);
+    assert_eq!(retry("other").await.0, 404);
+}
