@@ -85,6 +85,8 @@ pub struct Console {
     next: u64,
     stream: Followed,
     connected_before: bool,
+    /// Of what is kept when the stream is opened first, only so much is wanted
+    tail: Option<u64>,
 }
 
 impl Console {
@@ -100,6 +102,16 @@ impl Console {
             next: from,
             stream: Followed::default(),
             connected_before: false,
+            tail: None,
+        }
+    }
+
+    /// As [`new`](Self::new), from the last so many of the lines that are kept
+    #[must_use]
+    pub fn tail(client: &Client, instance: &str, lines: u32, extent: Extent) -> Self {
+        Self {
+            tail: Some(lines.into()),
+            ..Self::new(client, instance, 0, extent)
         }
     }
 
@@ -156,6 +168,9 @@ impl Console {
                     self.stream.leave();
                     return Ok(Some(Happening::Recounted));
                 }
+                if let Some(lines) = self.tail.take() {
+                    self.next = connected.next_sequence.saturating_sub(lines);
+                }
                 Ok(None)
             }
             "line" => {
@@ -168,6 +183,9 @@ impl Console {
             }
             "gap" => {
                 let gap: Gap = serde_json::from_str(&event.data).map_err(wrong)?;
+                if gap.before > 0 && gap.before <= self.next {
+                    return Ok(None);
+                }
                 self.next = self.next.max(gap.before);
                 Ok(Some(Happening::Gap { missed: gap.missed }))
             }

@@ -384,6 +384,8 @@ impl Foundation {
             .add_service(AdminServiceServer::new(admin))
             .add_service(ArtifactServiceServer::new(artifacts))
             .add_service(health_service);
+        let traced = axum::middleware::from_fn(crate::trace::answer);
+        let routes = Routes::from(routes.into_axum_router().layer(traced));
         let tls = Arc::clone(&certificate);
         let grpc = grpc.serve(move || tls.config(), routes);
 

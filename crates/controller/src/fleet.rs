@@ -16,6 +16,7 @@ use crate::{
         StartOrder, StopAnswer, Vitals,
     },
     store::StoreError,
+    trace,
     wall_clock::now_millis,
 };
 
@@ -262,10 +263,10 @@ impl Fleet {
         let node = self.node_of(instance).await?;
         let (nodes, outcome) = (Arc::clone(&self.nodes), self.commands().of(instance, name));
         // Goes on when the caller has gone: it may have been typed. What was refused was not, and may be tried again.
-        let typed = tokio::spawn(async move {
+        let typed = tokio::spawn(trace::carried(async move {
             let typed = outcome.get_or_try_init(|| nodes.command(node, instance, line));
             typed.await.cloned()
-        });
+        }));
         typed.await.unwrap_or(Err(OrderError::Unanswered))
     }
 

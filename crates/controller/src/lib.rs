@@ -74,6 +74,7 @@ mod secrets;
 mod services;
 pub mod store;
 pub mod templates;
+mod trace;
 mod wall_clock;
 mod workloads;
 

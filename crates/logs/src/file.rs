@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -168,19 +169,24 @@ impl Writer {
                 Ok(()) => {
                     let missing = std::mem::take(&mut self.missing);
                     if std::mem::take(&mut self.is_told) {
-                        (self.tell)(Ok(missing));
+                        self.say(Ok(missing));
                     }
                 }
                 Err(error) => {
                     lost += 1;
                     self.missing += 1;
                     if !std::mem::replace(&mut self.is_told, true) {
-                        (self.tell)(Err(&error));
+                        self.say(Err(&error));
                     }
                 }
             }
         }
         lost
+    }
+
+    /// Tells it; whoever hears it may fail, and the lines after this one are written all the same.
+    fn say(&self, what: Result<u64, &io::Error>) {
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.tell)(what)));
     }
 
     fn write(&mut self, line: &[u8]) -> io::Result<()> {
@@ -374,6 +380,30 @@ mod tests {
         case.write("kept");
         assert_eq!(case.told.try_recv().unwrap(), Ok(3));
         assert_eq!(case.read("logs/x.log"), "kept\n");
+    }
+
+    #[test]
+    fn whoever_is_told_may_fail() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("logs/x.log");
+        fs::write(folder.path().join("logs"), "").unwrap();
+        let limits = FileLimits {
+            bytes: 1000,
+            former: 1,
+        };
+        let file = RollingFile::start(path.clone(), limits, Box::new(|_| panic!("nobody listens"))).unwrap();
+        let write = |line: &[u8]| {
+            file.write(line);
+            assert!(file.flush(SOON));
+        };
+        write(b"lost\n");
+        fs::remove_file(folder.path().join("logs")).unwrap();
+        write(b"one\n");
+        write(b"two\n");
+        assert_eq!(
+            (file.lost(), fs::read_to_string(path).unwrap().as_str()),
+            (1, "one\ntwo\n")
+        );
     }
 
     #[test]

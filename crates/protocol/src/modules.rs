@@ -3,6 +3,12 @@
 //! [`plan`] compares what is wanted with what a node has. [`Distribution`] is the machine around it: it knows what the node said last, what it
 //! was sent and has not answered, and when something that failed is tried again. It lives as long as the node, across streams.
 //!
+//! # What fails
+//! An order without an answer is given again, with [growing pauses](RETRIES), for as long as it is due. A module of which the daemon says that it
+//! failed is given again as well, but after [`RETRIES`]`.len()` attempts only when something has changed: another jar, a list of the daemon in which
+//! it does not stand as failed, the next stream of a daemon that lists nothing, or a [request](Distribution::handle_retry). The attempts are not
+//! recorded, so another controller process begins to count anew.
+//!
 //! What a node has outlives its streams, too: whatever is sent is noted as sent first ([`Output::Note`]), so that a module which is
 //! uninstalled while its node is away is removed when the node is back. A daemon with `modules/1` lists what it has after each handshake, and
 //! that counts. One without (the Java daemon) has nothing after a start and says nothing, so it is sent everything again, as its own
@@ -25,7 +31,7 @@ pub const SNAPSHOT_WITHIN: Duration = Duration::from_secs(30);
 /// How long the answer to an order may take, the transfer of the jar included
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(600);
 
-/// What is waited before the same order is given again; the last counts from then on
+/// What is waited before the same order is given again; the last counts from then on, where nobody has answered
 pub const RETRIES: [Duration; 5] = [
     Duration::from_secs(5),
     Duration::from_secs(20),
@@ -154,8 +160,14 @@ struct Attempt {
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    Sent { until: Instant },
-    Resting { until: Instant },
+    Sent {
+        until: Instant,
+    },
+    Resting {
+        until: Instant,
+    },
+    /// Not again before something has changed
+    GivenUp,
 }
 
 impl Attempt {
@@ -167,9 +179,18 @@ impl Attempt {
         };
     }
 
-    fn due(&self) -> Instant {
+    /// The daemon says that it cannot be done
+    fn refused(&mut self, now: Instant) {
+        match self.count < RETRIES.len() {
+            true => self.failed(now),
+            false => self.phase = Phase::GivenUp,
+        }
+    }
+
+    fn due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Sent { until } | Phase::Resting { until } => until,
+            Phase::Sent { until } | Phase::Resting { until } => Some(until),
+            Phase::GivenUp => None,
         }
     }
 }
@@ -242,9 +263,15 @@ impl Distribution {
         for (module, has) in settled {
             self.settle(now, module, &has);
         }
-        // What is not listed is gone.
-        self.attempts
-            .retain(|(module, sha256), _| !sha256.is_empty() || self.has.contains_key(module));
+        // What is not listed is gone, and what is not listed as failed has not failed yet.
+        let has = &self.has;
+        self.attempts.retain(
+            |(module, sha256), attempt| match (&attempt.phase, has.get(module)) {
+                (Phase::GivenUp, Some(has)) => has.state == FAILED && has.sha256 == *sha256,
+                (Phase::GivenUp, None) => false,
+                (_, listed) => !sha256.is_empty() || listed.is_some(),
+            },
+        );
         self.outputs.push_back(Output::Note);
         self.go_on(now);
     }
@@ -278,9 +305,21 @@ impl Distribution {
 
     /// An order could not be sent; it is given again later
     pub fn handle_not_sent(&mut self, now: Instant, action: &Action) {
-        if let Some(attempt) = self.attempts.get_mut(&action.key()) {
+        if let Some(attempt) = self.attempts.get_mut(&action.key())
+            && matches!(attempt.phase, Phase::Sent { .. })
+        {
             attempt.failed(now);
         }
+    }
+
+    /// What rests or was given up about a module is done now, as if it had never failed; says whether there was such a thing
+    pub fn handle_retry(&mut self, now: Instant, module: ModuleId) -> bool {
+        let before = self.attempts.len();
+        self.attempts
+            .retain(|(of, _), attempt| *of != module || matches!(attempt.phase, Phase::Sent { .. }));
+        let has_any = self.attempts.len() != before;
+        self.go_on(now);
+        has_any
     }
 
     /// Does what is due; early and repeated calls are harmless
@@ -299,7 +338,7 @@ impl Distribution {
         match self.link {
             Link::Away => None,
             Link::AwaitingSnapshot { until } => Some(until),
-            Link::Open => self.attempts.values().map(Attempt::due).min(),
+            Link::Open => self.attempts.values().filter_map(Attempt::due).min(),
         }
     }
 
@@ -313,6 +352,8 @@ impl Distribution {
         for has in self.has.values_mut().filter(|has| has.is_there()) {
             SENT.clone_into(&mut has.state);
         }
+        self.attempts
+            .retain(|_, attempt| !matches!(attempt.phase, Phase::GivenUp));
         self.link = Link::Open;
         self.go_on(now);
     }
@@ -334,7 +375,7 @@ impl Distribution {
         };
         if told.state == FAILED {
             if let Some(attempt) = self.attempts.get_mut(&(module, key)) {
-                attempt.failed(now);
+                attempt.refused(now);
             }
         } else if told.state != "STOPPING" {
             self.attempts.remove(&(module, key));
@@ -352,7 +393,7 @@ impl Distribution {
         for action in actions {
             let key = action.key();
             match self.attempts.get_mut(&key) {
-                Some(attempt) if attempt.due() > now => continue,
+                Some(attempt) if attempt.due().is_none_or(|due| due > now) => continue,
                 Some(attempt) if matches!(attempt.phase, Phase::Sent { .. }) => {
                     attempt.failed(now);
                     continue;

@@ -38,6 +38,17 @@ impl TraceParent {
         self.as_str().get(36..52).unwrap_or_default()
     }
 
+    /// The same trace, continued in another span; 0 is no id of a span, and 1 takes its place.
+    #[must_use]
+    pub fn with_span(&self, span: u64) -> Self {
+        let mut bytes = self.0;
+        let digits = format!("{:016x}", span.max(1));
+        for (to, from) in bytes.iter_mut().skip(36).zip(digits.bytes()) {
+            *to = from;
+        }
+        Self(bytes)
+    }
+
     /// The header's text.
     #[must_use]
     pub fn as_str(&self) -> &str {

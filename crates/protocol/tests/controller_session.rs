@@ -301,7 +301,7 @@ fn orders_leave_half_of_the_outbox_and_are_asked_for_again_when_there_is_room() 
     let mut left = 3_000;
     let mut next = || {
         left -= 1;
-        (left >= 0).then(|| FromController::StartInstance(Box::default()))
+        (left >= 0).then(|| (FromController::StartInstance(Box::default()), None))
     };
     bench.session.take_orders(&mut next);
     assert!(!bench.session.has_room_for_orders());
@@ -433,7 +433,7 @@ fn every_message_carries_the_epoch() {
     bench.receive(FromDaemon::Handshake(Box::new(handshake())));
     bench.admit();
     bench.session.take_orders({
-        let mut start = Some(FromController::StartInstance(Box::default()));
+        let mut start = Some((FromController::StartInstance(Box::default()), None));
         move || start.take()
     });
     bench

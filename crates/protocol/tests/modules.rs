@@ -147,7 +147,8 @@ fn what_fails_is_tried_again_later_and_later() {
     let mut now = start();
     let mut machine = Distribution::new(vec![wanted("a", "1")], BTreeMap::new());
     machine.handle_connected(now, Listing::Never);
-    for wait in RETRIES.into_iter().chain([RETRIES[4]]) {
+    for wait in &RETRIES[..4] {
+        let wait = *wait;
         assert_eq!(told(&mut machine), [install("a", "1", None)], "after {wait:?}");
         machine.handle_state(now, id("a"), has("1", "FAILED"));
         machine.handle_timeout(now + wait - Duration::from_millis(1));
@@ -156,9 +157,70 @@ fn what_fails_is_tried_again_later_and_later() {
         now += wait;
         machine.handle_timeout(now);
     }
+    // After that, only if something changes.
+    assert_eq!(told(&mut machine), [install("a", "1", None)]);
+    machine.handle_state(now, id("a"), has("1", "FAILED"));
+    assert_eq!(machine.poll_timeout(), None);
+    now += Duration::from_secs(100_000);
+    machine.handle_timeout(now);
+    assert!(told(&mut machine).is_empty());
+    assert!(machine.handle_retry(now, id("a")), "an operator asks for it");
+    assert_eq!(told(&mut machine), [install("a", "1", None)]);
+    assert!(!machine.handle_retry(now, id("a")), "it is on its way");
+    assert!(told(&mut machine).is_empty());
+    machine.handle_state(now, id("a"), has("1", "FAILED"));
+    assert_eq!(machine.poll_timeout(), Some(now + RETRIES[0]), "counted anew");
     // Another jar is another matter.
     machine.handle_wanted(now, vec![wanted("a", "2")]);
     assert_eq!(told(&mut machine).last(), Some(&install("a", "2", Some("1.0.1"))));
+}
+
+/// A module that has failed so often that it is given up
+fn given_up(lists: Listing) -> (Instant, Distribution) {
+    let mut now = start();
+    let mut machine = Distribution::new(vec![wanted("a", "1")], BTreeMap::new());
+    machine.handle_connected(now, lists);
+    if lists == Listing::AfterHandshake {
+        machine.handle_snapshot(now, []);
+    }
+    for _ in RETRIES {
+        assert_eq!(told(&mut machine).len(), 1);
+        machine.handle_state(now, id("a"), has("1", "FAILED"));
+        now = machine.poll_timeout().unwrap_or(now);
+        machine.handle_timeout(now);
+    }
+    assert!(told(&mut machine).is_empty() && machine.poll_timeout().is_none());
+    machine.handle_disconnected(now);
+    (now, machine)
+}
+
+#[test]
+fn what_is_given_up_is_begun_anew_by_a_daemon_of_another_opinion_only() {
+    let (now, mut machine) = given_up(Listing::AfterHandshake);
+    machine.handle_connected(now, Listing::AfterHandshake);
+    machine.handle_snapshot(now, [(id("a"), has("1", "FAILED"))]);
+    assert!(told(&mut machine).is_empty() && machine.poll_timeout().is_none());
+    machine.handle_disconnected(now);
+    machine.handle_connected(now, Listing::AfterHandshake);
+    machine.handle_snapshot(now, []);
+    assert_eq!(told(&mut machine), [install("a", "1", None)]);
+
+    let (now, mut machine) = given_up(Listing::Never);
+    machine.handle_connected(now, Listing::Never);
+    assert_eq!(told(&mut machine), [install("a", "1", None)]);
+}
+
+#[test]
+fn an_order_that_was_not_sent_is_given_again_soon() {
+    let now = start();
+    let mut machine = Distribution::new(vec![wanted("a", "1")], BTreeMap::new());
+    machine.handle_connected(now, Listing::Never);
+    let sent = told(&mut machine);
+    machine.handle_not_sent(now, &sent[0]);
+    assert_eq!(machine.poll_timeout(), Some(now + RETRIES[0]));
+    // What is said of it too late puts nothing off.
+    machine.handle_not_sent(now + Duration::from_secs(1), &sent[0]);
+    assert_eq!(machine.poll_timeout(), Some(now + RETRIES[0]));
 }
 
 #[test]

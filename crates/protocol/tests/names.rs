@@ -100,6 +100,19 @@ fn a_trace_parent_of_zeros_is_none() {
 }
 
 #[test]
+fn a_trace_goes_on_in_another_span() {
+    let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01").unwrap();
+    let child = trace.with_span(0xab);
+    assert_eq!(
+        child.as_str(),
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00000000000000ab-01"
+    );
+    for child in [child, trace.with_span(0), trace.with_span(u64::MAX)] {
+        assert_eq!(TraceParent::parse(child.as_str()), Some(child));
+    }
+}
+
+#[test]
 fn length_is_counted_as_java_counts_it() {
     // One astral character is two UTF-16 units and four bytes.
     assert!(fits("🦀🦀", 4));

@@ -19,6 +19,21 @@ pub enum ModuleCommand {
         #[arg(long, value_name = "FILE")]
         signature: Option<PathBuf>,
     },
+    /// Lets an earlier version of a module count again, on every node
+    Rollback {
+        /// The module
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Its version [default: the one that was installed before]
+        #[arg(long, value_name = "VERSION")]
+        to: Option<String>,
+    },
+    /// Tries a module again now where it has failed, on the nodes that are there
+    Retry {
+        /// The module
+        #[arg(value_name = "ID")]
+        id: String,
+    },
     /// Uninstalls a module from every node, also from those that are away
     #[command(visible_alias = "delete")]
     Uninstall {

@@ -281,7 +281,8 @@ async fn feed(
 ) {
     let mut feeder = match &source {
         Source::Instance(id) => {
-            Feeder::Console(Box::new(Console::new(&client, id, 0, Extent::Live)), wanted.since)
+            let console = Console::tail(&client, id, tail, Extent::Live);
+            Feeder::Console(Box::new(console), wanted.since)
         }
         _ => {
             let mut path = source.path();

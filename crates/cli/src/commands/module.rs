@@ -5,6 +5,7 @@ use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::json;
 
 use crate::arguments::ModuleCommand;
 use crate::client::Client;
@@ -74,13 +75,15 @@ pub(super) async fn run(command: ModuleCommand, client: &Client, output: &Output
     match command {
         ModuleCommand::List => list(client, output).await,
         ModuleCommand::Install { jar, signature } => install(&jar, signature, client, output).await,
+        ModuleCommand::Rollback { id, to } => rollback(&id, to, client, output).await,
+        ModuleCommand::Retry { id } => retry(&id, client, output).await,
         ModuleCommand::Uninstall { id, yes } => {
             if !yes {
                 confirm(&id)?;
             }
             client.delete(&["modules", "platform", &id]).await?;
             if output.is_json() {
-                return output.json(&serde_json::json!({ "moduleId": id, "status": "UNINSTALLED" }));
+                return output.json(&json!({ "moduleId": id, "status": "UNINSTALLED" }));
             }
             output.text(&format!(
                 "{id} is uninstalled; nodes that are away remove it when they are back"
@@ -180,6 +183,41 @@ async fn install(
         ),
     });
     Ok(())
+}
+
+#[derive(Deserialize)]
+struct Restored {
+    version: String,
+}
+
+async fn rollback(id: &str, to: Option<String>, client: &Client, output: &Output) -> Result<(), Failure> {
+    let body = to.map_or_else(|| json!({}), |to| json!({ "version": to }));
+    let path = ["modules", "platform", id, "rollback"];
+    let answer = client.post::<Restored>(&path, &[], Some(&body)).await?;
+    if output.is_json() {
+        return output.json(&answer.json);
+    }
+    output.text(&format!("{id}: version {} counts again", answer.value.version))?;
+    remark(format!("See what comes of it: prexorctl module states {id}"));
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Retried {
+    nodes: usize,
+}
+
+async fn retry(id: &str, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = ["modules", "platform", id, "retry"];
+    let answer = client.post::<Retried>(&path, &[], None).await?;
+    if output.is_json() {
+        return output.json(&answer.json);
+    }
+    output.text(&match answer.value.nodes {
+        0 => format!("{id} waits for no other attempt on any node that is there"),
+        1 => format!("{id} is tried again on 1 node"),
+        nodes => format!("{id} is tried again on {nodes} nodes"),
+    })
 }
 
 async fn states(id: Option<&str>, client: &Client, output: &Output) -> Result<(), Failure> {

@@ -82,3 +82,38 @@ fn what_somebody_else_logged_stays_on_its_line() {
     );
     assert!(ran.stderr.starts_with("-- 4 records were lost here"), "{ran:?}");
 }
+
+#[test]
+fn a_console_that_is_followed_begins_with_as_many_lines_as_are_wanted() {
+    let line = |sequence: u64| {
+        let data = serde_json::json!({ "sequence": sequence, "line": format!("line {sequence}") });
+        format!("event: line\ndata: {data}\n\n")
+    };
+    let hello = "event: connected\ndata: {\"firstSequence\":4,\"nextSequence\":8}\n\n";
+    let gap = "event: gap\ndata: {\"missed\":3,\"before\":4}\n\n";
+    for (tail, wanted) in [
+        ("2", vec!["line 6", "line 7", "line 8"]),
+        ("0", vec!["line 8"]),
+        (
+            "100",
+            vec!["gap", "line 4", "line 5", "line 6", "line 7", "line 8"],
+        ),
+    ] {
+        let server = Server::replying(vec![
+            events(&[hello, gap, &line(4), &line(5), &line(6), &line(7), &line(8)]),
+            json(403, r#"{"message":"no more"}"#),
+        ]);
+        let ran = run(
+            &server,
+            &["logs", "instance", "lobby-1", "-f", "--tail", tail, "-o", "json"],
+        );
+        assert_eq!(ran.code, 3, "{ran:?}");
+        let shown: Vec<String> = ran
+            .stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .map(|line: serde_json::Value| line["line"].as_str().unwrap_or("gap").to_owned())
+            .collect();
+        assert_eq!(shown, wanted, "--tail {tail}");
+    }
+}

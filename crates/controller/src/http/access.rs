@@ -37,6 +37,13 @@ impl Authenticated {
     }
 }
 
+impl From<Caller> for Authenticated {
+    /// Who was known by something else than the header, such as a ticket
+    fn from(caller: Caller) -> Self {
+        Self(caller)
+    }
+}
+
 impl FromRequestParts<Arc<Api>> for Authenticated {
     type Rejection = ApiError;
 

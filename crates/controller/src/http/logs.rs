@@ -9,7 +9,7 @@ use axum::{
     Json,
     extract::State,
     http::HeaderMap,
-    response::{Response, sse::Event},
+    response::{IntoResponse as _, Response, sse::Event},
 };
 use futures_util::{StreamExt as _, stream};
 use prexorcloud_protocol::NodeId;
@@ -23,6 +23,7 @@ use super::{
     error::ApiError,
     json::{Id, Params},
     sse,
+    tickets::{self, NotAdmitted, Scope},
 };
 use crate::{
     access::Permission,
@@ -53,6 +54,8 @@ pub(super) struct Asked {
     tail: Option<usize>,
     /// The last position that the reader of a stream has seen
     after: Option<String>,
+    /// What opens a stream instead of a token
+    ticket: Option<String>,
 }
 
 impl Asked {
@@ -96,29 +99,52 @@ pub(super) async fn of_node(
 
 pub(super) async fn stream_own(
     State(api): State<Arc<Api>>,
-    caller: Authenticated,
     headers: HeaderMap,
     Params(asked): Params<Asked>,
-) -> Result<Response, ApiError> {
-    let actor = caller.require(Permission::LogsView)?;
+) -> Response {
+    let actor = match reader(&api, &headers, &asked, Scope::OwnLog).await {
+        Ok(actor) => actor,
+        Err(refusal) => return refusal,
+    };
     let hello = json!({ "username": actor });
-    follow(&api, api.logs.own(), &asked, &headers, hello)
+    follow(&api, api.logs.own(), &asked, &headers, hello).into_response()
 }
 
 pub(super) async fn stream_of_node(
     State(api): State<Arc<Api>>,
-    caller: Authenticated,
     id: Id,
     headers: HeaderMap,
     Params(asked): Params<Asked>,
-) -> Result<Response, ApiError> {
-    let actor = caller.require(Permission::LogsView)?;
-    let node: NodeId = id.parse("node")?;
+) -> Response {
+    let node: NodeId = match id.parse("node") {
+        Ok(node) => node,
+        Err(error) => return error.into_response(),
+    };
+    let actor = match reader(&api, &headers, &asked, Scope::LogOf(node)).await {
+        Ok(actor) => actor,
+        Err(refusal) => return refusal,
+    };
     if api.nodes.view(node).is_none() {
-        return Err(ApiError::not_found("no such node"));
+        return ApiError::not_found("no such node").into_response();
     }
     let hello = json!({ "username": actor, "nodeId": node.as_str() });
-    follow(&api, api.logs.of_node(node), &asked, &headers, hello)
+    follow(&api, api.logs.of_node(node), &asked, &headers, hello).into_response()
+}
+
+/// The name of whoever opens a stream of a log, by a token or a ticket, if it may; or the answer that it gets
+async fn reader(api: &Api, headers: &HeaderMap, asked: &Asked, scope: Scope) -> Result<String, Response> {
+    let ticket = asked.ticket.as_deref();
+    let caller = match tickets::admit(api, headers, ticket, scope).await {
+        Ok(caller) => Authenticated::from(caller),
+        Err(NotAdmitted::Ticket) => return Err(sse::refusal("Unauthorized")),
+        Err(NotAdmitted::Refused(error)) => return Err(error.into_response()),
+    };
+    caller
+        .require(Permission::LogsView)
+        .map_err(|error| match ticket {
+            Some(_) => sse::refusal("Forbidden"),
+            None => error.into_response(),
+        })
 }
 
 /// Asking makes no ring for a node that is not there

@@ -104,6 +104,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
         .route("/nodes/{id}/logs", get(logs::of_node))
         .route("/nodes/{id}/logs/stream", get(logs::stream_of_node))
+        .route("/nodes/{id}/logs/ticket", post(tickets::for_log_of_node))
         .route("/nodes/{id}/cache", get(cache::show))
         .route("/nodes/{id}/cache/refresh", post(cache::refresh))
         .route("/nodes/{id}/cache/warm", post(cache::warm))
@@ -132,12 +133,15 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/system/ready", get(system::ready))
         .route("/system/logs", get(logs::own))
         .route("/system/logs/stream", get(logs::stream_own))
+        .route("/system/logs/ticket", post(tickets::for_own_log))
         .route("/system/version", get(system::version))
         .route("/modules", get(modules::list))
         .route("/modules/platform", get(modules::list_all))
         .route("/modules/states", get(modules::all_states))
         .route("/modules/platform/{id}", delete(modules::uninstall))
         .route("/modules/platform/{id}/states", get(modules::states_of))
+        .route("/modules/platform/{id}/rollback", post(modules::rollback))
+        .route("/modules/platform/{id}/retry", post(modules::retry))
         .route("/templates", get(templates::list).post(templates::create))
         .route(
             "/templates/{name}",
@@ -192,5 +196,6 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .fallback(error::no_such_route)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(DefaultBodyLimit::max(config.max_body_bytes))
+        .layer(middleware::from_fn(crate::trace::answer))
         .with_state(api)
 }

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Json,
-    body::{self, Body},
+    Json, body,
     extract::State,
     http::{HeaderMap, StatusCode},
 };
 use prexorcloud_content::module::{Host, MAX_JAR_BYTES, Manifest};
 use prexorcloud_security::signature::{Form, MAX_SIGNATURE_FILE};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -17,7 +17,7 @@ use super::{
     Api,
     access::Authenticated,
     error::ApiError,
-    json::{Id, time, time_unless_never},
+    json::{Body, Id, time, time_unless_never},
     multipart,
 };
 use crate::{
@@ -72,6 +72,7 @@ fn shown(entry: &Entry) -> Value {
         current,
         manifest,
         unmet,
+        former,
     } = entry;
     let ModuleArtifact {
         version,
@@ -108,7 +109,7 @@ fn shown(entry: &Entry) -> Value {
         "frontend": manifest.frontend.as_ref().map(|f| json!({ "sdkVersion": f.sdk_version, "entry": f.entry })),
         "capabilities": { "provides": provides.collect::<Vec<_>>(), "requires": requires.collect::<Vec<_>>() },
         "storage": { "mongo": manifest.storage.mongo, "redis": manifest.storage.redis },
-        "extensions": manifest.extensions, "unresolvedRequirements": unmet, "compatibility": [],
+        "formerVersions": former, "extensions": manifest.extensions, "unresolvedRequirements": unmet, "compatibility": [],
     })
 }
 
@@ -116,7 +117,7 @@ pub(super) async fn upload(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
     headers: HeaderMap,
-    body: Body,
+    body: body::Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let actor = caller.require(Permission::ModulesManage)?;
     let _turn = UPLOADS.acquire().await;
@@ -180,6 +181,26 @@ fn read(parts: Vec<multipart::Part>) -> Result<Upload, ApiError> {
     })
 }
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rollback {
+    version: Option<String>,
+}
+
+/// `POST /modules/platform/{id}/rollback`
+pub(super) async fn rollback(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    Id(id): Id,
+    Body(Rollback { version }): Body<Rollback>,
+) -> Result<Json<Value>, ApiError> {
+    let actor = caller.require(Permission::ModulesManage)?;
+    let counts = api.modules.rollback(&actor, &id, version.as_deref()).await?;
+    Ok(Json(json!({
+        "status": "restored", "moduleId": id, "version": counts.version, "sha256": counts.sha256,
+    })))
+}
+
 pub(super) async fn uninstall(
     State(api): State<Arc<Api>>,
     caller: Authenticated,
@@ -188,6 +209,25 @@ pub(super) async fn uninstall(
     let actor = caller.require(Permission::ModulesManage)?;
     api.modules.uninstall(&actor, &id).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /modules/platform/{id}/retry`: what has failed on nodes that are there is tried now
+pub(super) async fn retry(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    Id(id): Id,
+) -> Result<Json<Value>, ApiError> {
+    caller.require(Permission::ModulesManage)?;
+    let module = id
+        .parse()
+        .ok()
+        .filter(|_| api.modules.installed().contains_key(&id));
+    let Some(module) = module else {
+        let id: String = id.chars().take(64).collect();
+        return Err(ApiError::not_found(format!("Platform module not found: {id}")));
+    };
+    let nodes = api.nodes.retry_module(module).await;
+    Ok(Json(json!({ "moduleId": id, "nodes": nodes })))
 }
 
 /// The states of all modules on all nodes

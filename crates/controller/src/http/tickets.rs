@@ -15,10 +15,11 @@ use axum::{
     http::{HeaderMap, header::AUTHORIZATION},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use prexorcloud_protocol::NodeId;
 use serde::Serialize;
 
-use super::{Api, access::Authenticated, error::ApiError};
-use crate::access::{AccessError, Caller};
+use super::{Api, access::Authenticated, error::ApiError, json::Id};
+use crate::access::{AccessError, Caller, Permission};
 
 /// How long a ticket is good for
 const LIFETIME: Duration = Duration::from_secs(30);
@@ -34,6 +35,10 @@ const MAX_OPEN_OF_ONE: usize = 64;
 pub(crate) enum Scope {
     /// The stream of events
     Events,
+    /// The stream of the controller's own log
+    OwnLog,
+    /// The stream of the log of this node's daemon
+    LogOf(NodeId),
 }
 
 struct Open {
@@ -126,6 +131,31 @@ pub(super) async fn for_events(
         .issue(caller.into_caller(), Scope::Events, Instant::now())
 }
 
+/// `POST /system/logs/ticket`
+pub(super) async fn for_own_log(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+) -> Result<Json<Ticket>, ApiError> {
+    caller.require(Permission::LogsView)?;
+    api.tickets
+        .issue(caller.into_caller(), Scope::OwnLog, Instant::now())
+}
+
+/// `POST /nodes/{id}/logs/ticket`
+pub(super) async fn for_log_of_node(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<Json<Ticket>, ApiError> {
+    caller.require(Permission::LogsView)?;
+    let node = id.parse("node")?;
+    if api.nodes.view(node).is_none() {
+        return Err(ApiError::not_found("no such node"));
+    }
+    api.tickets
+        .issue(caller.into_caller(), Scope::LogOf(node), Instant::now())
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -148,6 +178,20 @@ mod tests {
         assert_eq!(tickets.redeem(&ticket, Scope::Events, now), None);
         assert_eq!(tickets.redeem("", Scope::Events, now), None);
         assert_eq!(tickets.redeem(&issue(), Scope::Events, now + LIFETIME), None);
+    }
+
+    #[test]
+    fn a_ticket_opens_the_stream_that_it_was_given_out_for_and_no_other() {
+        let (tickets, now) = (Tickets::default(), Instant::now());
+        let of = |name: &str| Scope::LogOf(name.parse().unwrap());
+        let all = [Scope::Events, Scope::OwnLog, of("node-1"), of("node-2")];
+        for scope in all {
+            for wanted in all {
+                let ticket = tickets.issue(named("a"), scope, now).unwrap().0.ticket;
+                let caller = tickets.redeem(&ticket, wanted, now);
+                assert_eq!(caller.is_some(), scope == wanted, "{scope:?} {wanted:?}");
+            }
+        }
     }
 
     #[test]

@@ -39,6 +39,9 @@ use crate::{
 /// Most modules
 pub const MAX_MODULES: usize = 128;
 
+/// Versions of a module that are kept beside the one that counts
+const FORMER: usize = 5;
+
 /// Attempts to change the modules while others change them
 const ATTEMPTS: usize = 16;
 
@@ -86,6 +89,8 @@ pub(crate) struct Entry {
     pub(crate) current: ModuleArtifact,
     pub(crate) manifest: Manifest,
     pub(crate) unmet: Vec<String>,
+    /// The versions that one can go back to, the newest upload first
+    pub(crate) former: Vec<String>,
 }
 
 /// What nodes are to have
@@ -207,16 +212,12 @@ impl Modules {
                     "there are {MAX_MODULES} modules, which is the limit"
                 )));
             }
-            if let Some(circle) = dependencies::cycle(&all) {
-                let circle = circle.join(" -> ");
-                return Err(ModuleError::Conflict(format!(
-                    "modules would need each other in a circle: {circle}"
-                )));
-            }
+            refuse_circle(&all)?;
+            let before = known.as_ref().map_or(&[][..], |known| &known.record.former);
             let record = ModuleRecord {
                 id: id.clone(),
                 current: Some(artifact.clone()),
-                previous: current,
+                former: others(current.iter().chain(before), &artifact),
             };
             let audit = audit::entry(actor, "module.install", &id, &artifact.version);
             let txn = changed(set.as_ref()).put_record(&record).put_record(&audit);
@@ -241,12 +242,82 @@ impl Modules {
         ))
     }
 
+    /// Lets another version of a module count that is kept: the named one, or the one that was uploaded before the one that counts
+    pub(crate) async fn rollback(
+        &self,
+        actor: &str,
+        id: &str,
+        version: Option<&str>,
+    ) -> Result<ModuleArtifact, ModuleError> {
+        for _ in 0..ATTEMPTS {
+            let set = store::load::<ModuleSetRecord>(&*self.store, "current").await?;
+            let (mut all, _) = self.load_all().await?;
+            let known = store::load::<ModuleRecord>(&*self.store, id).await?;
+            let known = known.ok_or_else(|| unknown(id))?;
+            let former = &known.record.former;
+            let current = known.record.current.as_ref();
+            let before = |artifact: &&ModuleArtifact| {
+                current.is_none_or(|current| artifact.stored_at_ms < current.stored_at_ms)
+            };
+            let found = match version {
+                Some(version) if current.is_some_and(|current| current.version == version) => {
+                    return Err(ModuleError::Conflict(format!("{id} {version} counts already")));
+                }
+                Some(version) => former.iter().find(|artifact| artifact.version == version),
+                None => former.iter().find(before),
+            };
+            let artifact = found.cloned().ok_or_else(|| nothing_kept(id, version, former))?;
+            self.refuse_damaged(id, &artifact).await?;
+            let manifest = Manifest::parse(&artifact.manifest)
+                .map_err(|error| ModuleError::Invalid(error.to_string()))?;
+            all.insert(id.to_owned(), manifest);
+            refuse_circle(&all)?;
+            let record = ModuleRecord {
+                id: id.to_owned(),
+                current: Some(artifact.clone()),
+                former: others(current.into_iter().chain(former), &artifact),
+            };
+            let audit = audit::entry(actor, "module.rollback", id, &artifact.version);
+            let txn = changed(set.as_ref()).put_record(&record).put_record(&audit);
+            let txn = txn.expect(record.key(), Expect::At(known.revision));
+            if self.store.txn(txn).await?.committed().is_some() {
+                tracing::info!(
+                    module = id,
+                    version = artifact.version,
+                    sha256 = artifact.sha256,
+                    "an earlier version of a module counts again"
+                );
+                self.publish().await?;
+                return Ok(artifact);
+            }
+        }
+        Err(ModuleError::Conflict(
+            "the modules change all the time, try again".to_owned(),
+        ))
+    }
+
+    /// A version whose jar is not what it was would be sent to nobody
+    async fn refuse_damaged(&self, id: &str, artifact: &ModuleArtifact) -> Result<(), ModuleError> {
+        let name = artifact.sha256.parse::<Digest>();
+        let name = name.map_err(|_| internal("a recorded digest is none"))?;
+        let jar = self.content.read(name, MAX_JAR_BYTES).await?;
+        let is_whole = tokio::task::spawn_blocking(move || jar.is_some_and(|jar| Digest::of(&jar) == name));
+        match is_whole.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ModuleError::Conflict(format!(
+                "the jar of {id} {} is missing or damaged on the controller's disk; install it again",
+                artifact.version
+            ))),
+            Err(_) => Err(internal("the worker that hashed the jar ended")),
+        }
+    }
+
     /// Uninstalls a module here and on every node
     pub(crate) async fn uninstall(&self, actor: &str, id: &str) -> Result<(), ModuleError> {
         for _ in 0..ATTEMPTS {
             let set = store::load::<ModuleSetRecord>(&*self.store, "current").await?;
             let known = store::load::<ModuleRecord>(&*self.store, id).await?;
-            let known = known.ok_or_else(|| ModuleError::Unknown(id.chars().take(64).collect()))?;
+            let known = known.ok_or_else(|| unknown(id))?;
             let key = known.record.key();
             let audit = audit::entry(actor, "module.uninstall", id, "");
             let txn = changed(set.as_ref()).expect(key.clone(), Expect::At(known.revision));
@@ -283,10 +354,12 @@ impl Modules {
             let manifest = manifests.get(&record.id)?.clone();
             let unmet = dependencies::unmet(&manifest, &manifests);
             let current = record.current?;
+            let former = record.former.into_iter().map(|former| former.version);
             let entry = Entry {
                 current,
                 manifest,
                 unmet,
+                former: former.collect(),
             };
             Some((record.id, entry))
         });
@@ -300,11 +373,48 @@ pub(crate) async fn referenced(store: &dyn Store) -> Result<Vec<Digest>, StoreEr
     let (records, _) = store::load_all::<ModuleRecord>(store).await?;
     let artifacts = records
         .into_iter()
-        .flat_map(|stored| [stored.record.current, stored.record.previous]);
+        .flat_map(|stored| stored.record.current.into_iter().chain(stored.record.former));
     Ok(artifacts
-        .flatten()
         .filter_map(|artifact| artifact.sha256.parse().ok())
         .collect())
+}
+
+fn unknown(id: &str) -> ModuleError {
+    ModuleError::Unknown(id.chars().take(64).collect())
+}
+
+fn nothing_kept(id: &str, version: Option<&str>, former: &[ModuleArtifact]) -> ModuleError {
+    let kept: Vec<&str> = former.iter().map(|former| former.version.as_str()).collect();
+    let kept = match kept.is_empty() {
+        true => "no other version is".to_owned(),
+        false => format!("these are: {}", kept.join(", ")),
+    };
+    ModuleError::Conflict(match version {
+        Some(version) => format!("{id} {version:.64} is not kept; {kept}"),
+        None => format!("no version of {id} from before this one is kept; {kept}"),
+    })
+}
+
+/// What stays beside the version that counts now: no second jar of a version, the newest uploads first
+fn others<'a>(
+    artifacts: impl Iterator<Item = &'a ModuleArtifact>,
+    counts: &ModuleArtifact,
+) -> Vec<ModuleArtifact> {
+    let is_other = |artifact: &&ModuleArtifact| artifact.version != counts.version;
+    let mut others: Vec<_> = artifacts.filter(is_other).cloned().collect();
+    others.sort_by_key(|artifact| std::cmp::Reverse(artifact.stored_at_ms));
+    others.truncate(FORMER);
+    others
+}
+
+fn refuse_circle(all: &BTreeMap<String, Manifest>) -> Result<(), ModuleError> {
+    let Some(circle) = dependencies::cycle(all) else {
+        return Ok(());
+    };
+    let circle = circle.join(" -> ");
+    Err(ModuleError::Conflict(format!(
+        "modules would need each other in a circle: {circle}"
+    )))
 }
 
 fn changed(set: Option<&Stored<ModuleSetRecord>>) -> Txn {

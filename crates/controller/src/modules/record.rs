@@ -11,9 +11,9 @@ pub struct ModuleRecord {
     /// What counts
     #[prost(message, optional, tag = "2")]
     pub current: Option<ModuleArtifact>,
-    /// What counted before; its jar is kept
-    #[prost(message, optional, tag = "3")]
-    pub previous: Option<ModuleArtifact>,
+    /// Versions that counted before, or do not any more, the newest upload first; their jars are kept
+    #[prost(message, repeated, tag = "3")]
+    pub former: Vec<ModuleArtifact>,
 }
 
 /// A version of a module: its jar, which is a blob, and who vouches for it

@@ -16,7 +16,10 @@ use prexorcloud_protocol::{
     modules::{Action, Distribution, Has, Listing, Output, Wanted},
 };
 use prexorcloud_transport::SessionHandle;
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::{
     inline::{is_next, until_next},
@@ -32,10 +35,15 @@ use crate::{
 /// How long a jar may wait for room on its stream; the order is given again after that
 const WITHIN: Duration = Duration::from_secs(540);
 
+/// Orders that were not sent and that the node's task has not heard of; what finds no place is given again when its answer is overdue
+const UNSENT: usize = 64;
+
 /// What the node's task keeps of modules
 pub(super) struct NodeModules {
     machine: Distribution,
     installed: watch::Receiver<Installed>,
+    /// Orders of which another task found that they cannot be sent
+    unsent: (mpsc::Sender<Action>, mpsc::Receiver<Action>),
 }
 
 impl NodeModules {
@@ -48,6 +56,7 @@ impl NodeModules {
         Self {
             machine: Distribution::new(wanted, has),
             installed,
+            unsent: mpsc::channel(UNSENT),
         }
     }
 
@@ -69,6 +78,7 @@ impl NodeModules {
                 let wanted = wanted(&self.installed.borrow_and_update());
                 self.machine.handle_wanted(Instant::now(), wanted);
             }
+            Some(action) = self.unsent.1.recv() => self.machine.handle_not_sent(Instant::now(), &action),
             () = waiting => self.machine.handle_timeout(Instant::now()),
         }
     }
@@ -89,6 +99,11 @@ impl Node {
         });
         self.modules = NodeModules::remembering(self.context.modules.watch(), has.collect());
         self.show_modules();
+    }
+
+    /// Whether something of a module waits, or was given up, that is done now
+    pub(super) fn retry_module(&mut self, module: ModuleId) -> bool {
+        self.modules.machine.handle_retry(Instant::now(), module)
     }
 
     pub(super) fn begin_modules(&mut self) {
@@ -200,7 +215,11 @@ impl Node {
                 });
                 match session.with(|session, _| session.send(payload)) {
                     Ok(()) => tracing::info!(%node, %module, "a node is told to remove a module"),
-                    Err(error) => tracing::debug!(%node, %module, %error, "a removal was not sent"),
+                    Err(error) => {
+                        tracing::debug!(%node, %module, %error, "a removal was not sent");
+                        let action = Action::Uninstall { module };
+                        self.modules.machine.handle_not_sent(Instant::now(), &action);
+                    }
                 }
             }
             Action::Install { wanted, previous } => {
@@ -211,10 +230,16 @@ impl Node {
                     return;
                 };
                 let (context, artifact) = (Arc::clone(&self.context), entry.current.clone());
+                let unsent = self.modules.unsent.0.clone();
                 tokio::spawn(async move {
-                    let sending = send(&context, node, &session, &wanted, artifact, previous);
-                    if timeout(WITHIN, sending).await.is_err() {
+                    let sending = send(&context, node, &session, &wanted, artifact, previous.clone());
+                    let sent = timeout(WITHIN, sending).await;
+                    if sent.is_err() {
                         tracing::warn!(%node, module = %wanted.module, "a module could not be sent in time, since the daemon or the disk was busy");
+                    }
+                    if !sent.unwrap_or(false) {
+                        // Where there is no room, the order is overdue some time.
+                        let _ = unsent.try_send(Action::Install { wanted, previous });
                     }
                 });
             }
@@ -222,6 +247,7 @@ impl Node {
     }
 }
 
+/// Says whether it was sent
 async fn send(
     context: &NodeContext,
     node: NodeId,
@@ -229,10 +255,11 @@ async fn send(
     wanted: &Wanted,
     artifact: ModuleArtifact,
     previous: Option<String>,
-) {
+) -> bool {
     let module = wanted.module;
     let Ok(digest) = artifact.sha256.parse::<Digest>() else {
-        return tracing::error!(%node, %module, "the digest of a recorded module is none");
+        tracing::error!(%node, %module, "the digest of a recorded module is none");
+        return false;
     };
     let mut install = ModuleInstall {
         module_id: module.to_string(),
@@ -260,26 +287,29 @@ async fn send(
             size_bytes: i64::try_from(artifact.size_bytes).unwrap_or(i64::MAX),
         });
         let payload = controller_message::Payload::ModuleInstall(Box::new(install));
-        match session.with(|session, _| session.send(payload)) {
+        let sent = session.with(|session, _| session.send(payload));
+        match &sent {
             Ok(()) => tracing::info!(%node, %module, "a daemon may fetch a module"),
             Err(error) => tracing::debug!(%node, %module, %error, "a module was not sent"),
         }
-        return;
+        return sent.is_ok();
     }
     loop {
         if !until_next(session).await {
-            return;
+            return false;
         }
         let Ok(_turn) = context.archives.acquire().await else {
-            return;
+            return false;
         };
         let jar = match context.modules.content().read(digest, MAX_INLINE_BYTES).await {
             Ok(Some(jar)) => jar,
             Ok(None) => {
-                return tracing::error!(%node, %module, "the jar of a module is missing or damaged on the controller's disk; install it again");
+                tracing::error!(%node, %module, "the jar of a module is missing or damaged on the controller's disk; install it again");
+                return false;
             }
             Err(error) => {
-                return tracing::error!(%node, %module, %error, "the jar of a module cannot be read");
+                tracing::error!(%node, %module, %error, "the jar of a module cannot be read");
+                return false;
             }
         };
         let mut install = install.clone();
@@ -287,8 +317,14 @@ async fn send(
         let payload = controller_message::Payload::ModuleInstall(Box::new(install));
         match session.with(|session, _| is_next(session).then(|| session.send(payload))) {
             None => {}
-            Some(Ok(())) => return tracing::info!(%node, %module, "a module is sent"),
-            Some(Err(error)) => return tracing::debug!(%node, %module, %error, "a module was not sent"),
+            Some(Ok(())) => {
+                tracing::info!(%node, %module, "a module is sent");
+                return true;
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%node, %module, %error, "a module was not sent");
+                return false;
+            }
         }
     }
 }

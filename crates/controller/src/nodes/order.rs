@@ -11,10 +11,11 @@ use prexorcloud_proto::{
     ShutdownNodeAck, StartInstance, TemplateRef,
 };
 use prexorcloud_protocol::{
-    Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, StopMode,
+    Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, ModuleId, StopMode,
     handshake::controller::Hello,
     node::controller::{CommitFailure, OrderId, OrderOutcome, OrderRefusal},
     session::controller::CommandError,
+    trace::TraceParent,
 };
 use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
@@ -22,7 +23,7 @@ use tokio::sync::oneshot;
 use super::{
     FilesAnswer, FilesAsked, NodeSummary, pacing::Turn, task::Node, typed::CommandResult, view::StreamNotes,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, trace};
 
 /// Where an answer goes; nobody may be waiting for it any more
 pub(super) type Reply<T> = oneshot::Sender<Result<T, OrderError>>;
@@ -110,11 +111,31 @@ pub(super) enum NodeRequest {
         order: Box<PreWarmCache>,
         reply: Reply<()>,
     },
+    /// Do now what has failed of a module; the answer is whether there was such a thing
+    RetryModule {
+        module: ModuleId,
+        reply: Reply<bool>,
+    },
     /// End the present session
     Close {
         close: Close,
         reply: Reply<()>,
     },
+}
+
+/// A request, and the trace that it is a part of
+pub(super) struct Traced {
+    pub(super) trace: Option<TraceParent>,
+    pub(super) request: NodeRequest,
+}
+
+impl Traced {
+    pub(super) fn now(request: NodeRequest) -> Self {
+        Self {
+            trace: trace::current(),
+            request,
+        }
+    }
 }
 
 impl NodeRequest {
@@ -129,6 +150,7 @@ impl NodeRequest {
             Self::Files { reply, .. } => reply.is_closed(),
             Self::Command { reply, .. } => reply.is_closed(),
             Self::AskAboutCache { reply } => reply.is_closed(),
+            Self::RetryModule { reply, .. } => reply.is_closed(),
             Self::LoadRecord { reply }
             | Self::Start { reply, .. }
             | Self::Ready { reply, .. }
@@ -185,7 +207,8 @@ impl Node {
             NodeRequest::Start { order, reply } => match self.prepare_start(&order).await {
                 Ok(start) => {
                     let id = self.wait(Waiting::Start(start.clone(), reply));
-                    self.machine.start(Instant::now(), id, start);
+                    self.machine
+                        .start_traced(Instant::now(), id, start, trace::current());
                 }
                 Err(error) => answer(reply, Err(error)),
             },
@@ -200,7 +223,8 @@ impl Node {
                     StopMode::Graceful
                 };
                 let id = self.wait(Waiting::Stop(reply));
-                self.machine.stop(now, id, instance, mode);
+                self.machine
+                    .stop_traced(now, id, instance, mode, trace::current());
             }
             NodeRequest::Command {
                 instance,
@@ -240,6 +264,7 @@ impl Node {
             NodeRequest::Files { asked, reply } => answer(reply, self.ask_about_files(asked)),
             NodeRequest::AskAboutCache { reply } => answer(reply, self.ask_about_cache()),
             NodeRequest::WarmCache { order, reply } => answer(reply, self.warm_cache(*order)),
+            NodeRequest::RetryModule { module, reply } => answer(reply, Ok(self.retry_module(module))),
             NodeRequest::Close { close, reply } => {
                 if let Some(session) = self.current_session() {
                     session.with(|session, _| session.close_with(close));

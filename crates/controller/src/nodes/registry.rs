@@ -7,7 +7,7 @@ use std::{
 };
 
 use prexorcloud_proto::{PreWarmCache, ShutdownNodeAck};
-use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, NodeId};
+use prexorcloud_protocol::{Close, Epoch, Incarnation, InstanceId, ModuleId, NodeId};
 use prexorcloud_security::seal::SealingKey;
 use prexorcloud_transport::Vital;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -17,7 +17,7 @@ use super::{
     CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, OrderError, StartOrder, StopAnswer,
     files::ANSWERED_WITHIN,
     grants::Grants,
-    order::{NodeRequest, Reply},
+    order::{NodeRequest, Reply, Traced},
     plugins,
     task::Node,
 };
@@ -123,7 +123,7 @@ impl NodeContext {
 pub(super) type SharedView = Arc<Mutex<NodeView>>;
 
 struct Entry {
-    orders: mpsc::Sender<NodeRequest>,
+    orders: mpsc::Sender<Traced>,
     view: SharedView,
 }
 
@@ -383,6 +383,17 @@ impl Nodes {
         Ok(())
     }
 
+    /// Lets every node do now what has failed of a module; says on how many there was such a thing
+    pub(crate) async fn retry_module(&self, module: ModuleId) -> usize {
+        let nodes: Vec<NodeId> = self.entries().keys().copied().collect();
+        let asked = nodes.into_iter().map(|node| async move {
+            let asked = self.ask(node, |reply| NodeRequest::RetryModule { module, reply });
+            asked.await.unwrap_or(false)
+        });
+        let retried = futures_util::future::join_all(asked).await;
+        retried.into_iter().filter(|is_retried| *is_retried).count()
+    }
+
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {
         self.ask(node, |reply| NodeRequest::Close { close, reply }).await
     }
@@ -390,7 +401,7 @@ impl Nodes {
     /// Hands over a stream whose handshake is complete
     pub(super) async fn join(&self, node: NodeId, order: NodeRequest) -> Result<(), OrderError> {
         let orders = self.entry(node, |_| {});
-        let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(order)).await;
+        let sent = tokio::time::timeout(ORDER_TIMEOUT, orders.send(Traced::now(order))).await;
         sent.map_err(|_| OrderError::Busy)?.map_err(|_| OrderError::Busy)
     }
 
@@ -404,7 +415,7 @@ impl Nodes {
         let (reply, answer) = oneshot::channel();
         let exchange = async {
             orders
-                .send(order(reply))
+                .send(Traced::now(order(reply)))
                 .await
                 .map_err(|_| OrderError::Unanswered)?;
             answer.await.map_err(|_| OrderError::Unanswered)?
@@ -415,7 +426,7 @@ impl Nodes {
     }
 
     /// The mailbox of a node's task, which is started if there is none; `prepare` sees a new one before it runs
-    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<NodeRequest> {
+    fn entry(&self, node: NodeId, prepare: impl FnOnce(&mut Node)) -> mpsc::Sender<Traced> {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&node) {
             return entry.orders.clone();

@@ -22,7 +22,7 @@ use super::{
     files::Asked,
     forwarding::{Forwarder, to_forward},
     modules::NodeModules,
-    order::{NodeRequest, Waiting},
+    order::{Traced, Waiting},
     registry::{SharedView, look},
     starts::is_live,
     templates,
@@ -34,6 +34,7 @@ use crate::{
     records::{InstanceRecord, NodeRecord},
     secrets,
     store::Stored,
+    trace,
     wall_clock::now_millis,
 };
 
@@ -145,7 +146,7 @@ impl Node {
         is_taken
     }
 
-    pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<NodeRequest>) {
+    pub(super) async fn run(mut self, mut mailbox: mpsc::Receiver<Traced>) {
         let stopping = self.context.stopping.clone();
         let mut events = Vec::new();
         loop {
@@ -169,7 +170,9 @@ impl Node {
                 biased;
                 () = stopping.cancelled() => break,
                 order = mailbox.recv() => match order {
-                    Some(order) => self.handle_order(order).await,
+                    Some(Traced { trace, request }) => {
+                        trace::within(trace, self.handle_order(request)).await;
+                    }
                     None => break,
                 },
                 (id, result) = committed(&mut self.committing) => self.handle_written(id, result),

@@ -7,6 +7,7 @@ use prexorcloud_protocol::InstanceId;
 use tokio::sync::oneshot;
 
 use super::{OrderError, task::Node};
+use crate::trace;
 
 /// Commands of a node that wait for its daemon
 const MAX_WAITING: usize = 1024;
@@ -41,7 +42,7 @@ impl Node {
         if self.typed.0.len() >= MAX_WAITING {
             return Err(OrderError::Busy);
         }
-        let Some(id) = self.machine.command(instance, line, None)? else {
+        let Some(id) = self.machine.command(instance, line, trace::current())? else {
             return Ok(None);
         };
         let (told, waiting) = oneshot::channel();

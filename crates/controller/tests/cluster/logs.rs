@@ -116,3 +116,48 @@ async fn a_flood_of_records_harms_no_ping_and_what_is_not_taken_is_counted() {
     assert_eq!(count("received") + count("lost"), 60_001, "{}", page["lost"]);
     assert_eq!(cluster.node("node-1").await["status"], "ONLINE");
 }
+
+#[tokio::test]
+async fn a_ticket_opens_the_stream_of_one_log_for_whoever_may_see_logs() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    puppet.say(record(1, "first")).await;
+    for (issuer, stream, hello) in [
+        (
+            "/nodes/node-1/logs/ticket",
+            "/nodes/node-1/logs/stream",
+            "\"nodeId\":\"node-1\"",
+        ),
+        ("/system/logs/ticket", "/system/logs/stream", "\"username\":"),
+    ] {
+        let (status, ticket) = cluster.act(issuer).await;
+        assert_eq!(status, 200, "{ticket}");
+        let path = format!("{stream}?tail=5&ticket={}", ticket["ticket"].as_str().unwrap());
+        let mut first = cluster.stream_without_token(&path).await;
+        first.until(hello).await;
+        let again = cluster.stream_without_token(&path).await.rest().await;
+        assert!(
+            again.contains("event: error\ndata: {\"message\":\"Unauthorized\"}"),
+            "{again}"
+        );
+    }
+    // One of another log, and one of somebody who may see no logs.
+    let (_, ticket) = cluster.act("/system/logs/ticket").await;
+    let path = format!(
+        "/nodes/node-1/logs/stream?ticket={}",
+        ticket["ticket"].as_str().unwrap()
+    );
+    let other = cluster.stream_without_token(&path).await.rest().await;
+    assert!(
+        other.contains("Unauthorized") && !other.contains("first"),
+        "{other}"
+    );
+    assert_eq!(cluster.act("/nodes/nobody/logs/ticket").await.0, 404);
+    let viewer = serde_json::json!({ "name": "viewer", "permissions": ["nodes.view"] });
+    let (_, minted) = cluster.post("/admin/access-tokens", &viewer).await;
+    let token = minted["token"].as_str();
+    for path in ["/nodes/node-1/logs/ticket", "/system/logs/ticket"] {
+        assert_eq!(cluster.call_as(token, "POST", path, None).await.0, 403, "{path}");
+    }
+}

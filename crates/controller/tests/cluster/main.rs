@@ -22,3 +22,4 @@ mod sessions;
 mod start;
 mod support;
 mod templates;
+mod traces;

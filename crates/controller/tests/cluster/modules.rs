@@ -419,3 +419,95 @@ async fn modules_fit_together_or_are_told() {
     let (one, other) = tokio::join!(upload(&cluster, &one), upload(&cluster, &other));
     assert!([one.0, other.0].contains(&201) && [one.0, other.0].iter().all(|s| [201, 409].contains(s)));
 }
+
+#[tokio::test]
+async fn an_earlier_version_counts_again_and_further_back_each_time() {
+    let cluster = cluster().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = join(&cluster, &credential, "node-1", &[]).await;
+    let mut digests = Vec::new();
+    for version in ["1.0.0", "1.1.0", "1.2.0"] {
+        let sha256 = installed(&cluster, &module("stats", version)).await;
+        let order = install(&mut puppet).await;
+        assert_eq!(
+            (order.version.as_str(), order.sha256.as_str()),
+            (version, sha256.as_str())
+        );
+        say(&puppet, "stats", &sha256, "ACTIVE", "").await;
+        shown(&cluster, "stats", "node-1", "ACTIVE").await;
+        digests.push(sha256);
+    }
+    let rollback = async |body: &str| {
+        cluster
+            .call("POST", "/modules/platform/stats/rollback", Some(body))
+            .await
+    };
+    for (body, version, sha256) in [
+        ("", "1.1.0", &digests[1]),
+        ("{}", "1.0.0", &digests[0]),
+        (r#"{"version":"1.2.0"}"#, "1.2.0", &digests[2]),
+    ] {
+        let (status, answer) = rollback(body).await;
+        assert_eq!((status, &answer["version"]), (200, &version.into()), "{answer}");
+        let order = install(&mut puppet).await;
+        assert_eq!((order.version.as_str(), &order.sha256), (version, sha256));
+        assert!(order.is_upgrade, "it goes back if this one fails");
+        say(&puppet, "stats", sha256, "ACTIVE", "").await;
+    }
+    let (_, listed) = cluster.get("/modules/platform").await;
+    assert_eq!(
+        listed["modules"][0]["formerVersions"],
+        serde_json::json!(["1.1.0", "1.0.0"])
+    );
+    for (body, status, says) in [
+        (r#"{"version":"1.2.0"}"#, 409, "counts already"),
+        (r#"{"version":"9.9.9"}"#, 409, "these are: 1.1.0, 1.0.0"),
+        (r#"{"sha256":""}"#, 422, "unknown field"),
+    ] {
+        let (answered, answer) = rollback(body).await;
+        assert_eq!(answered, status, "{answer}");
+        assert!(
+            answer["error"]["message"].as_str().unwrap().contains(says),
+            "{answer}"
+        );
+    }
+    rollback(r#"{"version":"1.0.0"}"#).await;
+    let (status, answer) = rollback("{}").await;
+    assert_eq!(status, 409, "nothing is before the first: {answer}");
+    let (status, _) = cluster.act("/modules/platform/other/rollback").await;
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn a_version_whose_jar_is_gone_is_not_gone_back_to() {
+    let cluster = cluster().await;
+    let first = installed(&cluster, &module("stats", "1.0.0")).await;
+    installed(&cluster, &module("stats", "1.1.0")).await;
+    let blobs = cluster.folder.path().join("data/content/blobs");
+    std::fs::remove_file(blobs.join(&first[..2]).join(&first)).unwrap();
+    let (status, answer) = cluster.act("/modules/platform/stats/rollback").await;
+    assert_eq!(status, 409, "{answer}");
+    assert!(
+        answer["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("install it again"),
+        "{answer}"
+    );
+}
+
+#[tokio::test]
+async fn a_failure_is_tried_again_when_an_operator_asks_for_it() {
+    let cluster = cluster().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = join(&cluster, &credential, "node-1", &[]).await;
+    let sha256 = installed(&cluster, &module("stats", "1.0.0")).await;
+    install(&mut puppet).await;
+    let retry = async |id: &str| cluster.act(&format!("/modules/platform/{id}/retry")).await;
+    assert_eq!(retry("stats").await.1["nodes"], 0, "it is on its way");
+    say(&puppet, "stats", &sha256, "FAILED", "no room").await;
+    shown(&cluster, "stats", "node-1", "FAILED").await;
+    assert_eq!(retry("stats").await.1["nodes"], 1);
+    assert_eq!(install(&mut puppet).await.sha256, sha256);
+    assert_eq!(retry("other").await.0, 404);
+}

@@ -325,9 +325,14 @@ impl Cluster {
 
     /// The same for whoever has nothing but a ticket
     pub async fn events_by_ticket(&self, ticket: &str) -> Events {
-        let path = format!("/events/stream?ticket={ticket}");
+        self.stream_without_token(&format!("/events/stream?ticket={ticket}"))
+            .await
+    }
+
+    /// Any stream, by nothing but what is in its path
+    pub async fn stream_without_token(&self, path: &str) -> Events {
         Events {
-            stream: self.open(None, "GET", &path, None, "").await,
+            stream: self.open(None, "GET", path, None, "").await,
             text: String::new(),
         }
     }

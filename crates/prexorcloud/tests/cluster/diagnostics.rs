@@ -239,6 +239,48 @@ fn commands_say_what_they_can_to_closed_streams_and_end_as_always() {
 }
 
 #[test]
+fn a_small_shim_and_a_follower_without_streams_end_as_always() {
+    let full = || -> Stdio { File::options().write(true).open("/dev/full").unwrap().into() };
+    let gone = || -> Stdio { io::pipe().unwrap().1.into() };
+    let shim = || Command::new(env!("CARGO_BIN_EXE_prexor-shim"));
+    let as_always = shim().stdin(Stdio::null()).output().unwrap().status.code();
+    assert!(as_always.is_some_and(|code| code != 0), "{as_always:?}");
+    for stream in [full, gone] {
+        let ended = shim()
+            .stdin(Stdio::null())
+            .stdout(stream())
+            .stderr(stream())
+            .status();
+        assert_eq!(ended.unwrap().code(), as_always);
+    }
+
+    let rig = Rig::with_node();
+    rig.start_standin("lobby-1");
+    for log in [
+        &["controller"][..],
+        &["daemon", "node-1"],
+        &["instance", "lobby-1"],
+        &["all"],
+    ] {
+        let follower = || {
+            let token = rig.path("controller/admin.token");
+            let mut command = rig
+                .ctl_command(&[&["logs"], log, &["-f", "--tail", "5"]].concat())
+                .args(["--token-file", token.to_str().unwrap()])
+                .into_command();
+            command.stdin(Stdio::null());
+            command
+        };
+        // Nobody reads: the work of a follower is over. A disk that is full is told, if it can be.
+        for (stdout, code) in [(gone(), 0), (full(), 1)] {
+            let mut child = follower().stdout(stdout).stderr(full()).spawn().unwrap();
+            let ended = eventually("the follower's end", || child.try_wait().unwrap());
+            assert_eq!(ended.code(), Some(code), "{log:?}");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_cannot_print_plays_on() {
     let port = crate::rig::free_ports();
     let mut server = program(&["standin-server", "--port", &port.to_string()])

@@ -24,4 +24,5 @@ mod secrets;
 mod signals;
 mod survival;
 mod templates;
+mod traces;
 mod wrong_files;

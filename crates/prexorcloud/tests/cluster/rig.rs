@@ -665,12 +665,17 @@ pub fn get(rig: &Rig, path: &str) -> String {
 
 /// The whole answer to JSON that is posted with a bearer token
 pub fn post(rig: &Rig, path: &str, token: &str, body: &Value) -> String {
+    post_with(rig, path, token, "", body)
+}
+
+/// The same with further headers, each with its line end
+pub fn post_with(rig: &Rig, path: &str, token: &str, headers: &str, body: &Value) -> String {
     use std::io::{Read as _, Write as _};
     let mut connection = std::net::TcpStream::connect(rig.http()).unwrap();
     connection.set_read_timeout(Some(LIMIT)).unwrap();
     let body = body.to_string();
     let head = format!(
-        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\ncontent-type: \
+        "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer {token}\r\n{headers}content-type: \
          application/json\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );

@@ -6,6 +6,7 @@ use prexorcloud_protocol::node::controller::{
 };
 use prexorcloud_protocol::proto::StartInstance;
 use prexorcloud_protocol::proto::controller_message::Payload as FromController;
+use prexorcloud_protocol::trace::TraceParent;
 use prexorcloud_protocol::{DeniedReason, Incarnation, StopMode};
 
 use crate::world::*;
@@ -45,6 +46,27 @@ fn a_start_leaves_after_its_record_and_not_without() {
     world.commit();
     assert!(matches!(&world.sent(1)[..], [FromController::StartInstance(start)] if start.incarnation == 2));
     assert_eq!(world.answers[&order], Ok(OrderOutcome::Started));
+}
+
+#[test]
+fn an_order_takes_its_trace_along_once() {
+    let trace = TraceParent::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    let mut world = World::connected();
+    world.traces();
+    let order = world.order();
+    world
+        .node
+        .start_traced(world.now, order, Box::new(start(1)), trace);
+    world.turn();
+    assert_eq!(world.traces(), [trace]);
+    let order = world.order();
+    world
+        .node
+        .stop_traced(world.now, order, lobby(), StopMode::Graceful, trace);
+    world.turn();
+    assert_eq!(world.traces(), [trace]);
+    world.stop(StopMode::Force);
+    assert_eq!(world.traces(), [None], "another order is not a part of it");
 }
 
 #[test]

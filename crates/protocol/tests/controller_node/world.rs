@@ -14,6 +14,7 @@ use prexorcloud_protocol::proto::daemon_message::Payload as FromDaemon;
 use prexorcloud_protocol::proto::*;
 use prexorcloud_protocol::roster::InstanceEvent;
 use prexorcloud_protocol::session::controller::Admission;
+use prexorcloud_protocol::trace::TraceParent;
 use prexorcloud_protocol::{
     Capabilities, Close, ControllerConfig, ControllerEvent, ControllerSession, Epoch, InstanceId, NodeId,
     Session, StopMode,
@@ -44,6 +45,8 @@ pub struct World {
     /// Holder, challenger, whether they are known to be two, and what came of it.
     pub contests: Vec<(u64, u64, bool, Contest)>,
     sent: BTreeMap<u64, Vec<FromController>>,
+    /// Of what was sent, pings aside.
+    traces: Vec<Option<TraceParent>>,
     pings: Vec<i64>,
     /// The pong that the last ping has confirmed.
     pub confirmed: i64,
@@ -68,6 +71,7 @@ impl World {
             drained: 0,
             contests: Vec::new(),
             sent: BTreeMap::new(),
+            traces: Vec::new(),
             pings: Vec::new(),
             confirmed: 0,
             orders: 0,
@@ -149,7 +153,10 @@ impl World {
                             self.pings.push(ping.sequence);
                             self.confirmed = ping.answered;
                         }
-                        payload => self.sent.entry(*stream).or_default().push(payload),
+                        payload => {
+                            self.traces.push(TraceParent::parse(&message.traceparent));
+                            self.sent.entry(*stream).or_default().push(payload);
+                        }
                     }
                 }
             }
@@ -320,6 +327,11 @@ impl World {
     /// What left on a stream since the last call, pings aside.
     pub fn sent(&mut self, stream: u64) -> Vec<FromController> {
         self.sent.remove(&stream).unwrap_or_default()
+    }
+
+    /// The traces of what was sent since this was asked.
+    pub fn traces(&mut self) -> Vec<Option<TraceParent>> {
+        std::mem::take(&mut self.traces)
     }
 
     /// The stops among it, each with whether it is a kill.

@@ -8,6 +8,7 @@
 //! collected. What concerns no instance (figures, announced controllers, the epoch) goes past it.
 
 mod tasks;
+mod traces;
 mod warming;
 mod work;
 
@@ -40,6 +41,7 @@ use crate::preparation::{Prepared, Preparer};
 use crate::supervisor::{Adopted, CommandError, Event, Exit, Found, Receiver, StopReason, Supervisor};
 
 use tasks::{Done, Running};
+use traces::Traces;
 
 /// How long an answer that takes much room may wait for it; the controller has given it up then
 const ANSWER_LEAVES_WITHIN: Duration = Duration::from_secs(20);
@@ -65,6 +67,7 @@ pub(super) struct Orders {
     /// Which attempt a task works for, should it end with a panic
     running: HashMap<Id, Running>,
     preparations: HashMap<machine::Attempt, AbortHandle>,
+    traces: Traces,
     events: mpsc::Receiver<Event>,
     learned: mpsc::Receiver<Vec<Target>>,
     /// What each controller is told of the records of instances, until they have ended
@@ -140,6 +143,7 @@ impl Orders {
             writes: JoinSet::new(),
             running: HashMap::new(),
             preparations: HashMap::new(),
+            traces: Traces::default(),
             events,
             learned,
             damaged: BTreeMap::new(),
@@ -198,6 +202,8 @@ impl Orders {
     }
 
     fn handle_session(&mut self, event: DaemonEvent) {
+        let span = traces::span(self.traces.begin(&event));
+        let _inside = span.enter();
         match self.node.handle_event(Instant::now(), event) {
             Some(DaemonEvent::Connected(connected)) => self.handle_connected(&connected),
             Some(DaemonEvent::Command {

@@ -8,6 +8,7 @@ use prexorcloud_protocol::instance::Limits;
 use prexorcloud_protocol::node::daemon::{self as machine, Attempt, LaunchFailure};
 use prexorcloud_protocol::session::daemon::StartRejection;
 use tokio::task::{Id, JoinError};
+use tracing::Instrument as _;
 
 use super::Orders;
 use crate::preparation::{ControllerApi, PreparationError, Prepared};
@@ -33,10 +34,11 @@ impl Orders {
         let (instance, incarnation) = (attempt.instance(), attempt.incarnation().get());
         tracing::info!(%instance, incarnation, "preparing a start");
         let (preparer, api) = (Arc::clone(&self.preparer), self.api());
-        let task = self.tasks.spawn(async move {
+        let preparing = async move {
             let prepared = preparer.prepare(&start, limits, api.as_ref()).await;
             Done::Prepared(attempt, prepared.map(Box::new))
-        });
+        };
+        let task = self.tasks.spawn(preparing.in_current_span());
         self.running.insert(task.id(), Running::Preparation(attempt));
         self.preparations.insert(attempt, task);
     }
@@ -49,7 +51,7 @@ impl Orders {
 
     pub(super) fn launch(&mut self, attempt: Attempt, prepared: Prepared) {
         let supervisor = self.supervisor.clone();
-        let task = self.tasks.spawn(async move {
+        let launching = async move {
             let Prepared { facts, launch, notes } = prepared;
             let instance = facts.instance;
             let result = supervisor.start(facts, launch).await;
@@ -59,7 +61,8 @@ impl Orders {
                 let _ = said.await;
             }
             Done::Launched(attempt, result)
-        });
+        };
+        let task = self.tasks.spawn(launching.in_current_span());
         self.running.insert(task.id(), Running::Launch(attempt));
     }
 

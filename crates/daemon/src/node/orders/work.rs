@@ -10,7 +10,7 @@ use prexorcloud_protocol::node::daemon::{DaemonWork, Handed, Kept};
 use prexorcloud_protocol::session::daemon::StatusReport;
 use prexorcloud_protocol::{Incarnation, InstanceId, StopMode};
 
-use super::Orders;
+use super::{Orders, traces};
 use crate::node::Finished;
 use crate::preparation::Prepared;
 
@@ -32,6 +32,8 @@ impl Orders {
     }
 
     fn perform(&mut self, work: DaemonWork<Box<Prepared>>) {
+        let span = traces::span(self.traces.of(&work));
+        let _inside = span.enter();
         match work {
             DaemonWork::Prepare {
                 attempt,

@@ -28,7 +28,8 @@
 //! # What is bounded
 //! Two streams beside the current one, and one that is about to challenge it: another handshake takes the place of the
 //! oldest that waits. [`ORDERS_WAITING`]
-//! orders; one more is refused. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
+//! orders; one more is refused. Of orders that have not been sent, as many traces are
+//! remembered; one more order goes out without its trace. [`CRASHES_WAITING`] crash reports wait, and no more are taken than a peer is
 //! [answered](crate::session#what-a-peer-can-cost); one more is left to its daemon, which tells it again on its next stream
 //! if it keeps crash reports, and is lost if not.
 //! Of the instances that have ended, those that did so first are forgotten once nothing else waits for the storage.
@@ -44,7 +45,7 @@ mod records;
 mod streams;
 mod work;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use prexorcloud_proto::controller_message;
@@ -59,6 +60,7 @@ use crate::session::budget::Bucket;
 use crate::session::controller::ControllerEvent;
 use crate::session::controller::ControllerSession;
 use crate::time::Deadline;
+use crate::trace::TraceParent;
 use crate::verdict::DeniedReason;
 
 pub use commits::SNAPSHOTS_PER_COMMIT;
@@ -71,6 +73,7 @@ pub use work::{
 };
 
 use drain::DrainState;
+use orders::Kind;
 use records::Records;
 use streams::Streams;
 
@@ -169,6 +172,8 @@ pub struct ControllerNode {
     drain: DrainState,
     /// How many crash reports are still taken: each is stored and acknowledged.
     crash_reports: Bucket,
+    /// The traces of orders that have not been sent yet.
+    traces: BTreeMap<(InstanceId, Kind), TraceParent>,
     /// How many commands that are answered were sent.
     commands: u64,
     work: VecDeque<ControllerWork>,
@@ -191,6 +196,7 @@ impl ControllerNode {
             records: Records::default(),
             drain: DrainState::default(),
             crash_reports: Bucket::of_answers(),
+            traces: BTreeMap::new(),
             commands: 0,
             work: VecDeque::new(),
         }
@@ -278,15 +284,21 @@ impl ControllerNode {
     }
 
     /// The next start or stop for the current stream; what is taken counts as sent.
-    fn poll_dispatch(&mut self) -> Option<controller_message::Payload> {
+    fn poll_dispatch(&mut self) -> Option<(controller_message::Payload, Option<TraceParent>)> {
         self.streams.current()?;
         let records = &self.records;
         let dispatch = self
             .roster
             .poll_dispatch_if(|role, lifecycle, order| records.covers(role, lifecycle, order))?;
         Some(match dispatch {
-            Dispatch::Start(start) => controller_message::Payload::StartInstance(start),
-            Dispatch::Stop(stop) => controller_message::Payload::StopInstance(stop),
+            Dispatch::Start(start) => {
+                let trace = self.take_trace(&start.instance_id, Kind::Start);
+                (controller_message::Payload::StartInstance(start), trace)
+            }
+            Dispatch::Stop(stop) => {
+                let trace = self.take_trace(&stop.instance_id, Kind::Stop);
+                (controller_message::Payload::StopInstance(stop), trace)
+            }
         })
     }
 

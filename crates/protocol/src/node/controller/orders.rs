@@ -7,7 +7,7 @@ use prexorcloud_proto::{InstanceReady, SendCommand, ShutdownNode, StartInstance,
 use super::pending::Pending;
 use super::{ControllerNode, ControllerWork, OrderId, OrderOutcome, OrderRefusal, StreamId};
 use crate::id::InstanceId;
-use crate::instance::{Judgement, State};
+use crate::instance::{Judgement, Lifecycle, State};
 #[cfg(doc)]
 use crate::peer::DaemonPeer;
 use crate::session::SendError;
@@ -19,17 +19,40 @@ use crate::verdict::{DeniedReason, StopMode, Verdict};
 /// How many orders may wait for the storage.
 pub const ORDERS_WAITING: usize = 1024;
 
+/// What an order about an instance is
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    Start,
+    Stop,
+}
+
 impl ControllerNode {
     /// Starts an instance: records it, and sends it when it is recorded and there is a stream.
     ///
     /// The answer is [`OrderOutcome::Started`].
     pub fn start(&mut self, now: Instant, order: OrderId, start: Box<StartInstance>) {
+        self.start_traced(now, order, start, None);
+    }
+
+    /// As [`start`](Self::start), as part of a trace. The trace is not recorded: after a restart of the controller the start goes
+    /// out without it.
+    pub fn start_traced(
+        &mut self,
+        now: Instant,
+        order: OrderId,
+        start: Box<StartInstance>,
+        trace: Option<TraceParent>,
+    ) {
         let given = InstanceId::new(&start.instance_id).ok();
         if let Verdict::Denied(reason) = self.roster.judge_start(&start) {
             self.answer(order, Err(reason.into()));
         } else if let Some(current) = given.and_then(|instance| self.records.start_of(instance)) {
             self.answer(order, Err(DeniedReason::StillAlive { current }.into()));
         } else {
+            if let Some(instance) = given {
+                self.remember(instance, Kind::Stop, None);
+                self.remember(instance, Kind::Start, trace);
+            }
             self.push_order(order, Pending::Start { order, start });
         }
         self.settle(now);
@@ -39,9 +62,22 @@ impl ControllerNode {
     ///
     /// The answer is [`OrderOutcome::Stopping`] or [`OrderOutcome::AlreadyEnded`].
     pub fn stop(&mut self, now: Instant, order: OrderId, instance: InstanceId, mode: StopMode) {
+        self.stop_traced(now, order, instance, mode, None);
+    }
+
+    /// As [`stop`](Self::stop), as part of a trace, which is not recorded either.
+    pub fn stop_traced(
+        &mut self,
+        now: Instant,
+        order: OrderId,
+        instance: InstanceId,
+        mode: StopMode,
+        trace: Option<TraceParent>,
+    ) {
         if self.is_unknown(instance) {
             self.answer(order, Err(DeniedReason::UnknownInstance.into()));
         } else {
+            self.remember(instance, Kind::Stop, trace);
             self.push_order(
                 order,
                 Pending::Stop {
@@ -52,6 +88,28 @@ impl ControllerNode {
             );
         }
         self.settle(now);
+    }
+
+    /// The trace of an order that is sent now; when it is repeated, it has none.
+    pub(super) fn take_trace(&mut self, instance: &str, kind: Kind) -> Option<TraceParent> {
+        let instance = InstanceId::new(instance).ok()?;
+        self.traces.remove(&(instance, kind))
+    }
+
+    fn remember(&mut self, instance: InstanceId, kind: Kind, trace: Option<TraceParent>) {
+        self.traces.remove(&(instance, kind));
+        let Some(trace) = trace else { return };
+        if self.traces.len() >= ORDERS_WAITING {
+            // What has ended, or never began, is not sent any more.
+            let (roster, records) = (&self.roster, &self.records);
+            self.traces.retain(|(id, _), _| {
+                let is_live = |known: &Lifecycle| !known.state().is_terminal();
+                roster.get(*id).is_some_and(is_live) || records.start_of(*id).is_some()
+            });
+        }
+        if self.traces.len() < ORDERS_WAITING {
+            self.traces.insert((instance, kind), trace);
+        }
     }
 
     /// Makes an instance that has ended known no more. The answer is [`OrderOutcome::Forgotten`].

@@ -44,6 +44,7 @@ use crate::node::controller::StreamId;
 use crate::outbox::{Class, Outbox, Overflow};
 use crate::session::Code;
 use crate::time::Deadline;
+use crate::trace::TraceParent;
 
 use arrivals::Arrivals;
 
@@ -191,6 +192,10 @@ impl ControllerSession {
     }
 
     fn push(&mut self, payload: controller_message::Payload) {
+        self.push_traced(payload, None);
+    }
+
+    fn push_traced(&mut self, payload: controller_message::Payload, trace: Option<TraceParent>) {
         let epoch = match &self.link {
             Link::Established(live) => live.epoch,
             _ => Epoch::UNFENCED,
@@ -198,7 +203,7 @@ impl ControllerSession {
         let message = ControllerMessage {
             payload: Some(payload),
             epoch: epoch.get(),
-            traceparent: String::new(),
+            traceparent: trace.map(|trace| trace.as_str().to_owned()).unwrap_or_default(),
         };
         if let Err(overflow) = self.outbox.push(message) {
             self.fail_slow(overflow);

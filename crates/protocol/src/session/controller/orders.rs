@@ -22,15 +22,18 @@ impl ControllerSession {
             && self.outbox.has_room(Class::Control, bound.bytes / 2)
     }
 
-    /// Takes starts and stops from `next` while they have room, and says [`HasRoom`](super::ControllerEvent::HasRoom) when
+    /// Takes starts and stops, each with its trace, from `next` while they have room, and says [`HasRoom`](super::ControllerEvent::HasRoom) when
     /// it had to leave some and there is room again.
-    pub fn take_orders(&mut self, mut next: impl FnMut() -> Option<controller_message::Payload>) {
+    pub fn take_orders(
+        &mut self,
+        mut next: impl FnMut() -> Option<(controller_message::Payload, Option<TraceParent>)>,
+    ) {
         while self.has_room_for_orders() {
-            let Some(payload) = next() else {
+            let Some((payload, trace)) = next() else {
                 self.wants_room = false;
                 return;
             };
-            self.push(payload);
+            self.push_traced(payload, trace);
         }
         self.wants_room = self.is_established();
     }
