@@ -70,6 +70,8 @@ events! {
     GroupUpdated "GROUP_UPDATED" { group_name: String }
     GroupDeleted "GROUP_DELETED" { group_name: String }
     TemplateUpdated "TEMPLATE_UPDATED" { template_name: String, old_hash: String, new_hash: String }
+    ModuleLoaded "MODULE_LOADED" { module_name: String, has_frontend: bool }
+    ModuleUnloaded "MODULE_UNLOADED" { module_name: String }
     EventsLost "EVENTS_LOST" { node_id: String, missed: u64 }
 }
 
