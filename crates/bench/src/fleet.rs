@@ -197,16 +197,17 @@ fn send_to_all(listener: &TcpListener, body: &str) {
 }
 
 /// What is recorded of a fleet, and the identities of its nodes
-struct Fleet {
+pub struct Fleet {
     size: Size,
     folder: tempfile::TempDir,
-    grpc: SocketAddr,
-    http: SocketAddr,
-    token: String,
+    pub grpc: SocketAddr,
+    pub http: SocketAddr,
+    pub token: String,
 }
 
 impl Fleet {
-    fn create(size: Size) -> Result<Self> {
+    /// With nothing running
+    pub fn create(size: Size) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (grpc, http) = (free_address()?, free_address()?);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -231,12 +232,24 @@ impl Fleet {
         })
     }
 
+    /// Where its controller keeps everything
+    pub fn data_dir(&self) -> PathBuf {
+        data_dir(self.folder.path())
+    }
+
+    /// Connects as a node
+    pub fn dialer(&self, node: &str) -> Result<Dialer> {
+        let authority = Authority::load(&self.data_dir().join("ca"), &AuthorityPolicy::default())?;
+        let credential = authority.issue_node(node, SystemTime::now())?;
+        let tls = ClientTls::new(&authority.trust_anchors()?)
+            .identity(&credential)
+            .build()?;
+        Ok(Dialer::with_config(tls, DialOptions::default()))
+    }
+
     /// Makes all nodes connect, now and whenever they are cut off
     fn connect(&self) -> Result<Connected> {
-        let authority = Authority::load(
-            &data_dir(self.folder.path()).join("ca"),
-            &AuthorityPolicy::default(),
-        )?;
+        let authority = Authority::load(&self.data_dir().join("ca"), &AuthorityPolicy::default())?;
         let anchors = authority.trust_anchors()?;
         let connected = Arc::new(AtomicUsize::new(0));
         let (stop, stopped) = watch::channel(false);
@@ -461,13 +474,13 @@ async fn record(store: &SqliteStore, node: usize, instances: usize) -> Result<()
 }
 
 /// The controller in another process; it is killed with this
-struct Process(Child);
+pub struct Process(Child);
 
 impl Process {
-    fn start(fleet: &Fleet) -> Result<Self> {
+    pub fn start(fleet: &Fleet) -> Result<Self> {
         let child = Command::new(std::env::current_exe()?)
             .arg(ROLE)
-            .arg(data_dir(fleet.folder.path()))
+            .arg(fleet.data_dir())
             .arg(fleet.grpc.to_string())
             .arg(fleet.http.to_string())
             .stdin(Stdio::piped())
@@ -535,7 +548,13 @@ fn port(number: usize) -> u16 {
 }
 
 /// One request on a connection of its own
-fn request(address: SocketAddr, method: &str, path: &str, token: &str, body: &str) -> Result<(u16, String)> {
+pub fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &str,
+) -> Result<(u16, String)> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(Duration::from_secs(60)))?;
@@ -555,15 +574,15 @@ fn request(address: SocketAddr, method: &str, path: &str, token: &str, body: &st
     Ok((status, body.to_owned()))
 }
 
-fn median(times: &[f64]) -> f64 {
+pub fn median(times: &[f64]) -> f64 {
     quantile(times, 0.5)
 }
 
-fn p99(times: &[f64]) -> f64 {
+pub fn p99(times: &[f64]) -> f64 {
     quantile(times, 0.99)
 }
 
-fn quantile(times: &[f64], share: f64) -> f64 {
+pub fn quantile(times: &[f64], share: f64) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     let index = ((sorted.len() as f64 - 1.0) * share).round() as usize;

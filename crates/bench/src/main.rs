@@ -9,6 +9,7 @@ mod cluster;
 mod console;
 mod content;
 mod envelope;
+mod events;
 mod fleet;
 mod idle;
 mod line;
@@ -33,8 +34,8 @@ Measures PrexorCloud beside bare tonic
   --json FILE       write the figures to this file, too
   --program FILE    the release binary, for `prepare`, `programs` and `content`; without it, these groups are left out
   GROUP, --only GROUP
-                    only this group: step, envelope, console, template, idle, fleet, prepare, programs, content; may be
-                    repeated
+                    only this group: step, envelope, console, template, events, idle, fleet, prepare, programs, content;
+                    may be repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
   --daemons N       daemons that idle at once (500)
   --nodes N         nodes of the fleet (300)
@@ -83,7 +84,8 @@ impl Arguments {
         }
         for group in &arguments.only {
             let groups = [
-                "step", "envelope", "console", "template", "idle", "fleet", "prepare", "programs", "content",
+                "step", "envelope", "console", "template", "events", "idle", "fleet", "prepare", "programs",
+                "content",
             ];
             if !groups.contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
@@ -121,6 +123,9 @@ fn main() -> Result<()> {
     }
     if wanted("template") {
         template::run(&mut report, repetitions).context("template")?;
+    }
+    if wanted("events") {
+        events::run(&mut report, repetitions).context("events")?;
     }
     if wanted("idle") {
         idle::run(&mut report, arguments.daemons).context("idle")?;

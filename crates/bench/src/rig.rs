@@ -25,8 +25,8 @@ use prexorcloud_protocol::hosted::{Hosted, HostedInstance};
 use prexorcloud_protocol::instance::State;
 use prexorcloud_protocol::session::controller::{Admission, DaemonRequest};
 use prexorcloud_protocol::{
-    Close, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent, DaemonSession,
-    Incarnation, NodeId,
+    Capabilities, Close, ControllerConfig, ControllerEvent, ControllerSession, DaemonConfig, DaemonEvent,
+    DaemonSession, Incarnation, NodeId,
 };
 use prexorcloud_transport::codec::MAX_MESSAGE_BYTES;
 use prexorcloud_transport::server::Peer;
@@ -291,6 +291,11 @@ impl Daemon {
     }
 
     pub async fn connect_with(dialer: &Dialer, target: &Target) -> Result<Self> {
+        Self::announcing(dialer, target, Capabilities::NONE).await
+    }
+
+    /// Announces more than every daemon does
+    pub async fn announcing(dialer: &Dialer, target: &Target, more: Capabilities) -> Result<Self> {
         let connection = dialer.dial(target).await?;
         let mut hosted = Hosted::new();
         hosted.adopt(HostedInstance {
@@ -300,7 +305,8 @@ impl Daemon {
             port: 30_000,
             state: State::Running,
         })?;
-        let config = DaemonConfig::new(NodeId::new("node-1")?, "1.0.0");
+        let mut config = DaemonConfig::new(NodeId::new("node-1")?, "1.0.0");
+        config.capabilities = config.capabilities.union(more);
         let session = SessionHandle::new(DaemonSession::new(config, hosted, EpochFence::default()));
         tokio::spawn({
             let (connection, session) = (connection.clone(), session.clone());

@@ -53,6 +53,7 @@ pub mod console;
 pub mod control;
 pub mod durable;
 pub mod enrolment;
+mod events;
 mod files;
 mod foreign;
 pub mod health;

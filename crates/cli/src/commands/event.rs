@@ -27,6 +27,7 @@ pub(super) async fn watch(
         client,
         kinds: kinds.join(","),
         cursor: since,
+        check: None,
         stream: Followed::default(),
         has_connected: false,
     };
@@ -47,6 +48,8 @@ struct Watching<'a> {
     kinds: String,
     /// The last event that was seen; `None` for what happens from now on
     cursor: Option<u64>,
+    /// What tells it from an event that has the same number in another log
+    check: Option<String>,
     stream: Followed,
     has_connected: bool,
 }
@@ -80,6 +83,9 @@ impl Watching<'_> {
         if let Some(cursor) = self.cursor {
             query.push(("lastSequence", cursor.to_string()));
         }
+        if let Some(check) = &self.check {
+            query.push(("lastCheck", check.clone()));
+        }
         let path = ["events", "stream"];
         let is_first = !self.has_connected;
         self.has_connected |= self.stream.open(self.client, &path, &query, is_first).await?;
@@ -103,8 +109,11 @@ impl Watching<'_> {
             }
             _ => {
                 view.show(&event.data, &fields)?;
-                let reached = event.id.as_deref().and_then(|id| id.parse().ok());
-                self.cursor = reached.or(self.cursor);
+                if let Some(reached) = event.id.as_deref().and_then(|id| id.parse().ok()) {
+                    self.cursor = Some(reached);
+                    let check = fields.get("check").and_then(Value::as_str);
+                    self.check = check.map(str::to_owned);
+                }
             }
         }
         Ok(None)
@@ -130,7 +139,7 @@ impl View<'_> {
         let sequence = fields.get("sequence").and_then(Value::as_u64).unwrap_or(0);
         let mut line = format!("{sequence:>8}  {}", printable::short(kind, LONGEST_FIELD));
         for (name, value) in fields {
-            if !["type", "sequence"].contains(&name.as_str()) {
+            if !["type", "sequence", "check"].contains(&name.as_str()) {
                 let value = match value {
                     Value::String(text) => text.clone(),
                     other => json!(other).to_string(),

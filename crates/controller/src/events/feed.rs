@@ -10,16 +10,21 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use futures_util::StreamExt as _;
+use prexorcloud_content::Digest;
+use prexorcloud_protocol::events::Cursor;
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::Class;
+use super::{Class, LOST};
 use crate::{
     records::EventRecord,
     store::{LOGGED, Query, Revision, Store, StoreError, logged_key, logged_sequence},
@@ -41,6 +46,8 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct LoggedEvent {
     pub(crate) sequence: u64,
+    /// What only this event has, see [`Cursor`]
+    pub(crate) check: u64,
     /// `None` for one of a later release
     pub(crate) class: Option<&'static Class>,
     pub(crate) record: EventRecord,
@@ -49,21 +56,47 @@ pub(crate) struct LoggedEvent {
 impl LoggedEvent {
     fn decode(key: &str, value: bytes::Bytes) -> Option<Self> {
         let sequence = logged_sequence(key)?;
+        let check = check_of(&value);
         let record = EventRecord::decode(value).unwrap_or_default();
         Some(Self {
             sequence,
+            check,
             class: Class::of_kind(&record.kind),
             record,
         })
     }
 
-    /// With its type and its number, as operators get it
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor {
+            sequence: self.sequence,
+            check: self.check,
+        }
+    }
+
+    /// How many events it says were never written, if that is what it is about
+    pub(crate) fn lost(&self) -> Option<u64> {
+        let missed = || {
+            let payload: serde_json::Value = serde_json::from_str(&self.record.payload_json).ok()?;
+            payload.get("missed")?.as_u64()
+        };
+        (self.record.kind == LOST).then(|| missed().unwrap_or(1))
+    }
+
+    /// With its type, its number and its check, as operators get it
     pub(crate) fn to_json(&self) -> String {
-        let (kind, sequence) = (&self.record.kind, self.sequence);
+        let (kind, sequence, check) = (&self.record.kind, self.sequence, self.check);
         let fields = self.record.payload_json.trim_start_matches('{');
         let comma = if fields.starts_with('}') { "" } else { "," };
-        format!(r#"{{"type":"{kind}","sequence":{sequence}{comma}{fields}"#)
+        format!(r#"{{"type":"{kind}","sequence":{sequence},"check":"{check:016x}"{comma}{fields}"#)
     }
+}
+
+/// What tells an event from all others: its record has the millisecond, so no other log has the same at the same number
+fn check_of(record: &[u8]) -> u64 {
+    let digest: [u8; 32] = Digest::of(record).into();
+    let (first, _) = digest.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    // 0 stands for what is not known.
+    u64::from_be_bytes(*first).max(1)
 }
 
 /// What comes after a position
@@ -85,7 +118,8 @@ struct Recent {
 pub(crate) struct Feed {
     store: Arc<dyn Store>,
     recent: Mutex<Recent>,
-    latest: watch::Sender<u64>,
+    latest: watch::Sender<Cursor>,
+    lost: AtomicU64,
 }
 
 impl Feed {
@@ -93,7 +127,8 @@ impl Feed {
         Self {
             store,
             recent: Mutex::default(),
-            latest: watch::Sender::new(0),
+            latest: watch::Sender::new(Cursor::default()),
+            lost: AtomicU64::new(0),
         }
     }
 
@@ -104,11 +139,10 @@ impl Feed {
             .list(Query::prefix(LOGGED).descending().limit(1))
             .await?;
         *self.recent() = Recent::default();
-        let latest = newest
-            .entries
-            .first()
-            .and_then(|entry| logged_sequence(&entry.key));
-        self.latest.send_replace(latest.unwrap_or(0));
+        let latest = newest.entries.into_iter().next();
+        let latest = latest.and_then(|entry| LoggedEvent::decode(&entry.key, entry.value));
+        self.latest
+            .send_replace(latest.map_or_else(Cursor::default, |event| event.cursor()));
         Ok(newest.revision)
     }
 
@@ -145,7 +179,7 @@ impl Feed {
                 else {
                     continue;
                 };
-                latest = Some(event.sequence);
+                latest = Some(event.cursor());
                 recent.push(event);
             }
             drop(recent);
@@ -157,7 +191,29 @@ impl Feed {
 
     /// The number of the newest event
     pub(crate) fn latest(&self) -> u64 {
+        self.latest.borrow().sequence
+    }
+
+    /// Where the log ends
+    pub(crate) fn end(&self) -> Cursor {
         *self.latest.borrow()
+    }
+
+    /// Counts events that could not be written; whoever counts them has that written as soon as it can be
+    pub(crate) fn lose(&self, events: u64) {
+        self.lost.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// How many events could not be written since this controller started
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// The check of the event with this number; `None` if it is not in the log any more
+    pub(crate) async fn check_at(&self, sequence: u64) -> Result<Option<u64>, StoreError> {
+        let Batch { events, missed } = self.after(sequence.saturating_sub(1), 1).await?;
+        let found = events.first().filter(|_| missed == 0);
+        Ok(found.map(|event| event.check))
     }
 
     /// The number of the oldest event that is there, or the next one if there is none
@@ -227,7 +283,7 @@ impl Recent {
 /// A reader of the log
 pub(crate) struct Follower {
     feed: Arc<Feed>,
-    latest: watch::Receiver<u64>,
+    latest: watch::Receiver<Cursor>,
     position: u64,
 }
 
@@ -239,7 +295,7 @@ impl Follower {
     /// Waits for the next events. Nothing is lost when this is given up.
     pub(crate) async fn next(&mut self) -> Result<Batch, StoreError> {
         loop {
-            if *self.latest.borrow_and_update() > self.position {
+            if self.latest.borrow_and_update().sequence > self.position {
                 let batch = self.feed.after(self.position, AT_ONCE).await?;
                 if let Some(last) = batch.events.last() {
                     self.position = last.sequence;
@@ -304,15 +360,17 @@ mod tests {
         while seen.len() < 4 {
             let batch = follower.next().await.unwrap();
             assert_eq!(batch.missed, 0);
-            seen.extend(batch.events.iter().map(|event| event.to_json()));
+            seen.extend(batch.events.iter().map(|event| (event.check, event.to_json())));
         }
-        let wanted = ["one", "two", "three", "four"]
-            .into_iter()
-            .zip(1..)
-            .map(|(name, number)| {
-                format!(r#"{{"type":"GROUP_CREATED","sequence":{number},"groupName":"{name}"}}"#)
-            });
-        assert_eq!(seen, wanted.collect::<Vec<_>>());
+        let names = ["one", "two", "three", "four"].into_iter().zip(1..).zip(&seen);
+        for ((name, number), (check, json)) in names {
+            assert_eq!(
+                *json,
+                format!(
+                    r#"{{"type":"GROUP_CREATED","sequence":{number},"check":"{check:016x}","groupName":"{name}"}}"#
+                )
+            );
+        }
         assert_eq!(feed.earliest().await.unwrap(), 2, "three are kept");
         stopping.cancel();
         following.await.unwrap();
@@ -322,7 +380,11 @@ mod tests {
         let store = open();
         let feed = Arc::new(Feed::new(store.clone()));
         feed.catch_up().await.unwrap();
-        assert_eq!(feed.latest(), 4);
+        let last = seen.last().unwrap().0;
+        assert_eq!((feed.end().sequence, feed.end().check), (4, last));
+        assert_eq!(feed.check_at(4).await.unwrap(), Some(last));
+        assert_eq!(feed.check_at(1).await.unwrap(), None, "it is gone");
+        assert_eq!(feed.check_at(5).await.unwrap(), None, "it was never there");
         assert_eq!(numbers(&feed.after(0, 2).await.unwrap()), (1, vec![2, 3]));
         assert_eq!(numbers(&feed.after(4, 2).await.unwrap()), (0, vec![]));
         let change = Txn::new().put("five", "1").tell(&created("five"));

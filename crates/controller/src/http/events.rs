@@ -27,6 +27,7 @@ use super::{
 use crate::{
     access::Caller,
     events::{Batch, Class, Feed, Follower, LoggedEvent, instant},
+    store::StoreError,
     wall_clock::now_millis,
 };
 
@@ -48,6 +49,9 @@ pub(super) struct Watched {
     ticket: Option<String>,
     #[serde(rename = "lastSequence")]
     last_sequence: Option<u64>,
+    /// The `check` of the event that had that number
+    #[serde(rename = "lastCheck")]
+    last_check: Option<String>,
     #[serde(rename = "type")]
     kinds: Option<String>,
 }
@@ -116,13 +120,22 @@ pub(super) async fn stream(
     };
     let seen = sse::last_seen(&headers).and_then(|seen| seen.parse().ok());
     let seen = seen.or(asked.last_sequence);
+    let check = match asked.last_check.as_deref().map(check).transpose() {
+        Ok(check) => check,
+        Err(error) => return error.into_response(),
+    };
     let latest = api.events.latest();
     let hello = sse::hello(&json!({ "message": "connected", "latestSequence": latest }));
-    // What this log has not come to was seen in another one, of which a backup was made before.
-    let is_ahead = seen.is_some_and(|seen| seen > latest);
-    let position = seen.filter(|_| !is_ahead).unwrap_or(latest);
+    let is_of_this_log = match seen {
+        Some(seen) => is_of_this_log(&api.events, seen, check, latest).await,
+        None => Ok(true),
+    };
+    let Ok(is_of_this_log) = is_of_this_log else {
+        return sse::refusal("the controller's storage failed, try again");
+    };
+    let position = seen.filter(|_| is_of_this_log).unwrap_or(latest);
     let mut first = vec![hello];
-    if let (true, Some(seen)) = (is_ahead, seen) {
+    if let (false, Some(seen)) = (is_of_this_log, seen) {
         first.push(resync(&api.events, seen, latest).await);
     }
     let watching = Watching {
@@ -170,10 +183,36 @@ impl Watching {
         if missed > 0 {
             frames.push(resync(&self.api.events, before, before + missed).await);
         }
-        let wanted = events.iter().filter(|event| self.wanted.has(event));
-        frames.extend(wanted.map(|event| frame(event)));
+        for event in &events {
+            if event.lost().is_some() {
+                frames.push(resync(&self.api.events, event.sequence - 1, event.sequence).await);
+            } else if self.wanted.has(event) {
+                frames.push(frame(event));
+            }
+        }
         Some(frames)
     }
+}
+
+/// Whether what somebody has seen is of this log
+///
+/// What it has not come to was seen in another one, before a backup was restored that had been made earlier; and so was what
+/// had another check.
+async fn is_of_this_log(feed: &Feed, seen: u64, check: Option<u64>, latest: u64) -> Result<bool, StoreError> {
+    if seen > latest {
+        return Ok(false);
+    }
+    let (Some(check), 1..) = (check, seen) else {
+        return Ok(true);
+    };
+    // What is gone cannot be compared, and whoever has seen nothing later learns that it is.
+    Ok(feed.check_at(seen).await?.is_none_or(|found| found == check))
+}
+
+/// Reads what an event was shown with
+fn check(text: &str) -> Result<u64, ApiError> {
+    let malformed = || ApiError::invalid("lastCheck is the check of an event, 16 hexadecimal digits");
+    u64::from_str_radix(text, 16).map_err(|_| malformed())
 }
 
 fn frame(event: &LoggedEvent) -> Event {
@@ -233,7 +272,9 @@ pub(super) async fn list(
             }
             position = event.sequence;
             looked_at += 1;
-            if wanted.has(&event) {
+            if event.lost().is_some() {
+                found.push(resync_json(&api.events, event.sequence - 1).await);
+            } else if wanted.has(&event) {
                 found.push(event.to_json());
             }
         }

@@ -33,8 +33,8 @@ pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'stat
     )
 }
 
-/// What became of logs: name, meaning, count
-struct LogCounts([(&'static str, &'static str, u64); 5]);
+/// What became of logs, that of events among them: name, meaning, count
+struct LogCounts([(&'static str, &'static str, u64); 6]);
 
 impl LogCounts {
     fn of(api: &Api) -> Self {
@@ -65,6 +65,11 @@ impl LogCounts {
                 "prexorcloud_daemon_log_records_lost_total",
                 "Records of daemons' logs that never came, by the numbers of those that did",
                 nodes.lost,
+            ),
+            (
+                "prexorcloud_events_lost_total",
+                "Events that could not be written to the log of events, since this controller started",
+                api.events.lost(),
             ),
         ])
     }

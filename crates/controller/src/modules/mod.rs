@@ -32,6 +32,7 @@ pub use self::{
 use crate::{
     audit,
     content::{BlobError, Content},
+    events::Event,
     store::{self, Expect, Record as _, Store, StoreError, Stored, Txn},
     wall_clock::now_millis,
 };
@@ -220,7 +221,14 @@ impl Modules {
                 former: others(current.iter().chain(before), &artifact),
             };
             let audit = audit::entry(actor, "module.install", &id, &artifact.version);
-            let txn = changed(set.as_ref()).put_record(&record).put_record(&audit);
+            let txn =
+                changed(set.as_ref())
+                    .put_record(&record)
+                    .put_record(&audit)
+                    .tell(&Event::ModuleLoaded {
+                        module_name: id.clone(),
+                        has_frontend: manifest.frontend.is_some(),
+                    });
             let txn = match &known {
                 Some(known) => txn.expect(record.key(), Expect::At(known.revision)),
                 None => txn.expect(record.key(), Expect::Absent),
@@ -321,7 +329,9 @@ impl Modules {
             let key = known.record.key();
             let audit = audit::entry(actor, "module.uninstall", id, "");
             let txn = changed(set.as_ref()).expect(key.clone(), Expect::At(known.revision));
-            let txn = txn.delete(key).put_record(&audit);
+            let txn = txn.delete(key).put_record(&audit).tell(&Event::ModuleUnloaded {
+                module_name: id.to_owned(),
+            });
             if self.store.txn(txn).await?.committed().is_some() {
                 tracing::info!(module = id, "a module was uninstalled");
                 self.publish().await?;

@@ -28,7 +28,7 @@ use crate::{
     wall_clock::{now_millis, to_millis},
 };
 
-/// News of a node that wait for a storage that fails; what is beyond is not told
+/// News of a node that wait for a storage that fails; what is beyond is counted, and the log says how many those were
 const MAX_UNTOLD: usize = 64;
 
 /// Why nobody will ever say what became of a command
@@ -171,14 +171,39 @@ impl Node {
         let Some(at_ms) = self.last_seen_ms.take() else {
             return;
         };
-        let untold = std::mem::take(&mut self.untold);
+        let mut untold = std::mem::take(&mut self.untold);
+        let lost = std::mem::take(&mut self.untold_lost);
+        if lost > 0 {
+            untold.push(Event::EventsLost {
+                node_id: self.id.to_string(),
+                missed: lost,
+            });
+        }
         let seen = self.change_and_tell(|record| record.last_seen_ms = at_ms, &untold);
         if let Err(error) = seen.await {
             // They go with the next change, in their order.
-            let later = self.untold.drain(..);
-            self.untold = untold.into_iter().chain(later).take(MAX_UNTOLD).collect();
+            if lost > 0 {
+                untold.pop();
+            }
+            let later = std::mem::replace(&mut self.untold, untold);
+            self.untold_lost += lost;
+            for event in later {
+                self.keep_untold(event);
+            }
             tracing::warn!(node = %self.id, %error, "the node's last sight could not be recorded");
         }
+    }
+
+    fn keep_untold(&mut self, event: Event) {
+        // Once one is lost, those after it are: the gap has one place.
+        if self.untold_lost == 0 && self.untold.len() < MAX_UNTOLD {
+            return self.untold.push(event);
+        }
+        if self.untold_lost == 0 {
+            tracing::error!(node = %self.id, "the storage has failed for so long that news of the node are lost; the log of events will say how many");
+        }
+        self.untold_lost += 1;
+        self.context.events.lose(1);
     }
 
     fn handle_end(&mut self, stream: StreamId, outcome: ControllerOutcome) {
@@ -211,7 +236,7 @@ impl Node {
     /// Has something told with the next record of when the node was seen
     pub(super) fn tell(&mut self, event: Event) {
         self.last_seen_ms = Some(now_millis());
-        self.untold.push(event);
+        self.keep_untold(event);
     }
 
     /// Does what the machine wants, in its order
@@ -470,5 +495,64 @@ impl Node {
                 session.unreachable = unreachable;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::{
+        nodes::registry::{NodeContext, SharedView},
+        store::{LOGGED, Query, SqliteOptions, SqliteStore, Store as _},
+    };
+
+    #[tokio::test]
+    async fn news_beyond_the_bound_are_counted_and_the_log_says_so_in_their_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("controller.db");
+        let store = Arc::new(SqliteStore::open(file, &SqliteOptions::default()).unwrap());
+        let context = Arc::new(NodeContext::of(store.clone(), folder.path()));
+        let mut node = Node::new("node-1".parse().unwrap(), context, SharedView::default());
+        let kinds = async || {
+            let entries = store.list(Query::prefix(LOGGED)).await.unwrap().entries;
+            let record = |entry: crate::store::Entry| {
+                <crate::records::EventRecord as prost::Message>::decode(entry.value).unwrap()
+            };
+            entries.into_iter().map(record).collect::<Vec<_>>()
+        };
+        let news = |number: usize| Event::NodeHeartbeatResumed {
+            node_id: "node-1".to_owned(),
+            last_heartbeat_at: number.to_string(),
+        };
+        for number in 0..MAX_UNTOLD + 6 {
+            node.tell(news(number));
+        }
+        assert_eq!(node.context.events.lost(), 6);
+        node.note_last_seen().await;
+        let told = kinds().await;
+        assert_eq!(told.len(), MAX_UNTOLD + 1);
+        let gap = told.last().unwrap();
+        assert_eq!(gap.kind, crate::events::LOST);
+        assert_eq!(gap.payload_json, r#"{"nodeId":"node-1","missed":6}"#);
+
+        node.tell(news(0));
+        node.note_last_seen().await;
+        assert_eq!(kinds().await.last().unwrap().kind, "NODE_HEARTBEAT_RESUMED");
+
+        // What a storage that fails has not taken is kept in its order, and nothing is counted twice.
+        store.close().await.unwrap();
+        for number in 0..MAX_UNTOLD + 6 {
+            node.tell(news(number));
+            if number % 10 == 0 {
+                node.note_last_seen().await;
+            }
+        }
+        node.last_seen_ms = Some(1);
+        node.note_last_seen().await;
+        assert_eq!((node.untold.len(), node.untold_lost), (MAX_UNTOLD, 6));
+        assert_eq!(node.untold.first(), Some(&news(0)));
+        assert_eq!(node.context.events.lost(), 12);
     }
 }

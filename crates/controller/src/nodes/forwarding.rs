@@ -6,13 +6,13 @@ use bytes::Bytes;
 use prexorcloud_proto::{ErrorReport, EventSubscribe, EventUnsubscribe, controller_message::Payload};
 use prexorcloud_protocol::{
     Capabilities, ControllerSession,
-    events::Forwarding,
+    events::{Cursor, Forwarding},
     session::{Class as OutboxClass, error_code},
 };
 use tokio::time::Instant;
 
 use super::task::Node;
-use crate::events::{Class, Follower, LoggedEvent, Named};
+use crate::events::{Class, Feed, Follower, LoggedEvent, Named};
 
 /// The pause before a stream without room, or a storage that fails, is tried again
 const TRIED_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -23,6 +23,7 @@ const ENVELOPE: usize = 64;
 /// What a stream has subscribed to
 pub(super) struct Forwarder {
     machine: Forwarding,
+    feed: Arc<Feed>,
     log: Follower,
     /// Read and not yet sent
     waiting: VecDeque<Arc<LoggedEvent>>,
@@ -38,18 +39,29 @@ impl Forwarder {
             self.try_at = None;
             return;
         }
-        match self.log.next().await {
-            Ok(batch) => self.waiting.extend(batch.events),
-            Err(error) => {
-                tracing::debug!(%error, "the log of events cannot be read for now");
-                self.try_at = Some(Instant::now() + TRIED_AGAIN_AFTER);
-            }
+        let read = match self.machine.unconfirmed() {
+            Some(sequence) => self.feed.check_at(sequence).await.map(|found| {
+                self.machine.confirm(found, self.feed.end());
+                self.log = self.feed.follower(self.machine.position());
+            }),
+            None => self
+                .log
+                .next()
+                .await
+                .map(|batch| self.waiting.extend(batch.events)),
+        };
+        if let Err(error) = read {
+            tracing::debug!(%error, "the log of events cannot be read for now");
+            self.try_at = Some(Instant::now() + TRIED_AGAIN_AFTER);
         }
     }
 }
 
 impl Forwarder {
     fn send_to(&mut self, session: &mut ControllerSession) {
+        if self.machine.unconfirmed().is_some() {
+            return;
+        }
         while let Some(event) = self.waiting.front() {
             let name = event.class.map_or_else(String::new, Class::java_name);
             let payload = event.record.payload_json.as_bytes();
@@ -61,7 +73,10 @@ impl Forwarder {
             }
             let message = self
                 .machine
-                .look_at(event.sequence, &name, || Bytes::copy_from_slice(payload));
+                .look_at(event.cursor(), &name, || Bytes::copy_from_slice(payload));
+            if let Some(lost) = event.lost() {
+                self.machine.lose(lost);
+            }
             self.waiting.pop_front();
             if let Some(missed) = self.machine.poll_missed() {
                 send(session, Payload::ErrorReport(Box::new(lost(missed))));
@@ -116,7 +131,11 @@ impl Node {
             if let Some((code, message)) = named.refusal(name) {
                 self.answer_error("EventSubscribe", code, &message, String::new());
             } else if let Named::Class(_) = named {
-                self.add_subscription(name, subscribe.after_sequence);
+                let after = Cursor {
+                    sequence: subscribe.after_sequence,
+                    check: subscribe.after_check,
+                };
+                self.add_subscription(name, after);
             }
         }
         self.show_subscriptions();
@@ -138,7 +157,7 @@ impl Node {
         self.with_view(|view| view.event_types = types);
     }
 
-    fn add_subscription(&mut self, name: &str, after: u64) {
+    fn add_subscription(&mut self, name: &str, after: Cursor) {
         let Some(session) = self.current_session() else {
             return;
         };
@@ -146,10 +165,11 @@ impl Node {
         let is_numbered = both.is_some_and(|both| both.contains(Capabilities::EVENTS));
         let events = Arc::clone(&self.context.events);
         let forwarder = self.forwarder.get_or_insert_with(|| {
-            let machine = Forwarding::begin(is_numbered, after, events.latest());
+            let machine = Forwarding::begin(is_numbered, after, events.end());
             Box::new(Forwarder {
                 log: events.follower(machine.position()),
                 machine,
+                feed: events,
                 waiting: VecDeque::new(),
                 try_at: None,
             })

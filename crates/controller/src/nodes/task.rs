@@ -69,6 +69,8 @@ pub(super) struct Node {
     pub(super) forwarder: Option<Box<Forwarder>>,
     /// What is to be told with it
     pub(super) untold: Vec<Event>,
+    /// News beyond those, which are lost
+    pub(super) untold_lost: u64,
     /// Streams whose end the machine has not heard of yet, one end each
     pub(super) ended: Vec<(StreamId, ControllerOutcome)>,
     /// As of which change others see what instances wait for
@@ -95,6 +97,7 @@ impl Node {
             template_turns: templates::turns(),
             last_seen_ms: None,
             untold: Vec::new(),
+            untold_lost: 0,
             forwarder: None,
             ended: Vec::new(),
             shown_waiting: None,

@@ -244,6 +244,25 @@ async fn three_nodes_get_a_module_lose_it_and_catch_up_across_a_restart_of_the_c
     // Uninstalled while two are away: they hear of it when they are back, and nothing is sent that is there.
     let (status, _) = cluster.call("DELETE", "/modules/platform/stats", None).await;
     assert_eq!(status, 204);
+    let (_, told) = cluster
+        .get("/events?since=0&type=MODULE_LOADED,MODULE_UNLOADED")
+        .await;
+    let told: Vec<_> = told
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| (&event["type"], &event["moduleName"], &event["hasFrontend"]))
+        .collect();
+    let (loaded, unloaded) = (Value::from("MODULE_LOADED"), Value::from("MODULE_UNLOADED"));
+    let (stats, no) = (Value::from("stats"), Value::Bool(false));
+    assert_eq!(
+        told,
+        [
+            (&loaded, &stats, &no),
+            (&loaded, &stats, &no),
+            (&unloaded, &stats, &Value::Null)
+        ]
+    );
     assert_eq!(uninstall(&mut first).await, "stats");
     say(&first, "stats", "", "UNLOADED", "").await;
     shown(&cluster, "stats", "node-1", "UNLOADED").await;

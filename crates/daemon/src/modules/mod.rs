@@ -3,7 +3,7 @@
 //! ```text
 //!  session ──orders──> Modules ──> one task per module ──> order, store, host
 //!     ^                                │            │
-//!     └────── ledger <──── states ─────┘            └── types ──> listening ──> session
+//!     └────── ledger <──── states ─────┘            └── types ──> events ──> session
 //! ```
 //!
 //! | Module | Does |
@@ -12,14 +12,14 @@
 //! | `order` | what an order has to be before anything of it is stored |
 //! | `store` | what is on disk, whole after any kind of end |
 //! | `ledger` | what controllers are told, in order |
-//! | `listening` | which events the modules listen to |
 //! | `worker` | the task of one module: install, upgrade with a way back, uninstall |
+//!
+//! Who listens to which events is in `crate::events`; what is kept of it on disk is written here, at most once a second.
 //!
 //! Modules begin with the daemon, whether a controller is there or not, and end with it.
 
 pub mod host;
 mod ledger;
-mod listening;
 mod order;
 mod store;
 mod worker;
@@ -35,16 +35,17 @@ use prexorcloud_proto::{ModuleEvent, ModuleInstall, daemon_message};
 use prexorcloud_protocol::{Capabilities, DaemonSession};
 use prexorcloud_security::signature::Policy;
 use prexorcloud_transport::SessionHandle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cache::templates::Source;
+use crate::control::{read_record, write_record};
+use crate::events::{Events, EventsRecord};
 use crate::supervisor::ShimCommand;
 use host::Host;
 use host::machine::{ModuleState, Patience};
 use ledger::{Entry as State, Ledger, Wants};
-use listening::Listening;
 use store::{Paths, Store, Version};
 use worker::{Order, Worker};
 
@@ -59,6 +60,12 @@ const INSTALLATIONS: usize = 4;
 
 /// How long modules may take to stop when the daemon ends
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long those that listened before are waited for after a start
+const LISTENING_AGAIN: Duration = Duration::from_secs(30);
+
+/// Between two notes of how far the modules are; what was given since comes again after the end of this program
+const NOTED_EVERY: Duration = Duration::from_secs(1);
 
 /// What modules of a node need
 pub(crate) struct Settings {
@@ -88,11 +95,14 @@ struct Inner {
     paths: Paths,
     store: Arc<Mutex<Store>>,
     ledger: Arc<Ledger>,
-    listening: Mutex<Listening>,
+    events: Mutex<Events>,
+    /// Something is to be noted of them
+    events_changed: Notify,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
     workers: Mutex<BTreeMap<String, (mpsc::Sender<Order>, AbortHandle)>>,
     installations: Arc<Semaphore>,
-    telling: Mutex<Option<AbortHandle>>,
+    tasks: Mutex<Vec<AbortHandle>>,
+    noting: Mutex<Option<AbortHandle>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -104,16 +114,19 @@ impl Modules {
     pub(crate) fn start(settings: Settings, session: SessionHandle<DaemonSession>) -> io::Result<Self> {
         let store = Store::open(&settings.folder)?;
         let ids = store.ids();
+        let known = EventsRecord::read(&settings.folder);
         let ledger = Ledger::open(settings.folder.join("states.json"));
         let inner = Arc::new(Inner {
             paths: store.paths(),
             store: Arc::new(Mutex::new(store)),
             ledger,
-            listening: Mutex::default(),
+            events: Mutex::new(Events::restore(known, &ids)),
+            events_changed: Notify::new(),
             hosts: Mutex::default(),
             workers: Mutex::default(),
             installations: Arc::new(Semaphore::new(INSTALLATIONS)),
-            telling: Mutex::default(),
+            tasks: Mutex::default(),
+            noting: Mutex::default(),
             settings,
             session,
         });
@@ -122,7 +135,13 @@ impl Modules {
             told.with(|session, _| session.send(message.into())).is_ok()
         });
         let telling = tokio::spawn(Arc::clone(&inner.ledger).run(send));
-        *lock(&inner.telling) = Some(telling.abort_handle());
+        let noting = tokio::spawn(Arc::clone(&inner).note_events());
+        *lock(&inner.noting) = Some(noting.abort_handle());
+        lock(&inner.tasks).push(telling.abort_handle());
+        if lock(&inner.events).is_waiting() {
+            let waiting = tokio::spawn(Arc::clone(&inner).stop_waiting());
+            lock(&inner.tasks).push(waiting.abort_handle());
+        }
         inner.ledger.expect_only(&ids);
         for id in ids {
             inner.give(&id, Order::Begin);
@@ -154,11 +173,33 @@ impl Modules {
 
     /// Gives an event to whoever listens to it
     pub(crate) fn event(&self, event: &ModuleEvent) {
-        let listening = lock(&self.0.listening);
-        for id in listening.to(&event.event_type) {
-            if let Some(host) = self.0.host(id) {
-                host.event(&event.event_type, event.payload_json.clone());
+        let inner = &self.0;
+        let mut events = lock(&inner.events);
+        let taken = events.take(event);
+        if taken.missed > 0 {
+            tracing::warn!(
+                missed = taken.missed,
+                before = event.sequence,
+                "events of the controller are missing; modules that listen are told"
+            );
+            for id in events.listeners() {
+                match inner.host(&id) {
+                    Some(host) => host.lose(taken.missed),
+                    None => events.keep_away(&id, taken.missed),
+                }
             }
+        }
+        if taken.is_given {
+            for id in events.to(&event.event_type) {
+                match inner.host(&id) {
+                    Some(host) => host.event(&event.event_type, event.payload_json.clone(), event.sequence),
+                    None => events.keep_away(&id, 1),
+                }
+            }
+        }
+        drop(events);
+        if event.sequence != 0 {
+            inner.events_changed.notify_one();
         }
     }
 
@@ -169,19 +210,24 @@ impl Modules {
                 true => Wants::Snapshot,
                 false => Wants::Changes,
             });
-        let listening = lock(&self.0.listening);
-        if let Some(subscribe) = listening.anew() {
-            self.0.send(subscribe);
+        let mut events = lock(&self.0.events);
+        for message in events.handle_connected() {
+            self.0.send(message);
         }
     }
 
     pub(crate) fn handle_disconnected(&self) {
         self.0.ledger.handle_disconnected();
+        lock(&self.0.events).handle_disconnected();
     }
 
     /// Stops all of them; what does not stop in time is killed with the daemon
     pub(crate) async fn end(&self) {
         let inner = &self.0;
+        // What modules are given from now on they may not read.
+        if let Some(noting) = lock(&inner.noting).take() {
+            noting.abort();
+        }
         for (orders, task) in std::mem::take(&mut *lock(&inner.workers)).into_values() {
             task.abort();
             drop(orders);
@@ -191,8 +237,8 @@ impl Modules {
         if timeout(ENDED_WITHIN, stopping).await.is_err() {
             tracing::warn!("modules have not stopped in time and are killed");
         }
-        if let Some(telling) = lock(&inner.telling).take() {
-            telling.abort();
+        for task in lock(&inner.tasks).drain(..) {
+            task.abort();
         }
     }
 }
@@ -271,9 +317,57 @@ impl Inner {
     }
 
     fn listen(&self, id: &str, types: BTreeSet<String>) {
-        let mut listening = lock(&self.listening);
-        for message in listening.set(id, types) {
+        let mut events = lock(&self.events);
+        for message in events.set(id, types) {
             self.send(message);
+        }
+        drop(events);
+        self.events_changed.notify_one();
+    }
+
+    /// Gives a host its place, and tells it what its module missed without one
+    fn put_host(&self, id: &str, host: Arc<Host>) {
+        // Nothing is given in between.
+        let mut events = lock(&self.events);
+        let missed = events.was_away(id);
+        if missed > 0 {
+            host.lose(missed);
+        }
+        lock(&self.hosts).insert(id.to_owned(), host);
+    }
+
+    async fn stop_waiting(self: Arc<Self>) {
+        sleep(LISTENING_AGAIN).await;
+        let mut events = lock(&self.events);
+        for message in events.stop_waiting() {
+            self.send(message);
+        }
+    }
+
+    /// Notes how far the modules are, as soon as what was given until then is with their hosts
+    async fn note_events(self: Arc<Self>) {
+        let mut noted = EventsRecord::default();
+        loop {
+            self.events_changed.notified().await;
+            let record = lock(&self.events).record().clone();
+            if record == noted {
+                continue;
+            }
+            let hosts: Vec<Arc<Host>> = lock(&self.hosts).values().cloned().collect();
+            let given: Vec<_> = hosts.iter().map(|host| host.given()).collect();
+            for (host, given) in hosts.into_iter().zip(given) {
+                // One that never reads holds the note back: then more of it comes again, and nothing is lost.
+                host.has_taken(given).await;
+            }
+            let (file, kept) = (self.settings.folder.clone(), record.clone());
+            let written = tokio::task::spawn_blocking(move || kept.write(&file)).await;
+            match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                Ok(()) => noted = record,
+                Err(error) => {
+                    tracing::warn!(%error, "how far modules are in the log of events cannot be noted; after a restart they get events again");
+                }
+            }
+            sleep(NOTED_EVERY).await;
         }
     }
 
@@ -281,6 +375,25 @@ impl Inner {
         if let Err(error) = self.session.with(|session, _| session.send(payload)) {
             tracing::debug!(%error, "the next session is told");
         }
+    }
+}
+
+impl EventsRecord {
+    const FILE: &str = "events.json";
+
+    fn read(folder: &Path) -> Self {
+        let read = read_record(&folder.join(Self::FILE));
+        read.map_or_else(
+            |error| {
+                tracing::warn!(%error, "how far modules were in the log of events cannot be read; they get what happens from now on");
+                Self::default()
+            },
+            Option::unwrap_or_default,
+        )
+    }
+
+    fn write(&self, folder: &Path) -> io::Result<()> {
+        write_record(&folder.join(Self::FILE), self)
     }
 }
 

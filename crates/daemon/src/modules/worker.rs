@@ -236,7 +236,7 @@ impl Worker {
         match Host::start(settings, self.told(version.clone())) {
             Ok(host) => {
                 let host = Arc::new(host);
-                super::lock(&self.inner.hosts).insert(self.id.clone(), Arc::clone(&host));
+                self.inner.put_host(&self.id, Arc::clone(&host));
                 host.settled().await
             }
             Err(error) => self.failed(&version, format!("its host cannot be started: {error}")),
@@ -245,6 +245,7 @@ impl Worker {
 
     fn failed(&self, version: &Version, error: String) -> Report {
         let state = ModuleState::Failed;
+        self.inner.listen(&self.id, std::collections::BTreeSet::new());
         self.tell(State::new(state, error.as_str()).of(version).here());
         Report { state, error }
     }
@@ -324,6 +325,7 @@ impl Worker {
     }
 
     async fn uninstall(&mut self) {
+        self.inner.listen(&self.id, std::collections::BTreeSet::new());
         self.stop().await;
         let folder = self.inner.paths.host_folder(&self.id);
         if let Err(error) = end_leftover(&folder).await {
@@ -345,8 +347,8 @@ impl Worker {
         }
     }
 
+    /// Stops what runs; the next version is told of the events that come meanwhile
     async fn stop(&mut self) {
-        self.inner.listen(&self.id, std::collections::BTreeSet::new());
         let host = super::lock(&self.inner.hosts).remove(&self.id);
         if let Some(host) = host {
             host.stop().await;

@@ -254,7 +254,8 @@ impl Daemon {
             .capabilities
             .union(Capabilities::EXEC_ACK)
             .union(Capabilities::ARTIFACTS)
-            .union(Capabilities::MODULES);
+            .union(Capabilities::MODULES)
+            .union(Capabilities::EVENTS);
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {

@@ -51,7 +51,8 @@ pub enum Seen {
     Cache(Box<CacheStatus>),
     Module(ModuleStateUpdate),
     Modules(ModuleSnapshot),
-    Subscribed(Vec<String>),
+    /// The types, and the number after which they are wanted
+    Subscribed(Vec<String>, u64),
     Unsubscribed(Vec<String>),
     Closed,
 }
@@ -339,7 +340,10 @@ impl NodeAcceptor for Acceptor {
         let mut config = ControllerConfig::default();
         // The pings confirm what has arrived.
         config.heartbeat.interval = Duration::from_secs(1);
-        config.capabilities = config.capabilities.union(Capabilities::MODULES);
+        config.capabilities = config
+            .capabilities
+            .union(Capabilities::MODULES)
+            .union(Capabilities::EVENTS);
         Ok(ControllerSession::new(config, node, peer.connection_id()))
     }
 
@@ -382,7 +386,7 @@ impl NodeAcceptor for Acceptor {
                     }
                     Some(ControllerEvent::Request(DaemonRequest::Modules(all))) => Some(Seen::Modules(all)),
                     Some(ControllerEvent::Request(DaemonRequest::EventSubscribe(asked))) => {
-                        Some(Seen::Subscribed(asked.event_types))
+                        Some(Seen::Subscribed(asked.event_types, asked.after_sequence))
                     }
                     Some(ControllerEvent::Request(DaemonRequest::EventUnsubscribe(asked))) => {
                         Some(Seen::Unsubscribed(asked.event_types))

@@ -39,6 +39,10 @@ pub fn trials() -> Vec<Trial> {
             a_module_gets_the_events_that_it_listens_to,
         ),
         trial(
+            "a_killed_daemon_goes_on_in_the_log_of_events",
+            a_killed_daemon_goes_on_in_the_log_of_events,
+        ),
+        trial(
             "a_killed_daemon_finds_its_modules_again",
             a_killed_daemon_finds_its_modules_again,
         ),
@@ -321,8 +325,8 @@ async fn a_module_gets_the_events_that_it_listens_to() {
     ));
     let subscribed = async |cluster: &mut Cluster| loop {
         match cluster.next().await {
-            Seen::Subscribed(types) => return types,
-            Seen::Unsubscribed(types) => panic!("{types:?}"),
+            Seen::Subscribed(types, 0) => return types,
+            Seen::Unsubscribed(types) | Seen::Subscribed(types, _) => panic!("{types:?}"),
             _ => {}
         }
     };
@@ -352,6 +356,68 @@ async fn a_module_gets_the_events_that_it_listens_to() {
         }
     }
     node.stop().await;
+}
+
+fn numbered(event_type: &str, previous: u64, sequence: u64, missed: u64) -> Payload {
+    Payload::ModuleEvent(ModuleEvent {
+        event_type: event_type.into(),
+        payload_json: "{}".into(),
+        sequence,
+        previous,
+        missed,
+        check: sequence,
+    })
+}
+
+async fn a_killed_daemon_goes_on_in_the_log_of_events() {
+    let folder = tempfile::tempdir().unwrap();
+    java(folder.path());
+    let mut cluster = Cluster::start().await;
+    let mut daemon = role(folder.path(), &cluster, Some(cluster.token()));
+    cluster.established().await;
+    let script = format!("{READY} {LISTEN} {ACTIVE} while read line; do echo \"$line\" >&2; done\n");
+    cluster.send(Payload::ModuleInstall(Box::new(install("1.0.0", &script))));
+    let subscribed = async |cluster: &mut Cluster| loop {
+        if let Seen::Subscribed(types, after) = cluster.next().await {
+            return (types, after);
+        }
+    };
+    let only = vec!["a.B".to_owned()];
+    assert_eq!(subscribed(&mut cluster).await, (only.clone(), 0));
+    let modules = folder.path().join("data/modules");
+    let console = modules.join("hosts/sample/console.log");
+    let says = async |text: &str| {
+        until(text, || {
+            let console = std::fs::read_to_string(&console).ok()?;
+            console.contains(text).then_some(())
+        })
+        .await;
+    };
+    cluster.send(numbered("a.B", 40, 41, 0));
+    says(r#"{"type":"event","event_type":"a.B","sequence":41,"payload":{}}"#).await;
+    // On the way lost, and gone from the log: the module is told without another event.
+    cluster.send(numbered("", 43, 300, 5));
+    says(r#"{"type":"gap","missed":7}"#).await;
+    // The same process goes on where it was.
+    cluster.cut();
+    cluster.established().await;
+    assert_eq!(subscribed(&mut cluster).await, (only.clone(), 300));
+    until("the note", || {
+        let noted = std::fs::read_to_string(modules.join("events.json")).ok()?;
+        noted.contains("\"sequence\":300").then_some(())
+    })
+    .await;
+
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    let mut daemon = role(folder.path(), &cluster, None);
+    cluster.established().await;
+    // The module listens first, and then what it missed is asked for.
+    assert_eq!(subscribed(&mut cluster).await, (only, 300));
+    cluster.send(numbered("a.B", 300, 301, 0));
+    says(r#""sequence":301"#).await;
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
 }
 
 async fn a_killed_daemon_finds_its_modules_again() {

@@ -2472,6 +2472,11 @@ pub struct ModuleEvent {
     /// with the capability events/1, which learn from it that a message did not arrive; 0 elsewhere.
     #[prost(uint64, tag = "102")]
     pub previous: u64,
+    /// What tells the event of that number from one that has the same number in another log, as a controller has after a backup
+    /// was restored. Goes back beside the number in EventSubscribe. An addition for daemons with the capability events/1; 0 if
+    /// it is not known.
+    #[prost(fixed64, tag = "103")]
+    pub check: u64,
 }
 /// A module on this node changed its state, or an installation failed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2532,6 +2537,10 @@ pub struct EventSubscribe {
     /// addition for controllers with the capability events/1: a Java controller sends what happens from now on.
     #[prost(uint64, tag = "100")]
     pub after_sequence: u64,
+    /// The `check` that came with that number; 0 if it is not known. Where the controller's log has another event of that number,
+    /// it is another log: the daemon is told that something is missing, and gets what happens from now on.
+    #[prost(fixed64, tag = "101")]
+    pub after_check: u64,
 }
 /// Ends a subscription within a stream.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -51,13 +51,17 @@ impl Told<'_> {
     }
 }
 
-/// The line of an event, with the payload as it came; `None` if that is no JSON
-pub(super) fn event(event_type: &str, payload: &[u8]) -> Option<String> {
+/// The line of an event, with the payload as it came; `None` if that is no JSON. It has a number unless that is 0
+pub(super) fn event(event_type: &str, payload: &[u8], sequence: u64) -> Option<String> {
     let _: serde::de::IgnoredAny = serde_json::from_slice(payload).ok()?;
     let payload = std::str::from_utf8(payload).ok()?;
     let name = serde_json::to_string(event_type).ok()?;
-    let mut line = String::with_capacity(payload.len() + name.len() + 64);
-    let _ = write!(line, "{{\"type\":\"event\",\"event_type\":{name},\"payload\":");
+    let mut line = String::with_capacity(payload.len() + name.len() + 96);
+    let _ = write!(line, "{{\"type\":\"event\",\"event_type\":{name},");
+    if sequence != 0 {
+        let _ = write!(line, "\"sequence\":{sequence},");
+    }
+    line.push_str("\"payload\":");
     // In JSON a line ends between values only, where a blank means the same.
     line.extend(payload.chars().map(|letter| match letter {
         '\n' | '\r' => ' ',
@@ -241,14 +245,15 @@ mod tests {
         let line = event(
             "a.B",
             b"{\r\n \"n\": 12345678901234567890123, \"z\": \"\\n\", \"a\": 1.10}",
+            0,
         )
         .unwrap();
         assert_eq!(
             line,
             "{\"type\":\"event\",\"event_type\":\"a.B\",\"payload\":{   \"n\": 12345678901234567890123, \"z\": \"\\n\", \"a\": 1.10}}\n"
         );
-        assert_eq!(event("a.B", b"{"), None);
-        assert_eq!(event("a.B", b"{} {}"), None);
+        assert_eq!(event("a.B", b"{", 0), None);
+        assert_eq!(event("a.B", b"{} {}", 7), None);
         let told = Told::Stop { grace_ms: 5 }.line();
         assert_eq!(told, "{\"type\":\"stop\",\"grace_ms\":5}\n");
     }

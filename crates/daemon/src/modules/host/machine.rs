@@ -170,6 +170,8 @@ pub struct HostMachine {
     unknown: u64,
     changes: Changes,
     types: BTreeSet<String>,
+    /// Whether anybody believes that it listens
+    counts_as_listening: bool,
     reported: Option<Report>,
     work: VecDeque<Work>,
 }
@@ -189,6 +191,7 @@ impl HostMachine {
             unknown: 0,
             changes: Changes::new(now),
             types: BTreeSet::new(),
+            counts_as_listening: false,
             reported: None,
             work: [Work::Launch].into(),
         }
@@ -285,14 +288,14 @@ impl HostMachine {
                 }
                 if !new.is_empty() {
                     self.types.extend(new);
-                    self.work.push_back(Work::Listen(self.types.clone()));
+                    self.listen();
                 }
             }
             (Phase::AwaitingState { .. } | Phase::Working { .. }, Said::Unsubscribe(types)) => {
                 let before = self.types.len();
                 self.types.retain(|name| !types.contains(name));
                 if self.types.len() != before {
-                    self.work.push_back(Work::Listen(self.types.clone()));
+                    self.listen();
                 }
             }
             // Its process ends next, and only that counts.
@@ -332,10 +335,8 @@ impl HostMachine {
 
     /// The process has ended, and everything that it had started
     pub fn handle_exited(&mut self, now: Instant, how: &str) {
-        if !self.types.is_empty() {
-            self.types.clear();
-            self.work.push_back(Work::Listen(BTreeSet::new()));
-        }
+        // Its next process listens anew. Until then it counts as listening, so that it is told what it has missed.
+        self.types.clear();
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Stopping { .. } | Phase::Over => {}
             Phase::Killed { failure: None } => {}
@@ -358,6 +359,19 @@ impl HostMachine {
         }
     }
 
+    fn listen(&mut self) {
+        self.counts_as_listening = !self.types.is_empty();
+        self.work.push_back(Work::Listen(self.types.clone()));
+    }
+
+    /// It will not work again
+    fn give_up(&mut self, error: String) {
+        if self.counts_as_listening {
+            self.listen();
+        }
+        self.report(ModuleState::Failed, error);
+    }
+
     fn failed(&mut self, now: Instant, why: String) {
         self.failures += 1;
         self.mistakes = 0;
@@ -366,14 +380,14 @@ impl HostMachine {
             return;
         }
         if !self.proven {
-            return self.report(ModuleState::Failed, why);
+            return self.give_up(why);
         }
         if self.failures >= self.patience.failures {
             let error = format!(
                 "given up after {} failures in a row; the last one: {why}",
                 self.failures
             );
-            return self.report(ModuleState::Failed, error);
+            return self.give_up(error);
         }
         let doubled = 2_u32.saturating_pow(self.failures - 1);
         let pause = self

@@ -84,10 +84,26 @@ pub type Tell = Arc<dyn Fn(News) + Send + Sync>;
 
 /// A host; dropping it stops it, too
 pub struct Host {
-    events: mpsc::Sender<(String, Bytes)>,
+    events: mpsc::Sender<Given>,
     missed: Arc<AtomicU64>,
+    /// Events that were put into the channel
+    given: AtomicU64,
+    /// Those of them that are with the process, or never will be
+    taken: watch::Receiver<u64>,
     stop: watch::Sender<bool>,
     settled: watch::Receiver<Option<Report>>,
+}
+
+/// What waits for the task of a host
+enum Given {
+    Event {
+        event_type: String,
+        payload: Bytes,
+        /// Its number; 0 for none
+        sequence: u64,
+    },
+    /// Others are missing, which is counted already
+    Gap,
 }
 
 impl fmt::Debug for Host {
@@ -106,6 +122,7 @@ impl Host {
         let (events, received) = mpsc::channel(EVENTS);
         let (stop, stopped) = watch::channel(false);
         let (settle, settled) = watch::channel(None);
+        let (take, taken) = watch::channel(0);
         let missed = Arc::new(AtomicU64::new(0));
         let now = Instant::now();
         let driver = Driver {
@@ -121,6 +138,7 @@ impl Host {
             tell,
             settle,
             missed: Arc::clone(&missed),
+            take,
             process: None,
             outbox: VecDeque::new(),
             waiting: 0,
@@ -131,16 +149,49 @@ impl Host {
         Ok(Self {
             events,
             missed,
+            given: AtomicU64::new(0),
+            taken,
             stop,
             settled,
         })
     }
 
-    /// Gives it an event; one that there is no room for is counted
-    pub fn event(&self, event_type: &str, payload: Bytes) {
-        if self.events.try_send((event_type.to_owned(), payload)).is_err() {
+    /// Gives it an event with its number, 0 for none; one that there is no room for is counted
+    pub fn event(&self, event_type: &str, payload: Bytes, sequence: u64) {
+        let event = Given::Event {
+            event_type: event_type.to_owned(),
+            payload,
+            sequence,
+        };
+        if !self.give(event) {
             self.missed.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Tells it that so many events will never come
+    pub fn lose(&self, events: u64) {
+        self.missed.fetch_add(events, Ordering::Relaxed);
+        // Without room for it there are events in front of which it is told.
+        self.give(Given::Gap);
+    }
+
+    fn give(&self, given: Given) -> bool {
+        let is_taken = self.events.try_send(given).is_ok();
+        if is_taken {
+            self.given.fetch_add(1, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    /// How much it was given
+    pub(crate) fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
+    /// Waits until as much as that was written to its process, or never will be
+    pub(crate) async fn has_taken(&self, given: u64) {
+        // A host that has ended takes nothing any more.
+        let _ = self.taken.clone().wait_for(|taken| *taken >= given).await;
     }
 
     /// Waits until it works, waits or has failed for the first time
@@ -175,8 +226,9 @@ struct Driver {
     tell: Tell,
     settle: watch::Sender<Option<Report>>,
     missed: Arc<AtomicU64>,
+    take: watch::Sender<u64>,
     process: Option<Process>,
-    outbox: VecDeque<Bytes>,
+    outbox: VecDeque<Outgoing>,
     waiting: usize,
     /// When a shim that was told to end everything has to be done with it
     cut_until: Option<Instant>,
@@ -184,17 +236,23 @@ struct Driver {
     errors: Option<JoinHandle<()>>,
 }
 
+/// A line, or the rest of it
+struct Outgoing {
+    bytes: Bytes,
+    is_event: bool,
+}
+
 enum Step {
     Line(Option<Piece>),
     Written(io::Result<usize>),
     Exited,
-    Event(String, Bytes),
+    Event(Given),
     Stop,
     Time,
 }
 
 impl Driver {
-    async fn run(mut self, mut events: mpsc::Receiver<(String, Bytes)>, mut stop: watch::Receiver<bool>) {
+    async fn run(mut self, mut events: mpsc::Receiver<Given>, mut stop: watch::Receiver<bool>) {
         let mut is_stopping = false;
         loop {
             self.machine.handle_timeout(Instant::now());
@@ -222,7 +280,17 @@ impl Driver {
                     }
                 }
                 Step::Exited => self.exited().await,
-                Step::Event(event_type, payload) => self.event(&event_type, &payload),
+                Step::Event(Given::Event {
+                    event_type,
+                    payload,
+                    sequence,
+                }) => self.event(&event_type, &payload, sequence),
+                Step::Event(Given::Gap) => {
+                    if self.machine.is_listening() {
+                        self.tell_gap();
+                    }
+                    self.taken(1);
+                }
                 Step::Stop => {
                     is_stopping = true;
                     self.machine.handle_stop(Instant::now());
@@ -241,7 +309,7 @@ impl Driver {
 
     async fn step(
         &mut self,
-        events: &mut mpsc::Receiver<(String, Bytes)>,
+        events: &mut mpsc::Receiver<Given>,
         stop: &mut watch::Receiver<bool>,
         is_stopping: bool,
     ) -> Step {
@@ -260,12 +328,12 @@ impl Driver {
                 Some(lines) => lines.next().await,
                 None => std::future::pending().await,
             } } => Step::Line(piece),
-            written = write(stdin, self.outbox.front()) => Step::Written(written),
+            written = write(stdin, self.outbox.front().map(|line| &line.bytes)) => Step::Written(written),
             _ = async { match child {
                 Some(child) => child.wait().await.map(drop),
                 None => std::future::pending().await,
             } } => Step::Exited,
-            Some((event_type, payload)) = events.recv() => Step::Event(event_type, payload),
+            Some(given) = events.recv() => Step::Event(given),
             // Whoever has dropped the host wants it to end.
             _ = stop.wait_for(|is_wanted| *is_wanted), if !is_stopping => Step::Stop,
             () = async { match due {
@@ -278,7 +346,7 @@ impl Driver {
     async fn perform(&mut self, work: Work) {
         match work {
             Work::Launch => self.launch().await,
-            Work::Write(line) => self.push(line),
+            Work::Write(line) => self.push(line, false),
             Work::Kill => {
                 if let Some(process) = &mut self.process {
                     process.cut();
@@ -326,7 +394,10 @@ impl Driver {
     }
 
     async fn launch(&mut self) {
-        self.outbox.clear();
+        // What the process before has not read is missing.
+        let unread = self.outbox.drain(..).filter(|line| line.is_event).count() as u64;
+        self.missed.fetch_add(unread, Ordering::Relaxed);
+        self.taken(unread);
         self.waiting = 0;
         let HostSettings {
             shim,
@@ -351,39 +422,49 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, event_type: &str, payload: &[u8]) {
-        if !self.machine.is_listening() {
-            return;
-        }
-        let line = match line::event(event_type, payload) {
-            Some(line) if payload.len() <= line::MAX_PAYLOAD && self.waiting < BACKLOG => line,
+    fn event(&mut self, event_type: &str, payload: &[u8], sequence: u64) {
+        let has_room =
+            self.machine.is_listening() && payload.len() <= line::MAX_PAYLOAD && self.waiting < BACKLOG;
+        let line = has_room.then(|| line::event(event_type, payload, sequence));
+        let Some(line) = line.flatten() else {
             // Its place shows that it was there.
-            _ => {
-                self.missed.fetch_add(1, Ordering::Relaxed);
-                return;
-            }
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return self.taken(1);
         };
-        let missed = self.missed.swap(0, Ordering::Relaxed);
-        if missed > 0 {
-            self.push(Told::Gap { missed }.line());
-        }
-        self.push(line);
+        self.tell_gap();
+        self.push(line, true);
     }
 
-    fn push(&mut self, line: String) {
+    fn tell_gap(&mut self) {
+        let missed = self.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 {
+            self.push(Told::Gap { missed }.line(), false);
+        }
+    }
+
+    fn taken(&self, events: u64) {
+        self.take.send_modify(|taken| *taken += events);
+    }
+
+    fn push(&mut self, line: String, is_event: bool) {
         self.waiting += line.len();
-        self.outbox.push_back(line.into());
+        self.outbox.push_back(Outgoing {
+            bytes: line.into(),
+            is_event,
+        });
     }
 
     fn written(&mut self, count: usize) {
         self.waiting = self.waiting.saturating_sub(count);
-        if let Some(first) = self.outbox.front_mut() {
-            if count >= first.len() {
-                self.outbox.pop_front();
-            } else {
-                let _ = first.split_to(count);
-            }
+        let Some(first) = self.outbox.front_mut() else {
+            return;
+        };
+        if count < first.bytes.len() {
+            let _ = first.bytes.split_to(count);
+            return;
         }
+        let was_event = self.outbox.pop_front().is_some_and(|line| line.is_event);
+        self.taken(u64::from(was_event));
     }
 
     async fn exited(&mut self) {
