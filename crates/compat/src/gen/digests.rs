@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "75dd079aaa951aa1c63cb7c1f068167a2aee9e5841da5e63d8574c27aca83680";
+pub const WIRE_DIGEST: &str = "88c08cf0ed36a6b201232320f57c5b1fd4beb6b6f833bc3983b7bc57f7332db4";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "63a1f96a8ef1e919a46c40296656544725d7e8426574d7d2f6a694a6cbb3e2a0",
+        "c84edeeef60198e8c384a69477695abc5ac6b653f30130a80baf489fec69cb62",
     ),
 ];
