@@ -12,7 +12,8 @@ use std::{
 
 use prexorcloud_protocol::{Close, Code, NodeId};
 use prexorcloud_security::{
-    authority::{Authority, InvalidServerName, IssueError, ServerNames},
+    authority::{Authorities, InvalidServerName, IssueError, ServerNames},
+    certificate::Certificate,
     credential::Credential,
     identity::PeerIdentity,
     revocation::{RevocationList, RevokedNode, RevokedSerial, SharedRevocations},
@@ -24,6 +25,7 @@ use prexorcloud_transport::ServerHandle;
 
 use crate::{
     audit,
+    authorities::SharedAuthorities,
     nodes::{NodeView, Nodes, OrderError},
     records::{CertificateRecord, NodeRecord, NodeRevocationRecord},
     store::{self, Expect, Record as _, Store, StoreError, Txn},
@@ -65,7 +67,7 @@ pub enum ServerCertificateError {
 
 /// The server's certificate, renewed in time, and the TLS configuration with it
 pub(crate) struct ServerCertificate {
-    authority: Arc<Authority>,
+    authorities: SharedAuthorities,
     /// Names beyond those of this machine
     configured: RwLock<Vec<String>>,
     revocations: SharedRevocations,
@@ -78,14 +80,14 @@ impl ServerCertificate {
     ///
     /// Its key is never written down, so each start has its own.
     pub(crate) fn issue(
-        authority: Arc<Authority>,
+        authorities: SharedAuthorities,
         configured: Vec<String>,
         revocations: SharedRevocations,
     ) -> Result<Self, ServerCertificateError> {
-        let (credential, config) = issue(&authority, &names(&configured)?, &revocations)?;
+        let (credential, config) = issue(&authorities.current(), &names(&configured)?, &revocations)?;
         let (credential, config) = (RwLock::new(credential), Reloadable::new(config));
         Ok(Self {
-            authority,
+            authorities,
             configured: RwLock::new(configured),
             revocations,
             credential,
@@ -97,7 +99,7 @@ impl ServerCertificate {
         self.config.current()
     }
 
-    /// Replaces the certificate when a third of its time is left, or when the machine has an address that it does not
+    /// Replaces the certificate when half of its time has passed, or when the machine has an address that it does not
     /// name; says whether it did
     pub(crate) fn renew_if_due(&self, now: SystemTime) -> Result<bool, ServerCertificateError> {
         let names = names(&self.configured.read().unwrap_or_else(PoisonError::into_inner))?;
@@ -112,6 +114,12 @@ impl ServerCertificate {
         Ok(true)
     }
 
+    /// Issues another certificate by the authority that signs now, for the same names
+    pub(crate) fn renew(&self) -> Result<(), ServerCertificateError> {
+        let names = names(&self.configured.read().unwrap_or_else(PoisonError::into_inner))?;
+        self.replace(&names)
+    }
+
     /// Issues another certificate, for this machine's names and the `configured` ones from now on
     pub(crate) fn reissue(&self, configured: Vec<String>) -> Result<(), ServerCertificateError> {
         self.replace(&names(&configured)?)?;
@@ -120,7 +128,7 @@ impl ServerCertificate {
     }
 
     fn replace(&self, names: &ServerNames) -> Result<(), ServerCertificateError> {
-        let (credential, config) = issue(&self.authority, names, &self.revocations)?;
+        let (credential, config) = issue(&self.authorities.current(), names, &self.revocations)?;
         self.config.replace(config);
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
         Ok(())
@@ -134,12 +142,12 @@ fn names(configured: &[String]) -> Result<ServerNames, ServerCertificateError> {
 }
 
 fn issue(
-    authority: &Authority,
+    authorities: &Authorities,
     names: &ServerNames,
     revocations: &SharedRevocations,
 ) -> Result<(Credential, Arc<ServerConfig>), ServerCertificateError> {
-    let credential = authority.issue_server(names, SystemTime::now())?;
-    let config = ServerTls::new(&credential, &authority.trust_anchors()?)
+    let credential = authorities.signer.issue_server(names, SystemTime::now())?;
+    let config = ServerTls::new(&credential, &authorities.anchors()?)
         .revocations(revocations)
         .build()?;
     Ok((credential, config))
@@ -307,6 +315,19 @@ impl Certificates {
         Err(OrderError::Conflict(
             "certificates are being issued to this node, try again".to_owned(),
         ))
+    }
+
+    /// Cuts every connection whose certificate this authority has signed; says how many
+    pub(crate) fn cut_signed_by(&self, authority: &Certificate) -> usize {
+        let Some(server) = self.server.get() else {
+            return 0;
+        };
+        server.close_where(|peer| {
+            let certificate = peer.certificate().map(Certificate::from_der);
+            certificate.is_some_and(|certificate| {
+                certificate.is_ok_and(|certificate| certificate.is_signed_by(authority))
+            })
+        })
     }
 
     /// Cuts every connection whose certificate no longer counts

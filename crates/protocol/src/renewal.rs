@@ -190,7 +190,10 @@ impl Renewal {
 
     fn next_ask(&self) -> Option<Instant> {
         let wanted = self.due_at.into_iter().chain(self.ordered_at).min()?;
-        Some(self.not_before.map_or(wanted, |not_before| wanted.max(not_before)))
+        Some(
+            self.not_before
+                .map_or(wanted, |not_before| wanted.max(not_before)),
+        )
     }
 
     fn consider(&mut self, now: Instant) {

@@ -47,7 +47,8 @@ impl Bench {
 
     fn look(&mut self) {
         let (now, clock, begin) = (self.now(), self.clock(), self.not_before);
-        self.renewal.handle_validity(now, clock, begin, begin + self.lifetime);
+        self.renewal
+            .handle_validity(now, clock, begin, begin + self.lifetime);
     }
 
     /// Goes on until the node asks; how long that took
@@ -143,9 +144,15 @@ fn an_order_spreads_over_its_time_and_the_earliest_counts() {
     bench.renewal.handle_order(now, Duration::from_secs(600));
     bench.renewal.handle_order(now, Duration::from_secs(60_000));
     let asked = bench.until_asked(DAY).unwrap();
-    assert!(asked > Duration::from_secs(298) && asked < Duration::from_secs(302), "{asked:?}");
+    assert!(
+        asked > Duration::from_secs(298) && asked < Duration::from_secs(302),
+        "{asked:?}"
+    );
     bench.take();
-    assert!(bench.until_asked(90 * DAY).unwrap() > 45 * DAY, "the order is done");
+    assert!(
+        bench.until_asked(90 * DAY).unwrap() > 45 * DAY,
+        "the order is done"
+    );
 }
 
 #[test]

@@ -323,29 +323,46 @@ fn folder(path: &Path) -> AuthorityFolder {
 fn an_authority_takes_the_place_of_another_step_by_step() {
     let dir = tempfile::tempdir().unwrap();
     let folder = folder(dir.path());
-    let first = folder.load(None).unwrap().signer.fingerprint();
+    let first = folder.load("").unwrap().signer.fingerprint();
     let next = folder.prepare(epoch()).unwrap().fingerprint();
-    assert_eq!(folder.prepare(epoch()).unwrap().fingerprint(), next, "there is one already");
+    assert_eq!(
+        folder.prepare(epoch()).unwrap().fingerprint(),
+        next,
+        "there is one already"
+    );
 
-    let prepared = folder.load(Some(first)).unwrap();
+    let prepared = folder.load(&first.to_string()).unwrap();
     assert_eq!(prepared.signer.fingerprint(), first);
-    let believed: Vec<_> = prepared.anchors().unwrap().iter().map(Certificate::fingerprint).collect();
+    let believed: Vec<_> = prepared
+        .anchors()
+        .unwrap()
+        .iter()
+        .map(Certificate::fingerprint)
+        .collect();
     assert_eq!(believed, [first, next]);
 
     folder.keep_signer().unwrap();
-    let unchanged = folder.load(Some(first)).unwrap();
-    assert_eq!((unchanged.signer.fingerprint(), unchanged.former.is_none()), (first, true));
+    let unchanged = folder.load(&first.to_string()).unwrap();
+    assert_eq!(
+        (unchanged.signer.fingerprint(), unchanged.former.is_none()),
+        (first, true)
+    );
 
-    let active = folder.load(Some(next)).unwrap();
+    let active = folder.load(&next.to_string()).unwrap();
     assert!(active.next.is_none());
-    let believed: Vec<_> = active.anchors().unwrap().iter().map(Certificate::fingerprint).collect();
+    let believed: Vec<_> = active
+        .anchors()
+        .unwrap()
+        .iter()
+        .map(Certificate::fingerprint)
+        .collect();
     assert_eq!(believed, [next, first]);
     let node = active.signer.issue_node("node-1", epoch()).unwrap();
     assert!(node.leaf().is_signed_by(active.signer.certificate()));
 
     folder.forget_former().unwrap();
     folder.forget_former().unwrap();
-    let retired = folder.load(Some(next)).unwrap();
+    let retired = folder.load(&next.to_string()).unwrap();
     assert!(retired.former.is_none() && retired.next.is_none());
 }
 
@@ -367,9 +384,12 @@ fn an_activation_that_was_cut_short_anywhere_is_ended_by_the_next_start() {
                 }
             }
         }
-        let active = folder.load(Some(next)).unwrap();
+        let active = folder.load(&next.to_string()).unwrap();
         assert_eq!(active.signer.fingerprint(), next, "after {cut} steps");
-        assert!(active.former.is_some() && active.next.is_none(), "after {cut} steps");
+        assert!(
+            active.former.is_some() && active.next.is_none(),
+            "after {cut} steps"
+        );
         assert!(!path.join("next/ca.pem").exists(), "after {cut} steps");
     }
 }
@@ -380,6 +400,6 @@ fn an_authority_that_was_prepared_can_be_given_up() {
     let folder = folder(dir.path());
     let next = folder.prepare(epoch()).unwrap();
     folder.discard_next().unwrap();
-    assert!(folder.load(None).unwrap().next.is_none());
+    assert!(folder.load("").unwrap().next.is_none());
     assert_ne!(folder.prepare(epoch()).unwrap().fingerprint(), next.fingerprint());
 }

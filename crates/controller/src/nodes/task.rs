@@ -21,6 +21,7 @@ use super::{
     drain::drain_of,
     files::Asked,
     forwarding::{Forwarder, to_forward},
+    identity::Identity,
     modules::NodeModules,
     order::{NodeRequest, Waiting},
     registry::{SharedView, look},
@@ -60,6 +61,7 @@ pub(super) struct Node {
     /// Answers about templates that may be under way
     pub(super) template_turns: Arc<Semaphore>,
     pub(super) modules: NodeModules,
+    pub(super) identity: Identity,
     /// Who waits for answers about files
     pub(super) asked: Asked,
     /// When the node was last seen, until that is recorded
@@ -90,6 +92,7 @@ impl Node {
             orders: 0,
             typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
+            identity: Identity::default(),
             asked: Asked::default(),
             template_turns: templates::turns(),
             last_seen_ms: None,
@@ -152,6 +155,7 @@ impl Node {
             self.handle_ends();
             self.note_last_seen().await;
             self.work_modules().await;
+            self.work_identity().await;
             self.work().await;
             self.refresh_view();
             if !self.ended.is_empty() {

@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use super::directory::{CERTIFICATE_FILE, KEY_FILE, MAX_FILE_LEN};
 use super::{Authority, AuthorityPolicy, LoadError};
-use crate::certificate::{Certificate, Fingerprint};
+use crate::certificate::Certificate;
 use crate::files::{self, FileError};
 use crate::trust::{TrustAnchors, TrustError};
 
@@ -69,14 +69,15 @@ impl AuthorityFolder {
 
     /// Reads the authorities, after ending an activation that the records know of and the files do not
     ///
-    /// `named` is the authority that signs according to the records; `None` if they do not say.
+    /// `named` is the [fingerprint](Certificate::fingerprint) of the authority that signs according to the records; empty if they do
+    /// not say.
     ///
     /// # Errors
     /// [`LoadError`], naming the file and what to do.
-    pub fn load(&self, named: Option<Fingerprint>) -> Result<Authorities, LoadError> {
+    pub fn load(&self, named: &str) -> Result<Authorities, LoadError> {
         let next = self.next()?;
         if let Some(next) = &next
-            && named == Some(next.fingerprint())
+            && named == next.fingerprint().to_string()
         {
             self.promote(next)?;
         }

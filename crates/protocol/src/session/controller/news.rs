@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use prexorcloud_proto::{
-    CacheStatus, CertificateRequest, CommandWritten, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe,
-    EventUnsubscribe, InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleSnapshot,
-    ModuleStateUpdate, NodeStatus, ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
-    TrustedAuthorities,
+    CacheStatus, CertificateRequest, CommandWritten, ConsoleOutput, CrashReport, DaemonLogRecord,
+    ErrorReport, EventSubscribe, EventUnsubscribe, InstanceFileContent, InstanceFileTree,
+    InstanceStatusUpdate, ModuleSnapshot, ModuleStateUpdate, NodeStatus, ShutdownNodeAck, StartInstanceAck,
+    StopInstanceAck, TemplateRequest, TrustedAuthorities,
 };
 
 #[cfg(doc)]
