@@ -139,6 +139,12 @@ impl Rotation {
         }
     }
 
+    /// Until when the controller's own certificate counts, and that of the authority
+    pub(crate) fn ends(&self) -> (SystemTime, SystemTime) {
+        let authority = self.authorities.current().signer.certificate().not_after();
+        (self.server.not_after(), authority)
+    }
+
     /// Makes the authority that is to sign next, and has nodes believe it
     pub(crate) async fn prepare(&self, actor: &str) -> Result<Overview, RotationError> {
         let _turn = self.turn.lock().await;
