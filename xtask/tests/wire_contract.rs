@@ -169,6 +169,9 @@ fn is_ours(line: &str) -> bool {
     *file == "artifact_service.proto"
         || [
             "ArtifactRef",
+            "AuthorityUpdate",
+            "CertificateIssued",
+            "CertificateRequest",
             "CommandWritten",
             "ConsoleOutputAck",
             "CrashReportAck",
@@ -178,6 +181,7 @@ fn is_ours(line: &str) -> bool {
             "ProgramArguments",
             "ReadinessRule",
             "ReadinessSignal",
+            "TrustedAuthorities",
         ]
         .contains(container)
         || number.parse::<i32>().unwrap() >= 100
@@ -202,6 +206,10 @@ fn what_we_speak_is_the_table_and_our_own_additions() {
         "message\tdaemon_service.proto\tEventSubscribe\tafter_sequence\t100\tuint64\t\t",
         "message\tdaemon_service.proto\tTemplateData\tartifact\t100\tArtifactRef\t\t",
         "message\tdaemon_service.proto\tDaemonMessage\tmodule_snapshot\t104\tModuleSnapshot\t\tpayload",
+        "message\tdaemon_service.proto\tDaemonMessage\tcertificate_request\t105\tCertificateRequest\t\tpayload",
+        "message\tdaemon_service.proto\tDaemonMessage\ttrusted_authorities\t106\tTrustedAuthorities\t\tpayload",
+        "message\tdaemon_service.proto\tControllerMessage\tcertificate_issued\t103\tCertificateIssued\t\tpayload",
+        "message\tdaemon_service.proto\tControllerMessage\tauthority_update\t104\tAuthorityUpdate\t\tpayload",
         "message\tdaemon_service.proto\tModuleStateUpdate\tversion\t100\tstring\t\t",
         "message\tdaemon_service.proto\tModuleStateUpdate\tsha256\t101\tstring\t\t",
         "message\tdaemon_service.proto\tModuleInstall\tartifact\t100\tArtifactRef\t\t",

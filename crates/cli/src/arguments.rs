@@ -1,6 +1,7 @@
 //! The command line
 
 mod cache;
+mod cert;
 mod group;
 mod logs;
 mod module;
@@ -15,6 +16,7 @@ use crate::failure::EXIT_CODES;
 use crate::settings::Overrides;
 
 pub use self::cache::CacheCommand;
+pub use self::cert::{CertCommand, Step};
 pub use self::group::{GroupCommand, GroupFields};
 pub use self::logs::{LogsArguments, LogsCommand};
 pub use self::module::ModuleCommand;
@@ -136,6 +138,9 @@ pub enum Command {
     /// Modules: what nodes run beside their servers
     #[command(subcommand)]
     Module(ModuleCommand),
+    /// Certificates: of nodes, and of the authority that signs them
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// What the controller and the daemons log, and what servers print
     #[command(subcommand)]
     Logs(LogsCommand),

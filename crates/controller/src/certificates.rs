@@ -12,7 +12,8 @@ use std::{
 
 use prexorcloud_protocol::{Close, Code, NodeId};
 use prexorcloud_security::{
-    authority::{Authority, InvalidServerName, IssueError, ServerNames},
+    authority::{Authorities, InvalidServerName, IssueError, ServerNames},
+    certificate::Certificate,
     credential::Credential,
     identity::PeerIdentity,
     revocation::{RevocationList, RevokedNode, RevokedSerial, SharedRevocations},
@@ -24,6 +25,7 @@ use prexorcloud_transport::ServerHandle;
 
 use crate::{
     audit,
+    authorities::SharedAuthorities,
     nodes::{NodeView, Nodes, OrderError},
     records::{CertificateRecord, NodeRecord, NodeRevocationRecord},
     store::{self, Expect, Record as _, Store, StoreError, Txn},
@@ -65,7 +67,7 @@ pub enum ServerCertificateError {
 
 /// The server's certificate, renewed in time, and the TLS configuration with it
 pub(crate) struct ServerCertificate {
-    authority: Arc<Authority>,
+    authorities: SharedAuthorities,
     /// Names beyond those of this machine
     configured: RwLock<Vec<String>>,
     revocations: SharedRevocations,
@@ -78,14 +80,14 @@ impl ServerCertificate {
     ///
     /// Its key is never written down, so each start has its own.
     pub(crate) fn issue(
-        authority: Arc<Authority>,
+        authorities: SharedAuthorities,
         configured: Vec<String>,
         revocations: SharedRevocations,
     ) -> Result<Self, ServerCertificateError> {
-        let (credential, config) = issue(&authority, &names(&configured)?, &revocations)?;
+        let (credential, config) = issue(&authorities.current(), &names(&configured)?, &revocations)?;
         let (credential, config) = (RwLock::new(credential), Reloadable::new(config));
         Ok(Self {
-            authority,
+            authorities,
             configured: RwLock::new(configured),
             revocations,
             credential,
@@ -97,19 +99,33 @@ impl ServerCertificate {
         self.config.current()
     }
 
-    /// Replaces the certificate when a third of its time is left, or when the machine has an address that it does not
-    /// name; says whether it did
+    /// Replaces the certificate when half of its time has passed, when the machine has an address that it does not
+    /// name, or when another authority signs; says whether it did
     pub(crate) fn renew_if_due(&self, now: SystemTime) -> Result<bool, ServerCertificateError> {
         let names = names(&self.configured.read().unwrap_or_else(PoisonError::into_inner))?;
         let serves_on = {
             let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
-            !credential.leaf().renewal_due(now) && names.are_covered_by(credential.leaf())
+            let (leaf, authorities) = (credential.leaf(), self.authorities.current());
+            let is_of_signer = leaf.is_signed_by(authorities.signer.certificate());
+            is_of_signer && !leaf.renewal_due(now) && names.are_covered_by(leaf)
         };
         if serves_on {
             return Ok(false);
         }
         self.replace(&names)?;
         Ok(true)
+    }
+
+    /// Until when it counts
+    pub(crate) fn not_after(&self) -> SystemTime {
+        let credential = self.credential.read().unwrap_or_else(PoisonError::into_inner);
+        credential.leaf().not_after()
+    }
+
+    /// Issues another certificate by the authority that signs now, for the same names
+    pub(crate) fn renew(&self) -> Result<(), ServerCertificateError> {
+        let names = names(&self.configured.read().unwrap_or_else(PoisonError::into_inner))?;
+        self.replace(&names)
     }
 
     /// Issues another certificate, for this machine's names and the `configured` ones from now on
@@ -120,7 +136,7 @@ impl ServerCertificate {
     }
 
     fn replace(&self, names: &ServerNames) -> Result<(), ServerCertificateError> {
-        let (credential, config) = issue(&self.authority, names, &self.revocations)?;
+        let (credential, config) = issue(&self.authorities.current(), names, &self.revocations)?;
         self.config.replace(config);
         *self.credential.write().unwrap_or_else(PoisonError::into_inner) = credential;
         Ok(())
@@ -134,12 +150,12 @@ fn names(configured: &[String]) -> Result<ServerNames, ServerCertificateError> {
 }
 
 fn issue(
-    authority: &Authority,
+    authorities: &Authorities,
     names: &ServerNames,
     revocations: &SharedRevocations,
 ) -> Result<(Credential, Arc<ServerConfig>), ServerCertificateError> {
-    let credential = authority.issue_server(names, SystemTime::now())?;
-    let config = ServerTls::new(&credential, &authority.trust_anchors()?)
+    let credential = authorities.signer.issue_server(names, SystemTime::now())?;
+    let config = ServerTls::new(&credential, &authorities.anchors()?)
         .revocations(revocations)
         .build()?;
     Ok((credential, config))
@@ -309,6 +325,19 @@ impl Certificates {
         ))
     }
 
+    /// Cuts every connection whose certificate this authority has signed; says how many
+    pub(crate) fn cut_signed_by(&self, authority: &Certificate) -> usize {
+        let Some(server) = self.server.get() else {
+            return 0;
+        };
+        server.close_where(|peer| {
+            let certificate = peer.certificate().map(Certificate::from_der);
+            certificate.is_some_and(|certificate| {
+                certificate.is_ok_and(|certificate| certificate.is_signed_by(authority))
+            })
+        })
+    }
+
     /// Cuts every connection whose certificate no longer counts
     fn cut_revoked(&self) -> usize {
         let revocations = self.revocations.current();
@@ -323,13 +352,41 @@ impl Certificates {
     }
 }
 
-/// Which ends of certificates were told already: the node, and within how many days
+/// How near the end of a certificate is
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nearness {
+    /// Past
+    Expired,
+    /// It should have been renewed long ago, and soon cannot be
+    Alarming,
+    /// It should have been renewed
+    Overdue,
+}
+
+impl Nearness {
+    /// Of a certificate that has `left_ms` left; `None` while there is nothing to tell
+    ///
+    /// 30 and 7 days before the end, and no more than a quarter and a sixteenth of the lifetime: one that renews itself is not told of.
+    fn of(left_ms: i64, lifetime: Duration) -> Option<Self> {
+        let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+        match left_ms {
+            ..=0 => Some(Self::Expired),
+            left if left <= (7 * DAY_MS).min(lifetime_ms / 16) => Some(Self::Alarming),
+            left if left <= (30 * DAY_MS).min(lifetime_ms / 4) => Some(Self::Overdue),
+            _ => None,
+        }
+    }
+}
+
+/// Which ends of certificates were told already
 #[derive(Debug, Default)]
-pub(crate) struct ToldExpiries(BTreeMap<String, i64>);
+pub(crate) struct ToldExpiries(BTreeMap<String, Nearness>);
 
 impl ToldExpiries {
-    /// Tells of the certificates that expire within 30 and within 7 days, or have, each once
-    pub(crate) fn tell(&mut self, nodes: &[NodeView], now_ms: i64) {
+    /// Tells of the certificates that were not renewed and expire soon, or have, each once
+    ///
+    /// `lifetime` is that of certificates that are issued now.
+    pub(crate) fn tell(&mut self, nodes: &[NodeView], now_ms: i64, lifetime: Duration) {
         let mut told = BTreeMap::new();
         for view in nodes {
             let (node, expires_at_ms) = (&view.record.node_id, view.record.certificate_expires_at_ms);
@@ -337,32 +394,32 @@ impl ToldExpiries {
                 continue;
             }
             let left = expires_at_ms - now_ms;
-            let Some(within) = [0, 7, 30].into_iter().find(|days| left <= days * DAY_MS) else {
+            let Some(nearness) = Nearness::of(left, lifetime) else {
                 continue;
             };
-            told.insert(node.clone(), within);
-            if self.0.get(node) == Some(&within) {
+            told.insert(node.clone(), nearness);
+            if self.0.get(node) == Some(&nearness) {
                 continue;
             }
             let days = left / DAY_MS;
-            match within {
-                0 => tracing::error!(
+            match nearness {
+                Nearness::Expired => tracing::error!(
                     node,
                     "the certificate of a node has expired: it cannot connect; give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
                 ),
-                7 => tracing::error!(
+                Nearness::Alarming => tracing::error!(
                     node,
                     days,
-                    "the certificate of a node expires within 7 days: give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
+                    "the certificate of a node expires soon: give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
                 ),
-                _ => tracing::warn!(
+                Nearness::Overdue => tracing::warn!(
                     node,
                     days,
-                    "the certificate of a node expires within 30 days: give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
+                    "the certificate of a node was not renewed and expires in {days} days: give its daemon a join token that is bound to it (`prexorctl token create --node {node}`)"
                 ),
             }
         }
-        // A node that enrolled again, or is gone, is told anew when it is time.
+        // A node that has another certificate, or is gone, is told anew when it is time.
         self.0 = told;
     }
 }
@@ -405,18 +462,28 @@ mod tests {
             },
             ..NodeView::default()
         };
+        let year = Duration::from_secs(365 * 24 * 3600);
         let mut told = ToldExpiries::default();
         let mut after = |days, now| {
-            told.tell(&[node(days)], now * DAY_MS);
+            told.tell(&[node(days)], now * DAY_MS, year);
             told.0.get("node-1").copied()
         };
         assert_eq!(after(100, 0), None);
-        assert_eq!(after(100, 71), Some(30));
-        assert_eq!(after(100, 94), Some(7));
-        assert_eq!(after(100, 100), Some(0));
+        assert_eq!(after(100, 71), Some(Nearness::Overdue));
+        assert_eq!(after(100, 94), Some(Nearness::Alarming));
+        assert_eq!(after(100, 100), Some(Nearness::Expired));
         // It enrolled again.
         assert_eq!(after(465, 101), None);
-        told.tell(&[], 0);
+        told.tell(&[], 0, year);
         assert!(told.0.is_empty());
+    }
+
+    #[test]
+    fn a_short_lifetime_is_told_of_when_a_quarter_is_left() {
+        let fortnight = Duration::from_secs(14 * 24 * 3600);
+        assert_eq!(Nearness::of(4 * DAY_MS, fortnight), None);
+        assert_eq!(Nearness::of(3 * DAY_MS, fortnight), Some(Nearness::Overdue));
+        assert_eq!(Nearness::of(DAY_MS / 2, fortnight), Some(Nearness::Alarming));
+        assert_eq!(Nearness::of(0, fortnight), Some(Nearness::Expired));
     }
 }

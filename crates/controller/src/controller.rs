@@ -18,11 +18,10 @@ use prexorcloud_proto::{
 };
 use prexorcloud_protocol::{Epoch, limits::BOOTSTRAP_BYTES};
 use prexorcloud_security::{
-    authority::{Authority, AuthorityPolicy, LoadError},
+    authority::{Authorities, Authority, AuthorityFolder, LoadError},
     files::{DataDirLock, LockError},
     revocation::SharedRevocations,
     seal::{SealingKey, SealingKeyError},
-    token::CaPin,
 };
 use prexorcloud_transport::{BindError, DaemonService, Server, ServerHandle, Target, Vital};
 use tokio::{
@@ -35,6 +34,7 @@ use tonic_health::server::HealthReporter;
 
 use crate::{
     access::{ADMIN_TOKEN_FILE, AccessTokens, MintError},
+    authorities::SharedAuthorities,
     certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
     config::ControllerConfig,
     console::Consoles,
@@ -55,6 +55,7 @@ use crate::{
     nodes::{self, NodeContext, Nodes, StreamAcceptor},
     readiness::Readiness,
     records::ControllerRecord,
+    rotation::Rotation,
     secrets,
     services::{Admin, Artifacts, Bootstrap},
     store::{self, OpenError, SqliteOptions, SqliteStore, Store, StoreError},
@@ -209,7 +210,7 @@ struct Foundation {
     store: Arc<dyn Store>,
     content: Arc<Content>,
     lineage: Arc<Lineage>,
-    authority: Arc<Authority>,
+    authorities: SharedAuthorities,
     sealing: Arc<SealingKey>,
     epoch: Epoch,
     access: AccessTokens,
@@ -231,29 +232,34 @@ impl Foundation {
         let (lock, store, blobs) = on_disk.await.map_err(|_| StartError::Interrupted)??;
         let store: Arc<dyn Store> = Arc::new(store);
         let known = Known::of(&*store).await?;
-        let data_dir = config.data_dir.clone();
+        let (data_dir, policy) = (config.data_dir.clone(), config.certificates.policy());
         let on_disk = tokio::task::spawn_blocking(move || {
-            let policy = AuthorityPolicy::default();
             let lineage = Lineage::examine(&data_dir, &known)?;
             let folder = lineage.authority_folder();
             let sealing = secrets::key_of(folder)?;
-            let authority = match lineage.is_first_start() {
-                true => Authority::load_or_create(folder, &policy, SystemTime::now())?.0,
-                false => Authority::load(folder, &policy)?,
+            let authorities = match lineage.is_first_start() {
+                true => Authorities {
+                    signer: Authority::load_or_create(folder, &policy, SystemTime::now())?.0,
+                    next: None,
+                    former: None,
+                },
+                false => AuthorityFolder::new(folder, policy).load(known.authority())?,
             };
-            lineage.require_signer(&known, authority.fingerprint())?;
-            Ok::<_, StartError>((lineage, authority, sealing))
+            lineage.require_signer(&known, authorities.signer.fingerprint())?;
+            Ok::<_, StartError>((lineage, authorities, sealing))
         });
-        let (lineage, authority, sealing) = on_disk.await.map_err(|_| StartError::Interrupted)??;
-        let (lineage, authority) = (Arc::new(lineage), Arc::new(authority));
-        let epoch = lineage.next_epoch(&*store, authority.fingerprint()).await?;
+        let (lineage, authorities, sealing) = on_disk.await.map_err(|_| StartError::Interrupted)??;
+        let lineage = Arc::new(lineage);
+        let signer = authorities.signer.fingerprint();
+        let epoch = lineage.next_epoch(&*store, signer).await?;
+        let authorities = SharedAuthorities::new(authorities);
         let access = AccessTokens::new(Arc::clone(&store));
         let first_run = access.mint_first(&config.data_dir).await?.then(|| FirstRun {
             admin_token_file: config.data_dir.join(ADMIN_TOKEN_FILE),
         });
         let revocations = SharedRevocations::new(certificates::load_revocations(&*store).await?);
         let certificate = ServerCertificate::issue(
-            Arc::clone(&authority),
+            authorities.clone(),
             config.grpc.names.clone(),
             revocations.clone(),
         )?;
@@ -263,7 +269,7 @@ impl Foundation {
             store,
             content: Arc::new(Content::new(Arc::new(blobs))),
             lineage,
-            authority,
+            authorities,
             sealing: Arc::new(sealing),
             epoch,
             access,
@@ -285,7 +291,7 @@ impl Foundation {
             store,
             content,
             lineage,
-            authority,
+            authorities,
             sealing,
             epoch,
             access,
@@ -346,17 +352,17 @@ impl Foundation {
             crashes_since_pruning: Default::default(),
             notes: Arc::new(Semaphore::new(nodes::NOTES)),
             workloads: Arc::clone(&workloads),
+            authorities: authorities.clone(),
             sealing,
         };
         nodes::summarise_crashes(&*store).await?;
         let logged = events.catch_up().await?;
         let nodes = Nodes::start(Arc::new(context)).await?;
-        let pin = CaPin::of(authority.certificate());
-        let tokens = JoinTokens::new(Arc::clone(&store), pin, config.tokens.clone());
+        let tokens = JoinTokens::new(Arc::clone(&store), authorities.clone(), config.tokens.clone());
         let enrolment = Enrolment::new(
             Arc::clone(&store),
             tokens.clone(),
-            Arc::clone(&authority),
+            authorities.clone(),
             revocations.clone(),
             &config.enrolment,
         );
@@ -390,6 +396,14 @@ impl Foundation {
         let grpc = grpc.serve(move || tls.config(), routes);
 
         certificates.serve(grpc.clone());
+        let rotation = Rotation::new(
+            Arc::clone(&store),
+            AuthorityFolder::new(lineage.authority_folder(), config.certificates.policy()),
+            authorities.clone(),
+            Arc::clone(&certificate),
+            Arc::clone(&certificates),
+            Arc::clone(&nodes),
+        );
         let api = Api {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
@@ -400,6 +414,7 @@ impl Foundation {
             groups,
             nodes: Arc::clone(&nodes),
             certificates,
+            rotation,
             consoles,
             workloads,
             event_streams: Arc::new(Semaphore::new(http::MAX_EVENT_STREAMS)),
@@ -453,7 +468,7 @@ impl Foundation {
         Ok(RunningController {
             config,
             first_run,
-            pin,
+            authorities,
             tokens,
             certificate,
             grpc_address,
@@ -508,7 +523,7 @@ impl Ending {
 pub struct RunningController {
     config: ControllerConfig,
     first_run: Option<FirstRun>,
-    pin: CaPin,
+    authorities: SharedAuthorities,
     tokens: JoinTokens,
     certificate: Arc<ServerCertificate>,
     grpc_address: SocketAddr,
@@ -540,7 +555,7 @@ impl RunningController {
     /// What daemons recognise this cluster by: base64url of the SHA-256 of the authority's certificate
     #[must_use]
     pub fn token_pin(&self) -> String {
-        self.pin.to_string()
+        self.authorities.pin().to_string()
     }
 
     /// What the first start left for the operator; `None` at later ones

@@ -12,7 +12,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration, time::Instant, time::SystemTim
 
 use prexorcloud_proto::{ExchangeJoinTokenRequest, ExchangeJoinTokenResponse};
 use prexorcloud_security::{
-    authority::{Authority, IssueError, requested_key},
+    authority::{IssueError, requested_key},
     certificate::Certificate,
     name::is_safe_name,
     revocation::SharedRevocations,
@@ -22,7 +22,9 @@ use prexorcloud_transport::enrolment::{IssueNodeError, IssuedNode, issue_node, s
 use tokio::sync::Semaphore;
 
 use crate::{
-    audit, certificates,
+    audit,
+    authorities::{SharedAuthorities, anchors_pem},
+    certificates,
     config::EnrolmentConfig,
     join_tokens::{JoinTokens, Redeemable, RedemptionError},
     rate_limit::FailureLimit,
@@ -107,7 +109,7 @@ pub struct Exchanged {
 pub struct Enrolment {
     store: Arc<dyn Store>,
     tokens: JoinTokens,
-    authority: Arc<Authority>,
+    authorities: SharedAuthorities,
     revocations: SharedRevocations,
     limit: FailureLimit,
     workers: Semaphore,
@@ -126,19 +128,19 @@ struct Enrolled {
 }
 
 impl Enrolment {
-    /// Over this store and authority; what is superseded goes into `revocations`
+    /// Over this store and these authorities; what is superseded goes into `revocations`
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
         tokens: JoinTokens,
-        authority: Arc<Authority>,
+        authorities: SharedAuthorities,
         revocations: SharedRevocations,
         config: &EnrolmentConfig,
     ) -> Self {
         Self {
             store,
             tokens,
-            authority,
+            authorities,
             revocations,
             limit: FailureLimit::new(config.failure_burst, config.failures_per_minute),
             workers: Semaphore::new(WORKERS),
@@ -246,7 +248,7 @@ impl Enrolment {
     }
 
     async fn make_certificate(&self, node_id: &str, request: bytes::Bytes) -> Result<Minted, ExchangeError> {
-        let authority = Arc::clone(&self.authority);
+        let authorities = self.authorities.current();
         let node_id = node_id.to_owned();
         let work = tokio::task::spawn_blocking(move || {
             let now = SystemTime::now();
@@ -258,11 +260,16 @@ impl Enrolment {
                 revoked_at_ms: 0,
             };
             if request.is_empty() {
-                let IssuedNode { credential, answer } = issue_node(&authority, &node_id, now)?;
+                let IssuedNode {
+                    credential,
+                    mut answer,
+                } = issue_node(&authorities.signer, &node_id, now)?;
+                answer.ca_certificate_pem = anchors_pem(&authorities).into();
                 let certificate = record(credential.leaf());
                 return Ok(Minted { answer, certificate });
             }
-            let (leaf, answer) = sign_node(&authority, &node_id, &request, now)?;
+            let (leaf, mut answer) = sign_node(&authorities.signer, &node_id, &request, now)?;
+            answer.ca_certificate_pem = anchors_pem(&authorities).into();
             let certificate = record(&leaf);
             Ok(Minted { answer, certificate })
         });

@@ -14,11 +14,12 @@ use std::{sync::Arc, time::Duration, time::SystemTime};
 
 use prexorcloud_protocol::NodeId;
 use prexorcloud_security::token::{
-    self, CaPin, JoinToken, JoinTokenRecord, JoinTokenState, RecordError, RedeemError, Revocation, TokenHash,
+    self, JoinToken, JoinTokenRecord, JoinTokenState, RecordError, RedeemError, Revocation, TokenHash,
 };
 
 use crate::{
     audit,
+    authorities::SharedAuthorities,
     config::TokenConfig,
     records::{JoinTokenEntry, JoinTokenIndex},
     store::{self, Record, Revision, Store, StoreError, Stored, Txn, TxnOutcome},
@@ -132,15 +133,19 @@ impl Redeemable {
 #[derive(Clone)]
 pub struct JoinTokens {
     store: Arc<dyn Store>,
-    pin: CaPin,
+    authorities: SharedAuthorities,
     config: TokenConfig,
 }
 
 impl JoinTokens {
-    /// Over this store; tokens carry `pin`, by which a daemon recognises this cluster
+    /// Over this store; tokens carry the pin of the authority that signs, by which a daemon recognises this cluster
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, pin: CaPin, config: TokenConfig) -> Self {
-        Self { store, pin, config }
+    pub fn new(store: Arc<dyn Store>, authorities: SharedAuthorities, config: TokenConfig) -> Self {
+        Self {
+            store,
+            authorities,
+            config,
+        }
     }
 
     /// Mints a token, for `node` or for any, valid for `ttl` or the configured time
@@ -159,7 +164,7 @@ impl JoinTokens {
                 max: self.config.max_ttl,
             });
         }
-        let token = JoinToken::generate(Some(self.pin))?;
+        let token = JoinToken::generate(Some(self.authorities.pin()))?;
         let record = JoinTokenRecord::create(&token, node, SystemTime::now(), ttl)?;
         let now = SystemTime::now();
         let is_active = |entry: &&JoinTokenEntry| matches!(status(entry, now), TokenStatus::Active);

@@ -30,6 +30,8 @@
 //! | [`access`], [`host_access`], [`audit`] | knows who may do what, and who did |
 //! | [`join_tokens`], [`enrolment`], [`rate_limit`] | turns one-time tokens into nodes' certificates |
 //! | [`lineage`] | judges whether a data folder is one cluster's newest state; backup and recovery |
+//! | [`authorities`] | knows who signs, and whom nodes believe |
+//! | `rotation` | puts another authority in its place |
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `inventory` | knows in memory what is recorded of every instance |
 //! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
@@ -47,6 +49,7 @@
 
 pub mod access;
 pub mod audit;
+pub mod authorities;
 mod certificates;
 pub mod config;
 pub mod console;
@@ -70,6 +73,7 @@ mod nodes;
 pub mod rate_limit;
 mod readiness;
 pub mod records;
+mod rotation;
 mod secrets;
 mod services;
 pub mod store;

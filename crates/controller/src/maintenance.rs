@@ -43,7 +43,8 @@ impl Maintenance {
                 () = tokio::time::sleep(wait) => {}
             }
             wait = INTERVAL;
-            told.tell(&self.nodes.views(), now_millis());
+            let lifetime = self.nodes.context().config.certificates.node_lifetime;
+            told.tell(&self.nodes.views(), now_millis(), lifetime);
             match self.certificate.renew_if_due(SystemTime::now()) {
                 Ok(true) => tracing::info!("the server certificate was renewed"),
                 Ok(false) => {}

@@ -98,6 +98,15 @@ pub struct NodeRecord {
     /// When the certificate expires that it connected with last, or enrolled for; 0 = not known
     #[prost(int64, tag = "12")]
     pub certificate_expires_at_ms: i64,
+    /// Serial numbers of the certificates that it got over its stream, the oldest first; as many as are worth a record
+    #[prost(string, repeated, tag = "13")]
+    pub renewals: Vec<String>,
+    /// SHA-256 of the authority that signed the certificate that it connected with last; empty = not known
+    #[prost(string, tag = "14")]
+    pub signed_by: String,
+    /// SHA-256 of the authorities that it believes; empty = it does not say
+    #[prost(string, repeated, tag = "15")]
+    pub trusts: Vec<String>,
 }
 
 impl Record for NodeRecord {

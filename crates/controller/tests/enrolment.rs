@@ -10,6 +10,7 @@ use std::{
 use prexorcloud_controller::{
     access::{AccessError, AccessTokens, Caller, Permission},
     audit,
+    authorities::SharedAuthorities,
     config::{ControllerConfig, EnrolmentConfig},
     enrolment::{Enrolment, ExchangeError, Exchanged},
     join_tokens::{JoinTokens, MintTokenError, REMEMBERED_FOR, RevokeOutcome, TokenStatus, status},
@@ -22,7 +23,7 @@ use prexorcloud_security::{
     identity::PeerIdentity,
     keystore::{self, KeystorePassword},
     revocation::SharedRevocations,
-    token::{CaPin, JoinToken, RedeemError},
+    token::{JoinToken, RedeemError},
 };
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
@@ -32,7 +33,7 @@ struct Fixture {
     store: Arc<dyn Store>,
     tokens: JoinTokens,
     enrolment: Arc<Bootstrap>,
-    authority: Arc<Authority>,
+    authorities: SharedAuthorities,
     revocations: SharedRevocations,
 }
 
@@ -76,14 +77,18 @@ fn fixture(limits: &EnrolmentConfig) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(folder.path().join("controller.db"), &SqliteOptions::default()).unwrap();
     let store: Arc<dyn Store> = Arc::new(store);
-    let authority = Arc::new(Authority::create(&AuthorityPolicy::default(), SystemTime::now()).unwrap());
-    let pin = CaPin::of(authority.certificate());
-    let tokens = JoinTokens::new(Arc::clone(&store), pin, ControllerConfig::default().tokens);
+    let authority = Authority::create(&AuthorityPolicy::default(), SystemTime::now()).unwrap();
+    let authorities = SharedAuthorities::only(authority);
+    let tokens = JoinTokens::new(
+        Arc::clone(&store),
+        authorities.clone(),
+        ControllerConfig::default().tokens,
+    );
     let revocations = SharedRevocations::default();
     let enrolment = Bootstrap(Enrolment::new(
         Arc::clone(&store),
         tokens.clone(),
-        Arc::clone(&authority),
+        authorities.clone(),
         revocations.clone(),
         limits,
     ));
@@ -92,7 +97,7 @@ fn fixture(limits: &EnrolmentConfig) -> Fixture {
         store,
         tokens,
         enrolment: Arc::new(enrolment),
-        authority,
+        authorities,
         revocations,
     }
 }
@@ -128,14 +133,20 @@ async fn a_token_becomes_a_certificate_once() {
     assert_eq!(identity.node_id(), Some("node-1"));
     assert_eq!(
         reply.ca_certificate_pem,
-        cluster.authority.certificate().to_pem().into_bytes()
+        cluster
+            .authorities
+            .current()
+            .signer
+            .certificate()
+            .to_pem()
+            .into_bytes()
     );
     assert!(
         minted
             .token
             .pin()
             .unwrap()
-            .matches(cluster.authority.certificate())
+            .matches(cluster.authorities.current().signer.certificate())
     );
     assert!(reply.cli_token.is_empty());
 

@@ -11,7 +11,7 @@ use std::fmt;
 pub struct Capabilities(u32);
 
 /// The names on the wire, in the order of the bits.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 15] = [
     "incarnations/1",
     "preparing-reported/1",
     "crash-ack/1",
@@ -26,6 +26,7 @@ const NAMES: [&str; 14] = [
     "exec-ack/1",
     "modules/1",
     "events/1",
+    "renewal/1",
 ];
 
 impl Capabilities {
@@ -59,12 +60,15 @@ impl Capabilities {
     pub const MODULES: Self = Self(1 << 12);
     /// `events/1`: events have numbers, and a subscription goes on after the last that was seen.
     pub const EVENTS: Self = Self(1 << 13);
+    /// `renewal/1`: certificates and the authorities to believe are renewed over the stream.
+    pub const RENEWAL: Self = Self(1 << 14);
 
     /// Everything that the machines of this crate handle by themselves.
     ///
     /// [`ARTIFACTS`](Self::ARTIFACTS) is not among them: it needs a second connection, which only an application has. Nor is
     /// [`EXEC_ACK`](Self::EXEC_ACK): only an application knows what was written, and who waits for it; nor
-    /// [`MODULES`](Self::MODULES) and [`EVENTS`](Self::EVENTS): only an application has modules, and who listens.
+    /// [`MODULES`](Self::MODULES), [`EVENTS`](Self::EVENTS) and [`RENEWAL`](Self::RENEWAL): only an application has modules, who
+    /// listens, and certificates.
     pub const SESSION: Self = Self(
         Self::INCARNATIONS.0
             | Self::PREPARING_REPORTED.0

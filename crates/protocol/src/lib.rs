@@ -107,6 +107,7 @@
 //! | [`roster`] | the controller's knowledge of one node's instances, across streams |
 //! | [`hosted`] | the daemon's own instances, across streams |
 //! | [`modules`] | which modules a node is sent, and which it has to remove |
+//! | [`renewal`] | when a node asks for another certificate |
 //! | [`node`] | what either side does about a node and its instances, across streams, and what has to be recorded first |
 //! | [`time`], [`trace`] | deadlines with their reason; the trace that an order belongs to |
 //! | [`unstable`] | the parts of these machines (ledger, reconciliation, outbox, heartbeat), for those who test or study them |
@@ -132,6 +133,7 @@ pub mod peer;
 pub mod readiness;
 mod reconcile;
 pub mod redact;
+pub mod renewal;
 pub mod roster;
 pub mod session;
 pub mod time;

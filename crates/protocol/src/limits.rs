@@ -53,6 +53,8 @@ pub const LABELS: usize = 64;
 pub const INSTANCES_PER_NODE: usize = 4_096;
 /// The most capabilities that a handshake may list.
 pub const CAPABILITIES: usize = 128;
+/// The most authorities that a daemon may say it believes.
+pub const AUTHORITIES: usize = 16;
 /// The longest content hash.
 pub const HASH: usize = 128;
 /// The most entries of each kind in a cache status.

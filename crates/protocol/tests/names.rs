@@ -171,6 +171,7 @@ fn each_capability_has_the_name_of_the_contract() {
         (Capabilities::PLUGIN_READY, "plugin-ready/1"),
         (Capabilities::EXEC_ACK, "exec-ack/1"),
         (Capabilities::MODULES, "modules/1"),
+        (Capabilities::RENEWAL, "renewal/1"),
     ] {
         assert_eq!(capability.to_wire(), [name]);
     }

@@ -228,6 +228,23 @@ impl ObservedServer {
     }
 }
 
+impl Enrolled {
+    /// What a node gets in place of what it had, over a connection that is trusted already: a chain for its new key, leaf first,
+    /// and the authorities to believe, both as PEM
+    ///
+    /// # Errors
+    /// [`EnrolmentError`], saying which part does not fit.
+    pub fn renewed(
+        node_id: &str,
+        key: &NodeKey,
+        chain_pem: &str,
+        ca_certificate_pem: &str,
+    ) -> Result<Self, EnrolmentError> {
+        let anchors = TrustAnchors::from_pem(ca_certificate_pem)?;
+        check(key.join(chain_pem)?, anchors, node_id)
+    }
+}
+
 /// Whether this is what the node was promised
 fn check(credential: Credential, anchors: TrustAnchors, node_id: &str) -> Result<Enrolled, EnrolmentError> {
     credential.check_trusted(&anchors)?;

@@ -26,11 +26,11 @@ impl Validity {
         self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 
-    /// When a successor should be asked for: a third of the lifetime before the end
+    /// When a successor should be asked for: after half of the lifetime
     #[must_use]
     pub fn renew_at(&self) -> SystemTime {
         self.not_after
-            .checked_sub(self.length() / 3)
+            .checked_sub(self.length() / 2)
             .unwrap_or(self.not_before)
     }
 }
@@ -66,13 +66,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_successor_is_due_when_a_third_of_the_lifetime_is_left() {
+    fn a_successor_is_due_when_half_of_the_lifetime_is_left() {
         let start = from_unix_seconds(1_000_000).unwrap();
         let validity = Validity {
             not_before: start,
             not_after: start + Duration::from_secs(300),
         };
-        assert_eq!(validity.renew_at(), start + Duration::from_secs(200));
+        assert_eq!(validity.renew_at(), start + Duration::from_secs(150));
         assert!(validity.contains(start) && validity.contains(validity.not_after));
         assert!(!validity.contains(start - Duration::from_secs(1)));
         assert!(!validity.contains(validity.not_after + Duration::from_secs(1)));

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use prexorcloud_security::authority::{
-    Authority, AuthorityError, AuthorityPolicy, IssueError, LoadError, Origin, ServerNames,
+    Authority, AuthorityError, AuthorityFolder, AuthorityPolicy, IssueError, LoadError, Origin, ServerNames,
 };
 use prexorcloud_security::certificate::Certificate;
 use prexorcloud_security::credential::Credential;
@@ -30,7 +30,7 @@ fn a_node_certificate_says_what_the_contract_wants() {
     assert_eq!(leaf.not_after(), epoch() + 365 * DAY);
     assert_eq!(leaf.issued_at(), epoch());
     assert!(!leaf.is_authority() && leaf.is_signed_by(authority.certificate()));
-    assert!(!leaf.renewal_due(epoch() + 243 * DAY) && leaf.renewal_due(epoch() + 244 * DAY));
+    assert!(!leaf.renewal_due(epoch() + 182 * DAY) && leaf.renewal_due(epoch() + 183 * DAY));
     let (_, parsed) = x509_parser::parse_x509_certificate(leaf.der()).unwrap();
     let usage = parsed.key_usage().unwrap().unwrap();
     assert!(usage.critical && usage.value.digital_signature() && !usage.value.key_cert_sign());
@@ -310,4 +310,96 @@ fn server_names_decide_when_a_certificate_is_issued_anew() {
     assert!(!names.with("10.0.0.9").unwrap().are_covered_by(server.leaf()));
     assert!(server.leaf().purposes().unwrap().server_auth && !server.leaf().purposes().unwrap().client_auth);
     assert_eq!(server.leaf().subject(), "CN=prexorcloud-controller");
+}
+
+/// A folder of authorities with one that signs
+fn folder(path: &Path) -> AuthorityFolder {
+    let policy = AuthorityPolicy::default();
+    Authority::load_or_create(path, &policy, epoch()).unwrap();
+    AuthorityFolder::new(path, policy)
+}
+
+#[test]
+fn an_authority_takes_the_place_of_another_step_by_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path());
+    let first = folder.load("").unwrap().signer.fingerprint();
+    let next = folder.prepare(epoch()).unwrap().fingerprint();
+    assert_eq!(
+        folder.prepare(epoch()).unwrap().fingerprint(),
+        next,
+        "there is one already"
+    );
+
+    let prepared = folder.load(&first.to_string()).unwrap();
+    assert_eq!(prepared.signer.fingerprint(), first);
+    let believed: Vec<_> = prepared
+        .anchors()
+        .unwrap()
+        .iter()
+        .map(Certificate::fingerprint)
+        .collect();
+    assert_eq!(believed, [first, next]);
+
+    folder.keep_signer().unwrap();
+    let unchanged = folder.load(&first.to_string()).unwrap();
+    assert_eq!(
+        (unchanged.signer.fingerprint(), unchanged.former.is_none()),
+        (first, true)
+    );
+
+    let active = folder.load(&next.to_string()).unwrap();
+    assert!(active.next.is_none());
+    let believed: Vec<_> = active
+        .anchors()
+        .unwrap()
+        .iter()
+        .map(Certificate::fingerprint)
+        .collect();
+    assert_eq!(believed, [next, first]);
+    let node = active.signer.issue_node("node-1", epoch()).unwrap();
+    assert!(node.leaf().is_signed_by(active.signer.certificate()));
+
+    folder.forget_former().unwrap();
+    folder.forget_former().unwrap();
+    let retired = folder.load(&next.to_string()).unwrap();
+    assert!(retired.former.is_none() && retired.next.is_none());
+}
+
+#[test]
+fn an_activation_that_was_cut_short_anywhere_is_ended_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = ["ca.key", "ca.pem", "next/ca.pem", "next/ca.key"];
+    for cut in 0..=files.len() {
+        let path = dir.path().join(cut.to_string());
+        let folder = folder(&path);
+        let next = folder.prepare(epoch()).unwrap().fingerprint();
+        folder.keep_signer().unwrap();
+        // The steps in their order, as far as they came.
+        for step in files.iter().take(cut) {
+            match step.strip_prefix("next/") {
+                Some(_) => std::fs::remove_file(path.join(step)).unwrap(),
+                None => {
+                    std::fs::copy(path.join("next").join(step), path.join(step)).unwrap();
+                }
+            }
+        }
+        let active = folder.load(&next.to_string()).unwrap();
+        assert_eq!(active.signer.fingerprint(), next, "after {cut} steps");
+        assert!(
+            active.former.is_some() && active.next.is_none(),
+            "after {cut} steps"
+        );
+        assert!(!path.join("next/ca.pem").exists(), "after {cut} steps");
+    }
+}
+
+#[test]
+fn an_authority_that_was_prepared_can_be_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = folder(dir.path());
+    let next = folder.prepare(epoch()).unwrap();
+    folder.discard_next().unwrap();
+    assert!(folder.load("").unwrap().next.is_none());
+    assert_ne!(folder.prepare(epoch()).unwrap().fingerprint(), next.fingerprint());
 }

@@ -44,7 +44,7 @@ pub trait Envelope: prost::Message + Default + Send + Sync + 'static {
 
 impl Envelope for DaemonMessage {
     fn knows(field: u32) -> bool {
-        matches!(field, 1..=18 | 103 | 104)
+        matches!(field, 1..=18 | 103..=106)
     }
 
     fn kinds() -> &'static [&'static Kind] {
@@ -58,7 +58,7 @@ impl Envelope for DaemonMessage {
 
 impl Envelope for ControllerMessage {
     fn knows(field: u32) -> bool {
-        matches!(field, 1..=18 | 100..=102)
+        matches!(field, 1..=18 | 100..=104)
     }
 
     fn kinds() -> &'static [&'static Kind] {

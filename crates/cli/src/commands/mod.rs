@@ -2,6 +2,8 @@
 
 mod audit;
 mod cache;
+mod cert;
+mod confirm;
 mod console;
 mod crash;
 mod event;
@@ -60,6 +62,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,
         Command::Module(command) => module::run(command, &client(target)?, &output).await,
+        Command::Cert(command) => cert::run(command, &client(target)?, &output).await,
         Command::Logs(command) => logs::run(command, &client(target)?, &output).await,
         Command::Event(EventCommand::Watch { kinds, since }) => {
             event::watch(&kinds, since, &client(target)?, &output).await

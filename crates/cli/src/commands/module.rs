@@ -1,12 +1,13 @@
 //! `prexorctl module`
 
 use std::fs::File;
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::json;
 
+use super::confirm::confirm;
 use crate::arguments::ModuleCommand;
 use crate::client::Client;
 use crate::failure::Failure;
@@ -79,7 +80,10 @@ pub(super) async fn run(command: ModuleCommand, client: &Client, output: &Output
         ModuleCommand::Retry { id } => retry(&id, client, output).await,
         ModuleCommand::Uninstall { id, yes } => {
             if !yes {
-                confirm(&id)?;
+                confirm(
+                    &format!("Remove {id} from every node?"),
+                    &format!("{id} would be removed from every node"),
+                )?;
             }
             client.delete(&["modules", "platform", &id]).await?;
             if output.is_json() {
@@ -276,24 +280,4 @@ fn read(path: &Path, most: u64) -> Result<Vec<u8>, Failure> {
         )));
     }
     Ok(bytes)
-}
-
-/// Asks on a terminal; elsewhere nobody could answer
-fn confirm(id: &str) -> Result<(), Failure> {
-    let unasked = || Failure::Usage {
-        message: format!("{id} would be removed from every node; say --yes if that is meant"),
-    };
-    let input = std::io::stdin();
-    if !input.is_terminal() {
-        return Err(unasked());
-    }
-    let mut terminal = std::io::stderr();
-    write!(terminal, "Remove {} from every node? [y/N] ", printable::line(id))?;
-    terminal.flush()?;
-    let mut answer = String::new();
-    input.lock().take(64).read_line(&mut answer)?;
-    match answer.trim() {
-        "y" | "Y" | "yes" => Ok(()),
-        _ => Err(unasked()),
-    }
 }

@@ -3,7 +3,7 @@
 /// SHA-256 of the contract without comments, order and formatting, in lower-case hex
 ///
 /// Two builds with the same digest send and understand the same messages.
-pub const WIRE_DIGEST: &str = "013b486149c97b1a6509f1dd0133feb05f94890e8fd9f468b7aef76543a8350b";
+pub const WIRE_DIGEST: &str = "395fde8ff7281b235a6173f8d148812289ec05772b42de8062d5d6b2ce1a450f";
 
 /// The `.proto` files of the contract: path from the repository root, and SHA-256 of the bytes in lower-case hex
 pub const FILES: &[(&str, &str)] = &[
@@ -21,6 +21,6 @@ pub const FILES: &[(&str, &str)] = &[
     ),
     (
         "proto/prexorcloud/daemon_service.proto",
-        "d2f23f90b78fc05d2aafcb1a123de735c0dc8e4ca71a3c85fb0311fc2a9138de",
+        "7f0f87be4eb486feee0d13fb9b6e702b31ccd3b3744df11fc9a8b71e2160b1b2",
     ),
 ];

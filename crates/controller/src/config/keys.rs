@@ -131,6 +131,18 @@ pub(super) const KEYS: &[Key] = &[
         "Console lines kept in memory per instance.",
     ),
     key(
+        "certificates.node_days",
+        Kind::Integer,
+        "365",
+        "How long a node's certificate counts. It renews itself after half of that.",
+    ),
+    key(
+        "certificates.server_days",
+        Kind::Integer,
+        "365",
+        "How long this controller's own certificate counts. It renews itself after half of that.",
+    ),
+    key(
         "crashes.keep",
         Kind::Integer,
         "500",

@@ -26,7 +26,7 @@ use std::{
 
 use prexorcloud_content::Limits;
 use prexorcloud_protocol::heartbeat::{DEFAULT_INTERVAL, MISSED_LIMIT};
-use prexorcloud_security::files::without_mark;
+use prexorcloud_security::{authority::AuthorityPolicy, files::without_mark};
 use tracing::level_filters::LevelFilter;
 
 use self::settings::Settings;
@@ -35,6 +35,8 @@ pub use self::{
     keys::example,
 };
 use crate::modules::SigningConfig;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The largest configuration file that is read
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
@@ -56,6 +58,8 @@ pub struct ControllerConfig {
     pub enrolment: EnrolmentConfig,
     /// Defaults of instances
     pub instances: InstanceConfig,
+    /// Lifetimes of certificates
+    pub certificates: CertificateConfig,
     /// Crash records
     pub crashes: CrashConfig,
     /// How much a template may hold, told when it is pushed; what was pushed before stays
@@ -127,6 +131,24 @@ pub struct InstanceConfig {
     pub console_lines: usize,
 }
 
+/// Lifetimes of certificates; each is renewed after half of it
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateConfig {
+    /// Of a node's; at most 365 days, which is how long a revocation is remembered
+    pub node_lifetime: Duration,
+    /// Of the controller's own
+    pub server_lifetime: Duration,
+}
+
+impl CertificateConfig {
+    pub(crate) fn policy(&self) -> AuthorityPolicy {
+        let mut policy = AuthorityPolicy::default();
+        policy.node_lifetime = self.node_lifetime;
+        policy.server_lifetime = self.server_lifetime;
+        policy
+    }
+}
+
 /// Crash records
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrashConfig {
@@ -190,6 +212,10 @@ impl Default for ControllerConfig {
                 startup_timeout: Duration::from_secs(120),
                 shutdown_grace: Duration::from_secs(30),
                 console_lines: 500,
+            },
+            certificates: CertificateConfig {
+                node_lifetime: 365 * DAY,
+                server_lifetime: 365 * DAY,
             },
             crashes: CrashConfig { keep: 500 },
             templates: Limits::default(),
@@ -390,6 +416,18 @@ fn configure(settings: &Settings) -> Result<ControllerConfig, ConfigError> {
                 "instances.console_lines",
                 default.instances.console_lines,
                 1..=100_000,
+            )?,
+        },
+        certificates: CertificateConfig {
+            node_lifetime: settings.days(
+                "certificates.node_days",
+                default.certificates.node_lifetime,
+                1..=365,
+            )?,
+            server_lifetime: settings.days(
+                "certificates.server_days",
+                default.certificates.server_lifetime,
+                1..=365,
             )?,
         },
         crashes: CrashConfig {

@@ -18,6 +18,9 @@ use super::{
     keys::{KEYS, Kind, VARIABLE_PREFIX, nearest},
 };
 
+/// Seconds of a day
+const DAY_S: u64 = 86_400;
+
 #[derive(Debug)]
 enum Value {
     Text(String),
@@ -190,6 +193,17 @@ impl Settings {
     ) -> Result<Duration, ConfigError> {
         let value = self.integer(key, i64::try_from(default.as_secs()).unwrap_or(i64::MAX), range)?;
         Ok(Duration::from_secs(value.unsigned_abs()))
+    }
+
+    pub(super) fn days(
+        &self,
+        key: &'static str,
+        default: Duration,
+        range: RangeInclusive<i64>,
+    ) -> Result<Duration, ConfigError> {
+        let default = i64::try_from(default.as_secs() / DAY_S).unwrap_or(i64::MAX);
+        let days = self.integer(key, default, range)?;
+        Ok(Duration::from_secs(days.unsigned_abs() * DAY_S))
     }
 
     pub(super) fn milliseconds(

@@ -15,8 +15,8 @@ use axum::{
 use serde::Serialize;
 
 use crate::{
-    content::BlobError, groups::GroupError, modules::ModuleError, nodes::OrderError, store::StoreError,
-    templates::TemplateError,
+    content::BlobError, groups::GroupError, modules::ModuleError, nodes::OrderError, rotation::RotationError,
+    store::StoreError, templates::TemplateError,
 };
 
 /// What went wrong, for the caller
@@ -119,6 +119,22 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "a request failed because of the storage");
         Self::unavailable("the controller's storage failed, try again")
+    }
+}
+
+impl From<RotationError> for ApiError {
+    fn from(error: RotationError) -> Self {
+        let message = error.to_string();
+        match error {
+            RotationError::OutOfOrder(_) => Self::conflict(message),
+            RotationError::LocksOut { .. } => Self::new(StatusCode::CONFLICT, "NODES_LOCKED_OUT", message),
+            RotationError::Store(error) => error.into(),
+            RotationError::Conflict | RotationError::Stopping => Self::unavailable(message),
+            RotationError::Files(_) | RotationError::Server(_) => {
+                tracing::error!(%error, "the authorities could not be changed");
+                Self::unavailable(message)
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! can drift from what `/nodes` shows.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use axum::{
     extract::State,
@@ -16,7 +17,7 @@ use prexorcloud_protocol::compat;
 use super::Api;
 use crate::certificates::DAY_MS;
 use crate::nodes::{CONTRACT_MATCHES, NodeSummary, NodeView, contract_name};
-use crate::wall_clock::now_millis;
+use crate::wall_clock::{now_millis, to_millis};
 
 /// The text format of Prometheus, as its content type names it
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,6 +29,7 @@ pub(super) async fn scrape(State(api): State<Arc<Api>>) -> ([(HeaderName, &'stat
             &api.nodes.views(),
             &LogCounts::of(&api),
             api.templates.damaged_count(),
+            api.rotation.ends(),
             now_millis(),
         ),
     )
@@ -75,7 +77,13 @@ impl LogCounts {
     }
 }
 
-fn exposition(nodes: &[NodeView], logs: &LogCounts, damaged: usize, now_ms: i64) -> String {
+fn exposition(
+    nodes: &[NodeView],
+    logs: &LogCounts,
+    damaged: usize,
+    own_ends: (SystemTime, SystemTime),
+    now_ms: i64,
+) -> String {
     let recorder = PrometheusBuilder::new().build_recorder();
     let handle = recorder.handle();
     with_local_recorder(&recorder, || {
@@ -86,6 +94,7 @@ fn exposition(nodes: &[NodeView], logs: &LogCounts, damaged: usize, now_ms: i64)
         record(nodes);
         record_expiries(nodes, now_ms);
         gauge!("prexorcloud_template_manifests_damaged").set(number(damaged));
+        record_ends(nodes, own_ends, now_ms);
         for (name, _, count) in logs.0 {
             counter!(name).absolute(count);
         }
@@ -123,6 +132,11 @@ fn describe() {
             "Nodes whose certificate has expired, or does so within 7 or 30 days; the greater contains the lesser",
         ),
     ];
+    describe_gauge!(
+        "prexorcloud_certificate_expiry_seconds",
+        Unit::Seconds,
+        "Until the controller's own certificate expires, the authority's, and that of the node that ends first"
+    );
     for (name, meaning) in about {
         describe_gauge!(name, Unit::Count, meaning);
     }
@@ -169,6 +183,53 @@ fn record_expiries(nodes: &[NodeView], now_ms: i64) {
     }
 }
 
+/// Seconds until certificates expire; negative afterwards
+fn record_ends(nodes: &[NodeView], (server, authority): (SystemTime, SystemTime), now_ms: i64) {
+    let of_nodes = nodes.iter().map(|node| node.record.certificate_expires_at_ms);
+    let soonest = of_nodes.filter(|expires_at_ms| *expires_at_ms != 0).min();
+    for (of, ends_at_ms) in [
+        ("server", Some(to_millis(server))),
+        ("authority", Some(to_millis(authority))),
+        ("node_soonest", soonest),
+    ] {
+        let left = ends_at_ms.map_or(f64::NAN, |ends_at_ms| {
+            let seconds = ((ends_at_ms - now_ms) / 1000).clamp(i64::from(i32::MIN), i64::from(i32::MAX));
+            i32::try_from(seconds).map_or(f64::NAN, f64::from)
+        });
+        gauge!("prexorcloud_certificate_expiry_seconds", "of" => of).set(left);
+    }
+}
+
 fn number(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::from(u32::MAX), f64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::NodeRecord;
+
+    #[test]
+    fn the_ends_of_certificates_are_counted_and_told_in_seconds() {
+        let node = NodeView {
+            record: NodeRecord {
+                certificate_expires_at_ms: 10 * DAY_MS,
+                ..NodeRecord::default()
+            },
+            ..NodeView::default()
+        };
+        let logs = LogCounts([("a_total", "", 0); 6]);
+        let day = std::time::Duration::from_secs(24 * 3600);
+        let own = (SystemTime::UNIX_EPOCH + 3 * day, SystemTime::UNIX_EPOCH);
+        let text = exposition(&[node], &logs, 0, own, DAY_MS);
+        for line in [
+            r#"prexorcloud_node_certificates_expiring{within="30d"} 1"#,
+            r#"prexorcloud_node_certificates_expiring{within="7d"} 0"#,
+            r#"prexorcloud_certificate_expiry_seconds{of="server"} 172800"#,
+            r#"prexorcloud_certificate_expiry_seconds{of="authority"} -86400"#,
+            r#"prexorcloud_certificate_expiry_seconds{of="node_soonest"} 777600"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
 }

@@ -7,6 +7,7 @@ mod access;
 mod access_tokens;
 mod answering;
 mod audit;
+mod authorities;
 mod cache;
 mod connections;
 mod console;
@@ -52,8 +53,8 @@ pub(crate) use self::{
 use crate::{
     access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
     controller::Surroundings, events::Feed, fleet::Fleet, groups::Groups, join_tokens::JoinTokens,
-    logs::Logs, modules::Modules, nodes::Nodes, readiness::Readiness, store::Store, templates::Templates,
-    workloads::Workloads,
+    logs::Logs, modules::Modules, nodes::Nodes, readiness::Readiness, rotation::Rotation, store::Store,
+    templates::Templates, workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -67,6 +68,7 @@ pub(crate) struct Api {
     pub(crate) fleet: Fleet,
     pub(crate) groups: Groups,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) rotation: Rotation,
     pub(crate) consoles: Arc<Consoles>,
     pub(crate) workloads: Arc<Workloads>,
     pub(crate) events: Arc<Feed>,
@@ -102,6 +104,7 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/nodes/{id}/shutdown", post(nodes::shutdown))
         .route("/nodes/{id}/remove", post(nodes::remove))
         .route("/nodes/{id}/revoke-cert", post(nodes::revoke_certificates))
+        .route("/nodes/{id}/renew-cert", post(nodes::renew_certificate))
         .route("/nodes/{id}/logs", get(logs::of_node))
         .route("/nodes/{id}/logs/stream", get(logs::stream_of_node))
         .route("/nodes/{id}/logs/ticket", post(tickets::for_log_of_node))
@@ -131,6 +134,11 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/crashes/{id}", get(crashes::show))
         .route("/system/health", get(system::health))
         .route("/system/ready", get(system::ready))
+        .route("/system/authorities", get(authorities::show))
+        .route("/system/authorities/prepare", post(authorities::prepare))
+        .route("/system/authorities/discard", post(authorities::discard))
+        .route("/system/authorities/activate", post(authorities::activate))
+        .route("/system/authorities/retire", post(authorities::retire))
         .route("/system/logs", get(logs::own))
         .route("/system/logs/stream", get(logs::stream_own))
         .route("/system/logs/ticket", post(tickets::for_own_log))

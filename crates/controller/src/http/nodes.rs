@@ -314,6 +314,17 @@ pub(super) async fn revoke_certificates(
     })))
 }
 
+/// Its daemon asks for another certificate now
+pub(super) async fn renew_certificate(
+    State(api): State<Arc<Api>>,
+    caller: Authenticated,
+    id: Id,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let node = authorize(&api, &caller, &id, "node.renew-certificate").await?;
+    api.nodes.renew_certificate(node).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "status": "ASKED" }))))
+}
+
 /// Checks the permission and the node, and leaves a trace of who wanted what
 pub(super) async fn authorize(
     api: &Api,

@@ -13,8 +13,21 @@ use crate::{
     store::{SqliteStore, StoreError},
 };
 
-/// The files of an authority's folder; the first two are the authority
-const AUTHORITY_FILES: [&str; 4] = ["ca.pem", "ca.key", "records.key", MARK_FILE];
+/// The files of an authority's folder; `ca.pem` and `ca.key` are the authority
+///
+/// An activation moves what is in `next` there, so that is read first.
+const AUTHORITY_FILES: [&str; 7] = [
+    "next/ca.pem",
+    "next/ca.key",
+    "former.pem",
+    "ca.pem",
+    "ca.key",
+    "records.key",
+    MARK_FILE,
+];
+
+/// Folder of the authority that is to sign next
+const NEXT_FOLDER: &str = "next";
 
 /// Largest of these files that is copied
 const MAX_BYTES: u64 = 64 * 1024;
@@ -66,6 +79,9 @@ pub fn backup(data_dir: &Path, target: &Path) -> Result<(), BackupError> {
     }
     let (from, to) = (data_dir.join(AUTHORITY_FOLDER), target.join(AUTHORITY_FOLDER));
     files::ensure_private_dir(&to)?;
+    if from.join(NEXT_FOLDER).is_dir() {
+        files::ensure_private_dir(&to.join(NEXT_FOLDER))?;
+    }
     for name in AUTHORITY_FILES {
         match files::read(&from.join(name), MAX_BYTES) {
             Ok(bytes) => files::write_secret(&to.join(name), &bytes)?,

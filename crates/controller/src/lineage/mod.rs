@@ -191,6 +191,13 @@ impl Known {
         })
     }
 
+    /// SHA-256 of the authority that signs, as hex; empty if that was not noted yet
+    pub(crate) fn authority(&self) -> &str {
+        self.record
+            .as_ref()
+            .map_or("", |found| found.record.authority.as_str())
+    }
+
     fn progress(&self) -> Progress {
         Progress {
             epoch: self.record.as_ref().map_or(0, |found| found.record.epoch),
@@ -264,10 +271,7 @@ impl Lineage {
 
     /// Whether the authority is the one that the records name; those of an earlier release name none
     pub(crate) fn require_signer(&self, known: &Known, found: Fingerprint) -> Result<(), LineageError> {
-        let named = known
-            .record
-            .as_ref()
-            .map_or("", |known| known.record.authority.as_str());
+        let named = known.authority();
         let found = found.to_string();
         if named.is_empty() || named == found {
             return Ok(());

@@ -34,6 +34,7 @@ impl StreamAcceptor {
             .union(Capabilities::EXEC_ACK)
             .union(Capabilities::MODULES)
             .union(Capabilities::EVENTS)
+            .union(Capabilities::RENEWAL)
             .union(Capabilities::ARTIFACTS);
         session.heartbeat = HeartbeatConfig {
             interval: heartbeat.interval,

@@ -147,6 +147,7 @@ impl Node {
         self.give_up_files();
         self.give_up_cache();
         self.begin_modules();
+        self.end_identity();
         self.end_subscriptions();
         self.tell(Event::NodeConnected {
             node_id: self.id.to_string(),
@@ -224,6 +225,7 @@ impl Node {
         self.give_up_files();
         self.give_up_cache();
         self.end_modules();
+        self.end_identity();
         self.end_subscriptions();
         self.with_view(|view| view.session = None);
         self.tell(Event::NodeDisconnected {
@@ -339,10 +341,16 @@ impl Node {
         let handshake = &hello.handshake;
         let stream = self.streams.get(hello.stream.stream());
         let peer = stream.map(|stream| stream.data.peer.address());
-        let expires_at_ms = stream
+        let certificate = stream
             .and_then(|stream| stream.data.peer.certificate())
-            .and_then(|certificate| Certificate::from_der(certificate).ok())
+            .and_then(|certificate| Certificate::from_der(certificate).ok());
+        let expires_at_ms = certificate
+            .as_ref()
             .map(|certificate| to_millis(certificate.not_after()));
+        let authorities = self.context.authorities.current();
+        let signed_by = certificate
+            .and_then(|certificate| Some(authorities.anchors().ok()?.issuer_of(&certificate)?.fingerprint()))
+            .map(|signer| signer.to_string());
         let address = match (handshake.advertise_address.as_str(), peer) {
             ("", Some(peer)) => peer.ip().to_string(),
             (advertised, _) => advertised.to_owned(),
@@ -356,6 +364,9 @@ impl Node {
             record.labels.clone_from(&handshake.labels);
             record.host_info.clone_from(&handshake.host_info);
             record.certificate_expires_at_ms = expires_at_ms.unwrap_or(record.certificate_expires_at_ms);
+            if let Some(signed_by) = &signed_by {
+                record.signed_by.clone_from(signed_by);
+            }
         })
         .await?;
         let listed = handshake.running_instances.iter();

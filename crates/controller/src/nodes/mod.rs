@@ -20,6 +20,7 @@ mod events;
 mod files;
 mod forwarding;
 mod grants;
+mod identity;
 mod inline;
 mod jar;
 mod modules;

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::{store::StoreError, trace};
 
+/// The least that a daemon is told in seconds
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// Where an answer goes; nobody may be waiting for it any more
 pub(super) type Reply<T> = oneshot::Sender<Result<T, OrderError>>;
 
@@ -116,6 +119,12 @@ pub(super) enum NodeRequest {
         module: ModuleId,
         reply: Reply<bool>,
     },
+    /// Have its daemon ask for another certificate
+    RenewCertificate {
+        reply: Reply<()>,
+    },
+    /// The authorities of the cluster are others
+    AuthoritiesChanged,
     /// End the present session
     Close {
         close: Close,
@@ -142,7 +151,7 @@ impl NodeRequest {
     /// Nobody waits for the answer any more: whoever asked was told so, and may have asked again
     fn is_abandoned(&self) -> bool {
         match self {
-            Self::Join { .. } => false,
+            Self::Join { .. } | Self::AuthoritiesChanged => false,
             Self::Stop { reply, .. } => reply.is_closed(),
             Self::Drain { reply, .. } | Self::GiveUpAll { reply } => reply.is_closed(),
             Self::Cordon { reply, .. } | Self::Undrain { reply } => reply.is_closed(),
@@ -157,6 +166,7 @@ impl NodeRequest {
             | Self::DeclareLost { reply, .. }
             | Self::Forget { reply, .. }
             | Self::Retire { reply }
+            | Self::RenewCertificate { reply }
             | Self::WarmCache { reply, .. }
             | Self::Close { reply, .. } => reply.is_closed(),
         }
@@ -265,6 +275,8 @@ impl Node {
             NodeRequest::AskAboutCache { reply } => answer(reply, self.ask_about_cache()),
             NodeRequest::WarmCache { order, reply } => answer(reply, self.warm_cache(*order)),
             NodeRequest::RetryModule { module, reply } => answer(reply, Ok(self.retry_module(module))),
+            NodeRequest::RenewCertificate { reply } => answer(reply, self.want_certificate(AT_ONCE)),
+            NodeRequest::AuthoritiesChanged => self.tell_authorities(),
             NodeRequest::Close { close, reply } => {
                 if let Some(session) = self.current_session() {
                     session.with(|session, _| session.close_with(close));

@@ -22,6 +22,7 @@ use super::{
     task::Node,
 };
 use crate::{
+    authorities::SharedAuthorities,
     config::ControllerConfig,
     console::Consoles,
     events::Feed,
@@ -65,6 +66,8 @@ pub(crate) struct NodeContext {
     pub(crate) notes: Arc<Semaphore>,
     /// The plugins inside the servers
     pub(crate) workloads: Arc<Workloads>,
+    /// Who signs the certificates of nodes
+    pub(crate) authorities: SharedAuthorities,
     /// What is secret in an order is recorded under this
     pub(crate) sealing: Arc<SealingKey>,
     /// What is laid into the folders of instances
@@ -101,6 +104,7 @@ impl NodeContext {
             ),
             archives: Semaphore::new(1),
             grants: Arc::default(),
+            authorities: authority_for_trying(),
             sealing,
             inventory: Arc::new(Inventory::new(Arc::clone(&store))),
             events: Arc::new(Feed::new(Arc::clone(&store))),
@@ -118,6 +122,13 @@ impl NodeContext {
             workloads: Arc::default(),
         }
     }
+}
+
+#[cfg(test)]
+fn authority_for_trying() -> SharedAuthorities {
+    let policy = prexorcloud_security::authority::AuthorityPolicy::default();
+    let created = prexorcloud_security::authority::Authority::create(&policy, std::time::SystemTime::now());
+    SharedAuthorities::only(created.unwrap_or_else(|error| unreachable!("{error}")))
 }
 
 pub(super) type SharedView = Arc<Mutex<NodeView>>;
@@ -392,6 +403,33 @@ impl Nodes {
         });
         let retried = futures_util::future::join_all(asked).await;
         retried.into_iter().filter(|is_retried| *is_retried).count()
+    }
+
+    /// Has the daemon of a node ask for another certificate
+    pub(crate) async fn renew_certificate(&self, node: NodeId) -> Result<(), OrderError> {
+        self.ask(node, |reply| NodeRequest::RenewCertificate { reply })
+            .await
+    }
+
+    /// Has every node that listens hear that the authorities are others
+    ///
+    /// One that is too busy to be told hears it when it connects again.
+    pub(crate) fn tell_authorities(&self) {
+        let tasks: Vec<_> = self
+            .entries()
+            .values()
+            .map(|entry| entry.orders.clone())
+            .collect();
+        tokio::spawn(async move {
+            for orders in tasks {
+                let telling = orders.send(Traced::now(NodeRequest::AuthoritiesChanged));
+                if tokio::time::timeout(ORDER_TIMEOUT, telling).await.is_err() {
+                    tracing::warn!(
+                        "a node is too busy to hear of the authorities, and hears of them when it connects again"
+                    );
+                }
+            }
+        });
     }
 
     pub(crate) async fn close(&self, node: NodeId, close: Close) -> Result<(), OrderError> {

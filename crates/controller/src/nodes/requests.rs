@@ -21,6 +21,8 @@ impl Node {
             }
             DaemonRequest::Module(update) => self.handle_module_state(update),
             DaemonRequest::Modules(snapshot) => self.handle_module_snapshot(snapshot),
+            DaemonRequest::Certificate(request) => self.handle_certificate_request(request),
+            DaemonRequest::Authorities(trusted) => self.handle_trusted(trusted),
             DaemonRequest::Cache(status) => self.handle_cache_status(*status),
             // Answers to what nothing here asks for.
             other => {

@@ -21,6 +21,7 @@ use super::{
     drain::drain_of,
     files::Asked,
     forwarding::{Forwarder, to_forward},
+    identity::Identity,
     modules::NodeModules,
     order::{Traced, Waiting},
     registry::{SharedView, look},
@@ -61,6 +62,7 @@ pub(super) struct Node {
     /// Answers about templates that may be under way
     pub(super) template_turns: Arc<Semaphore>,
     pub(super) modules: NodeModules,
+    pub(super) identity: Identity,
     /// Who waits for answers about files
     pub(super) asked: Asked,
     /// When the node was last seen, until that is recorded
@@ -93,6 +95,7 @@ impl Node {
             orders: 0,
             typed: Typed::default(),
             awaiting_shutdown: Vec::new(),
+            identity: Identity::default(),
             asked: Asked::default(),
             template_turns: templates::turns(),
             last_seen_ms: None,
@@ -156,6 +159,7 @@ impl Node {
             self.handle_ends();
             self.note_last_seen().await;
             self.work_modules().await;
+            self.work_identity().await;
             self.work().await;
             self.refresh_view();
             if !self.ended.is_empty() {

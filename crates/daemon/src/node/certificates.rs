@@ -1,8 +1,8 @@
 //! The node's certificate while the daemon runs: it can be replaced on disk and read again
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use prexorcloud_protocol::NodeId;
 use prexorcloud_security::certificate_directory::CertificateDirectory;
@@ -33,8 +33,8 @@ pub(super) struct Certificates {
     node: NodeId,
     directory: CertificateDirectory,
     material: Arc<ClientMaterial>,
-    /// When the one in use expires.
-    not_after: Arc<Mutex<SystemTime>>,
+    /// What is in use, for connections from now on.
+    enrolled: Arc<Mutex<Enrolled>>,
 }
 
 /// HTTP/2 frames of artifacts: a piece in one of them costs less than in sixteen
@@ -46,20 +46,43 @@ impl Certificates {
             node,
             directory: CertificateDirectory::new(directory),
             material: Arc::new(ClientMaterial::new(tls(enrolled)?)),
-            not_after: Arc::new(Mutex::new(enrolled.credential.leaf().not_after())),
+            enrolled: Arc::new(Mutex::new(enrolled.clone())),
         })
     }
 
     /// Takes another one, for connections from now on
-    pub(super) fn take(&self, enrolled: &Enrolled) -> Result<(), TlsError> {
-        self.material.replace(tls(enrolled)?);
-        *self.not_after.lock().unwrap_or_else(PoisonError::into_inner) =
-            enrolled.credential.leaf().not_after();
+    pub(super) fn take(&self, enrolled: Enrolled) -> Result<(), TlsError> {
+        self.material.replace(tls(&enrolled)?);
+        *self.lock() = enrolled;
         Ok(())
     }
 
     pub(super) fn not_after(&self) -> SystemTime {
-        *self.not_after.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().credential.leaf().not_after()
+    }
+
+    pub(super) fn issued_at(&self) -> SystemTime {
+        self.lock().credential.leaf().issued_at()
+    }
+
+    /// From its issue to its end
+    pub(super) fn lifetime(&self) -> Duration {
+        let lifetime = self.not_after().duration_since(self.issued_at());
+        lifetime.unwrap_or_default()
+    }
+
+    /// What is in use, for connections from now on
+    pub(super) fn enrolled(&self) -> Enrolled {
+        self.lock().clone()
+    }
+
+    /// Where it is kept
+    pub(super) fn directory(&self) -> &CertificateDirectory {
+        &self.directory
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Enrolled> {
+        self.enrolled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A dialer that takes what was read last
@@ -83,7 +106,7 @@ impl Certificates {
         let enrolled = enrolment::load(&self.directory, self.node)
             .await?
             .ok_or_else(|| ReloadError::Missing(self.directory.path().to_path_buf()))?;
-        Ok(self.take(&enrolled)?)
+        Ok(self.take(enrolled)?)
     }
 }
 

@@ -39,7 +39,7 @@ use prexorcloud_transport::client::DialError;
 use prexorcloud_transport::{
     Backoff, DaemonRunner, LinkEvent, RunEnd, SessionHandle, StreamEnd, Target, Vital,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::cache::templates::Source;
@@ -59,12 +59,15 @@ use crashes::CrashSpool;
 use host::Host;
 use memory::Memory;
 use orders::Orders;
-use renewal::{Occasion, Renewal};
+use renewal::{Link, Occasion, Renewal};
 
 pub use certificates::ReloadError;
 
 /// How long the first stream waits for how instances have ended while no daemon ran
 const ENDS_FIRST: Duration = Duration::from_secs(2);
+
+/// Occasions for another certificate that may wait; each that does not fit comes again
+const OCCASIONS: usize = 16;
 
 /// The version that controllers are told
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -212,8 +215,9 @@ impl Daemon {
         let certificates = Certificates::of(node_id, config.certificate_dir(), &credentials)?;
         let dialer = certificates.dialer();
         let dialled: Arc<Mutex<Option<Target>>> = Arc::default();
-        let renewal = Renewal::new(&config, node_id, targets.clone(), certificates.clone());
-        let (occasions, occasioned) = mpsc::channel(4);
+        let (occasions, occasioned) = mpsc::channel(OCCASIONS);
+        let (link, linked) = watch::channel(None);
+        let known = targets.clone();
 
         let instances_dir = absolute(&config.instances_dir())?;
         let run_folder = data_dir.join("run");
@@ -255,7 +259,8 @@ impl Daemon {
             .union(Capabilities::EXEC_ACK)
             .union(Capabilities::ARTIFACTS)
             .union(Capabilities::MODULES)
-            .union(Capabilities::EVENTS);
+            .union(Capabilities::EVENTS)
+            .union(Capabilities::RENEWAL);
         session_config.host_info = Some(host.info(java.as_deref().ok()).await);
         let mut hosted = Hosted::new();
         for instance in &adopted {
@@ -278,6 +283,7 @@ impl Daemon {
             tracing::info!(instance = %instance.facts.instance, pid = instance.pid, running = instance.is_running,
                 "instance of an earlier daemon adopted");
         }
+        let share = share_of(&session_config.boot_id);
         let fence = EpochFence::new(memory.highest_epoch());
         let (learned_sender, learned) = mpsc::channel(8);
         let seeds: Vec<Target> = targets.into_iter().chain(memory.controllers()).collect();
@@ -289,6 +295,14 @@ impl Daemon {
             })
             .observe(observer(Arc::clone(&dialled), learned_sender, occasions.clone()));
         let session = runner.session();
+        let renewal = Renewal::new(
+            &config,
+            node_id,
+            known,
+            certificates.clone(),
+            session.clone(),
+            share,
+        );
         let health = match config.health.enabled {
             true => Some(start_health(&config, node_id, &session, &dialled, surroundings.log.clone()).await?),
             false => None,
@@ -314,7 +328,8 @@ impl Daemon {
             // Not vital: a node can do without it.
             tokio::spawn(logs::forward(session.clone(), mirror))
         });
-        let renewing = tokio::spawn(vital.guard("the renewal of the certificate", renewal.run(occasioned)));
+        let renewing =
+            tokio::spawn(vital.guard("the renewal of the certificate", renewal.run(occasioned, linked)));
         let deaths = reports.deaths;
         let mut orders = Orders::new(
             session,
@@ -327,6 +342,7 @@ impl Daemon {
             InstanceFiles::new(instances_dir),
             dialled,
             modules.clone(),
+            Link::new(link, occasions.clone()),
         );
         for instance in &adopted {
             orders.adopted(instance);
@@ -463,6 +479,14 @@ fn tell_open_files(Raised { before, now }: Raised, instances: usize) {
 /// A name for this process that no other one ever has
 fn fresh_uuid() -> io::Result<String> {
     Ok(std::fs::read_to_string(FRESH_UUID)?.trim().to_owned())
+}
+
+/// Where in their ranges the random moments of this process lie, by its random name
+fn share_of(boot_id: &str) -> u16 {
+    boot_id
+        .get(..4)
+        .and_then(|digits| u16::from_str_radix(digits, 16).ok())
+        .unwrap_or(u16::MAX / 2)
 }
 
 fn absolute(path: &std::path::Path) -> Result<PathBuf, StartError> {

@@ -11,6 +11,7 @@ mod enrolment;
 mod examples;
 mod groups;
 mod handwritten;
+mod identity;
 mod liars;
 mod lineage;
 mod link;

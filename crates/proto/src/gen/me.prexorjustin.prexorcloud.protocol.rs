@@ -1304,7 +1304,7 @@ pub struct DaemonMessage {
     /// The message itself. Unset, or a variant that the receiver does not know, is ignored.
     #[prost(
         oneof = "daemon_message::Payload",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 103, 104"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 103, 104, 105, 106"
     )]
     pub payload: ::core::option::Option<daemon_message::Payload>,
 }
@@ -1374,6 +1374,13 @@ pub mod daemon_message {
         /// others send every module again, and learn from ModuleStateUpdate.
         #[prost(message, tag = "104")]
         ModuleSnapshot(super::ModuleSnapshot),
+        /// Asks for another certificate. Sent to controllers that announced `renewal/1`.
+        #[prost(message, tag = "105")]
+        CertificateRequest(super::CertificateRequest),
+        /// Which authorities the daemon believes. Sent after each handshake to controllers that announced `renewal/1`, and when
+        /// that has changed.
+        #[prost(message, tag = "106")]
+        TrustedAuthorities(super::TrustedAuthorities),
     }
 }
 /// What a controller sends. One payload a message.
@@ -1392,7 +1399,7 @@ pub struct ControllerMessage {
     /// The message itself. Unset, or a variant that the receiver does not know, is ignored.
     #[prost(
         oneof = "controller_message::Payload",
-        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 100, 101, 102"
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 100, 101, 102, 103, 104"
     )]
     pub payload: ::core::option::Option<controller_message::Payload>,
 }
@@ -1460,6 +1467,13 @@ pub mod controller_message {
         /// others judge without it.
         #[prost(message, tag = "102")]
         InstanceReady(super::InstanceReady),
+        /// The answer to CertificateRequest.
+        #[prost(message, tag = "103")]
+        CertificateIssued(super::CertificateIssued),
+        /// Which authorities to believe from now on, and whether to ask for another certificate. Sent to daemons that announced
+        /// `renewal/1`.
+        #[prost(message, tag = "104")]
+        AuthorityUpdate(super::AuthorityUpdate),
     }
 }
 /// Who the daemon is and what runs on it. The first message of a stream.
@@ -2581,6 +2595,50 @@ pub struct ArtifactRef {
     /// Its size in bytes.
     #[prost(int64, tag = "2")]
     pub size_bytes: i64,
+}
+/// A daemon asks for another certificate for the node that it is, over the stream that its present one opened.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateRequest {
+    /// A PKCS#10 request in DER that carries a new EC P-256 key of the node's and is signed with it, at most 4096 bytes.
+    /// Required. Only the key is taken from it: whom the certificate names is settled by the stream.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub certificate_request: ::prost::bytes::Bytes,
+}
+/// Another certificate, or why there is none. The one before counts until it expires.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateIssued {
+    /// The chain of the certificate for the key that was sent, leaf first, as PEM. Empty = refused, and `error_message` says
+    /// why.
+    #[prost(string, tag = "1")]
+    pub certificate_chain_pem: ::prost::alloc::string::String,
+    /// The authorities to believe from now on: one or more PEM certificates, the active one first.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub ca_certificate_pem: ::prost::bytes::Bytes,
+    /// Why there is no certificate, a sentence of at most 512 characters. Empty if there is one.
+    #[prost(string, tag = "3")]
+    pub error_message: ::prost::alloc::string::String,
+    /// When to ask again, in seconds. 0 = as the daemon likes.
+    #[prost(int32, tag = "4")]
+    pub retry_after_seconds: i32,
+}
+/// Which authorities a daemon believes: what it has written down, and will dial with.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TrustedAuthorities {
+    /// SHA-256 of each authority's certificate in DER, lower-case hexadecimal; at most 16.
+    #[prost(string, repeated, tag = "1")]
+    pub sha256: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+/// Which authorities the cluster has. A daemon that could not present its own certificate among them any more refuses it
+/// with an ErrorReport `AUTHORITIES_REFUSED`, and changes nothing.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorityUpdate {
+    /// The authorities to believe from now on: one or more PEM certificates, the active one first. Empty = those before.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub ca_certificate_pem: ::prost::bytes::Bytes,
+    /// Ask for another certificate within this many seconds, at a moment of the daemon's choice, so that not all ask at once.
+    /// 0 = as before.
+    #[prost(int32, tag = "2")]
+    pub renew_within_seconds: i32,
 }
 /// What a ConfigPatch does to its key. A value that is not listed is an error, never SET.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]

@@ -156,3 +156,12 @@ fields! { CrashReportAck as "crash_report_ack" {
 fields! { ConsoleOutputAck as "console_output_ack" {
     instance_id: Instance;
 } }
+
+fields! { CertificateIssued as "certificate_issued" {
+    error_message: Text::shortened(limits::ACK_MESSAGE);
+    retry_after_seconds: Number::natural(Otherwise::Clamped);
+} }
+
+fields! { AuthorityUpdate as "authority_update" {
+    renew_within_seconds: Number::natural(Otherwise::Clamped);
+} }

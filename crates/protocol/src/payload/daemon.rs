@@ -271,6 +271,13 @@ fields! { ModuleReport as "module_snapshot.modules" {
     last_error: Text::shortened(limits::MODULE_ERROR);
 } }
 
+// The request itself is read by whoever signs it.
+fields! { CertificateRequest as "certificate_request" {} }
+
+fields! { TrustedAuthorities as "trusted_authorities" {
+    sha256: Entries::refused(limits::AUTHORITIES), Each(Text::refused(limits::HASH));
+} }
+
 fields! { EventSubscribe as "event_subscribe" {
     event_types: Entries::refused(limits::EVENT_TYPES), Each(Text::refused(limits::EVENT_TYPE));
 } }

@@ -244,6 +244,10 @@ table! {
         Needs::Whole(Capabilities::EXEC_ACK), 4 * KIB, FEW;
     ModuleSnapshot(ModuleSnapshot) module_snapshot = 104, Report, Untagged,
         Needs::Whole(Capabilities::MODULES), MIB, limits::MODULES + FEW;
+    CertificateRequest(CertificateRequest) certificate_request = 105, Report, Untagged,
+        Needs::Whole(Capabilities::RENEWAL), 8 * KIB, FEW;
+    TrustedAuthorities(TrustedAuthorities) trusted_authorities = 106, Report, Untagged,
+        Needs::Whole(Capabilities::RENEWAL), 4 * KIB, limits::AUTHORITIES + FEW;
 }
 
 table! {
@@ -275,6 +279,10 @@ table! {
         Needs::Whole(Capabilities::CONSOLE_ACK), KIB, FEW;
     InstanceReady(InstanceReady) instance_ready = 102, Control, Tagged,
         Needs::Whole(Capabilities::PLUGIN_READY), KIB, FEW;
+    CertificateIssued(CertificateIssued) certificate_issued = 103, Report, Untagged,
+        Needs::Whole(Capabilities::RENEWAL), 256 * KIB, FEW;
+    AuthorityUpdate(AuthorityUpdate) authority_update = 104, Report, Untagged,
+        Needs::Whole(Capabilities::RENEWAL), 256 * KIB, FEW;
 }
 
 /// Checks a handshake that has left its envelope.

@@ -30,6 +30,9 @@ pub const INSTANCE_ALREADY_RUNNING: &str = "INSTANCE_ALREADY_RUNNING";
 pub const INSTANCE_STILL_ALIVE: &str = "INSTANCE_STILL_ALIVE";
 /// Of a daemon: records of the instance that the context names are damaged; it is watched all the same.
 pub const RECORDS_DAMAGED: &str = "RECORDS_DAMAGED";
+/// Of a daemon: the authorities that it was told are not believed, since its own certificate would not count among them, or they cannot
+/// be read or written; those of before are.
+pub const AUTHORITIES_REFUSED: &str = "AUTHORITIES_REFUSED";
 
 /// Something that was to be in the cache beforehand cannot be had; the context names it.
 pub const PRE_WARM_FAILED: &str = "PRE_WARM_FAILED";

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use super::{Authority, AuthorityError, AuthorityPolicy, IssueError};
 use crate::files::{self, FileError};
 
-const CERTIFICATE_FILE: &str = "ca.pem";
-const KEY_FILE: &str = "ca.key";
-const MAX_FILE_LEN: u64 = 64 * 1024;
+pub(super) const CERTIFICATE_FILE: &str = "ca.pem";
+pub(super) const KEY_FILE: &str = "ca.key";
+pub(super) const MAX_FILE_LEN: u64 = 64 * 1024;
 
 /// Where an authority came from
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +69,22 @@ impl Authority {
     ) -> Result<(Self, Origin), LoadError> {
         files::ensure_private_dir(directory)?;
         match Self::load(directory, policy) {
-            Err(LoadError::CertificateMissing { certificate }) => {
+            Err(LoadError::CertificateMissing { .. }) => {
                 let authority = Self::create(policy, now)?;
-                files::write_secret(&directory.join(KEY_FILE), authority.key_pem().as_bytes())?;
-                files::write_public(&certificate, authority.certificate().to_pem().as_bytes())?;
+                authority.write(directory)?;
                 Ok((authority, Origin::Created))
             }
             loaded => Ok((loaded?, Origin::Loaded)),
         }
+    }
+
+    /// Writes the key, then the certificate, in place of what is there
+    pub(super) fn write(&self, directory: &Path) -> Result<(), FileError> {
+        files::write_secret(&directory.join(KEY_FILE), self.key_pem().as_bytes())?;
+        files::write_public(
+            &directory.join(CERTIFICATE_FILE),
+            self.certificate.to_pem().as_bytes(),
+        )
     }
 
     /// Loads the authority of `directory`, which has one; nothing is written

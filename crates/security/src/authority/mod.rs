@@ -19,6 +19,7 @@
 
 mod directory;
 mod request;
+mod rotation;
 mod server_names;
 
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 pub use self::directory::{LoadError, Origin};
 pub use self::request::{NodeKey, requested_key};
+pub use self::rotation::{Authorities, AuthorityFolder};
 pub use self::server_names::{InvalidServerName, ServerNames};
 use crate::certificate::{Certificate, CertificateError, Fingerprint};
 use crate::credential::{Credential, CredentialError};

@@ -32,6 +32,7 @@ use tokio::time::timeout;
 use super::crashes::CrashSpool;
 use super::host::Host;
 use super::memory::{Memory, Written};
+use super::renewal::{Link, Occasion};
 use super::{Finished, requests};
 use crate::cache::templates::{Ask, Templates};
 use crate::control::ExitCause;
@@ -58,6 +59,7 @@ pub(super) struct Orders {
     files: InstanceFiles,
     dialled: Arc<Mutex<Option<Target>>>,
     modules: Modules,
+    link: Link,
     api_port: u16,
     tasks: JoinSet<Done>,
     /// At most one order of the controller at a time
@@ -121,6 +123,7 @@ impl Orders {
         files: InstanceFiles,
         dialled: Arc<Mutex<Option<Target>>>,
         modules: Modules,
+        link: Link,
     ) -> Self {
         let (events, learned) = reports;
         let mut config = DaemonNodeConfig::default();
@@ -137,6 +140,7 @@ impl Orders {
             files,
             dialled,
             modules,
+            link,
             api_port: 0,
             tasks: JoinSet::new(),
             warming: JoinSet::new(),
@@ -233,6 +237,12 @@ impl Orders {
             Some(DaemonEvent::Request(controller_message::Payload::ModuleEvent(event))) => {
                 self.modules.event(&event);
             }
+            Some(DaemonEvent::Request(controller_message::Payload::CertificateIssued(issued))) => {
+                self.link.tell(Occasion::Issued(issued));
+            }
+            Some(DaemonEvent::Request(controller_message::Payload::AuthorityUpdate(update))) => {
+                self.link.tell(Occasion::Authorities(update));
+            }
             Some(DaemonEvent::Request(request)) => {
                 let request = self.templates.handle_request(request);
                 let cache = || self.preparer.cache_status();
@@ -255,6 +265,7 @@ impl Orders {
                 self.supervisor.close_consoles();
                 self.templates.handle_disconnected();
                 self.modules.handle_disconnected();
+                self.link.disconnected();
                 match outcome {
                     // Begins with "upgrade required".
                     DaemonOutcome::Handshake(HandshakeFailure::UpgradeRequired(incompatible)) => {
@@ -291,6 +302,7 @@ impl Orders {
         };
         // A later stream, if there is one by now, has its own news on the way: what is opened twice is only told twice.
         let stream = self.session.with(|session, _| session.stream_ordinal());
+        self.link.connected(connected.capabilities, stream);
         self.supervisor.open_consoles(stream, receiver);
         for (instance, damage) in &self.damaged {
             self.send(daemon_message::Payload::ErrorReport(ErrorReport {

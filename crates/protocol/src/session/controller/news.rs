@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use prexorcloud_proto::{
-    CacheStatus, CommandWritten, ConsoleOutput, CrashReport, DaemonLogRecord, ErrorReport, EventSubscribe,
-    EventUnsubscribe, InstanceFileContent, InstanceFileTree, InstanceStatusUpdate, ModuleSnapshot,
-    ModuleStateUpdate, NodeStatus, ShutdownNodeAck, StartInstanceAck, StopInstanceAck, TemplateRequest,
+    CacheStatus, CertificateRequest, CommandWritten, ConsoleOutput, CrashReport, DaemonLogRecord,
+    ErrorReport, EventSubscribe, EventUnsubscribe, InstanceFileContent, InstanceFileTree,
+    InstanceStatusUpdate, ModuleSnapshot, ModuleStateUpdate, NodeStatus, ShutdownNodeAck, StartInstanceAck,
+    StopInstanceAck, TemplateRequest, TrustedAuthorities,
 };
 
 #[cfg(doc)]
@@ -62,6 +63,10 @@ pub enum DaemonRequest {
     EventSubscribe(EventSubscribe),
     /// The daemon wants events no more.
     EventUnsubscribe(EventUnsubscribe),
+    /// The daemon wants another certificate.
+    Certificate(CertificateRequest),
+    /// Which authorities the daemon believes.
+    Authorities(TrustedAuthorities),
     /// The answer to a walk through an instance's files.
     FileTree(InstanceFileTree),
     /// The answer to a read of an instance's file.

@@ -66,6 +66,8 @@ impl ControllerSession {
             Payload::ModuleSnapshot(snapshot) => DaemonRequest::Modules(snapshot).into(),
             Payload::EventSubscribe(subscribe) => DaemonRequest::EventSubscribe(subscribe).into(),
             Payload::EventUnsubscribe(unsubscribe) => DaemonRequest::EventUnsubscribe(unsubscribe).into(),
+            Payload::CertificateRequest(request) => DaemonRequest::Certificate(request).into(),
+            Payload::TrustedAuthorities(trusted) => DaemonRequest::Authorities(trusted).into(),
             Payload::CommandWritten(written) => ControllerEvent::CommandWritten(written),
             Payload::InstanceFileTree(tree) => DaemonRequest::FileTree(tree).into(),
             Payload::InstanceFileContent(content) => DaemonRequest::FileContent(content).into(),
