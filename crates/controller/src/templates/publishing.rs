@@ -38,7 +38,7 @@ pub struct Published {
 impl Templates {
     /// Reads a manifest that somebody sent, and says which of its blobs are not here
     ///
-    /// Those that are here stay for at least [`KEPT_UNREFERENCED`].
+    /// Those that are here stay for at least [`KEPT_UNREFERENCED`](crate::content::KEPT_UNREFERENCED).
     ///
     /// # Errors
     /// [`TemplateError::Invalid`] with the rule or the limit that the manifest breaks.
