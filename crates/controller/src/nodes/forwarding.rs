@@ -20,6 +20,10 @@ const TRIED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Bytes of a message beside its name and its fields
 const ENVELOPE: usize = 64;
 
+/// Names that are refused one by one on a stream; a message may have a thousand, and answers to all of them would be the end of
+/// the stream for a daemon that does not read as fast
+const REFUSED_ONE_BY_ONE: u32 = 256;
+
 /// What a stream has subscribed to
 pub(super) struct Forwarder {
     machine: Forwarding,
@@ -129,7 +133,7 @@ impl Node {
         for name in &subscribe.event_types {
             let named = Named::of(name);
             if let Some((code, message)) = named.refusal(name) {
-                self.answer_error("EventSubscribe", code, &message, String::new());
+                self.refuse_subscription(code, &message);
             } else if let Named::Class(_) = named {
                 let after = Cursor {
                     sequence: subscribe.after_sequence,
@@ -142,8 +146,19 @@ impl Node {
         self.forward();
     }
 
+    fn refuse_subscription(&mut self, code: &str, message: &str) {
+        self.refused_types = self.refused_types.saturating_add(1);
+        if self.refused_types <= REFUSED_ONE_BY_ONE {
+            return self.answer_error("EventSubscribe", code, message, String::new());
+        }
+        if self.refused_types == REFUSED_ONE_BY_ONE + 1 {
+            tracing::warn!(node = %self.id, code, last = message, "the daemon subscribes to more and more that there is not; on this stream it is not told of each any more");
+        }
+    }
+
     /// Forgets what a stream that has ended wanted to hear of
     pub(super) fn end_subscriptions(&mut self) {
+        self.refused_types = 0;
         self.forwarder = None;
         self.show_subscriptions();
     }
@@ -176,7 +191,7 @@ impl Node {
         });
         if let Err(error) = forwarder.machine.subscribe(name) {
             let code = "EVENT_SUBSCRIPTIONS_FULL";
-            self.answer_error("EventSubscribe", code, &error.to_string(), String::new());
+            self.refuse_subscription(code, &error.to_string());
         }
     }
 

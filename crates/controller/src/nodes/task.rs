@@ -69,6 +69,8 @@ pub(super) struct Node {
     pub(super) last_seen_ms: Option<i64>,
     /// What the stream that counts has subscribed to
     pub(super) forwarder: Option<Box<Forwarder>>,
+    /// Names that it could not subscribe to
+    pub(super) refused_types: u32,
     /// What is to be told with it
     pub(super) untold: Vec<Event>,
     /// News beyond those, which are lost
@@ -102,6 +104,7 @@ impl Node {
             untold: Vec::new(),
             untold_lost: 0,
             forwarder: None,
+            refused_types: 0,
             ended: Vec::new(),
             shown_waiting: None,
         }

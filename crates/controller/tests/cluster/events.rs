@@ -323,6 +323,148 @@ async fn ten_thousand_events_that_happened_meanwhile_arrive_in_order_after_a_res
     puppet.vanish(&cluster, "node-1").await;
 }
 
+/// 10^5 names, most of them of nothing: the daemon is told of some, loses nothing else, and is bounded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_subscriptions_is_refused_and_harms_nobody() {
+    let cluster = Cluster::start().await;
+    let (flooding, other) = (cluster.enrol("node-1").await, cluster.enrol("node-2").await);
+    let mut puppet = Puppet::join(&cluster, &flooding, "node-1").await;
+    let mut bystander = Puppet::join(&cluster, &other, "node-2").await;
+    subscribe(&bystander, &[CREATED], 0).await;
+    for part in 0..100 {
+        let event_types = (0..1000).map(|number| match number % 3 {
+            0 => String::new(),
+            1 => "java.lang.String".to_owned(),
+            _ => format!("no.such.Event{part}x{number}"),
+        });
+        puppet
+            .say(Payload::EventSubscribe(EventSubscribe {
+                event_types: event_types.collect(),
+                ..EventSubscribe::default()
+            }))
+            .await;
+    }
+    // One message with too many, and one name that is too long.
+    for event_types in [vec![CREATED.to_owned(); 1025], vec!["x".repeat(513)]] {
+        puppet
+            .say(Payload::EventSubscribe(EventSubscribe {
+                event_types,
+                ..EventSubscribe::default()
+            }))
+            .await;
+    }
+    subscribe(&puppet, &[CREATED], 0).await;
+    eventually("the subscription that is one", async || {
+        (cluster.node("node-1").await["eventTypes"] == json!([CREATED])).then_some(())
+    })
+    .await;
+    // It is subscribed to by whoever said so before, too: what he hears says that he is heard.
+    eventually("the subscription of the bystander", async || {
+        (cluster.node("node-2").await["eventTypes"] == json!([CREATED])).then_some(())
+    })
+    .await;
+    group(&cluster, "one").await;
+    assert_eq!(event(&mut bystander).await.event_type, CREATED);
+    let mut refusals = 0;
+    loop {
+        match puppet.next().await.unwrap() {
+            ToDaemon::ErrorReport(report) => {
+                refusals += 1;
+                assert!(
+                    [
+                        "EVENT_TYPE_BLANK",
+                        "EVENT_TYPE_UNKNOWN",
+                        "EVENT_TYPE_NOT_CLOUD_EVENT",
+                        "INVALID_MESSAGE"
+                    ]
+                    .contains(&report.error_code.as_str()),
+                    "{report:?}"
+                );
+            }
+            ToDaemon::ModuleEvent(event) => {
+                assert_eq!(event.event_type, CREATED);
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // The names, as far as they are told, and the two messages that were none.
+    assert_eq!(refusals, 256 + 2);
+}
+
+/// What the log has let go of is told, with what is there, and everything after it comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_falls_out_of_the_log_is_told_and_goes_on() {
+    let mut cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    group(&cluster, "before").await;
+    cluster.stop().await;
+    // More bytes than the log keeps.
+    append(
+        &cluster,
+        (0..40).map(|number| {
+            (
+                "GROUP_DELETED",
+                format!("d{}", number.to_string().repeat(700_000)),
+            )
+        }),
+    )
+    .await;
+    append(&cluster, [("GROUP_CREATED", "after".to_owned())]).await;
+    cluster.restart().await;
+    let mut stream = cluster.events("?lastSequence=1&type=GROUP_CREATED", "").await;
+    let seen = stream.until("\"after\"").await;
+    let (resync, _) = seen.split_once("\"after\"").unwrap();
+    assert!(
+        resync.contains(r#""type":"RESYNC_REQUIRED""#) && resync.contains(r#""lastSequence":1"#),
+        "{resync}"
+    );
+    let earliest: u64 = resync
+        .split_once(r#""earliestSequence":"#)
+        .and_then(|(_, rest)| rest.split_once(','))
+        .unwrap()
+        .0
+        .parse()
+        .unwrap();
+    assert!((3..42).contains(&earliest), "{earliest}");
+    let (_, page) = cluster.get("/events?since=1&type=GROUP_CREATED").await;
+    assert_eq!(kinds(&page), ["RESYNC_REQUIRED", "GROUP_CREATED"]);
+    let (_, page) = cluster
+        .get(&format!("/events?since={}&type=GROUP_CREATED", earliest - 1))
+        .await;
+    assert_eq!(kinds(&page), ["GROUP_CREATED"], "nothing is missing");
+
+    let mut puppet = join_numbered(&cluster, &credential).await;
+    subscribe(&puppet, &[CREATED], 1).await;
+    let mark = event(&mut puppet).await;
+    assert_eq!((mark.event_type.as_str(), mark.sequence, mark.missed), ("", 1, 0));
+    let first = event(&mut puppet).await;
+    // All that is gone, and nothing that is there.
+    assert_eq!((first.previous, first.missed), (1, earliest - 2));
+    assert!(first.payload_json.ends_with(br#""after"}"#), "{first:?}");
+    puppet.vanish(&cluster, "node-1").await;
+}
+
+/// Lets something have happened to groups as far as the log is concerned, each in a commit of its own
+async fn append(cluster: &Cluster, events: impl IntoIterator<Item = (&str, String)>) {
+    use prexorcloud_controller::{
+        records::EventRecord,
+        store::{SqliteOptions, SqliteStore, Store as _, Txn},
+    };
+    let file = cluster.config.data_dir.join("controller.db");
+    let store = SqliteStore::open(file, &SqliteOptions::default()).unwrap();
+    for (kind, name) in events {
+        let record = EventRecord {
+            kind: kind.to_owned(),
+            at_ms: 1,
+            payload_json: format!(r#"{{"groupName":"{name}"}}"#),
+        };
+        let txn = Txn::new().append(prost::Message::encode_to_vec(&record));
+        assert!(store.txn(txn).await.unwrap().committed().is_some());
+    }
+    store.close().await.unwrap();
+}
+
 /// Lets so many groups be created as far as the log is concerned
 async fn happen(cluster: &Cluster, count: usize) {
     use prexorcloud_controller::{

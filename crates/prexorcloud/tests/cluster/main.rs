@@ -8,6 +8,7 @@ mod delivery;
 mod diagnostics;
 mod endings;
 mod enrolment;
+mod events;
 mod examples;
 mod groups;
 mod handwritten;
