@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Json, body,
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, header::CONTENT_LENGTH},
 };
 use prexorcloud_content::module::{Host, MAX_JAR_BYTES, Manifest};
 use prexorcloud_security::signature::{Form, MAX_SIGNATURE_FILE};
@@ -120,9 +120,15 @@ pub(super) async fn upload(
     body: body::Body,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let actor = caller.require(Permission::ModulesManage)?;
-    let _turn = UPLOADS.acquire().await;
     // The form around the files is small.
     let most = MAX_JAR_BYTES as usize + MAX_SIGNATURE_FILE + 16 * 1024;
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|announced| announced > most as u64) {
+        return Err(ApiError::too_large());
+    }
+    let _turn = UPLOADS.acquire().await;
     let body = body::to_bytes(body, most).await.map_err(|error| {
         let source = std::error::Error::source(&error)
             .map(ToString::to_string)

@@ -52,7 +52,7 @@ fn jar(manifest: &str) -> String {
         .unwrap()
 }
 
-fn module(id: &str, version: &str) -> String {
+pub fn module(id: &str, version: &str) -> String {
     jar(&format!(
         "id: {id}\nversion: {version}\nhosts: [daemon]\nbackend:\n  daemon:\n    entrypoint: a.Main\n    host: process\n"
     ))
@@ -65,7 +65,7 @@ fn linked(id: &str, provides: &str, requires: &str) -> String {
     ))
 }
 
-async fn form(cluster: &Cluster, parts: &[(&str, &str, &str)]) -> (u16, Value) {
+pub async fn form(cluster: &Cluster, parts: &[(&str, &str, &str)]) -> (u16, Value) {
     let mut body = String::new();
     for (name, file, content) in parts {
         body += &format!(

@@ -305,6 +305,21 @@ impl Cluster {
         stream
     }
 
+    /// Sends the head of a request whose body never comes
+    pub async fn announce(&self, path: &str, bytes: usize) -> Events {
+        let mut stream = TcpStream::connect(self.http).await.unwrap();
+        let request = format!(
+            "POST /api/v1{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {}\r\nContent-Type: multipart/form-data; \
+             boundary=b\r\nContent-Length: {bytes}\r\n\r\n",
+            self.admin
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        Events {
+            stream,
+            text: String::new(),
+        }
+    }
+
     /// Follows a console
     pub async fn console(&self, instance: &str, query: &str) -> Events {
         let path = format!("/instances/{instance}/console{query}");

@@ -50,11 +50,16 @@ pub fn trials() -> Vec<Trial> {
             "a_host_that_crashes_is_started_again",
             a_host_that_crashes_is_started_again,
         ),
+        trial(
+            "a_host_that_hangs_while_it_works_is_started_again",
+            a_host_that_hangs_while_it_works_is_started_again,
+        ),
         trial("a_killed_daemon_leaves_no_host", a_killed_daemon_leaves_no_host),
     ]
 }
 
 const READY: &str = r#"read hello; echo '{"type":"ready","protocol":1}'; read start;"#;
+const ANSWERING: &str = r#"read hello; echo '{"type":"ready","protocol":1,"pings":true}'; read start;"#;
 const ACTIVE: &str = r#"echo '{"type":"state","state":"ACTIVE"}';"#;
 
 fn settings(folder: &Path, script: &str) -> HostSettings {
@@ -377,5 +382,25 @@ async fn a_killed_daemon_leaves_no_host() {
     // The next one is not in its way.
     let (host, heard) = start(settings(folder.path(), &format!("{READY} {ACTIVE} read stop")));
     heard.state(ModuleState::Active).await;
+    host.stop().await;
+}
+
+async fn a_host_that_hangs_while_it_works_is_started_again() {
+    let folder = tempfile::tempdir().unwrap();
+    // It answers one ping, and then nothing more.
+    let answer = r#"read ping; echo '{"type":"pong","number":1}'; echo answered >&2; exec sleep 1000"#;
+    let mut settings = settings(folder.path(), &format!("{ANSWERING} {ACTIVE} {answer}"));
+    settings.patience.ping = Duration::from_millis(20);
+    settings.patience.pong = Duration::from_millis(200);
+    let (host, heard) = start(settings);
+    assert_eq!(host.settled().await.state, ModuleState::Active);
+    console_has(folder.path(), "answered").await;
+    let waiting = heard.state(ModuleState::Waiting).await;
+    assert!(waiting.error.contains("it hangs"), "{}", waiting.error);
+    until("the next one", || {
+        let active = |report: &&Report| report.state == ModuleState::Active;
+        (heard.states().iter().filter(active).count() >= 2).then_some(())
+    })
+    .await;
     host.stop().await;
 }

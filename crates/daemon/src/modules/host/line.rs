@@ -37,6 +37,9 @@ pub(super) enum Told<'a> {
     Gap {
         missed: u64,
     },
+    Ping {
+        number: u64,
+    },
     Stop {
         grace_ms: u64,
     },
@@ -78,6 +81,13 @@ pub enum Said {
     Ready {
         /// The version
         protocol: u32,
+        /// Whether it answers pings
+        answers_pings: bool,
+    },
+    /// The answer to a ping
+    Pong {
+        /// Which
+        number: u64,
     },
     /// The module is in this state
     State {
@@ -120,6 +130,9 @@ struct Raw {
     #[serde(rename = "type")]
     kind: String,
     protocol: Option<u32>,
+    #[serde(default)]
+    pings: bool,
+    number: Option<u64>,
     state: Option<HostState>,
     #[serde(default)]
     error: String,
@@ -133,7 +146,15 @@ struct Raw {
 pub(super) fn read(line: &[u8]) -> Result<Said, String> {
     let kind: Kind =
         serde_json::from_slice(line).map_err(|error| format!("no object with a type: {error}"))?;
-    let known = ["ready", "state", "log", "subscribe", "unsubscribe", "stopped"];
+    let known = [
+        "ready",
+        "state",
+        "log",
+        "subscribe",
+        "unsubscribe",
+        "stopped",
+        "pong",
+    ];
     if !known.contains(&kind.kind.as_str()) {
         return Ok(Said::Unknown(kind.kind));
     }
@@ -142,6 +163,10 @@ pub(super) fn read(line: &[u8]) -> Result<Said, String> {
     Ok(match raw.kind.as_str() {
         "ready" => Said::Ready {
             protocol: raw.protocol.ok_or_else(|| missing("protocol"))?,
+            answers_pings: raw.pings,
+        },
+        "pong" => Said::Pong {
+            number: raw.number.ok_or_else(|| missing("number"))?,
         },
         "state" => Said::State {
             state: raw.state.ok_or_else(|| missing("state"))?,
@@ -187,7 +212,21 @@ mod tests {
     #[test]
     fn lines_of_a_host_are_read() {
         for (line, said) in [
-            (r#"{"type":"ready","protocol":1}"#, Said::Ready { protocol: 1 }),
+            (
+                r#"{"type":"ready","protocol":1}"#,
+                Said::Ready {
+                    protocol: 1,
+                    answers_pings: false,
+                },
+            ),
+            (
+                r#"{"type":"ready","protocol":1,"pings":true}"#,
+                Said::Ready {
+                    protocol: 1,
+                    answers_pings: true,
+                },
+            ),
+            (r#"{"type":"pong","number":7}"#, Said::Pong { number: 7 }),
             (
                 r#"{"state":"ACTIVE","type":"state","later":[{}]}"#,
                 Said::State {
@@ -228,6 +267,7 @@ mod tests {
             "null",
             "{\"type\":1}",
             "{\"type\":\"ready\"}",
+            "{\"type\":\"pong\"}",
             "\u{0}",
             deep.as_str(),
             r#"{"type":"state","state":"UNLOADED"}"#,

@@ -10,46 +10,21 @@
 //! Facts go in and work comes out, time is an argument. A version that has never worked gets one try; one that has gets a bounded number in a
 //! row, with pauses that double. What a host says too often, or in no language of ours, is counted, and beyond a bound it has failed.
 
+mod changes;
+mod patience;
+mod pulse;
+mod state;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use changes::Changes;
+use pulse::{Beat, Pulse};
+
+pub use patience::Patience;
+pub use state::{ModuleState, Report};
+
 use super::line::{self, HostState, PROTOCOL, Said, Told};
-
-/// The times and bounds of a host
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// From its start until it says that it is ready
-    pub ready: Duration,
-    /// From being told to start until it says in what state it is
-    pub start: Duration,
-    /// From being told to stop until it is killed
-    pub stop: Duration,
-    /// The pause before the first new start; it doubles
-    pub first_pause: Duration,
-    /// The longest pause
-    pub longest_pause: Duration,
-    /// How long it has to work for its failures to be forgotten
-    pub stable: Duration,
-    /// Failures in a row that are one too many
-    pub failures: u32,
-    /// Lines that are no messages, or too many, before it has failed
-    pub mistakes: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            ready: Duration::from_secs(20),
-            start: Duration::from_secs(30),
-            stop: Duration::from_secs(10),
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(60),
-            stable: Duration::from_secs(60),
-            failures: 5,
-            mistakes: 32,
-        }
-    }
-}
 
 /// Whom a host is for
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,48 +61,6 @@ pub enum Work {
     Complain(String),
     /// It listens to these types, and to no others
     Listen(BTreeSet<String>),
-}
-
-/// The state of a module, as controllers are told it
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum ModuleState {
-    /// It is here, and does not work yet
-    Installed,
-    /// It waits for something
-    Waiting,
-    /// It works
-    Active,
-    /// It is being stopped
-    Stopping,
-    /// It is not here
-    Unloaded,
-    /// It cannot work; the error says why
-    Failed,
-}
-
-impl ModuleState {
-    /// The word on the wire
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Installed => "INSTALLED",
-            Self::Waiting => "WAITING",
-            Self::Active => "ACTIVE",
-            Self::Stopping => "STOPPING",
-            Self::Unloaded => "UNLOADED",
-            Self::Failed => "FAILED",
-        }
-    }
-}
-
-/// A state, and why
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// The state
-    pub state: ModuleState,
-    /// What is wrong; empty if nothing is
-    pub error: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +102,9 @@ pub struct HostMachine {
     mistakes: u32,
     unknown: u64,
     changes: Changes,
+    /// Whether its process has said that it answers pings
+    answers_pings: bool,
+    pulse: Option<Pulse>,
     types: BTreeSet<String>,
     /// Whether anybody believes that it listens
     counts_as_listening: bool,
@@ -190,6 +126,8 @@ impl HostMachine {
             mistakes: 0,
             unknown: 0,
             changes: Changes::new(now),
+            answers_pings: false,
+            pulse: None,
             types: BTreeSet::new(),
             counts_as_listening: false,
             reported: None,
@@ -263,19 +201,36 @@ impl HostMachine {
                     self.work.push_back(Work::Complain(text));
                 }
             }
-            (Phase::AwaitingReady { .. }, Said::Ready { protocol: PROTOCOL }) => {
+            (
+                Phase::AwaitingReady { .. },
+                Said::Ready {
+                    protocol: PROTOCOL,
+                    answers_pings,
+                },
+            ) => {
+                self.answers_pings = answers_pings;
                 self.work.push_back(Work::Write(Told::Start.line()));
                 self.phase = Phase::AwaitingState {
                     until: now + self.patience.start,
                 };
             }
-            (Phase::AwaitingReady { .. }, Said::Ready { protocol }) => {
+            (Phase::AwaitingReady { .. }, Said::Ready { protocol, .. }) => {
                 self.kill(Some(format!(
                     "its host speaks version {protocol} of the protocol, and this daemon {PROTOCOL}"
                 )));
             }
             (Phase::AwaitingState { .. } | Phase::Working { .. }, Said::State { state, error }) => {
                 self.handle_state(now, state, error);
+            }
+            (Phase::Working { .. }, Said::Pong { number }) => {
+                let patience = &self.patience;
+                let is_answer = self
+                    .pulse
+                    .as_mut()
+                    .is_some_and(|pulse| pulse.answered(now, number, patience));
+                if !is_answer {
+                    self.mistake("`pong` to no ping");
+                }
             }
             (Phase::AwaitingState { .. } | Phase::Working { .. }, Said::Subscribe(types)) => {
                 let room = line::MAX_TYPES.saturating_sub(self.types.len());
@@ -307,7 +262,7 @@ impl HostMachine {
             }
             (
                 Phase::AwaitingState { .. } | Phase::Working { .. },
-                said @ (Said::Ready { .. } | Said::Stopped),
+                said @ (Said::Ready { .. } | Said::Stopped | Said::Pong { .. }),
             ) => {
                 self.mistake(&format!("{} out of turn", name(&said)));
             }
@@ -329,12 +284,14 @@ impl HostMachine {
         self.proven = true;
         if matches!(self.phase, Phase::AwaitingState { .. }) {
             self.phase = Phase::Working { since: now };
+            self.pulse = self.answers_pings.then(|| Pulse::new(now, &self.patience));
         }
         self.report(state, error);
     }
 
     /// The process has ended, and everything that it had started
     pub fn handle_exited(&mut self, now: Instant, how: &str) {
+        self.pulse = None;
         // Its next process listens anew. Until then it counts as listening, so that it is told what it has missed.
         self.types.clear();
         match std::mem::replace(&mut self.phase, Phase::Over) {
@@ -453,7 +410,23 @@ impl HostMachine {
                 self.phase = Phase::Launching;
                 self.work.push_back(Work::Launch);
             }
-            Phase::Launching | Phase::Working { .. } | Phase::Killed { .. } | Phase::Over => {}
+            Phase::Working { .. } => {
+                let patience = &self.patience;
+                match self.pulse.as_mut().map(|pulse| pulse.beat(now, patience)) {
+                    Some(Beat::Ping(number)) => {
+                        self.work.push_back(Work::Write(Told::Ping { number }.line()));
+                    }
+                    Some(Beat::Stopped) => {
+                        let why = format!(
+                            "it hangs: no answer to a ping within {} s",
+                            seconds(patience.pong)
+                        );
+                        self.kill(Some(why));
+                    }
+                    None => {}
+                }
+            }
+            Phase::Launching | Phase::Killed { .. } | Phase::Over => {}
         }
     }
 
@@ -465,7 +438,8 @@ impl HostMachine {
             | Phase::AwaitingState { until }
             | Phase::Stopping { until }
             | Phase::Resting { until } => Some(until),
-            Phase::Launching | Phase::Working { .. } | Phase::Killed { .. } | Phase::Over => None,
+            Phase::Working { .. } => self.pulse.as_ref().map(Pulse::until),
+            Phase::Launching | Phase::Killed { .. } | Phase::Over => None,
         }
     }
 
@@ -529,35 +503,8 @@ fn name(said: &Said) -> &'static str {
         Said::Subscribe(_) => "`subscribe`",
         Said::Unsubscribe(_) => "`unsubscribe`",
         Said::Stopped => "`stopped`",
+        Said::Pong { .. } => "`pong`",
         Said::Unknown(_) => "an unknown type",
-    }
-}
-
-/// How many changes a host may tell of: a few at once, and one each second
-#[derive(Clone, Debug)]
-struct Changes {
-    left: u32,
-    since: Instant,
-}
-
-impl Changes {
-    const AT_ONCE: u32 = 64;
-
-    fn new(now: Instant) -> Self {
-        Self {
-            left: Self::AT_ONCE,
-            since: now,
-        }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        let seconds = now.saturating_duration_since(self.since).as_secs();
-        if seconds > 0 {
-            let more = u32::try_from(seconds).unwrap_or(u32::MAX);
-            self.left = self.left.saturating_add(more).min(Self::AT_ONCE);
-            self.since += Duration::from_secs(seconds);
-        }
-        self.left.checked_sub(1).map(|left| self.left = left).is_some()
     }
 }
 

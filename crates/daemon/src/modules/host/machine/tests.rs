@@ -247,3 +247,63 @@ fn another_version_of_the_protocol_is_no_match() {
     world.machine.handle_exited(world.now, "killed by signal 9");
     assert!(world.failure().contains("version 2"));
 }
+
+/// One that answers pings, and works
+fn pinged() -> World {
+    let mut world = World::new(true);
+    world.machine.handle_launched(world.now);
+    world.line(r#"{"type":"ready","protocol":1,"pings":true}"#);
+    world.line(r#"{"type":"state","state":"ACTIVE"}"#);
+    world.work();
+    world
+}
+
+fn ping(number: u64) -> Work {
+    Work::Write(format!("{{\"type\":\"ping\",\"number\":{number}}}\n"))
+}
+
+#[test]
+fn one_that_hangs_is_killed_and_started_again() {
+    let mut world = pinged();
+    for number in 1..=3 {
+        let before = world.now;
+        world.due();
+        assert_eq!(world.now - before, Duration::from_secs(30));
+        assert_eq!(world.work(), [ping(number)]);
+        world.line(&format!(r#"{{"type":"pong","number":{number}}}"#));
+    }
+    world.due();
+    assert_eq!(world.work(), [ping(4)]);
+    // What it does meanwhile is no answer.
+    world.line(r#"{"type":"log","message":"busy"}"#);
+    world.line(r#"{"type":"pong","number":3}"#);
+    assert_eq!(world.machine.mistakes(), 1);
+    world.work();
+    let before = world.now;
+    world.due();
+    assert_eq!(world.now - before, Duration::from_secs(60));
+    assert_eq!(world.work(), [Work::Kill]);
+    world.machine.handle_exited(world.now, "killed by signal 9");
+    let work = world.work();
+    assert!(
+        matches!(&work[..], [Work::Report(Report { state: ModuleState::Waiting, error })] if error.contains("it hangs")),
+        "{work:?}"
+    );
+    world.due();
+    assert_eq!(world.work(), [Work::Launch]);
+}
+
+#[test]
+fn one_that_does_not_know_pings_gets_none() {
+    let mut world = World::works(true);
+    assert_eq!(world.machine.poll_timeout(), None);
+    world.line(r#"{"type":"pong","number":0}"#);
+    assert_eq!(world.machine.mistakes(), 1);
+    // And what the next process says counts for that one.
+    let mut world = pinged();
+    world.machine.handle_exited(world.now, "exit code 1");
+    world.work();
+    world.due();
+    world.start();
+    assert_eq!(world.machine.poll_timeout(), None);
+}

@@ -56,10 +56,12 @@ public final class ModuleHost implements ModuleContext {
                     version = Json.text(members, "version");
                     node = Json.text(members, "node");
                     folder = Path.of(Json.text(members, "folder"));
-                    say("{\"type\":\"ready\",\"protocol\":" + PROTOCOL + "}");
+                    say("{\"type\":\"ready\",\"protocol\":" + PROTOCOL + ",\"pings\":true}");
                 }
                 case "start" -> start();
                 case "event" -> event(members);
+                // In its turn: what hangs in an event does not answer.
+                case "ping" -> say("{\"type\":\"pong\",\"number\":" + Json.raw(members, "number") + "}");
                 case "gap" -> module.gap(this, Long.parseLong(Json.raw(members, "missed")));
                 case "stop" -> {
                     stop();
