@@ -500,12 +500,56 @@ pub struct Group {
     pub running_instances: u64,
     /// Players on all of them
     pub total_players: i64,
+    /// What is done about their number
+    pub scaling: Scaling,
     /// Fields that are set, and that nothing acts on
     pub not_in_effect: Vec<String>,
     /// Rises with every change
     pub revision: u64,
     /// When anything of it last changed
     pub updated_at: Option<String>,
+}
+
+/// What a controller does about the number of servers of a group
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Scaling {
+    /// SETTLED, CHANGING, SHORT, PAUSED, HELD or WAITING; empty = it does not say
+    pub state: String,
+    /// Servers that there should be
+    pub desired: u64,
+    /// Servers that serve, or come up
+    pub serving: u64,
+    /// Why there are not as many
+    pub reasons: Vec<String>,
+    /// Until when nothing is started because servers crash
+    pub paused_until: Option<String>,
+    /// Why the last start was refused
+    pub refused: Option<String>,
+    /// When that was
+    pub refused_at: Option<String>,
+    /// What is about to be done, where that was asked for
+    pub steps: Vec<Step>,
+}
+
+/// Something that is about to be done
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Step {
+    /// START, STOP or `GIVE_UP`
+    pub action: String,
+    /// To which server
+    pub instance: String,
+    /// Why
+    pub reason: String,
+}
+
+/// What was stopped of a group
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StoppedGroup {
+    /// The instances
+    pub instances: Vec<String>,
 }
 
 /// Some of the groups

@@ -43,7 +43,7 @@ use crate::{
     enrolment::Enrolment,
     events::Feed,
     fleet::Fleet,
-    groups::Groups,
+    groups::{Groups, Reconciler, Upkeep},
     host_access::HostAccessFile,
     http::{self, Api, HttpServer, HttpServerError, SharedAnswer, Tickets},
     inventory::Inventory,
@@ -320,12 +320,12 @@ impl Foundation {
             Arc::clone(&sealing),
             config.templates.clone(),
         );
-        let groups = Groups::new(
+        let groups = Arc::new(Groups::new(
             Arc::clone(&store),
             templates.clone(),
             Arc::clone(&sealing),
             config.instances.clone(),
-        );
+        ));
         let policy = config.module_signing.load()?;
         let modules = Modules::open(Arc::clone(&store), Arc::clone(templates.content()), policy).await?;
         let events = Arc::new(Feed::new(Arc::clone(&store)));
@@ -404,14 +404,22 @@ impl Foundation {
             Arc::clone(&certificates),
             Arc::clone(&nodes),
         );
+        let fleet = Arc::new(Fleet::new(Arc::clone(&nodes)));
+        let upkeep = Arc::new(Upkeep::new(
+            Arc::clone(&store),
+            Arc::clone(&groups),
+            Arc::clone(&fleet),
+        ));
+        let reconciler = Reconciler::new(Arc::clone(&upkeep));
         let api = Api {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
             templates: templates.clone(),
             modules,
             access,
-            fleet: Fleet::new(Arc::clone(&nodes)),
+            fleet,
             groups,
+            upkeep,
             nodes: Arc::clone(&nodes),
             certificates,
             rotation,
@@ -438,6 +446,7 @@ impl Foundation {
         };
         tokio::spawn(vital.guard("the maintenance", maintenance.run(stopping.clone())));
         tokio::spawn(vital.guard("the log of events", events.follow(logged, stopping.clone())));
+        tokio::spawn(vital.guard("the keeping of groups", reconciler.run(stopping.clone())));
         tokio::spawn(vital.guard("the inventory", inventory.follow(stopping.clone())));
         let (following, followed, until) = (Arc::clone(&lineage), Arc::clone(&store), stopping.clone());
         let following = async move { following.follow(&*followed, until).await };

@@ -1,7 +1,7 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -64,6 +64,16 @@ impl Seen {
         };
         (vitals, detail)
     }
+}
+
+/// An instance of a group, as whoever decides over their number sees it
+#[derive(Clone, Debug)]
+pub(crate) struct Member {
+    pub(crate) record: Arc<Outline>,
+    /// `None` = nobody has said since this controller started
+    pub(crate) players: Option<u32>,
+    /// When its node was last heard of, if that is not connected
+    pub(crate) away_since_ms: Option<i64>,
 }
 
 /// A start that still needs a place
@@ -201,9 +211,56 @@ impl Fleet {
 
     /// How many instances of a group have not ended
     pub(crate) async fn live_of(&self, group: GroupName) -> Result<usize, StoreError> {
-        let is_one = |outline: &Outline| outline.group == Some(group) && outline.is_live();
-        let (live, _) = self.inventory.page(None, None, usize::MAX, is_one).await?;
-        Ok(live.len())
+        let all = self.inventory.of_group(group).await?;
+        Ok(all.iter().filter(|outline| outline.is_live()).count())
+    }
+
+    /// The recorded instances of a group, those that have ended among them
+    pub(crate) async fn members(&self, group: GroupName) -> Result<Vec<Member>, StoreError> {
+        let all = self.inventory.of_group(group).await?;
+        let member = |record: Arc<Outline>| {
+            let known = self.nodes.ask_view(record.node, |view| {
+                let is_there = view.session.as_ref().is_some_and(|session| !session.unreachable);
+                let last = view.heard_at_ms.max(view.record.last_seen_ms);
+                let vitals = view.vitals.get(&record.instance);
+                (
+                    vitals.map(|vitals| vitals.player_count),
+                    (!is_there).then_some(last),
+                )
+            });
+            // A node that is not known any more was heard of at no time.
+            let (players, away_since_ms) = known.unwrap_or((None, Some(0)));
+            Member {
+                players: players.map(|players| u32::try_from(players).unwrap_or(0)),
+                away_since_ms,
+                record,
+            }
+        };
+        Ok(all.into_iter().map(member).collect())
+    }
+
+    /// Whether all nodes that are recorded are connected
+    pub(crate) fn is_complete(&self) -> bool {
+        self.nodes
+            .survey(|view| view.session.is_none().then_some(()))
+            .is_empty()
+    }
+
+    /// How many nodes take new instances
+    pub(crate) fn ready_nodes(&self) -> usize {
+        let ready = self
+            .nodes
+            .survey(|view| (view.status() == NodeSummary::Online).then_some(()));
+        ready.len()
+    }
+
+    /// The groups that have instances recorded for a node
+    pub(crate) async fn groups_on(&self, node: NodeId) -> Result<BTreeSet<GroupName>, StoreError> {
+        let (all, _) = self
+            .inventory
+            .page(Some(node), None, usize::MAX, |_| true)
+            .await?;
+        Ok(all.iter().filter_map(|outline| outline.group).collect())
     }
 
     /// Whether an instance has not ended

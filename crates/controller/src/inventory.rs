@@ -43,6 +43,8 @@ pub(crate) struct Outline {
     pub(crate) is_adopted: bool,
     /// Its folder is kept, on its node
     pub(crate) is_static: bool,
+    /// It only counts as ended because nothing was heard of it
+    pub(crate) is_lost: bool,
     pub(crate) created_at_ms: i64,
     pub(crate) running_since_ms: i64,
     pub(crate) updated_at_ms: i64,
@@ -64,6 +66,7 @@ impl Outline {
             memory_mb: start.memory_mb,
             is_adopted: start.jar_file.is_empty(),
             is_static: start.static_instance,
+            is_lost: record.lost,
             created_at_ms: record.created_at_ms,
             running_since_ms: record.running_since_ms,
             updated_at_ms: record.updated_at_ms,
@@ -89,6 +92,7 @@ pub(crate) struct Inventory {
 struct Tables {
     outlines: BTreeMap<InstanceId, Arc<Outline>>,
     by_node: BTreeMap<NodeId, BTreeSet<InstanceId>>,
+    by_group: BTreeMap<GroupName, BTreeSet<InstanceId>>,
     /// By what an id has before its last hyphen: below this number none is free
     lowest: HashMap<String, u32>,
     /// What happens after what is in the tables; `None` = they have to be read anew
@@ -157,6 +161,15 @@ impl Inventory {
     /// One instance
     pub(crate) async fn get(&self, instance: InstanceId) -> Result<Option<Arc<Outline>>, StoreError> {
         self.with(|tables| tables.outlines.get(&instance).cloned()).await
+    }
+
+    /// All of a group, those that have ended among them, in the order of their ids
+    pub(crate) async fn of_group(&self, group: GroupName) -> Result<Vec<Arc<Outline>>, StoreError> {
+        self.with(|tables| {
+            let ids = tables.by_group.get(&group).into_iter().flatten();
+            ids.filter_map(|id| tables.outlines.get(id)).cloned().collect()
+        })
+        .await
     }
 
     /// Those that match and come after an id, in the order of the ids, and whether there are more
@@ -281,6 +294,9 @@ impl Tables {
         };
         let instance = outline.instance;
         self.by_node.entry(outline.node).or_default().insert(instance);
+        if let Some(group) = outline.group {
+            self.by_group.entry(group).or_default().insert(instance);
+        }
         if !outline.is_live() {
             self.release_number(instance.as_str());
         }
@@ -300,6 +316,14 @@ impl Tables {
             ids.remove(&outline.instance);
             if ids.is_empty() {
                 self.by_node.remove(&outline.node);
+            }
+        }
+        if let Some(group) = outline.group
+            && let Some(ids) = self.by_group.get_mut(&group)
+        {
+            ids.remove(&outline.instance);
+            if ids.is_empty() {
+                self.by_group.remove(&group);
             }
         }
         self.release_number(outline.instance.as_str());
@@ -449,6 +473,31 @@ mod tests {
         let elsewhere = inventory.elsewhere("node-1".parse().unwrap(), listed.into_iter());
         let elsewhere = elsewhere.await.unwrap();
         assert_eq!(elsewhere, ["there".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn the_instances_of_a_group_are_found_by_its_name() {
+        let (_folder, store, inventory) = inventory(&SqliteOptions::default()).await;
+        let of = async |group: &str| {
+            let found = inventory.of_group(group.parse().unwrap()).await.unwrap();
+            found
+                .iter()
+                .map(|outline| outline.instance.to_string())
+                .collect::<Vec<_>>()
+        };
+        put(&*store, &record("lobby-2", "node-1", State::Crashed)).await;
+        put(&*store, &record("lobby-1", "node-2", State::Running)).await;
+        let mut moved = record("moved", "node-1", State::Running);
+        put(&*store, &moved).await;
+        assert_eq!(of("lobby").await, ["lobby-1", "lobby-2", "moved"]);
+        moved.start.as_mut().unwrap().group = "game".into();
+        put(&*store, &moved).await;
+        let _ = store.txn(Txn::new().delete("instances/lobby-1")).await.unwrap();
+        assert_eq!(
+            (of("lobby").await, of("game").await),
+            (vec!["lobby-2".to_owned()], vec!["moved".to_owned()])
+        );
+        assert_eq!(of("other").await, [""; 0]);
     }
 
     #[tokio::test]

@@ -45,6 +45,59 @@ pub enum GroupCommand {
         /// Only if it still has this revision, as `group info` shows it
         #[arg(long, value_name = "NUMBER")]
         if_revision: Option<u64>,
+        /// Change nothing: show what would be started and stopped
+        #[arg(long, conflicts_with = "if_revision")]
+        dry_run: bool,
+    },
+    /// Shows what is about to be started and stopped, and why
+    Plan {
+        /// The group
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Sets how many servers there are at least; where people scale, what is more than that is stopped
+    Scale {
+        /// The group
+        #[arg(value_parser = name)]
+        name: String,
+        /// So many
+        servers: u32,
+        /// Change nothing: show what would be started and stopped
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Starts servers with what the group says
+    Start {
+        /// The group
+        #[arg(value_parser = name)]
+        name: String,
+        /// So many
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=50))]
+        count: u32,
+        /// A value of a template's variable, NAME=VALUE; several times. That of a SECRET belongs into --var-file
+        #[arg(long = "var", value_name = "NAME=VALUE")]
+        variables: Vec<String>,
+        /// The value of a variable from a file, NAME=FILE; several times
+        #[arg(long = "var-file", value_name = "NAME=FILE")]
+        variable_files: Vec<String>,
+    },
+    /// Stops all servers of a group, and pauses it so that they stay stopped
+    Stop {
+        /// The group
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Starts and stops nothing any more by itself, until it is resumed
+    Pause {
+        /// The group
+        #[arg(value_parser = name)]
+        name: String,
+    },
+    /// Keeps servers running again, also after a pause for crashes
+    Resume {
+        /// The group
+        #[arg(value_parser = name)]
+        name: String,
     },
     /// Deletes a group of which nothing lives
     Delete {
@@ -160,10 +213,10 @@ pub struct GroupFields {
     /// At most so many servers [default: 10]
     #[arg(long, value_name = "COUNT", help_heading = "Placement")]
     pub max: Option<u32>,
-    /// At least so many servers: kept and shown, a later release keeps them running
+    /// At least so many servers [default: 0]
     #[arg(long, value_name = "COUNT", help_heading = "Placement")]
     pub min: Option<u32>,
-    /// DYNAMIC, STATIC or MANUAL: kept and shown
+    /// What decides over their number: DYNAMIC (players), STATIC (--min) or MANUAL (people) [default: DYNAMIC]
     #[arg(long, value_name = "MODE", help_heading = "Placement")]
     pub scaling_mode: Option<String>,
     /// How players are spread over its servers: kept and shown

@@ -6,9 +6,9 @@ use crate::arguments::{GroupCommand, GroupFields};
 use crate::client::{Answer, Client};
 use crate::failure::Failure;
 use crate::output::{Output, or_dash};
-use crate::resource::{Group, GroupPage};
+use crate::resource::{Group, GroupPage, Scaling, StoppedGroup};
 
-use super::instance::{absolute, readiness};
+use super::instance::{absolute, readiness, start_group};
 use super::pairs;
 
 pub(super) async fn run(command: GroupCommand, client: &Client, output: &Output) -> Result<(), Failure> {
@@ -30,6 +30,7 @@ pub(super) async fn run(command: GroupCommand, client: &Client, output: &Output)
             fields,
             unset,
             if_revision,
+            dry_run,
         } => {
             let mut body = described(*fields)?;
             for field in unset {
@@ -37,6 +38,9 @@ pub(super) async fn run(command: GroupCommand, client: &Client, output: &Output)
             }
             if body.is_empty() {
                 return Err(usage("nothing is changed: see prexorctl group update --help"));
+            }
+            if dry_run {
+                return plan(&name, Some(&Value::Object(body)), client, output).await;
             }
             // Whoever changes it between this look and the change is not overruled.
             let seen = match if_revision {
@@ -46,6 +50,50 @@ pub(super) async fn run(command: GroupCommand, client: &Client, output: &Output)
             let body = Value::Object(body);
             let answer = client.patch::<Group>(&["groups", &name], &body, seen).await?;
             show(&answer, output)
+        }
+        GroupCommand::Plan { name } => plan(&name, None, client, output).await,
+        GroupCommand::Scale {
+            name,
+            servers,
+            dry_run,
+        } => {
+            if dry_run {
+                let body = json!({ "minInstances": servers });
+                return plan(&name, Some(&body), client, output).await;
+            }
+            let body = json!({ "instances": servers });
+            let path = ["groups", name.as_str(), "scale"];
+            show(&client.post::<Group>(&path, &[], Some(&body)).await?, output)
+        }
+        GroupCommand::Start {
+            name,
+            count,
+            variables,
+            variable_files,
+        } => {
+            let variables = pairs::variables(&variables, &variable_files)?;
+            start_group(&name, count, variables, None, client, output).await
+        }
+        GroupCommand::Stop { name } => {
+            let answer = client
+                .post::<StoppedGroup>(&["groups", &name, "stop"], &[], None)
+                .await?;
+            if output.is_json() {
+                return output.json(&answer.json);
+            }
+            let stopped = answer.value.instances;
+            output.text(&format!(
+                "{name} is paused, and {} of its servers are being stopped: prexorctl group resume {name}",
+                stopped.len()
+            ))
+        }
+        GroupCommand::Pause { name } => {
+            let path = ["groups", name.as_str(), "pause"];
+            show(&client.post::<Group>(&path, &[], None).await?, output)
+        }
+        GroupCommand::Resume { name } => {
+            let path = ["groups", name.as_str(), "resume"];
+            show(&client.post::<Group>(&path, &[], None).await?, output)
         }
         GroupCommand::Delete { name } => {
             client.delete(&["groups", &name]).await?;
@@ -150,6 +198,53 @@ fn remove(body: &mut Map<String, Value>, field: &str) {
     }
 }
 
+/// What is about to be done about the servers of a group, or would be after a change
+async fn plan(name: &str, changes: Option<&Value>, client: &Client, output: &Output) -> Result<(), Failure> {
+    let path = ["groups", name, "plan"];
+    let answer = match changes {
+        None => client.get::<Scaling>(&path, &[]).await?,
+        Some(changes) => client.post::<Scaling>(&path, &[], Some(changes)).await?,
+    };
+    if output.is_json() {
+        return output.json(&answer.json);
+    }
+    let scaling = answer.value;
+    let mut facts = vec![("name", Some(name.to_owned()))];
+    facts.extend(about(&scaling, output));
+    output.facts(&facts)?;
+    if scaling.steps.is_empty() {
+        return output.text("nothing is to be started or stopped now");
+    }
+    let rows = scaling.steps.into_iter();
+    let rows = rows.map(|step| vec![step.action, step.instance, step.reason]);
+    output.table(&["ACTION", "INSTANCE", "REASON"], rows.collect(), "")
+}
+
+/// The facts about the number of servers
+fn about(scaling: &Scaling, output: &Output) -> Vec<(&'static str, Option<String>)> {
+    let refused = scaling.refused.as_ref().map(|refused| {
+        let at = output.moment(scaling.refused_at.as_deref());
+        format!("{refused} ({})", at.unwrap_or_default())
+    });
+    vec![
+        (
+            "scaling",
+            (!scaling.state.is_empty()).then(|| {
+                format!(
+                    "{}: {} of {} servers",
+                    scaling.state, scaling.serving, scaling.desired
+                )
+            }),
+        ),
+        (
+            "because",
+            (!scaling.reasons.is_empty()).then(|| scaling.reasons.join("; ")),
+        ),
+        ("paused until", output.moment(scaling.paused_until.as_deref())),
+        ("refused", refused),
+    ]
+}
+
 async fn list(filter: Option<&str>, client: &Client, output: &Output) -> Result<(), Failure> {
     let mut groups = Vec::new();
     for page in 1_u32.. {
@@ -219,7 +314,7 @@ fn show(answer: &Answer<Group>, output: &Output) -> Result<(), Failure> {
     });
     let patches: Vec<String> = patches.collect();
     let seconds = |seconds: u64| (seconds > 0).then(|| format!("{seconds} s"));
-    output.facts(&[
+    let mut facts = vec![
         ("name", Some(group.name.clone())),
         ("platform", text(&group.platform)),
         ("version", text(&group.platform_version)),
@@ -265,8 +360,12 @@ fn show(answer: &Answer<Group>, output: &Output) -> Result<(), Failure> {
             )),
         ),
         ("players", Some(group.total_players.to_string())),
+    ];
+    facts.extend(about(&group.scaling, output));
+    facts.extend([
         ("not in effect", texts(&group.not_in_effect)),
         ("changed", output.moment(group.updated_at.as_deref())),
         ("revision", Some(group.revision.to_string())),
-    ])
+    ]);
+    output.facts(&facts)
 }

@@ -84,7 +84,9 @@ pub(super) async fn run(command: InstanceCommand, client: &Client, output: &Outp
 async fn start(arguments: StartArguments, client: &Client, output: &Output) -> Result<(), Failure> {
     let wait = arguments.wait.then(|| Duration::from_secs(arguments.timeout));
     let Some(jar) = arguments.jar.clone() else {
-        return start_group(arguments, wait, client, output).await;
+        let variables = pairs::variables(&arguments.variables, &arguments.variable_files)?;
+        let StartArguments { group, count, .. } = arguments;
+        return start_group(&group, count, variables, wait, client, output).await;
     };
     let body = start_order(arguments, &jar)?;
     let mut answer = client.post::<Instance>(&["instances"], &[], Some(&body)).await?;
@@ -98,15 +100,15 @@ async fn start(arguments: StartArguments, client: &Client, output: &Output) -> R
 }
 
 /// Starts what a group says
-async fn start_group(
-    arguments: StartArguments,
+pub(super) async fn start_group(
+    group: &str,
+    count: u32,
+    variables: Map<String, Value>,
     wait: Option<Duration>,
     client: &Client,
     output: &Output,
 ) -> Result<(), Failure> {
-    let group = &arguments.group;
-    let variables = pairs::variables(&arguments.variables, &arguments.variable_files)?;
-    let body = json!({ "count": arguments.count, "variables": variables });
+    let body = json!({ "count": count, "variables": variables });
     let started = client
         .post::<Started>(&["groups", group, "start"], &[], Some(&body))
         .await?;

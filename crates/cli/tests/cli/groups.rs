@@ -227,3 +227,86 @@ fn servers_of_a_group_are_started_and_those_that_are_not_are_said() {
         "{ran:?}"
     );
 }
+
+const PLAN: &str = r#"{"name":"lobby","state":"SHORT","desired":3,"serving":1,"reasons":["1 more are wanted, and maxInstances is 2"],
+    "refused":"no node is ready","refusedAt":"2026-11-28T17:58:55.000Z",
+    "steps":[{"action":"START","instance":"lobby-2","reason":"1 of at least 3 are there"}]}"#;
+
+#[test]
+fn a_plan_is_shown_with_its_reasons_and_nothing_is_changed() {
+    let shown = [
+        "SHORT: 1 of 3 servers",
+        "maxInstances is 2",
+        "no node is ready",
+        "START",
+        "lobby-2",
+        "1 of at least 3",
+    ];
+    for (arguments, line, sent) in [
+        (
+            &["group", "plan", "lobby"][..],
+            "GET /api/v1/groups/lobby/plan HTTP/1.1",
+            None,
+        ),
+        (
+            &["group", "update", "lobby", "--min", "3", "--dry-run"],
+            "POST /api/v1/groups/lobby/plan HTTP/1.1",
+            Some(json!({ "minInstances": 3 })),
+        ),
+        (
+            &["group", "scale", "lobby", "3", "--dry-run"],
+            "POST /api/v1/groups/lobby/plan HTTP/1.1",
+            Some(json!({ "minInstances": 3 })),
+        ),
+    ] {
+        let server = Server::json(200, PLAN);
+        let ran = run(&server, arguments);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let request = server.only_request();
+        assert_eq!(request.line, line);
+        assert_eq!(sent.is_some().then(|| body(&request)), sent);
+        for text in shown {
+            assert!(ran.stdout.contains(text), "{text}: {}", ran.stdout);
+        }
+    }
+}
+
+#[test]
+fn servers_of_a_group_are_scaled_paused_resumed_and_stopped() {
+    let scaled = GROUP.replace(r#""revision":7"#, r#""revision":7,"scaling":{"state":"HELD","desired":2,"serving":2,"reasons":["admin:x has paused it"]}"#);
+    for (arguments, path, sent) in [
+        (
+            &["group", "scale", "lobby", "2"][..],
+            "scale",
+            Some(json!({ "instances": 2 })),
+        ),
+        (&["group", "pause", "lobby"], "pause", None),
+        (&["group", "resume", "lobby"], "resume", None),
+    ] {
+        let server = Server::json(200, &scaled);
+        let ran = run(&server, arguments);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let request = server.only_request();
+        assert_eq!(request.line, format!("POST /api/v1/groups/lobby/{path} HTTP/1.1"));
+        assert_eq!(sent.is_some().then(|| body(&request)), sent);
+        assert!(
+            ran.stdout.contains("HELD: 2 of 2 servers") && ran.stdout.contains("admin:x has paused it"),
+            "{ran:?}"
+        );
+    }
+    let server = Server::json(
+        200,
+        r#"{"status":"stopping","count":2,"instances":["lobby-1","lobby-2"],"paused":true}"#,
+    );
+    let ran = run(&server, &["group", "stop", "lobby"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(
+        server.only_request().line,
+        "POST /api/v1/groups/lobby/stop HTTP/1.1"
+    );
+    assert!(
+        ran.stdout
+            .contains("2 of its servers are being stopped: prexorctl group resume lobby"),
+        "{ran:?}"
+    );
+}

@@ -1,13 +1,17 @@
 //! Groups: what servers of a kind are started with
 //!
-//! A group is a record that operators write and that starts read; nothing here keeps servers running. Its fields are those of the Java
+//! A group is a record that operators write and that starts read. How many servers it should have is decided by [`scaling`], which performs
+//! nothing; [`upkeep`] says what a group is to be seen as, and [`reconciler`] carries out what follows. Its fields are those of the Java
 //! controller ([`fields`]). Environment and variables may hold passwords, so both are sealed as a whole, and a variable that is or was a
 //! SECRET is shown to nobody. A write compares with what was read, so of two at once the second is told or is made on top of the first.
 
 mod fields;
+mod reconciler;
 mod record;
+mod scaling;
 mod settings;
 mod start;
+mod upkeep;
 mod warmth;
 
 use std::{
@@ -21,11 +25,16 @@ use prexorcloud_transport::Locks;
 use prost::Message as _;
 use serde_json::{Map, Value};
 
-pub(crate) use self::start::Started;
 use self::{
     fields::FieldError,
-    record::{GroupRecord, GroupSecrets},
+    record::{GroupHealthRecord, GroupRecord, GroupSecrets},
     settings::{Meaning, Settings},
+};
+pub(crate) use self::{
+    reconciler::Reconciler,
+    scaling::Plan,
+    start::Started,
+    upkeep::{Outlook, Refusal, Upkeep},
 };
 use crate::{
     audit,
@@ -280,6 +289,7 @@ impl Groups {
             let txn = Txn::new()
                 .expect(&key, Expect::At(Revision(group.revision)))
                 .delete(&key)
+                .delete(GroupHealthRecord::key_of(group.name.as_str()))
                 .put_record(&audit)
                 .tell(&Event::GroupDeleted {
                     group_name: name.to_owned(),

@@ -5,11 +5,14 @@ use std::{
     ops::RangeInclusive,
 };
 
-use prexorcloud_protocol::{InstanceId, validate::is_refused_variable};
+use prexorcloud_protocol::{GroupName, InstanceId, validate::is_refused_variable};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::fields::{Effect, FIELDS, Field, FieldError};
+use super::{
+    fields::{Effect, FIELDS, Field, FieldError},
+    scaling::{Mode, Wish},
+};
 use crate::{
     config::InstanceConfig,
     nodes::{Ready, check_jar, check_sha256, check_stop_command},
@@ -48,7 +51,17 @@ pub(crate) struct Meaning {
     pub(crate) env: HashMap<String, String>,
     port_range_start: i64,
     port_range_end: i64,
-    min_instances: usize,
+    pub(crate) min_instances: usize,
+    pub(crate) scaling_mode: Mode,
+    scale_up_threshold: f64,
+    scale_up_margin: f64,
+    scale_down_after_seconds: i64,
+    scale_cooldown_seconds: i64,
+    on_clean_exit: OnCleanExit,
+    on_node_loss: OnNodeLoss,
+    node_loss_grace_seconds: i64,
+    pub(crate) priority: i64,
+    pub(crate) startup_weight: i64,
     pub(crate) max_instances: usize,
     pub(crate) max_players: i32,
     #[serde(rename = "static")]
@@ -61,6 +74,22 @@ pub(crate) struct Meaning {
     pub(crate) shutdown_grace_seconds: u64,
     pub(crate) max_lifetime_seconds: u64,
     pub(crate) ready: Option<Ready>,
+}
+
+/// What follows when a server ends by itself with exit code 0
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum OnCleanExit {
+    Restart,
+    Stop,
+}
+
+/// What follows when a node stays away
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum OnNodeLoss {
+    Restart,
+    Wait,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -300,6 +329,30 @@ impl Meaning {
     pub(crate) fn ports(&self) -> RangeInclusive<u16> {
         let port = |port: i64| u16::try_from(port).unwrap_or(u16::MAX);
         port(self.port_range_start)..=port(self.port_range_end)
+    }
+
+    /// How many servers there should be
+    pub(crate) fn wish(&self, group: GroupName) -> Wish {
+        let names = match self.is_static {
+            true => &self.static_instance_names[..],
+            false => &[],
+        };
+        Wish {
+            group,
+            mode: self.scaling_mode,
+            min: self.min_instances,
+            max: self.max_instances,
+            names: names.iter().filter_map(|name| name.parse().ok()).collect(),
+            keeps_files: self.is_static,
+            seats: u32::try_from(self.max_players).unwrap_or(0),
+            scale_up_threshold: self.scale_up_threshold,
+            scale_up_margin: self.scale_up_margin,
+            scale_down_after_ms: self.scale_down_after_seconds * 1000,
+            cooldown_ms: self.scale_cooldown_seconds * 1000,
+            replaces_clean_exits: self.on_clean_exit == OnCleanExit::Restart,
+            node_grace_ms: (self.on_node_loss == OnNodeLoss::Restart)
+                .then(|| self.node_loss_grace_seconds * 1000),
+        }
     }
 
     pub(crate) fn is_proxy(&self) -> bool {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use prexorcloud_proto::{ConfigFormat, ConfigPatch, ProgramArguments, RuntimeIsolation};
 use prexorcloud_protocol::InstanceId;
 
-use super::{Group, GroupError, Groups, MOTD, named, settings::Meaning, unreadable};
+use super::{Group, GroupError, Groups, MOTD, named, scaling::Mode, settings::Meaning, unreadable};
 use crate::{
     fleet::{Fleet, Request, Seen},
     nodes::{GroupSays, OrderError, Ready, StartOrder},
@@ -59,8 +59,14 @@ impl Groups {
                 "Group {name} has {live} of at most {max} instances: {count} more are too many"
             )));
         }
-        let composition = self.compose(&group, &meaning, variables).await?;
-        let order = order(&group, &meaning, composition)?;
+        let wanted = live + count;
+        if meaning.scaling_mode == Mode::Static && wanted > meaning.min_instances {
+            return Err(GroupError::Conflict(format!(
+                "{name} is STATIC and has {} servers, no more: prexorctl group scale {name} {wanted}",
+                meaning.min_instances
+            )));
+        }
+        let order = self.order(&group, &meaning, variables).await?;
         let mut started = Started {
             instances: Vec::with_capacity(count),
             refused: None,
@@ -84,6 +90,20 @@ impl Groups {
             }
         }
         Ok(started)
+    }
+
+    /// What a server of a group is started with, by the versions of its templates that count now
+    ///
+    /// # Errors
+    /// [`GroupError`] with what keeps it from being started anywhere.
+    pub(super) async fn order(
+        &self,
+        group: &Group,
+        meaning: &Meaning,
+        variables: &BTreeMap<String, String>,
+    ) -> Result<StartOrder, GroupError> {
+        let composition = self.compose(group, meaning, variables).await?;
+        order(group, meaning, composition)
     }
 
     /// The configured name that is free, where names are configured; else the instance is numbered

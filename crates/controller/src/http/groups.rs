@@ -1,7 +1,8 @@
 //! `/groups`: what servers of a kind are started with, and starting them
 //!
 //! Paths, bodies and answers are those of the Java controller, whose tools work with them; what is ours comes beside it: `revision`, which
-//! is the `ETag`, for `If-Match`; and `notInEffect`, the fields that are kept and that nothing acts on yet.
+//! is the `ETag`, for `If-Match`; `notInEffect`, the fields that are kept and that nothing acts on yet; and `scaling`, what is done about the
+//! number of servers.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,6 +22,7 @@ use super::{
     error::ApiError,
     instances::note,
     json::{Body, Id, Params, time},
+    upkeep,
 };
 use crate::{
     access::Permission,
@@ -35,7 +37,7 @@ const PAGE: usize = 500;
 
 /// A group is not shown with its environment to whoever may only look
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sight {
+pub(super) enum Sight {
     All,
     WithoutEnvironment,
 }
@@ -58,16 +60,30 @@ struct Tally {
     players: i64,
 }
 
-async fn tally(api: &Api) -> Result<BTreeMap<String, Tally>, ApiError> {
+impl Tally {
+    fn add(&mut self, seen: &Seen) {
+        self.live += 1;
+        self.running += u64::from(seen.record.state == InstanceState::Running);
+        let players = seen.vitals.map(|vitals| i64::from(vitals.player_count));
+        self.players += players.unwrap_or(0);
+    }
+}
+
+async fn tally(api: &Api, group: &Group) -> Result<Tally, ApiError> {
+    let mut tally = Tally::default();
+    let members = api.fleet.members(group.name).await?.into_iter();
+    let live = members.filter(|member| member.record.is_live());
+    live.for_each(|member| tally.add(&api.fleet.seen(member.record)));
+    Ok(tally)
+}
+
+async fn tallies(api: &Api) -> Result<BTreeMap<String, Tally>, ApiError> {
     let (live, _) = api.fleet.list(None, None, usize::MAX, Outline::is_live).await?;
     let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
     for outline in live {
         let Some(group) = outline.group else { continue };
-        let Seen { record, vitals, .. } = api.fleet.seen(outline);
         let tally = tallies.entry(group.to_string()).or_default();
-        tally.live += 1;
-        tally.running += u64::from(record.state == InstanceState::Running);
-        tally.players += vitals.map_or(0, |vitals| i64::from(vitals.player_count));
+        tally.add(&api.fleet.seen(outline));
     }
     Ok(tallies)
 }
@@ -97,9 +113,15 @@ async fn shown(api: &Api, group: &Group, sight: Sight, tally: Tally) -> Result<M
 }
 
 /// One group with its revision as the tag
-async fn answer(api: &Api, status: StatusCode, group: &Group, sight: Sight) -> Result<Response, ApiError> {
-    let tally = tally(api).await?.remove(group.name.as_str());
-    let shown = shown(api, group, sight, tally.unwrap_or_default()).await?;
+pub(super) async fn answer(
+    api: &Api,
+    status: StatusCode,
+    group: &Group,
+    sight: Sight,
+) -> Result<Response, ApiError> {
+    let tally = tally(api, group).await?;
+    let mut shown = shown(api, group, sight, tally).await?;
+    shown.insert("scaling".to_owned(), upkeep::scaling(api, group).await?);
     let tag = [(header::ETAG, format!("\"{}\"", group.revision))];
     Ok((status, tag, Json(shown)).into_response())
 }
@@ -129,7 +151,7 @@ pub(super) async fn list(
     let page = number("page", pages.page, 1)?;
     let size = number("pageSize", pages.page_size, PAGE)?.min(PAGE);
     let found = api.groups.page((page - 1).saturating_mul(size), size).await?;
-    let mut tallies = tally(&api).await?;
+    let mut tallies = tallies(&api).await?;
     let mut data = Vec::with_capacity(found.groups.len());
     for group in &found.groups {
         let tally = tallies.remove(group.name.as_str()).unwrap_or_default();
@@ -141,7 +163,7 @@ pub(super) async fn list(
 }
 
 /// The fields of a group, or of a change of one
-fn fields(body: Value) -> Result<Map<String, Value>, ApiError> {
+pub(super) fn fields(body: Value) -> Result<Map<String, Value>, ApiError> {
     match body {
         Value::Object(fields) => Ok(fields),
         _ => Err(ApiError::bad_request("the body must be a JSON object")),
@@ -149,7 +171,7 @@ fn fields(body: Value) -> Result<Map<String, Value>, ApiError> {
 }
 
 /// The revision that a change is made on top of, if the caller says one
-fn seen(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
+pub(super) fn seen(headers: &HeaderMap) -> Result<Option<u64>, ApiError> {
     let Some(tag) = headers.get(header::IF_MATCH) else {
         return Ok(None);
     };
@@ -194,8 +216,8 @@ pub(super) async fn resolved(
         .groups
         .layers(group.name, &api.groups.meaning(&group)?)
         .await?;
-    let tally = tally(&api).await?.remove(group.name.as_str());
-    let mut shown = shown(&api, &group, sight, tally.unwrap_or_default()).await?;
+    let tally = tally(&api, &group).await?;
+    let mut shown = shown(&api, &group, sight, tally).await?;
     let names: Vec<&str> = layers.iter().map(Layer::name).collect();
     shown.insert("templates".to_owned(), json!(names));
     Ok(Json(shown.into()))

@@ -34,6 +34,7 @@ mod system;
 mod templates;
 mod tickets;
 mod tokens;
+mod upkeep;
 
 use std::sync::Arc;
 
@@ -51,10 +52,23 @@ pub(crate) use self::{
     events::MAX_STREAMS as MAX_EVENT_STREAMS, server::HttpServer, shared::SharedAnswer, tickets::Tickets,
 };
 use crate::{
-    access::AccessTokens, certificates::Certificates, config::HttpConfig, console::Consoles,
-    controller::Surroundings, events::Feed, fleet::Fleet, groups::Groups, join_tokens::JoinTokens,
-    logs::Logs, modules::Modules, nodes::Nodes, readiness::Readiness, rotation::Rotation, store::Store,
-    templates::Templates, workloads::Workloads,
+    access::AccessTokens,
+    certificates::Certificates,
+    config::HttpConfig,
+    console::Consoles,
+    controller::Surroundings,
+    events::Feed,
+    fleet::Fleet,
+    groups::{Groups, Upkeep},
+    join_tokens::JoinTokens,
+    logs::Logs,
+    modules::Modules,
+    nodes::Nodes,
+    readiness::Readiness,
+    rotation::Rotation,
+    store::Store,
+    templates::Templates,
+    workloads::Workloads,
 };
 
 /// What the handlers work with
@@ -65,8 +79,9 @@ pub(crate) struct Api {
     pub(crate) modules: Modules,
     pub(crate) access: AccessTokens,
     pub(crate) nodes: Arc<Nodes>,
-    pub(crate) fleet: Fleet,
-    pub(crate) groups: Groups,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) upkeep: Arc<Upkeep>,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) rotation: Rotation,
     pub(crate) consoles: Arc<Consoles>,
@@ -127,6 +142,11 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         )
         .route("/groups/{name}/resolved", get(groups::resolved))
         .route("/groups/{name}/start", post(groups::start))
+        .route("/groups/{name}/stop", post(upkeep::stop))
+        .route("/groups/{name}/scale", post(upkeep::scale))
+        .route("/groups/{name}/pause", post(upkeep::pause))
+        .route("/groups/{name}/resume", post(upkeep::resume))
+        .route("/groups/{name}/plan", get(upkeep::plan).post(upkeep::plan_with))
         .route("/events", get(events::list))
         .route("/events/stream", get(events::stream))
         .route("/events/ticket", post(tickets::for_events))

@@ -19,6 +19,7 @@ mod operations;
 mod plain;
 mod puppet;
 mod readiness;
+mod scaling;
 mod sessions;
 mod start;
 mod support;

@@ -5,9 +5,10 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rustix::process::{Pid, Signal, kill_process};
 use sha2::{Digest as _, Sha256};
 
-use crate::rig::Rig;
+use crate::rig::{Rig, eventually};
 
 /// In the place of a Java virtual machine: says what it got, and ends at a word of its own
 const PROGRAM: &str = r#"#!/bin/sh
@@ -181,4 +182,85 @@ fn what_a_warm_cache_has_is_fetched_for_no_start() {
     rig.await_line("app-1", "motd: hello");
     assert_eq!(fetched(), 1, "{}", rig.log_text("daemon"));
     done(&rig, &["instance", "stop", "app-1", "--wait"]);
+}
+
+/// In the place of a Java virtual machine: ends at once where a file says so
+const FRAGILE: &str = r#"#!/bin/sh
+trap 'exit 1' TERM
+if [ -f broken ]; then echo 'java.lang.OutOfMemoryError: for the test'; exit 7; fi
+echo 'ready to serve'
+while read line; do if [ "$line" = 'stop' ]; then exit 0; fi; done
+"#;
+
+/// The servers themselves, in the place of Java
+fn programs(rig: &Rig) -> Vec<Pid> {
+    let of = |pid: Pid| fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok();
+    let is_one =
+        |pid: &Pid| of(*pid).is_some_and(|text| text.starts_with("/bin/sh") && text.contains("app.jar"));
+    rig.processes().into_iter().filter(is_one).collect()
+}
+
+#[test]
+fn a_group_is_healed_through_kills_of_its_servers_and_of_the_controller() {
+    let mut rig = Rig::with_java(FRAGILE);
+    push(&rig, "app", &[("app.jar", "a jar")]);
+    done(
+        &rig,
+        &[
+            "group",
+            "create",
+            "app",
+            "--jar-file",
+            "app.jar",
+            "--ready",
+            "line:ready to serve",
+            "--min",
+            "2",
+        ],
+    );
+    let first = rig.await_instance("app-1", "RUNNING");
+    rig.await_instance("app-2", "RUNNING");
+    let one = programs(&rig)[0];
+    rig.kill_controller();
+    // While nobody is there to see it.
+    kill_process(one, Signal::KILL).unwrap();
+    rig.start_controller();
+    rig.await_node("ONLINE");
+    let settled = || {
+        let plan = rig.ctl(&["group", "plan", "app", "-o", "json"]).json();
+        (plan["state"] == "SETTLED" && plan["serving"] == 2).then_some(())
+    };
+    let starts = || {
+        let numbers = ["app-1", "app-2"].map(|id| rig.instance(id)["incarnation"].as_u64().unwrap());
+        numbers.iter().sum::<u64>()
+    };
+    eventually("the killed server is back", || {
+        (settled().is_some() && starts() == 3).then_some(())
+    });
+    assert_eq!(programs(&rig).len(), 2, "not one too many");
+    assert_eq!(first["group"], "app");
+
+    // A version that cannot run: paused after three attempts, told why, and healed by the next version.
+    let folder = rig.path("app");
+    fs::write(folder.join("broken"), "x").unwrap();
+    done(&rig, &["template", "push", folder.to_str().unwrap()]);
+    kill_process(programs(&rig)[0], Signal::KILL).unwrap();
+    let paused = eventually("the group is paused", || {
+        let plan = rig.ctl(&["group", "plan", "app", "-o", "json"]).json();
+        (plan["state"] == "PAUSED").then_some(plan)
+    });
+    assert!(
+        paused["reasons"]
+            .to_string()
+            .contains("The JVM ran out of memory"),
+        "{paused}"
+    );
+    let shown = rig.ctl(&["group", "info", "app"]);
+    assert!(shown.stdout.contains("PAUSED: 1 of 2 servers"), "{shown:?}");
+    fs::remove_file(folder.join("broken")).unwrap();
+    done(&rig, &["template", "push", folder.to_str().unwrap()]);
+    done(&rig, &["group", "resume", "app"]);
+    eventually("both serve again", settled);
+    done(&rig, &["group", "stop", "app"]);
+    eventually("all have ended", || programs(&rig).is_empty().then_some(()));
 }
