@@ -14,6 +14,9 @@ mod handwritten;
 mod liars;
 mod lineage;
 mod link;
+mod module_fleet;
+#[path = "../../../controller/tests/cluster/module_jar.rs"]
+mod module_jar;
 mod modules;
 mod operator;
 mod readiness;
