@@ -6,7 +6,7 @@
 //! # What fails
 //! An order without an answer is given again, with [growing pauses](RETRIES), for as long as it is due. A module of which the daemon says that it
 //! failed is given again as well, but after [`RETRIES`]`.len()` attempts only when something has changed: another jar, a list of the daemon in which
-//! it does not stand as failed, the next stream of a daemon that lists nothing, or a [request](Distribution::handle_retry). The attempts are not
+//! the module stands otherwise than it was known, the next stream of a daemon that lists nothing, or a [request](Distribution::handle_retry). The attempts are not
 //! recorded, so another controller process begins to count anew.
 //!
 //! What a node has outlives its streams, too: whatever is sent is noted as sent first ([`Output::Note`]), so that a module which is
@@ -253,7 +253,8 @@ impl Distribution {
 
     /// The daemon lists all modules that it has
     pub fn handle_snapshot(&mut self, now: Instant, modules: impl IntoIterator<Item = (ModuleId, Has)>) {
-        self.has = modules.into_iter().take(limits::MODULES).collect();
+        let listed = modules.into_iter().take(limits::MODULES).collect();
+        let known = std::mem::replace(&mut self.has, listed);
         self.link = Link::Open;
         let settled: Vec<_> = self
             .has
@@ -263,15 +264,16 @@ impl Distribution {
         for (module, has) in settled {
             self.settle(now, module, &has);
         }
-        // What is not listed is gone, and what is not listed as failed has not failed yet.
+        // What is not listed is gone, and of what is listed as before it is known what comes of it.
+        let said = |of: &BTreeMap<ModuleId, Has>, module: &ModuleId| {
+            of.get(module).map(|has| (has.state.clone(), has.sha256.clone()))
+        };
         let has = &self.has;
-        self.attempts.retain(
-            |(module, sha256), attempt| match (&attempt.phase, has.get(module)) {
-                (Phase::GivenUp, Some(has)) => has.state == FAILED && has.sha256 == *sha256,
-                (Phase::GivenUp, None) => false,
-                (_, listed) => !sha256.is_empty() || listed.is_some(),
-            },
-        );
+        self.attempts
+            .retain(|(module, sha256), attempt| match attempt.phase {
+                Phase::GivenUp => said(has, module) == said(&known, module),
+                Phase::Sent { .. } | Phase::Resting { .. } => !sha256.is_empty() || has.contains_key(module),
+            });
         self.outputs.push_back(Output::Note);
         self.go_on(now);
     }

@@ -205,6 +205,17 @@ fn what_is_given_up_is_begun_anew_by_a_daemon_of_another_opinion_only() {
     machine.handle_snapshot(now, []);
     assert_eq!(told(&mut machine), [install("a", "1", None)]);
 
+    // The version before is back: also that is no news after the next handshake.
+    let (now, mut machine) = given_up(Listing::AfterHandshake);
+    machine.handle_connected(now, Listing::AfterHandshake);
+    machine.handle_snapshot(now, [(id("a"), has("1", "FAILED"))]);
+    machine.handle_state(now, id("a"), has("0", "ACTIVE"));
+    assert!(told(&mut machine).is_empty(), "it has failed often enough");
+    machine.handle_disconnected(now);
+    machine.handle_connected(now, Listing::AfterHandshake);
+    machine.handle_snapshot(now, [(id("a"), has("0", "ACTIVE"))]);
+    assert!(told(&mut machine).is_empty() && machine.poll_timeout().is_none());
+
     let (now, mut machine) = given_up(Listing::Never);
     machine.handle_connected(now, Listing::Never);
     assert_eq!(told(&mut machine), [install("a", "1", None)]);

@@ -13,6 +13,7 @@ mod instances;
 mod kill;
 mod limits;
 mod logs;
+mod module_jar;
 mod module_signatures;
 mod modules;
 mod operations;

@@ -10,7 +10,8 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use crate::modules::{form, module};
+use crate::module_jar::module;
+use crate::modules::form;
 use crate::support::Cluster;
 
 fn key() -> KeyPair {

@@ -16,6 +16,9 @@ mod identity;
 mod liars;
 mod lineage;
 mod link;
+mod module_fleet;
+#[path = "../../../controller/tests/cluster/module_jar.rs"]
+mod module_jar;
 mod modules;
 mod operator;
 mod readiness;

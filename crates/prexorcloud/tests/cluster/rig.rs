@@ -132,6 +132,8 @@ pub struct Rig {
     pub environment: Vec<(&'static str, &'static str)>,
     controller: Option<Child>,
     daemon: Option<Child>,
+    /// Daemons beside that one, by the names of their folders
+    others: BTreeMap<String, Child>,
     grpc: Option<SocketAddr>,
     http: Option<SocketAddr>,
     heartbeat_ms: u64,
@@ -152,6 +154,7 @@ impl Rig {
             environment: Vec::new(),
             controller: None,
             daemon: None,
+            others: BTreeMap::new(),
             grpc: None,
             http: None,
             heartbeat_ms: 1000,
@@ -384,6 +387,21 @@ impl Rig {
         Ok(ready["adopted"].as_u64().unwrap())
     }
 
+    /// Starts a daemon beside the others that is [configured](Self::configure) under this name
+    pub fn start_other(&mut self, name: &str) {
+        let config = self.path(&format!("{name}.toml"));
+        let mut child = self.spawn("daemon", &config, self.log(name));
+        assert!(announcement(&mut child).is_some(), "{}", self.log_text(name));
+        self.others.insert(name.to_owned(), child);
+    }
+
+    /// kill -9
+    pub fn kill_other(&mut self, name: &str) {
+        let mut child = self.others.remove(name).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
     /// Starts the daemon with another file and with variables
     pub fn start_daemon_with(&mut self, config: &Path, environment: &[(&str, &str)]) {
         let mut child = self
@@ -606,7 +624,9 @@ impl Line {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        for mut child in [self.controller.take(), self.daemon.take()].into_iter().flatten() {
+        let others = std::mem::take(&mut self.others).into_values();
+        let own = [self.controller.take(), self.daemon.take()].into_iter().flatten();
+        for mut child in own.chain(others) {
             let _ = child.kill();
             let _ = child.wait();
         }
