@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::{ReadyRule, ready_rule};
+use super::instance::{ReadyRule, ready_rule};
 
 /// `prexorctl group`
 #[derive(Debug, Subcommand)]

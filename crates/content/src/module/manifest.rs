@@ -6,14 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::yaml::{self, Value};
+use super::section::{Read, Section, is_id, text, wrong};
+use super::yaml;
 use super::{Range, Version};
-
-/// Bytes of the longest id; it is a safe name of the protocol, too
-const MAX_ID: usize = 64;
-
-/// Bytes of the longest name of a class, or of another text
-const MAX_TEXT: usize = 512;
 
 /// The manifest of a module
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,15 +132,6 @@ pub struct ManifestError {
     pub path: String,
     /// What is wrong with it
     pub detail: String,
-}
-
-type Read<T> = Result<T, ManifestError>;
-
-fn wrong<T>(path: impl Into<String>, detail: impl Into<String>) -> Read<T> {
-    Err(ManifestError {
-        path: path.into(),
-        detail: detail.into(),
-    })
 }
 
 impl Manifest {
@@ -470,166 +456,4 @@ fn variants(extension: &Section<'_>) -> Read<()> {
         return wrong(extension.path("variants"), "there has to be one");
     }
     Ok(())
-}
-
-/// A section of the manifest, and where it stands
-struct Section<'a> {
-    at: String,
-    entries: &'a [(String, Value)],
-}
-
-impl<'a> Section<'a> {
-    fn of(at: &str, value: &'a Value) -> Read<Self> {
-        match value {
-            Value::Section(entries) => Ok(Self {
-                at: at.to_owned(),
-                entries,
-            }),
-            _ => wrong(at, "it has to be a section"),
-        }
-    }
-
-    fn path(&self, name: &str) -> String {
-        match self.at.as_str() {
-            "" => name.to_owned(),
-            at => format!("{at}.{name}"),
-        }
-    }
-
-    fn only(&self, known: &[&str]) -> Read<()> {
-        let unknown = self
-            .entries
-            .iter()
-            .find(|(name, _)| !known.contains(&name.as_str()));
-        match unknown {
-            None => Ok(()),
-            Some((name, _)) => {
-                let shown: String = name.chars().take(MAX_ID).collect();
-                wrong(
-                    self.path(&shown.escape_debug().to_string()),
-                    "there is no such field",
-                )
-            }
-        }
-    }
-
-    fn value(&self, name: &str) -> Option<&'a Value> {
-        let (_, value) = self.entries.iter().find(|(known, _)| known == name)?;
-        Some(value).filter(|value| **value != Value::Null)
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.value(name).is_some()
-    }
-
-    fn section(&self, name: &str) -> Read<Option<Self>> {
-        self.value(name)
-            .map(|value| Self::of(&self.path(name), value))
-            .transpose()
-    }
-
-    fn list(&self, name: &str) -> Read<Option<Vec<(String, &'a Value)>>> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::List(items)) => {
-                let path = |at: usize| format!("{}[{at}]", self.path(name));
-                Ok(Some(
-                    items
-                        .iter()
-                        .enumerate()
-                        .map(|(at, item)| (path(at), item))
-                        .collect(),
-                ))
-            }
-            Some(_) => wrong(self.path(name), "it has to be a list"),
-        }
-    }
-
-    fn text(&self, name: &str) -> Read<Option<&'a str>> {
-        self.value(name)
-            .map(|value| text(&self.path(name), value))
-            .transpose()
-    }
-
-    fn required(&self, name: &str) -> Read<&'a str> {
-        self.text(name)?
-            .map_or_else(|| wrong(self.path(name), "it is required"), Ok)
-    }
-
-    fn id(&self, name: &str) -> Read<String> {
-        let id = self.required(name)?;
-        if is_id(id) {
-            Ok(id.to_owned())
-        } else {
-            wrong(
-                self.path(name),
-                format!("it is not [a-z][a-z0-9-]* of at most {MAX_ID} characters"),
-            )
-        }
-    }
-
-    fn version(
-        &self,
-        name: &str,
-        read: impl Fn(&str) -> Result<Version, super::BadVersion>,
-    ) -> Read<Version> {
-        read(self.required(name)?).or_else(|bad| wrong(self.path(name), bad.to_string()))
-    }
-
-    fn class(&self, name: &str) -> Read<String> {
-        let class = self.required(name)?;
-        let is_part = |part: &str| {
-            let mut letters = part.chars();
-            let is_first = |letter: char| letter.is_alphabetic() || matches!(letter, '_' | '$');
-            letters.next().is_some_and(is_first)
-                && letters.all(|letter| is_first(letter) || letter.is_numeric())
-        };
-        if class.split('.').all(is_part) {
-            Ok(class.to_owned())
-        } else {
-            wrong(self.path(name), "it is not the name of a class")
-        }
-    }
-
-    fn integer(&self, name: &str) -> Read<Option<u64>> {
-        match self.value(name) {
-            None => Ok(None),
-            Some(Value::Scalar { text, is_plain: true }) => match super::version::number(text) {
-                Some(number) => Ok(Some(number)),
-                None => wrong(self.path(name), "it has to be a whole number"),
-            },
-            Some(_) => wrong(self.path(name), "it has to be a whole number"),
-        }
-    }
-
-    /// False where nothing is said
-    fn boolean(&self, name: &str) -> Read<bool> {
-        match self.value(name) {
-            None => Ok(false),
-            Some(Value::Scalar { text, is_plain: true }) if text == "true" => Ok(true),
-            Some(Value::Scalar { text, is_plain: true }) if text == "false" => Ok(false),
-            Some(_) => wrong(self.path(name), "it has to be true or false"),
-        }
-    }
-}
-
-fn text<'a>(path: &str, value: &'a Value) -> Read<&'a str> {
-    match value {
-        Value::Scalar { text, .. } if text.len() > MAX_TEXT => {
-            wrong(path, format!("it is longer than {MAX_TEXT} bytes"))
-        }
-        Value::Scalar { text, .. } if text.trim().is_empty() || text.chars().any(char::is_control) => {
-            wrong(path, "it is blank, or has characters that cannot be seen")
-        }
-        Value::Scalar { text, .. } => Ok(text),
-        _ => wrong(path, "it has to be a text"),
-    }
-}
-
-fn is_id(id: &str) -> bool {
-    id.len() <= MAX_ID
-        && id.starts_with(|first: char| first.is_ascii_lowercase())
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }

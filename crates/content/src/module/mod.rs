@@ -7,6 +7,7 @@
 mod jar;
 mod manifest;
 mod range;
+mod section;
 mod version;
 mod yaml;
 
