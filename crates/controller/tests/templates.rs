@@ -457,6 +457,43 @@ async fn a_push_of_the_same_files_mends_an_old_version() {
 }
 
 #[tokio::test]
+async fn a_push_of_what_counts_asks_for_a_file_that_is_damaged_beside_its_manifest() {
+    let rig = Rig::new();
+    rig.templates.create("test", "lobby", "", "").await.unwrap();
+    let files = [("a", "one"), ("b", "two")];
+    rig.push("lobby", &files).await.unwrap();
+    let version = rig.templates.show("lobby").await.unwrap().1.unwrap();
+    let blob = |name: &str| rig.blob(name.parse().unwrap());
+    for lost in [&version.manifest, &version.archive] {
+        fs::remove_file(blob(lost)).unwrap();
+    }
+    let file = rig.blob(Digest::of(b"one"));
+    fs::write(&file, "0ne").unwrap();
+    let damaged = rig.templates.manifest(&version).await.unwrap_err();
+    assert!(matches!(&damaged, TemplateError::Damaged { versions } if versions == "lobby version 1"));
+
+    let base = Some(version.manifest.parse().unwrap());
+    let published = rig
+        .templates
+        .publish("test", "lobby", manifest(&files), base)
+        .await;
+    let error = published.unwrap_err();
+    assert!(matches!(error, TemplateError::Missing { count: 1 }), "{error}");
+    rig.push("lobby", &files).await.unwrap();
+    assert!(
+        rig.templates
+            .show("lobby")
+            .await
+            .unwrap()
+            .1
+            .is_some_and(|its| its.number == 1)
+    );
+    for mended in [&version.manifest, &version.archive] {
+        assert!(blob(mended).exists());
+    }
+}
+
+#[tokio::test]
 async fn old_versions_go_when_there_are_many_and_never_the_current_one() {
     let rig = Rig::new();
     rig.templates.create("test", "lobby", "", "").await.unwrap();

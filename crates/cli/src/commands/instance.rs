@@ -149,6 +149,15 @@ async fn running(
         async || {
             let now = client.get::<Instance>(&["instances", id], &[]).await?;
             let state = now.value.state.clone();
+            if incarnation.is_some() && now.value.incarnation > incarnation {
+                let id = printable::short(id, 64);
+                return Err(Failure::Partly {
+                    message: format!(
+                        "this start of {id} has ended, and its group has started it anew, with the group's values of variables; it is {} now. Why the first one ended: prexorctl logs controller, or prexorctl crash list --instance {id}",
+                        printable::short(&state, 64)
+                    ),
+                });
+            }
             if state == "RUNNING" {
                 return Ok(Sight::There(now));
             }

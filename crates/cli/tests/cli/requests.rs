@@ -317,6 +317,23 @@ fn waiting_for_a_start_that_crashes_ends_with_the_reason() {
 }
 
 #[test]
+fn a_start_that_was_replaced_is_not_the_one_that_was_waited_for() {
+    let again = INSTANCE
+        .replace("\"SCHEDULED\"", "\"RUNNING\"")
+        .replace("\"incarnation\":1", "\"incarnation\":2");
+    let replies = vec![
+        server::json(200, r#"{"status":"scheduled","count":1,"instances":["lobby-1"]}"#),
+        server::json(200, INSTANCE),
+        server::json(200, &again),
+    ];
+    let start = ["instance", "start", "lobby", "--var", "MOTD=hi", "--wait"];
+    let ran = run(&Server::replying(replies), &start);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stderr.contains("this start of lobby-1 has ended"), "{ran:?}");
+    assert!(ran.stderr.contains("prexorctl logs controller"), "{ran:?}");
+}
+
+#[test]
 fn what_a_start_waits_for_is_said_while_it_lasts_and_when_it_fails() {
     let starting = |detail: &str| {
         let body = INSTANCE.replace("\"SCHEDULED\"", &format!("\"STARTING\",\"detail\":\"{detail}\""));

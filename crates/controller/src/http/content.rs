@@ -220,7 +220,14 @@ pub(super) async fn archive(
     Path(path): Path<(String, String)>,
 ) -> Result<Response, ApiError> {
     let version = version(&api, &caller, &path).await?;
-    stream(&api, digest(&version.archive)?, 0).await
+    let archive = digest(&version.archive)?;
+    if !api.templates.content().is_whole(archive).await? && !api.templates.mend(archive).await? {
+        return Err(ApiError::internal(format!(
+            "the archive of {} is missing or damaged, and cannot be made anew: push the same files again",
+            version.title()
+        )));
+    }
+    stream(&api, archive, 0).await
 }
 
 /// Gives the manifest of a version

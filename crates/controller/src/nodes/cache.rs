@@ -190,6 +190,12 @@ impl CacheView {
             warming.end(Outcome::Lost);
         }
     }
+
+    /// A daemon that tells the end of an order says once what it keeps before it has been asked for anything
+    fn handle_stream_begun(&mut self, tells_warming: bool) {
+        self.handle_stream_ended();
+        self.asked = usize::from(tells_warming);
+    }
 }
 
 impl Node {
@@ -246,6 +252,12 @@ impl Node {
 
     pub(super) fn handle_warm_failure(&mut self, report: ErrorReport) {
         self.with_view(|view| view.cache.handle_failure(report));
+    }
+
+    /// The daemon begins with what it keeps, which is no end of an order that is given meanwhile
+    pub(super) fn begin_cache(&mut self) {
+        let tells_warming = self.machine.peer().is_some_and(DaemonPeer::tells_warming);
+        self.with_view(|view| view.cache.handle_stream_begun(tells_warming));
     }
 
     /// What was asked of a stream is not answered on another one
@@ -335,6 +347,18 @@ mod tests {
         // Later ones say nothing about it, and neither does the end of the stream.
         view.handle_failure(report("PRE_WARM_FAILED"));
         view.handle_stream_ended();
+        assert_eq!(state(&view), "WARMED");
+    }
+
+    #[test]
+    fn what_a_daemon_keeps_when_it_connects_is_no_end_of_an_order() {
+        let mut view = CacheView::default();
+        view.handle_stream_begun(true);
+        // Given before the first status has come.
+        view.warming = warming().warming;
+        told(&mut view);
+        assert_eq!((state(&view), view.number), ("WARMING", 1));
+        told(&mut view);
         assert_eq!(state(&view), "WARMED");
     }
 

@@ -145,7 +145,7 @@ impl Node {
         // They were for the stream before.
         self.give_up_typed(BROKEN);
         self.give_up_files();
-        self.give_up_cache();
+        self.begin_cache();
         self.begin_modules();
         self.end_identity();
         self.end_subscriptions();

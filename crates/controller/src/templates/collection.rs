@@ -55,7 +55,7 @@ impl Templates {
             referenced.extend(digests(std::slice::from_ref(&record)));
             match self.manifest(&record).await {
                 Ok(manifest) => referenced.extend(manifest.files().map(|(_, blob)| blob.sha256)),
-                Err(TemplateError::Blob(_)) => damaged.push(record),
+                Err(TemplateError::Damaged { .. } | TemplateError::Blob(_)) => damaged.push(record),
                 Err(error) => return Err(error),
             }
         }
@@ -73,7 +73,7 @@ fn named(damaged: &[TemplateVersionRecord]) -> String {
     let mut named: Vec<String> = damaged
         .iter()
         .take(NAMED)
-        .map(|version| format!("{} version {}", version.template, version.number))
+        .map(TemplateVersionRecord::title)
         .collect();
     if let Some(more) = damaged.len().checked_sub(NAMED).filter(|more| *more > 0) {
         named.push(format!("{more} more"));

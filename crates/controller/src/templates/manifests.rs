@@ -104,20 +104,17 @@ impl Templates {
     /// What a version holds
     ///
     /// # Errors
-    /// [`BlobError::Io`] if its manifest is not what it was.
+    /// [`TemplateError::Damaged`] if its manifest is not what it was.
     pub async fn manifest(&self, version: &TemplateVersionRecord) -> Result<Manifest, TemplateError> {
-        let damaged = || BlobError::Io {
-            detail: format!(
-                "the manifest {} is missing or damaged; push again",
-                version.manifest
-            ),
+        let damaged = || TemplateError::Damaged {
+            versions: version.title(),
         };
         let name: Digest = version.manifest.parse().map_err(|_| damaged())?;
         let bytes = self.content.read(name, MAX_MANIFEST_BYTES as u64).await?;
         let read = move || Manifest::from_json(&bytes?, &KEPT).ok();
         let manifest = self.manifests.work(read).await?;
         self.manifests.note(name, manifest.is_some());
-        Ok(manifest.ok_or_else(damaged)?)
+        manifest.ok_or_else(damaged)
     }
 
     /// The manifests of these versions that are not what they were, as a look at each shows now

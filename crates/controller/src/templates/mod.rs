@@ -68,7 +68,7 @@ pub enum TemplateError {
     },
     /// Manifests are not what they were
     #[error(
-        "the manifest of {versions} is missing or damaged, so nobody knows which bytes that has and none are removed: push the same files again, or delete the template"
+        "the manifest of {versions} is missing or damaged, so nobody knows which files that has, and no bytes of templates are removed: push the same files again (prexorctl template pull may still bring them), or delete the template"
     )]
     Damaged {
         /// Which, for people

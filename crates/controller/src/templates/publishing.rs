@@ -116,6 +116,11 @@ impl Templates {
                     unchanged: true,
                 });
             }
+            // A file that was found damaged is gone now, and whoever pushes sends it again.
+            let missing = self.missing(&manifest).await?;
+            if !missing.is_empty() {
+                return Err(TemplateError::Missing { count: missing.len() });
+            }
         }
         let (size_bytes, files) = (manifest.total_bytes(), manifest.files().count() as u64);
         self.content.keep(json).await?;

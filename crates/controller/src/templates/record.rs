@@ -126,6 +126,11 @@ impl Record for TemplateVersionRecord {
 }
 
 impl TemplateVersionRecord {
+    /// Which it is, for people
+    pub(crate) fn title(&self) -> String {
+        format!("{} version {}", self.template, self.number)
+    }
+
     /// Whether a peer that names what it has by `hash` has this version
     ///
     /// Our peers name archives. A Java controller names files without their modes, folders and links, so a daemon's cache that one has

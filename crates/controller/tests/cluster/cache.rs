@@ -119,6 +119,8 @@ async fn what_came_of_an_order_to_fill_a_cache_is_seen() {
     let cluster = Cluster::start().await;
     let credential = cluster.enrol("node-1").await;
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    // As every daemon of ours does.
+    tell(&puppet, CacheStatus::default()).await;
     let (status, answer) = cluster.act("/nodes/node-1/cache/warm").await;
     assert_eq!(status, 422, "{answer}");
     for body in [

@@ -123,7 +123,7 @@ async fn versions(name: &str, client: &Client, output: &Output) -> Result<(), Fa
     )?;
     if is_damaged {
         output.text(&format!(
-            "The controller's disk has lost which files the damaged ones have, and until that is mended the controller deletes no bytes of templates: push the same files again (and go back to what counted: prexorctl template rollback {name}), or delete the template."
+            "The controller's disk has lost which files the damaged ones have, and until that is mended the controller deletes no bytes of templates: push the same files again (prexorctl template pull {name} DIR --version NUMBER may still bring them; afterwards, back to what counted: prexorctl template rollback {name}), or delete the template."
         ))?;
     }
     Ok(())

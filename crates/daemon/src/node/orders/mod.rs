@@ -17,7 +17,9 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use prexorcloud_proto::{CrashReport, ErrorReport, TemplateRequest, controller_message, daemon_message};
+use prexorcloud_proto::{
+    CacheStatus, CrashReport, ErrorReport, TemplateRequest, controller_message, daemon_message,
+};
 use prexorcloud_protocol::compat::{ContractMatch, contract};
 use prexorcloud_protocol::handshake::daemon::{Connected, HandshakeFailure};
 use prexorcloud_protocol::hosted::HostedInstance;
@@ -62,8 +64,8 @@ pub(super) struct Orders {
     link: Link,
     api_port: u16,
     tasks: JoinSet<Done>,
-    /// At most one order of the controller at a time
-    warming: JoinSet<()>,
+    /// At most one order of the controller at a time; gives what is kept in the end
+    warming: JoinSet<CacheStatus>,
     /// At most one, so that the disk may be slow
     writes: JoinSet<Written>,
     /// Which attempt a task works for, should it end with a panic
@@ -94,7 +96,7 @@ impl SessionHandler<DaemonSession> for Orders {
         tokio::select! {
             Some(event) = self.events.recv() => self.handle_supervisor(event),
             Some(done) = self.tasks.join_next_with_id() => self.handle_done(done),
-            Some(_) = self.warming.join_next() => {}
+            Some(warmed) = self.warming.join_next() => self.handle_warmed(warmed),
             Some(written) = self.writes.join_next() => self.handle_written(written.ok()),
             Some(controllers) = self.learned.recv() => self.memory.learn(&controllers),
             // Only a wake-up: what is due is seen to with the work, however busy it is.

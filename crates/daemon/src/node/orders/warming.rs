@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use prexorcloud_proto::{ErrorReport, PreWarmCache, PreWarmEntry, TemplateRef, daemon_message};
+use prexorcloud_proto::{CacheStatus, ErrorReport, PreWarmCache, PreWarmEntry, TemplateRef, daemon_message};
 use prexorcloud_protocol::{
     content::requests::Wanted,
     session::error_code::{PRE_WARM_BUSY, PRE_WARM_FAILED},
 };
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 
 use super::Orders;
@@ -120,10 +121,17 @@ impl Orders {
             let fetch = async |entry: Entry| entry.fetch(&preparer).await;
             fetch_all(entries.map(|entry| (entry.name(), fetch(entry))).collect(), tell).await;
             let status = tokio::task::spawn_blocking(move || preparer.cache_status()).await;
-            send(daemon_message::Payload::CacheStatus(Box::new(
-                status.unwrap_or_default(),
-            )));
+            status.unwrap_or_default()
         });
+    }
+
+    /// Tells the end of an order, by which a controller knows that the next one is followed: no earlier than that is so
+    pub(super) fn handle_warmed(&mut self, warmed: Result<CacheStatus, JoinError>) {
+        let status = warmed.unwrap_or_else(|error| {
+            tracing::error!(%error, "filling the cache ended with a panic");
+            self.preparer.cache_status()
+        });
+        self.send(daemon_message::Payload::CacheStatus(Box::new(status)));
     }
 }
 

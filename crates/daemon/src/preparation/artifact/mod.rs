@@ -176,17 +176,16 @@ impl Artifacts {
             url = shown(&url),
             "another download of it takes long, it is tried from this address beside that one"
         );
+        let digest = Digest::of(url.as_str().as_bytes()).to_string();
+        let part = format!(
+            "{sha256}-{}.{}",
+            digest.get(..16).unwrap_or_default(),
+            partial::SUFFIX
+        );
+        let part = kept.with_file_name(part);
         let beside = async {
             self.check_failures(&url, asked)?;
-            let digest = Digest::of(url.as_str().as_bytes()).to_string();
-            let part = format!(
-                "{sha256}-{}.{}",
-                digest.get(..16).unwrap_or_default(),
-                partial::SUFFIX
-            );
-            let downloaded = self
-                .download(url.clone(), sha256, &kept, kept.with_file_name(part))
-                .await;
+            let downloaded = self.download(url.clone(), sha256, &kept, part.clone()).await;
             self.note_failure(&url, &downloaded);
             downloaded
         };
@@ -194,6 +193,8 @@ impl Artifacts {
         let downloaded = tokio::select! {
             _ = Arc::clone(&content).lock_owned() => {
                 if kept.is_file() && self.take(&kept, sha256, purpose).await.is_ok() {
+                    // What has come of it here is of no use any more.
+                    let _ = std::fs::remove_file(&part);
                     return Ok(());
                 }
                 beside.await

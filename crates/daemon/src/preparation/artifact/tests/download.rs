@@ -406,6 +406,52 @@ async fn an_address_that_fails_beside_another_takes_what_that_brings() {
 }
 
 #[tokio::test]
+async fn nothing_is_left_of_an_address_that_was_too_slow() {
+    let mut cache = Cache::new();
+    cache.artifacts.patience = Duration::ZERO;
+    let cache = &cache;
+    let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let second = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = |listener: &TcpListener| format!("http://{}/server.jar", listener.local_addr().unwrap());
+    let target = |name: &str| cache.folder.path().join(name);
+    let sha256 = digest(FILE);
+    let names = || {
+        let entries = std::fs::read_dir(target("cache")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    let (first_url, second_url) = (url(&first), url(&second));
+    let (a, b) = (target("a"), target("b"));
+    let serve = async {
+        let (mut stream, _) = first.accept().await.unwrap();
+        let beside = cache.artifacts.provide(&second_url, &sha256, &b);
+        let finish = async {
+            let (mut stalling, _) = second.accept().await.unwrap();
+            let part = answer("200 OK", "", FILE.len(), &FILE[..9]);
+            stalling.write_all(&part).await.unwrap();
+            while !names()
+                .iter()
+                .any(|name| name.to_string_lossy().starts_with(&format!("{sha256}-")))
+            {
+                tokio::task::yield_now().await;
+            }
+            let whole = answer("200 OK", "", FILE.len(), FILE);
+            stream.write_all(&whole).await.unwrap();
+            stalling
+        };
+        tokio::join!(beside, finish).0
+    };
+    let (provided, beside) = tokio::join!(cache.artifacts.provide(&first_url, &sha256, &a), serve);
+    provided.unwrap();
+    beside.unwrap();
+    for path in [a, b] {
+        assert_eq!(std::fs::read(path).unwrap(), FILE);
+    }
+    assert_eq!(names(), [sha256.as_str()]);
+}
+
+#[tokio::test]
 async fn who_waited_for_a_download_takes_part_in_its_failure() {
     let stalled = (answer("200 OK", "", FILE.len(), &FILE[..9]), Then::Stall);
     let cache = Cache::within(|limits| limits.stall = Duration::from_millis(100));
