@@ -29,6 +29,9 @@ const SHORT_LIFE_MS: i64 = 60_000;
 /// Longest cause that is kept, in bytes
 const MAX_CAUSE: usize = 512;
 
+/// In the place of a cause until somebody says it: the report of a crash may come after the crash
+const UNSAID: &str = "nobody has said why; see prexorctl crash list";
+
 /// What is remembered of the crashes of a group
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Health {
@@ -76,6 +79,14 @@ impl Health {
                 looped = self.count(now_ms, one).or(looped);
             }
         }
+        if let Some(known) = self.cause.strip_suffix(UNSAID)
+            && let Some(said) = ended
+                .iter()
+                .rev()
+                .find(|one| is_bad(one) && !one.cause.is_empty())
+        {
+            self.cause = shortened(format!("{known}{}", said.cause));
+        }
         let recorded: BTreeSet<InstanceId> = observed.iter().map(|one| one.instance).collect();
         self.counted.retain(|instance, _| recorded.contains(instance));
         looped
@@ -106,19 +117,14 @@ impl Health {
         let crashes = self.recent_ms.len();
         self.recent_ms.clear();
         let last = match one.cause.as_str() {
-            "" => "nobody has said why; see prexorctl crash list",
+            "" => UNSAID,
             cause => cause,
         };
-        let mut cause = format!(
+        self.cause = shortened(format!(
             "{crashes} ends within {} s, the last one of {}: {last}",
             (at_ms - since_ms) / 1000,
             one.instance
-        );
-        let end = (0..=MAX_CAUSE.min(cause.len()))
-            .rev()
-            .find(|end| cause.is_char_boundary(*end));
-        cause.truncate(end.unwrap_or(0));
-        self.cause = cause;
+        ));
         Some(CrashLoop {
             crashes,
             since_ms,
@@ -133,6 +139,13 @@ impl Health {
         self.paused_until_ms = 0;
         self.cause.clear();
     }
+}
+
+fn shortened(mut cause: String) -> String {
+    let mut ends = (0..=MAX_CAUSE.min(cause.len())).rev();
+    let end = ends.find(|end| cause.is_char_boundary(*end));
+    cause.truncate(end.unwrap_or(0));
+    cause
 }
 
 /// Whether an end says that something is wrong with the servers of the group
@@ -294,6 +307,20 @@ mod tests {
         // What is not recorded any more is not remembered.
         assert_eq!(health.note(START + 60_002, &[]), None);
         assert!(health.counted.is_empty());
+    }
+
+    #[test]
+    fn a_cause_may_come_after_the_crash() {
+        let mut health = Health::since(START);
+        let mut three = ["a", "b", "c"].map(|name| Observed {
+            cause: String::new(),
+            ..crash(name, 1, START)
+        });
+        assert!(health.note(START, &three).is_some());
+        assert!(health.cause.ends_with(UNSAID), "{health:?}");
+        three[1].cause = "The port is in use".to_owned();
+        assert_eq!(health.note(START + 1, &three), None);
+        assert!(health.cause.ends_with("of c: The port is in use"), "{health:?}");
     }
 
     #[test]
