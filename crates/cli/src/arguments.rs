@@ -1,6 +1,7 @@
 //! The command line
 
 mod cache;
+mod catalog;
 mod cert;
 mod group;
 mod instance;
@@ -18,6 +19,7 @@ use crate::failure::EXIT_CODES;
 use crate::settings::Overrides;
 
 pub use self::cache::CacheCommand;
+pub use self::catalog::CatalogCommand;
 pub use self::cert::{CertCommand, Step};
 pub use self::group::{GroupCommand, GroupFields};
 pub use self::instance::{ConsoleArguments, FilesCommand, InstanceCommand, ReadyRule, StartArguments};
@@ -133,6 +135,9 @@ pub enum Command {
     /// Groups, what servers of a kind are started with
     #[command(subcommand)]
     Group(GroupCommand),
+    /// The catalog, which jar a version of a platform is
+    #[command(subcommand)]
+    Catalog(CatalogCommand),
     /// Templates, the folders that servers are started from
     #[command(subcommand)]
     Template(TemplateCommand),

@@ -4,6 +4,7 @@
 //! controller does not send has its plain default. Times are text here, because they are only shown.
 
 mod cache;
+mod catalog;
 mod controller;
 mod files;
 mod group;
@@ -13,6 +14,7 @@ mod template;
 mod token;
 
 pub use self::cache::{CachedBootstrap, CachedJar, CachedTemplate, NodeCache, WarmFailure, Warming};
+pub use self::catalog::{CatalogEntry, CatalogPage};
 pub use self::controller::{AuditEntry, AuditPage, ControllerVersion};
 pub use self::files::{FileContent, FileEntry, FileTree};
 pub use self::group::{Group, GroupPage, Scaling, Step, StoppedGroup};

@@ -35,6 +35,7 @@ use tonic_health::server::HealthReporter;
 use crate::{
     access::{ADMIN_TOKEN_FILE, AccessTokens, MintError},
     authorities::SharedAuthorities,
+    catalog::Catalog,
     certificates::{self, Certificates, ServerCertificate, ServerCertificateError},
     config::ControllerConfig,
     console::Consoles,
@@ -320,11 +321,13 @@ impl Foundation {
             Arc::clone(&sealing),
             config.templates.clone(),
         );
+        let catalog = Catalog::new(Arc::clone(&store));
         let groups = Arc::new(Groups::new(
             Arc::clone(&store),
             templates.clone(),
             Arc::clone(&sealing),
             config.instances.clone(),
+            catalog.clone(),
         ));
         let policy = config.module_signing.load()?;
         let modules = Modules::open(Arc::clone(&store), Arc::clone(templates.content()), policy).await?;
@@ -420,6 +423,7 @@ impl Foundation {
             fleet,
             groups,
             upkeep,
+            catalog,
             nodes: Arc::clone(&nodes),
             certificates,
             rotation,

@@ -50,6 +50,7 @@
 pub mod access;
 pub mod audit;
 pub mod authorities;
+mod catalog;
 mod certificates;
 pub mod config;
 pub mod console;

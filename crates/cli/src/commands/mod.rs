@@ -2,6 +2,7 @@
 
 mod audit;
 mod cache;
+mod catalog;
 mod cert;
 mod confirm;
 mod console;
@@ -58,6 +59,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Token(command) => token::run(command, &client(target)?, &output).await,
         Command::Node(command) => node::run(command, &client(target)?, &output).await,
         Command::Instance(command) => instance::run(command, &client(target)?, &output).await,
+        Command::Catalog(command) => catalog::run(command, &client(target)?, &output).await,
         Command::Group(command) => group::run(command, &client(target)?, &output).await,
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,

@@ -310,3 +310,38 @@ fn servers_of_a_group_are_scaled_paused_resumed_and_stopped() {
         "{ran:?}"
     );
 }
+
+#[test]
+fn the_catalog_is_filled_and_listed() {
+    let page = r#"{"data":[{"platform":"PAPER","category":"SERVER","version":"1.0","downloadUrl":"http://a/b.jar","sha256":"","recommended":true}],"page":1,"pageSize":100,"total":1}"#;
+    let server = Server::json(200, page);
+    let ran = run(&server, &["catalog", "list"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.stdout.contains("http://a/b.jar") && ran.stdout.contains("yes"),
+        "{ran:?}"
+    );
+    let server = Server::json(201, "{}");
+    let arguments = [
+        "catalog",
+        "add",
+        "PAPER",
+        "--version",
+        "1.0",
+        "--url",
+        "http://a/b.jar",
+        "--recommended",
+    ];
+    let ran = run(&server, &arguments);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let [add, recommend] = &server.requests()[..] else {
+        panic!("{:?}", server.requests())
+    };
+    assert_eq!(add.line, "POST /api/v1/catalog/PAPER/versions HTTP/1.1");
+    let expected = json!({ "category": "SERVER", "configFormat": "", "downloadUrl": "http://a/b.jar", "sha256": "", "version": "1.0" });
+    assert_eq!(body(add), expected);
+    assert_eq!(
+        recommend.line,
+        "PUT /api/v1/catalog/PAPER/versions/1.0/recommended HTTP/1.1"
+    );
+}

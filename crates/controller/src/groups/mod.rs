@@ -38,6 +38,7 @@ pub(crate) use self::{
 };
 use crate::{
     audit,
+    catalog::Catalog,
     config::InstanceConfig,
     events::Event,
     fleet::Fleet,
@@ -118,6 +119,7 @@ pub(crate) struct Groups {
     templates: Templates,
     sealing: Arc<SealingKey>,
     instances: InstanceConfig,
+    catalog: Catalog,
     /// Who starts from a group or deletes it, one at a time for each
     turns: Locks<GroupName>,
 }
@@ -128,12 +130,14 @@ impl Groups {
         templates: Templates,
         sealing: Arc<SealingKey>,
         instances: InstanceConfig,
+        catalog: Catalog,
     ) -> Self {
         Self {
             store,
             templates,
             sealing,
             instances,
+            catalog,
             turns: Locks::default(),
         }
     }

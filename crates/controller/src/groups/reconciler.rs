@@ -24,6 +24,7 @@ use super::{
     upkeep::{LONGEST_RETRY, Outlook, Upkeep},
 };
 use crate::{
+    catalog::CatalogRecord,
     fleet::Request,
     nodes::OrderError,
     records::{InstanceRecord, NodeRecord},
@@ -255,7 +256,7 @@ impl Reconciler {
             {
                 agenda.dirty.extend(groups);
             }
-        } else if is_of(TemplateRecord::PREFIX) {
+        } else if is_of(TemplateRecord::PREFIX) || is_of(CatalogRecord::PREFIX) {
             let refused = agenda.refused.clone();
             self.retry(agenda, refused);
         }

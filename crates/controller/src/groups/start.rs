@@ -7,8 +7,10 @@ use prexorcloud_protocol::InstanceId;
 
 use super::{Group, GroupError, Groups, MOTD, named, scaling::Mode, settings::Meaning, unreadable};
 use crate::{
+    catalog::CatalogRecord,
     fleet::{Fleet, Request, Seen},
     nodes::{GroupSays, OrderError, Ready, StartOrder},
+    store::StoreError,
     templates::{Composition, Layer, variables::Definitions},
 };
 
@@ -102,8 +104,35 @@ impl Groups {
         meaning: &Meaning,
         variables: &BTreeMap<String, String>,
     ) -> Result<StartOrder, GroupError> {
-        let composition = self.compose(group, meaning, variables).await?;
-        order(group, meaning, composition)
+        let (meaning, known) = self.resolved(meaning).await?;
+        let composition = self.compose(group, &meaning, variables).await?;
+        let mut order = order(group, &meaning, composition)?;
+        if let Some(known) = known {
+            order.group_says.is_proxy |= known.is_proxy();
+            if let Some(format) = known.format() {
+                order.group_says.config_format = format;
+            }
+        }
+        Ok(order)
+    }
+
+    /// A group that names no jar, with the one that the catalog has for its platform and version
+    pub(super) async fn resolved(
+        &self,
+        meaning: &Meaning,
+    ) -> Result<(Meaning, Option<CatalogRecord>), StoreError> {
+        let mut meaning = meaning.clone();
+        if !meaning.jar.is_empty() {
+            return Ok((meaning, None));
+        }
+        let wanted = self.catalog.resolve(&meaning.platform, &meaning.platform_version);
+        let known = wanted.await?;
+        if let Some(known) = &known {
+            meaning.jar.clone_from(&known.download_url);
+            meaning.sha256.clone_from(&known.sha256);
+            meaning.platform_version.clone_from(&known.version);
+        }
+        Ok((meaning, known))
     }
 
     /// The configured name that is free, where names are configured; else the instance is numbered
@@ -159,7 +188,7 @@ impl Groups {
                 }
             };
             return Err(GroupError::Invalid(format!(
-                "{name} names no jar, and {templates}: prexorctl group update {name} --jar URL|PATH, or push a template with {file}"
+                "{name} names no jar, the catalog has none for it, and {templates}: prexorctl group update {name} --jar URL|PATH, or push a template with {file}"
             )));
         }
         Ok(composed)

@@ -6,6 +6,7 @@ use prexorcloud_proto::{PreWarmCache, PreWarmEntry};
 
 use super::{Group, GroupError, Groups, start::format_of};
 use crate::{
+    catalog::CatalogRecord,
     nodes::{file_name, is_path, pinned_version},
     templates::Layer,
 };
@@ -45,7 +46,8 @@ impl Groups {
         }
         let mut entries: Vec<PreWarmEntry> = Vec::new();
         for group in &groups {
-            let meaning = self.meaning(group)?;
+            let (meaning, known) = self.resolved(&self.meaning(group)?).await?;
+            let known_format = known.as_ref().and_then(CatalogRecord::format);
             for layer in self.layers(group.name, &meaning).await? {
                 layers.insert(layer.name().to_owned(), layer);
             }
@@ -60,7 +62,9 @@ impl Groups {
             let entry = PreWarmEntry {
                 platform: named(&meaning.platform, "server"),
                 platform_version: pinned_version(&meaning.platform_version, &sha256),
-                config_format: format_of(&meaning.platform).into(),
+                config_format: known_format
+                    .unwrap_or_else(|| format_of(&meaning.platform))
+                    .into(),
                 jar_file: named(&meaning.jar_file, file_name(&meaning.jar)),
                 download_url: meaning.jar,
                 sha256,

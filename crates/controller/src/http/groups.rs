@@ -129,12 +129,12 @@ pub(super) async fn answer(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Pages {
-    page: Option<String>,
-    page_size: Option<String>,
+    pub(super) page: Option<String>,
+    pub(super) page_size: Option<String>,
 }
 
 /// A number of pages or entries as the Java controller takes it: too small is 1, too large is the most
-fn number(name: &str, given: Option<String>, default: usize) -> Result<usize, ApiError> {
+pub(super) fn number(name: &str, given: Option<String>, default: usize) -> Result<usize, ApiError> {
     let Some(text) = given else { return Ok(default) };
     let number: i64 = text
         .parse()

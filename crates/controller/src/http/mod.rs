@@ -9,6 +9,7 @@ mod answering;
 mod audit;
 mod authorities;
 mod cache;
+mod catalog;
 mod connections;
 mod console;
 mod content;
@@ -42,7 +43,7 @@ use axum::{
     Router,
     extract::DefaultBodyLimit,
     middleware,
-    routing::{delete, get, post},
+    routing::{delete, get, patch, post, put},
 };
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,7 @@ pub(crate) use self::{
 };
 use crate::{
     access::AccessTokens,
+    catalog::Catalog,
     certificates::Certificates,
     config::HttpConfig,
     console::Consoles,
@@ -82,6 +84,7 @@ pub(crate) struct Api {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) upkeep: Arc<Upkeep>,
+    pub(crate) catalog: Catalog,
     pub(crate) certificates: Arc<Certificates>,
     pub(crate) rotation: Rotation,
     pub(crate) consoles: Arc<Consoles>,
@@ -135,6 +138,16 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/instances/{id}/console", get(console::stream))
         .route("/instances/{id}/files", get(files::list))
         .route("/instances/{id}/files/content", get(files::content))
+        .route("/catalog", get(catalog::list))
+        .route("/catalog/{platform}/versions", post(catalog::add))
+        .route(
+            "/catalog/{platform}/versions/{version}",
+            patch(catalog::update).delete(catalog::remove),
+        )
+        .route(
+            "/catalog/{platform}/versions/{version}/recommended",
+            put(catalog::recommend),
+        )
         .route("/groups", get(groups::list).post(groups::create))
         .route(
             "/groups/{name}",

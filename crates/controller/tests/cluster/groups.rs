@@ -534,7 +534,8 @@ async fn a_start_that_cannot_be_says_what_to_do() {
     assert_eq!(answer.0, 422, "{answer:?}");
     let told = error(&answer).2;
     assert!(
-        told.contains("b names no jar, and it has no template") && told.contains("--jar"),
+        told.contains("b names no jar, the catalog has none for it, and it has no template")
+            && told.contains("--jar"),
         "{told}"
     );
     // A template that brings the jar is as good as an address.

@@ -5,6 +5,7 @@ mod admin;
 mod artifacts;
 mod bootstrap;
 mod cache;
+mod catalog;
 mod events;
 mod files;
 mod groups;
