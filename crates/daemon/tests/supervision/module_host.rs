@@ -156,13 +156,16 @@ async fn the_sample_module_prints_an_event() {
     host.event(
         EVENT,
         b"{\"instanceId\": \"lobby-\\u00fc\",\n \"n\": [1, {}]}"[..].into(),
-        0,
+        7,
     );
     console_has(
         folder.path(),
-        "{\"instanceId\": \"lobby-\\u00fc\",  \"n\": [1, {}]}",
+        "#7 {\"instanceId\": \"lobby-\\u00fc\",  \"n\": [1, {}]}",
     )
     .await;
+    // A Java controller has no numbers.
+    host.event(EVENT, b"{}"[..].into(), 0);
+    console_has(folder.path(), "#0 {}").await;
     host.stop().await;
     console_has(folder.path(), "says goodbye").await;
     heard.state(ModuleState::Stopping).await;

@@ -8,7 +8,17 @@ public interface HostedModule {
     /** Takes an event of a type that the module has subscribed to; what it throws is logged. */
     default void event(ModuleContext context, String eventType, String payloadJson) throws Exception {}
 
-    /** Events were left out, because the module was slow. */
+    /**
+     * The same with the event's number, 0 where the controller has none; what is called is this one.
+     *
+     * <p>Events come at least once: one whose number is not above that of the last one has been here, unless a gap came in
+     * between.
+     */
+    default void event(ModuleContext context, String eventType, String payloadJson, long sequence) throws Exception {
+        event(context, eventType, payloadJson);
+    }
+
+    /** So many events at most are missing before the next one; what it throws is logged. */
     default void gap(ModuleContext context, long missed) {
         context.log("WARN", missed + " events were left out");
     }

@@ -32,12 +32,26 @@ final class Json {
 
     /** A member as it was written. */
     static String raw(List<String> members, String name) {
+        String found = find(members, name);
+        if (found == null) {
+            throw new IllegalArgumentException("no `" + name + "`");
+        }
+        return found;
+    }
+
+    /** A member that is a whole number, 0 if it is not there; one beyond 63 bits is negative. */
+    static long number(List<String> members, String name) {
+        String found = find(members, name);
+        return found == null ? 0 : Long.parseUnsignedLong(found);
+    }
+
+    private static String find(List<String> members, String name) {
         for (int place = 0; place + 1 < members.size(); place += 2) {
             if (members.get(place).equals(name)) {
                 return members.get(place + 1);
             }
         }
-        throw new IllegalArgumentException("no `" + name + "`");
+        return null;
     }
 
     /** A member that is a text. */

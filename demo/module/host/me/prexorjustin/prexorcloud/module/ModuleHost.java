@@ -62,7 +62,7 @@ public final class ModuleHost implements ModuleContext {
                 case "event" -> event(members);
                 // In its turn: what hangs in an event does not answer.
                 case "ping" -> say("{\"type\":\"pong\",\"number\":" + Json.raw(members, "number") + "}");
-                case "gap" -> module.gap(this, Long.parseLong(Json.raw(members, "missed")));
+                case "gap" -> gap(Json.number(members, "missed"));
                 case "stop" -> {
                     stop();
                     return;
@@ -89,7 +89,16 @@ public final class ModuleHost implements ModuleContext {
 
     private void event(List<String> members) {
         try {
-            module.event(this, Json.text(members, "event_type"), Json.raw(members, "payload"));
+            String payload = Json.raw(members, "payload");
+            module.event(this, Json.text(members, "event_type"), payload, Json.number(members, "sequence"));
+        } catch (Exception problem) {
+            problem.printStackTrace();
+        }
+    }
+
+    private void gap(long missed) {
+        try {
+            module.gap(this, missed);
         } catch (Exception problem) {
             problem.printStackTrace();
         }

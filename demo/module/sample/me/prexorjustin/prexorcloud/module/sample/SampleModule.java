@@ -22,8 +22,8 @@ public final class SampleModule implements HostedModule {
     }
 
     @Override
-    public void event(ModuleContext context, String eventType, String payloadJson) {
-        context.log("INFO", eventType + " " + payloadJson);
+    public void event(ModuleContext context, String eventType, String payloadJson, long sequence) {
+        context.log("INFO", eventType + " #" + sequence + " " + payloadJson);
     }
 
     @Override
