@@ -43,6 +43,10 @@ pub fn trials() -> Vec<Trial> {
             a_host_that_does_not_read_is_told_of_the_gap,
         ),
         trial(
+            "a_burst_of_events_comes_whole_and_in_order",
+            a_burst_of_events_comes_whole_and_in_order,
+        ),
+        trial(
             "a_host_that_crashes_hears_what_it_missed",
             a_host_that_crashes_hears_what_it_missed,
         ),
@@ -278,6 +282,27 @@ async fn a_host_that_does_not_read_is_told_of_the_gap() {
         console.contains("\"missed\":").then_some(())
     })
     .await;
+    host.stop().await;
+}
+
+/// As after a time in which the daemon was away
+async fn a_burst_of_events_comes_whole_and_in_order() {
+    const EVENTS: u64 = 5000;
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("{READY} {ACTIVE} head -n {} >got; echo all >&2", EVENTS + 1);
+    let (host, heard) = start(settings(folder.path(), &script));
+    heard.state(ModuleState::Active).await;
+    for sequence in 1..=EVENTS {
+        host.event("a.B", b"{}"[..].into(), sequence);
+    }
+    host.lose(7);
+    console_has(folder.path(), "all").await;
+    let got = std::fs::read_to_string(folder.path().join("data/got")).unwrap();
+    let event =
+        |sequence| format!(r#"{{"type":"event","event_type":"a.B","sequence":{sequence},"payload":{{}}}}"#);
+    let mut expected: Vec<String> = (1..=EVENTS).map(event).collect();
+    expected.push(r#"{"type":"gap","missed":7}"#.to_owned());
+    assert!(got.lines().eq(expected), "{got:.2000}");
     host.stop().await;
 }
 

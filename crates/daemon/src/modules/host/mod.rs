@@ -4,6 +4,7 @@
 //! modules in `docs/module-host.md`. Events that a host does not take in time are left out, and it is told how many.
 
 mod console;
+mod inbox;
 pub mod line;
 pub mod machine;
 mod pipe;
@@ -13,18 +14,18 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStderr, ChildStdin};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep_until, timeout};
 
 use console::Console;
+use inbox::{Event, Given, Inbox};
 use line::Told;
 use machine::{Greeting, HostMachine, ModuleState, Patience, Report, Work};
 use pipe::{Lines, Piece};
@@ -35,9 +36,6 @@ use crate::supervisor::ShimCommand;
 
 pub use console::FILE as CONSOLE_FILE;
 pub use process::end_leftover;
-
-/// Events that wait for this task
-const EVENTS: usize = 64;
 
 /// Bytes that wait for a host to read them; one event may stand above it
 const BACKLOG: usize = 4 * 1024 * 1024;
@@ -84,26 +82,11 @@ pub type Tell = Arc<dyn Fn(News) + Send + Sync>;
 
 /// A host; dropping it stops it, too
 pub struct Host {
-    events: mpsc::Sender<Given>,
-    missed: Arc<AtomicU64>,
-    /// Events that were put into the channel
-    given: AtomicU64,
-    /// Those of them that are with the process, or never will be
+    events: Arc<Inbox>,
+    /// How much of what it was given is with the process, or never will be
     taken: watch::Receiver<u64>,
     stop: watch::Sender<bool>,
     settled: watch::Receiver<Option<Report>>,
-}
-
-/// What waits for the task of a host
-enum Given {
-    Event {
-        event_type: String,
-        payload: Bytes,
-        /// Its number; 0 for none
-        sequence: u64,
-    },
-    /// Others are missing, which is counted already
-    Gap,
 }
 
 impl fmt::Debug for Host {
@@ -119,11 +102,10 @@ impl Host {
     /// Its folder cannot be used.
     pub fn start(settings: HostSettings, tell: Tell) -> io::Result<Self> {
         let console = Console::open(&settings.folder, &settings.greeting.module)?;
-        let (events, received) = mpsc::channel(EVENTS);
+        let events = Arc::new(Inbox::default());
         let (stop, stopped) = watch::channel(false);
         let (settle, settled) = watch::channel(None);
         let (take, taken) = watch::channel(0);
-        let missed = Arc::new(AtomicU64::new(0));
         let now = Instant::now();
         let driver = Driver {
             machine: HostMachine::new(
@@ -137,7 +119,7 @@ impl Host {
             settings,
             tell,
             settle,
-            missed: Arc::clone(&missed),
+            missed: 0,
             take,
             process: None,
             outbox: VecDeque::new(),
@@ -145,11 +127,9 @@ impl Host {
             cut_until: None,
             errors: None,
         };
-        tokio::spawn(driver.run(received, stopped));
+        tokio::spawn(driver.run(Arc::clone(&events), stopped));
         Ok(Self {
             events,
-            missed,
-            given: AtomicU64::new(0),
             taken,
             stop,
             settled,
@@ -158,34 +138,21 @@ impl Host {
 
     /// Gives it an event with its number, 0 for none; one that there is no room for is counted
     pub fn event(&self, event_type: &str, payload: Bytes, sequence: u64) {
-        let event = Given::Event {
+        self.events.put(Event {
             event_type: event_type.to_owned(),
             payload,
             sequence,
-        };
-        if !self.give(event) {
-            self.missed.fetch_add(1, Ordering::Relaxed);
-        }
+        });
     }
 
     /// Tells it that so many events will never come
     pub fn lose(&self, events: u64) {
-        self.missed.fetch_add(events, Ordering::Relaxed);
-        // Without room for it there are events in front of which it is told.
-        self.give(Given::Gap);
-    }
-
-    fn give(&self, given: Given) -> bool {
-        let is_taken = self.events.try_send(given).is_ok();
-        if is_taken {
-            self.given.fetch_add(1, Ordering::Relaxed);
-        }
-        is_taken
+        self.events.lose(events);
     }
 
     /// How much it was given
     pub(crate) fn given(&self) -> u64 {
-        self.given.load(Ordering::Relaxed)
+        self.events.given()
     }
 
     /// Waits until as much as that was written to its process, or never will be
@@ -225,7 +192,8 @@ struct Driver {
     last_line: Arc<Mutex<String>>,
     tell: Tell,
     settle: watch::Sender<Option<Report>>,
-    missed: Arc<AtomicU64>,
+    /// Events of which its process is to be told that they are missing
+    missed: u64,
     take: watch::Sender<u64>,
     process: Option<Process>,
     outbox: VecDeque<Outgoing>,
@@ -252,7 +220,7 @@ enum Step {
 }
 
 impl Driver {
-    async fn run(mut self, mut events: mpsc::Receiver<Given>, mut stop: watch::Receiver<bool>) {
+    async fn run(mut self, events: Arc<Inbox>, mut stop: watch::Receiver<bool>) {
         let mut is_stopping = false;
         loop {
             self.machine.handle_timeout(Instant::now());
@@ -262,7 +230,7 @@ impl Driver {
             if self.machine.is_over() && self.process.is_none() {
                 return;
             }
-            match self.step(&mut events, &mut stop, is_stopping).await {
+            match self.step(&events, &mut stop, is_stopping).await {
                 Step::Line(Some(Piece::Line(line))) => self.machine.handle_line(Instant::now(), &line),
                 Step::Line(Some(Piece::Overlong(_))) => self.machine.handle_overlong(),
                 Step::Line(None) => {
@@ -280,17 +248,7 @@ impl Driver {
                     }
                 }
                 Step::Exited => self.exited().await,
-                Step::Event(Given::Event {
-                    event_type,
-                    payload,
-                    sequence,
-                }) => self.event(&event_type, &payload, sequence),
-                Step::Event(Given::Gap) => {
-                    if self.machine.is_listening() {
-                        self.tell_gap();
-                    }
-                    self.taken(1);
-                }
+                Step::Event(given) => self.given(given),
                 Step::Stop => {
                     is_stopping = true;
                     self.machine.handle_stop(Instant::now());
@@ -307,12 +265,7 @@ impl Driver {
         }
     }
 
-    async fn step(
-        &mut self,
-        events: &mut mpsc::Receiver<Given>,
-        stop: &mut watch::Receiver<bool>,
-        is_stopping: bool,
-    ) -> Step {
+    async fn step(&mut self, events: &Inbox, stop: &mut watch::Receiver<bool>, is_stopping: bool) -> Step {
         let due = [self.machine.poll_timeout(), self.cut_until]
             .into_iter()
             .flatten()
@@ -333,7 +286,7 @@ impl Driver {
                 Some(child) => child.wait().await.map(drop),
                 None => std::future::pending().await,
             } } => Step::Exited,
-            Some(given) = events.recv() => Step::Event(given),
+            given = events.next() => Step::Event(given),
             // Whoever has dropped the host wants it to end.
             _ = stop.wait_for(|is_wanted| *is_wanted), if !is_stopping => Step::Stop,
             () = async { match due {
@@ -396,7 +349,7 @@ impl Driver {
     async fn launch(&mut self) {
         // What the process before has not read is missing.
         let unread = self.outbox.drain(..).filter(|line| line.is_event).count() as u64;
-        self.missed.fetch_add(unread, Ordering::Relaxed);
+        self.missed = self.missed.saturating_add(unread);
         self.taken(unread);
         self.waiting = 0;
         let HostSettings {
@@ -422,13 +375,25 @@ impl Driver {
         }
     }
 
-    fn event(&mut self, event_type: &str, payload: &[u8], sequence: u64) {
+    fn given(&mut self, given: Given) {
+        if given.missed > 0 {
+            self.missed = self.missed.saturating_add(given.missed);
+            self.taken(1);
+        }
+        match given.event {
+            Some(event) => self.event(&event),
+            None if self.machine.is_listening() => self.tell_gap(),
+            None => {}
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
         let has_room =
-            self.machine.is_listening() && payload.len() <= line::MAX_PAYLOAD && self.waiting < BACKLOG;
-        let line = has_room.then(|| line::event(event_type, payload, sequence));
+            self.machine.is_listening() && event.payload.len() <= line::MAX_PAYLOAD && self.waiting < BACKLOG;
+        let line = has_room.then(|| line::event(&event.event_type, &event.payload, event.sequence));
         let Some(line) = line.flatten() else {
             // Its place shows that it was there.
-            self.missed.fetch_add(1, Ordering::Relaxed);
+            self.missed = self.missed.saturating_add(1);
             return self.taken(1);
         };
         self.tell_gap();
@@ -436,7 +401,7 @@ impl Driver {
     }
 
     fn tell_gap(&mut self) {
-        let missed = self.missed.swap(0, Ordering::Relaxed);
+        let missed = std::mem::take(&mut self.missed);
         if missed > 0 {
             self.push(Told::Gap { missed }.line(), false);
         }
