@@ -418,7 +418,7 @@ impl Foundation {
             store: Arc::clone(&store),
             tokens: tokens.clone(),
             templates: templates.clone(),
-            modules,
+            modules: modules.clone(),
             access,
             fleet,
             groups,
@@ -450,6 +450,7 @@ impl Foundation {
         };
         tokio::spawn(vital.guard("the maintenance", maintenance.run(stopping.clone())));
         tokio::spawn(vital.guard("the log of events", events.follow(logged, stopping.clone())));
+        tokio::spawn(vital.guard("the modules", modules.clone().follow(stopping.clone())));
         tokio::spawn(vital.guard("the keeping of groups", reconciler.run(stopping.clone())));
         tokio::spawn(vital.guard("the inventory", inventory.follow(stopping.clone())));
         let (following, followed, until) = (Arc::clone(&lineage), Arc::clone(&store), stopping.clone());
@@ -648,8 +649,7 @@ fn announced(names: &[String], listen: IpAddr, port: u16) -> Vec<String> {
 type Failed = watch::Sender<Option<ControllerFailure>>;
 
 async fn watch_http(http: JoinHandle<()>, stopping: CancellationToken, failed: Failed) {
-    let ended = http.await;
-    if ended.is_err() || !stopping.is_cancelled() {
+    if http.await.is_err() || !stopping.is_cancelled() {
         failed.send_replace(Some(ControllerFailure::Http));
     }
 }

@@ -250,7 +250,7 @@ impl Content {
     ///
     /// # Errors
     /// [`BlobError`]; nothing is kept then.
-    pub async fn keep(&self, bytes: Vec<u8>) -> Result<Digest, BlobError> {
+    pub async fn keep(&self, bytes: Bytes) -> Result<Digest, BlobError> {
         let put = move |blobs: &dyn Blobs| {
             let mut incoming = blobs.begin(bytes.len() as u64)?;
             incoming.write_all(&bytes)?;

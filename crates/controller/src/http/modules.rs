@@ -173,6 +173,9 @@ fn read(parts: Vec<multipart::Part>) -> Result<Upload, ApiError> {
             "the file has to be a .jar, by its name without folders",
         ));
     }
+    if jar.content.len() as u64 > MAX_JAR_BYTES {
+        return Err(ApiError::too_large());
+    }
     let signature = signature.map(|part| match Form::of_file(&part.file_name) {
         Some(form) => Ok((form, part.content)),
         None => Err(refused(

@@ -5,6 +5,7 @@
 //! plans what its node lacks ([`prexorcloud_protocol::modules`]).
 
 mod dependencies;
+mod installed;
 mod policy;
 mod record;
 
@@ -20,10 +21,10 @@ use prexorcloud_content::{
     Digest,
     module::{MAX_JAR_BYTES, Manifest, read_manifest},
 };
-use prexorcloud_protocol::modules::Wanted;
 use prexorcloud_security::signature::{self, Artifact, Form, Policy, SignatureError, Verified};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
+pub(crate) use self::installed::{Entry, Installed, wanted};
 use self::record::ModuleSetRecord;
 pub use self::{
     policy::{PolicyError, SigningConfig},
@@ -81,32 +82,6 @@ pub struct Upload {
     pub signature: Option<(Form, Bytes)>,
 }
 
-/// What is installed, by id
-pub(crate) type Installed = Arc<BTreeMap<String, Entry>>;
-
-/// An installed module
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) current: ModuleArtifact,
-    pub(crate) manifest: Manifest,
-    pub(crate) unmet: Vec<String>,
-    /// The versions that one can go back to, the newest upload first
-    pub(crate) former: Vec<String>,
-}
-
-/// What nodes are to have
-pub(crate) fn wanted(installed: &Installed) -> Vec<Wanted> {
-    let for_daemons = installed.values().filter(|entry| entry.manifest.is_for_daemons());
-    let wanted = for_daemons.filter_map(|entry| {
-        Some(Wanted {
-            module: entry.manifest.id.parse().ok()?,
-            version: entry.current.version.clone(),
-            sha256: entry.current.sha256.clone(),
-        })
-    });
-    wanted.collect()
-}
-
 /// The modules of this controller
 #[derive(Clone)]
 pub(crate) struct Modules {
@@ -114,6 +89,8 @@ pub(crate) struct Modules {
     content: Arc<Content>,
     policy: Arc<Policy>,
     installed: Arc<watch::Sender<Installed>>,
+    /// Held by whoever reads what is installed and shows it, so that nothing older is shown after it
+    publishing: Arc<Mutex<()>>,
 }
 
 /// A jar after its judgement
@@ -134,6 +111,7 @@ impl Modules {
             content,
             policy: Arc::new(policy),
             installed: Arc::new(watch::Sender::new(Installed::default())),
+            publishing: Arc::default(),
         };
         modules.publish().await?;
         Ok(modules)
@@ -146,6 +124,7 @@ impl Modules {
             content,
             policy: Arc::default(),
             installed: Arc::new(watch::Sender::new(Installed::default())),
+            publishing: Arc::default(),
         }
     }
 
@@ -181,7 +160,7 @@ impl Modules {
             .map_err(|_| internal("a digest is none"))?;
         let _pin = self.content.pin(name);
         let begun = store::load::<ModuleRecord>(&*self.store, &id).await?;
-        self.content.keep(jar.into()).await?;
+        self.content.keep(jar).await?;
         for _ in 0..ATTEMPTS {
             let set = store::load::<ModuleSetRecord>(&*self.store, "current").await?;
             let (mut all, _) = self.load_all().await?;
@@ -241,7 +220,7 @@ impl Modules {
                     signer = artifact.signer,
                     "a module was installed"
                 );
-                self.publish().await?;
+                self.publish_soon().await;
                 return Ok((id, false));
             }
         }
@@ -295,7 +274,7 @@ impl Modules {
                     sha256 = artifact.sha256,
                     "an earlier version of a module counts again"
                 );
-                self.publish().await?;
+                self.publish_soon().await;
                 return Ok(artifact);
             }
         }
@@ -334,47 +313,13 @@ impl Modules {
             });
             if self.store.txn(txn).await?.committed().is_some() {
                 tracing::info!(module = id, "a module was uninstalled");
-                self.publish().await?;
+                self.publish_soon().await;
                 return Ok(());
             }
         }
         Err(ModuleError::Conflict(
             "the modules change all the time, try again".to_owned(),
         ))
-    }
-
-    async fn load_all(&self) -> Result<(BTreeMap<String, Manifest>, Vec<ModuleRecord>), StoreError> {
-        let (records, _) = store::load_all::<ModuleRecord>(&*self.store).await?;
-        let (mut manifests, mut all) = (BTreeMap::new(), Vec::new());
-        for Stored { record, .. } in records {
-            let text = record.current.as_ref().map(|current| current.manifest.as_str());
-            match Manifest::parse(text.unwrap_or_default()) {
-                Ok(manifest) => drop(manifests.insert(record.id.clone(), manifest)),
-                Err(error) => tracing::error!(module = record.id, %error, "a recorded module is ignored"),
-            }
-            all.push(record);
-        }
-        Ok((manifests, all))
-    }
-
-    /// Tells the nodes' tasks what is installed
-    async fn publish(&self) -> Result<(), StoreError> {
-        let (manifests, records) = self.load_all().await?;
-        let entries = records.into_iter().filter_map(|record| {
-            let manifest = manifests.get(&record.id)?.clone();
-            let unmet = dependencies::unmet(&manifest, &manifests);
-            let current = record.current?;
-            let former = record.former.into_iter().map(|former| former.version);
-            let entry = Entry {
-                current,
-                manifest,
-                unmet,
-                former: former.collect(),
-            };
-            Some((record.id, entry))
-        });
-        self.installed.send_replace(Arc::new(entries.collect()));
-        Ok(())
     }
 }
 

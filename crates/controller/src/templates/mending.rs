@@ -48,7 +48,7 @@ impl Templates {
             return Ok(false);
         };
         if !self.content.is_whole(manifest).await? {
-            self.content.keep(json.to_vec()).await?;
+            self.content.keep(json.to_vec().into()).await?;
             self.manifests.note(manifest, true);
         }
         Ok(self.content.is_whole(archive).await? || self.mend_of(version).await?)

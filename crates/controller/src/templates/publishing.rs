@@ -123,7 +123,7 @@ impl Templates {
             }
         }
         let (size_bytes, files) = (manifest.total_bytes(), manifest.files().count() as u64);
-        self.content.keep(json).await?;
+        self.content.keep(json.into()).await?;
         self.manifests.note(digest, true);
         let (packed, content_hash) = self.content.archive(manifest, (*self.limits).clone()).await?;
 
