@@ -12,6 +12,7 @@ mod template;
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -202,7 +203,7 @@ pub enum EventCommand {
     /// Shows what happens until Ctrl-C, also across restarts of the controller
     Watch {
         /// Only events of this type, for instance NODE_CONNECTED; may be given more than once
-        #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+        #[arg(long = "type", value_name = "TYPE", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
         kinds: Vec<String>,
         /// Begin after the event with this number; 0 shows all that are kept [default: what happens from now on]
         #[arg(long, value_name = "NUMBER")]

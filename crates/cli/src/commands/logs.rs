@@ -107,6 +107,10 @@ pub(super) async fn run(command: LogsCommand, client: &Client, output: &Output) 
     let mut records = Vec::new();
     for source in sources {
         let kept = kept(&source, &wanted, client).await?;
+        if let (Source::Daemon(node), true) = (&source, kept.is_empty()) {
+            // A node that nobody knows has an empty log, too.
+            is_known(node, client).await?;
+        }
         records.extend(kept.into_iter().map(|record| (source.clone(), record)));
     }
     // Those of one source stay in their order.
@@ -115,6 +119,14 @@ pub(super) async fn run(command: LogsCommand, client: &Client, output: &Output) 
         view.record(source, record)?;
     }
     Ok(())
+}
+
+/// Fails if there is no such node; whoever may not see nodes is not told
+async fn is_known(node: &str, client: &Client) -> Result<(), Failure> {
+    match client.get::<Value>(&["nodes", node], &[]).await {
+        Err(failure @ Failure::Refused { status: 404, .. }) => Err(failure),
+        _ => Ok(()),
+    }
 }
 
 /// The only one, or an error that names them

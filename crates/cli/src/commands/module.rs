@@ -16,7 +16,7 @@ use crate::printable;
 use crate::transfer::{Form, progress};
 
 /// Bytes of the largest jar that a controller takes
-const MAX_JAR: u64 = 100 << 20;
+const MAX_JAR: u64 = (100 << 20) - 4096;
 
 /// Bytes of the largest signature that a controller takes
 const MAX_SIGNATURE: u64 = 256 << 10;

@@ -117,3 +117,23 @@ fn a_console_that_is_followed_begins_with_as_many_lines_as_are_wanted() {
         assert_eq!(shown, wanted, "--tail {tail}");
     }
 }
+
+#[test]
+fn the_empty_log_of_a_node_that_there_is_not_is_an_error() {
+    let empty = || json(200, r#"{"records":[]}"#);
+    let server = Server::replying(vec![
+        empty(),
+        json(404, r#"{"message":"no such node"}"#),
+        empty(),
+        json(200, r#"{"id":"node-1"}"#),
+        empty(),
+        json(403, r#"{"message":"no"}"#),
+    ]);
+    let ran = run(&server, &["logs", "daemon", "nope"]);
+    assert_eq!(ran.code, 4, "{ran:?}");
+    assert!(ran.stderr.contains("no such node"), "{ran:?}");
+    for node in ["node-1", "node-2"] {
+        let ran = run(&server, &["logs", "daemon", node]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{ran:?}");
+    }
+}
