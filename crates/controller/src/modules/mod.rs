@@ -7,6 +7,7 @@
 mod dependencies;
 mod policy;
 mod record;
+mod traces;
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +21,21 @@ use prexorcloud_content::{
     Digest,
     module::{MAX_JAR_BYTES, Manifest, read_manifest},
 };
-use prexorcloud_protocol::modules::Wanted;
+use prexorcloud_protocol::{modules::Wanted, trace::TraceParent};
 use prexorcloud_security::signature::{self, Artifact, Form, Policy, SignatureError, Verified};
 use tokio::sync::watch;
 
-use self::record::ModuleSetRecord;
 pub use self::{
     policy::{PolicyError, SigningConfig},
     record::{ModuleArtifact, ModuleRecord, NodeModule, NodeModulesRecord},
 };
+use self::{record::ModuleSetRecord, traces::Traces};
 use crate::{
     audit,
     content::{BlobError, Content},
     events::Event,
     store::{self, Expect, Record as _, Store, StoreError, Stored, Txn},
+    trace,
     wall_clock::now_millis,
 };
 
@@ -114,6 +116,7 @@ pub(crate) struct Modules {
     content: Arc<Content>,
     policy: Arc<Policy>,
     installed: Arc<watch::Sender<Installed>>,
+    traces: Arc<Traces>,
 }
 
 /// A jar after its judgement
@@ -134,6 +137,7 @@ impl Modules {
             content,
             policy: Arc::new(policy),
             installed: Arc::new(watch::Sender::new(Installed::default())),
+            traces: Arc::default(),
         };
         modules.publish().await?;
         Ok(modules)
@@ -146,6 +150,7 @@ impl Modules {
             content,
             policy: Arc::default(),
             installed: Arc::new(watch::Sender::new(Installed::default())),
+            traces: Arc::default(),
         }
     }
 
@@ -156,6 +161,16 @@ impl Modules {
 
     pub(crate) fn installed(&self) -> Installed {
         Arc::clone(&self.installed.borrow())
+    }
+
+    /// The trace of what was asked last about a module, for the orders that come of it
+    pub(crate) fn trace_of(&self, id: &str) -> Option<TraceParent> {
+        self.traces.of(id)
+    }
+
+    /// Nodes are about to be given orders about a module, because of the present request
+    pub(crate) fn asked_about(&self, id: &str) {
+        self.traces.note(id, trace::current());
     }
 
     pub(crate) fn content(&self) -> &Arc<Content> {
@@ -241,6 +256,7 @@ impl Modules {
                     signer = artifact.signer,
                     "a module was installed"
                 );
+                self.asked_about(&id);
                 self.publish().await?;
                 return Ok((id, false));
             }
@@ -295,6 +311,7 @@ impl Modules {
                     sha256 = artifact.sha256,
                     "an earlier version of a module counts again"
                 );
+                self.asked_about(id);
                 self.publish().await?;
                 return Ok(artifact);
             }
@@ -334,6 +351,7 @@ impl Modules {
             });
             if self.store.txn(txn).await?.committed().is_some() {
                 tracing::info!(module = id, "a module was uninstalled");
+                self.asked_about(id);
                 self.publish().await?;
                 return Ok(());
             }
