@@ -488,6 +488,11 @@ impl Process {
         Ok(Self(child))
     }
 
+    /// The id of the process
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     fn kill(&mut self) -> Result<()> {
         self.0.kill()?;
         self.0.wait()?;

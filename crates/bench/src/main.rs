@@ -13,6 +13,7 @@ mod events;
 mod fleet;
 mod idle;
 mod line;
+mod logs;
 mod pki;
 mod prepare;
 mod processor;
@@ -34,8 +35,8 @@ Measures PrexorCloud beside bare tonic
   --json FILE       write the figures to this file, too
   --program FILE    the release binary, for `prepare`, `programs` and `content`; without it, these groups are left out
   GROUP, --only GROUP
-                    only this group: step, envelope, console, template, events, idle, fleet, prepare, programs, content;
-                    may be repeated
+                    only this group: step, envelope, console, template, events, logs, idle, fleet, prepare, programs,
+                    content; may be repeated
   --repetitions N   repetitions of each side (7); odd, so that the median is one of them
   --daemons N       daemons that idle at once (500)
   --nodes N         nodes of the fleet (300)
@@ -84,8 +85,8 @@ impl Arguments {
         }
         for group in &arguments.only {
             let groups = [
-                "step", "envelope", "console", "template", "events", "idle", "fleet", "prepare", "programs",
-                "content",
+                "step", "envelope", "console", "template", "events", "logs", "idle", "fleet", "prepare",
+                "programs", "content",
             ];
             if !groups.contains(&group.as_str()) {
                 bail!("unknown group {group:?}\n\n{HELP}");
@@ -103,6 +104,7 @@ fn main() -> Result<()> {
         [idle::ROLE] => return idle::serve(false),
         [idle::ROLE, idle::BARE] => return idle::serve(true),
         [fleet::ROLE, data_dir, grpc, http] => return fleet::serve(data_dir, grpc, http),
+        [logs::ROLE] => return logs::serve(),
         _ => {}
     }
     let Some(arguments) = Arguments::parse(given.into_iter())? else {
@@ -126,6 +128,9 @@ fn main() -> Result<()> {
     }
     if wanted("events") {
         events::run(&mut report, repetitions).context("events")?;
+    }
+    if wanted("logs") {
+        logs::run(&mut report, repetitions).context("logs")?;
     }
     if wanted("idle") {
         idle::run(&mut report, arguments.daemons).context("idle")?;

@@ -44,6 +44,8 @@ pub struct Line {
 pub enum Happening {
     /// The stream is open; lines follow
     Connected,
+    /// The stream goes on behind the last line, after it was lost
+    Resumed,
     /// A line
     Line(Line),
     /// Lines that nobody can show any more
@@ -65,6 +67,9 @@ pub enum Happening {
 struct Connected {
     #[serde(default)]
     next_sequence: u64,
+    /// Whose numbers they are
+    #[serde(default)]
+    life: String,
 }
 
 #[derive(Deserialize)]
@@ -85,6 +90,8 @@ pub struct Console {
     next: u64,
     stream: Followed,
     connected_before: bool,
+    /// The life of the controller whose numbers are known
+    life: Option<String>,
     /// Of what is kept when the stream is opened first, only so much is wanted
     tail: Option<u64>,
 }
@@ -102,6 +109,7 @@ impl Console {
             next: from,
             stream: Followed::default(),
             connected_before: false,
+            life: None,
             tail: None,
         }
     }
@@ -163,15 +171,20 @@ impl Console {
         match event.kind.as_str() {
             "connected" => {
                 let connected: Connected = serde_json::from_str(&event.data).map_err(wrong)?;
-                if connected.next_sequence > 0 && self.next > connected.next_sequence {
+                // Another life may have counted farther already than this stream was.
+                let before = self.life.replace(connected.life.clone());
+                let is_another = before.as_ref().is_some_and(|before| *before != connected.life);
+                let is_behind = connected.next_sequence > 0 && self.next > connected.next_sequence;
+                if self.next > 0 && (is_another || is_behind) {
                     self.next = 0;
+                    self.life = None;
                     self.stream.leave();
                     return Ok(Some(Happening::Recounted));
                 }
                 if let Some(lines) = self.tail.take() {
                     self.next = connected.next_sequence.saturating_sub(lines);
                 }
-                Ok(None)
+                Ok(before.map(|_| Happening::Resumed))
             }
             "line" => {
                 let line: Line = serde_json::from_str(&event.data).map_err(wrong)?;

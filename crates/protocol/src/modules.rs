@@ -99,6 +99,15 @@ pub enum Action {
 }
 
 impl Action {
+    /// The module that it is about.
+    #[must_use]
+    pub const fn module(&self) -> ModuleId {
+        match self {
+            Self::Install { wanted, .. } => wanted.module,
+            Self::Uninstall { module } => *module,
+        }
+    }
+
     fn key(&self) -> (ModuleId, String) {
         match self {
             Self::Install { wanted, .. } => (wanted.module, wanted.sha256.clone()),

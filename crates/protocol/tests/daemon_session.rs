@@ -17,6 +17,7 @@ use prexorcloud_protocol::proto::*;
 use prexorcloud_protocol::session::Class;
 use prexorcloud_protocol::session::daemon::{CRASHES_KEPT, StartRejection, StatusReport};
 use prexorcloud_protocol::session::{Anomaly, kind};
+use prexorcloud_protocol::trace::TraceParent;
 use prexorcloud_protocol::{
     Capabilities, Code, DaemonConfig, DaemonEvent, DaemonOutcome, DaemonSession, Epoch, Incarnation,
     InstanceId, NodeId, Received, SendError, Session, StopMode, limits, validate,
@@ -1894,4 +1895,27 @@ fn a_plugin_s_call_is_handed_on_while_the_server_starts() {
     bench.quiet();
     bench.receive(ready("../x", 2));
     assert!(matches!(bench.event(), DaemonEvent::Ignored(_)));
+}
+
+#[test]
+fn orders_about_modules_tell_their_trace() {
+    let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let uninstall = ModuleUninstall {
+        module_id: "stats".to_owned(),
+    };
+    let mut bench = Bench::connected();
+    for given in [traceparent, "00-broken", ""] {
+        let message = ControllerMessage {
+            payload: Some(FromController::ModuleUninstall(uninstall.clone())),
+            traceparent: given.to_owned(),
+            ..Default::default()
+        };
+        bench.session.handle_message(bench.now, message.into());
+        let told = DaemonEvent::UninstallModule {
+            order: uninstall.clone(),
+            trace: TraceParent::parse(traceparent).filter(|_| given == traceparent),
+        };
+        assert_eq!(bench.event(), told);
+    }
+    bench.quiet();
 }

@@ -56,6 +56,9 @@ pub(super) async fn run(
     }
 }
 
+/// What is said where the numbers of lines begin again
+pub(super) const RECOUNTED: &str = "connected again; the controller was restarted and began to count its lines anew, so some may be missing or shown again";
+
 struct View<'a> {
     raw: bool,
     output: &'a Output,
@@ -88,7 +91,11 @@ impl View<'_> {
                 Ok(())
             }
             Happening::Recounted => {
-                self.note("the controller began to count its lines anew; some may be missing or shown again");
+                self.note(RECOUNTED);
+                Ok(())
+            }
+            Happening::Resumed => {
+                self.note("connected again");
                 Ok(())
             }
             Happening::Connected => Ok(()),

@@ -19,6 +19,7 @@ use crate::output::{Colour, Output, Paint, remark};
 use crate::printable;
 use crate::resource::{Instance, Node};
 
+use super::console::RECOUNTED;
 use super::node::has_ended;
 
 /// What is shown later than it came
@@ -337,10 +338,8 @@ impl Feeder {
                 Some(Happening::Line(line)) => Some(Shown::Record(Box::new(of_line(line)))),
                 Some(Happening::Gap { missed }) => Some(Shown::Gap(missed)),
                 Some(Happening::Lost { reason }) => Some(lost(reason)),
-                Some(Happening::Recounted) => {
-                    let note = "the controller began to count its lines anew; some may be missing or shown again";
-                    Some(Shown::Note(note.to_owned()))
-                }
+                Some(Happening::Resumed) => Some(Shown::Note("connected again".to_owned())),
+                Some(Happening::Recounted) => Some(Shown::Note(RECOUNTED.to_owned())),
                 _ => None,
             }),
         }

@@ -66,6 +66,7 @@ fn a_lost_stream_goes_on_after_the_last_line() {
         notes,
         [
             "-- the controller ended the stream; connecting again --",
+            "-- connected again --",
             "-- the controller ended the stream; connecting again --",
             "error: Instance not found: lobby-1 (HTTP 404)"
         ]
@@ -97,6 +98,31 @@ fn a_controller_that_counts_anew_is_noticed() {
     let ran = run(&server, &["instance", "console", "lobby-1"]);
     assert_eq!(ran.stdout, "before\nafter\n", "{ran:?}");
     assert!(ran.stderr.contains("began to count its lines anew"), "{ran:?}");
+}
+
+#[test]
+fn a_controller_that_has_counted_farther_meanwhile_is_noticed_by_its_life() {
+    let hello = |life: &str, next: u64| {
+        format!("event: connected\ndata: {{\"nextSequence\":{next},\"life\":\"{life}\"}}\n\n")
+    };
+    let server = Server::replying(vec![
+        events(&[&hello("a", 3), &line(1, "one"), &line(2, "two")]),
+        events(&[&hello("b", 9), &line(3, "of another life")]),
+        events(&[&hello("b", 9), &line(1, "after"), &line(3, "of another life")]),
+        json(404, "{}"),
+    ]);
+    let ran = run(&server, &["instance", "console", "lobby-1"]);
+    assert_eq!(ran.stdout, "one\ntwo\nafter\nof another life\n", "{ran:?}");
+    let anew = ran.stderr.matches("began to count its lines anew").count();
+    assert_eq!(anew, 1, "{ran:?}");
+    let requests = server.requests();
+    let lines: Vec<&str> = requests.iter().map(|request| request.line.as_str()).collect();
+    let path = "GET /api/v1/instances/lobby-1/console?follow=true";
+    assert_eq!(
+        lines.get(2),
+        Some(&format!("{path} HTTP/1.1").as_str()),
+        "all of it"
+    );
 }
 
 #[test]

@@ -56,8 +56,10 @@ pub(super) async fn stream(
     let from = from.or(last_seen.map(|last| last.saturating_add(1))).unwrap_or(0);
 
     let (first, next) = api.consoles.bounds(instance.as_str());
-    let hello =
-        sse::hello(&json!({ "instanceId": instance.as_str(), "firstSequence": first, "nextSequence": next }));
+    // The numbers are of this life of the controller: another one counts its lines anew.
+    let hello = sse::hello(&json!({
+        "instanceId": instance.as_str(), "firstSequence": first, "nextSequence": next, "life": api.logs.life,
+    }));
     let reader = api.consoles.follow(instance.as_str(), from);
     let stopping = api.stopping.clone();
     let batches = stream::unfold(reader, move |mut reader: ConsoleReader| {

@@ -235,6 +235,7 @@ pub(super) async fn retry(
         let id: String = id.chars().take(64).collect();
         return Err(ApiError::not_found(format!("Platform module not found: {id}")));
     };
+    api.modules.asked_about(&id);
     let nodes = api.nodes.retry_module(module).await;
     Ok(Json(json!({ "moduleId": id, "nodes": nodes })))
 }

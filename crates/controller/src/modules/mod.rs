@@ -8,6 +8,7 @@ mod dependencies;
 mod installed;
 mod policy;
 mod record;
+mod traces;
 
 use std::{
     collections::BTreeMap,
@@ -21,20 +22,22 @@ use prexorcloud_content::{
     Digest,
     module::{MAX_JAR_BYTES, Manifest, read_manifest},
 };
+use prexorcloud_protocol::trace::TraceParent;
 use prexorcloud_security::signature::{self, Artifact, Form, Policy, SignatureError, Verified};
 use tokio::sync::{Mutex, watch};
 
 pub(crate) use self::installed::{Entry, Installed, wanted};
-use self::record::ModuleSetRecord;
 pub use self::{
     policy::{PolicyError, SigningConfig},
     record::{ModuleArtifact, ModuleRecord, NodeModule, NodeModulesRecord},
 };
+use self::{record::ModuleSetRecord, traces::Traces};
 use crate::{
     audit,
     content::{BlobError, Content},
     events::Event,
     store::{self, Expect, Record as _, Store, StoreError, Stored, Txn},
+    trace,
     wall_clock::now_millis,
 };
 
@@ -91,6 +94,7 @@ pub(crate) struct Modules {
     installed: Arc<watch::Sender<Installed>>,
     /// Held by whoever reads what is installed and shows it, so that nothing older is shown after it
     publishing: Arc<Mutex<()>>,
+    traces: Arc<Traces>,
 }
 
 /// A jar after its judgement
@@ -112,6 +116,7 @@ impl Modules {
             policy: Arc::new(policy),
             installed: Arc::new(watch::Sender::new(Installed::default())),
             publishing: Arc::default(),
+            traces: Arc::default(),
         };
         modules.publish().await?;
         Ok(modules)
@@ -125,6 +130,7 @@ impl Modules {
             policy: Arc::default(),
             installed: Arc::new(watch::Sender::new(Installed::default())),
             publishing: Arc::default(),
+            traces: Arc::default(),
         }
     }
 
@@ -135,6 +141,16 @@ impl Modules {
 
     pub(crate) fn installed(&self) -> Installed {
         Arc::clone(&self.installed.borrow())
+    }
+
+    /// The trace of what was asked last about a module, for the orders that come of it
+    pub(crate) fn trace_of(&self, id: &str) -> Option<TraceParent> {
+        self.traces.of(id)
+    }
+
+    /// Nodes are about to be given orders about a module, because of the present request
+    pub(crate) fn asked_about(&self, id: &str) {
+        self.traces.note(id, trace::current());
     }
 
     pub(crate) fn content(&self) -> &Arc<Content> {
@@ -212,6 +228,7 @@ impl Modules {
                 Some(known) => txn.expect(record.key(), Expect::At(known.revision)),
                 None => txn.expect(record.key(), Expect::Absent),
             };
+            self.asked_about(&id);
             if self.store.txn(txn).await?.committed().is_some() {
                 tracing::info!(
                     module = id,
@@ -267,6 +284,7 @@ impl Modules {
             let audit = audit::entry(actor, "module.rollback", id, &artifact.version);
             let txn = changed(set.as_ref()).put_record(&record).put_record(&audit);
             let txn = txn.expect(record.key(), Expect::At(known.revision));
+            self.asked_about(id);
             if self.store.txn(txn).await?.committed().is_some() {
                 tracing::info!(
                     module = id,
@@ -311,6 +329,7 @@ impl Modules {
             let txn = txn.delete(key).put_record(&audit).tell(&Event::ModuleUnloaded {
                 module_name: id.to_owned(),
             });
+            self.asked_about(id);
             if self.store.txn(txn).await?.committed().is_some() {
                 tracing::info!(module = id, "a module was uninstalled");
                 self.publish_soon().await;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use prexorcloud_content::{Digest, MAX_INLINE_BYTES};
+use prexorcloud_logs::trace;
 use prexorcloud_proto::{
     ArtifactKind, ArtifactRef, ModuleInstall, ModuleSnapshot, ModuleStateUpdate, ModuleUninstall,
     controller_message,
@@ -14,12 +15,14 @@ use prexorcloud_proto::{
 use prexorcloud_protocol::{
     Capabilities, ControllerSession, ModuleId, NodeId,
     modules::{Action, Distribution, Has, Listing, Output, Wanted},
+    trace::TraceParent,
 };
 use prexorcloud_transport::SessionHandle;
 use tokio::{
     sync::{mpsc, watch},
     time::timeout,
 };
+use tracing::{Instrument as _, Span};
 
 use super::{
     inline::{is_next, until_next},
@@ -208,12 +211,15 @@ impl Node {
             return;
         };
         let node = self.id;
+        let trace = self.context.modules.trace_of(action.module().as_str());
+        let span = trace.as_ref().map_or_else(Span::none, trace::span);
+        let _inside = span.enter();
         match action {
             Action::Uninstall { module } => {
                 let payload = controller_message::Payload::ModuleUninstall(ModuleUninstall {
                     module_id: module.to_string(),
                 });
-                match session.with(|session, _| session.send(payload)) {
+                match session.with(|session, _| session.send_traced(payload, trace)) {
                     Ok(()) => tracing::info!(%node, %module, "a node is told to remove a module"),
                     Err(error) => {
                         tracing::debug!(%node, %module, %error, "a removal was not sent");
@@ -231,8 +237,16 @@ impl Node {
                 };
                 let (context, artifact) = (Arc::clone(&self.context), entry.current.clone());
                 let unsent = self.modules.unsent.0.clone();
-                tokio::spawn(async move {
-                    let sending = send(&context, node, &session, &wanted, artifact, previous.clone());
+                let sending = async move {
+                    let sending = send(
+                        &context,
+                        node,
+                        &session,
+                        &wanted,
+                        artifact,
+                        previous.clone(),
+                        trace,
+                    );
                     let sent = timeout(WITHIN, sending).await;
                     if sent.is_err() {
                         tracing::warn!(%node, module = %wanted.module, "a module could not be sent in time, since the daemon or the disk was busy");
@@ -241,7 +255,8 @@ impl Node {
                         // Where there is no room, the order is overdue some time.
                         let _ = unsent.try_send(Action::Install { wanted, previous });
                     }
-                });
+                };
+                tokio::spawn(sending.instrument(span.clone()));
             }
         }
     }
@@ -255,6 +270,7 @@ async fn send(
     wanted: &Wanted,
     artifact: ModuleArtifact,
     previous: Option<String>,
+    trace: Option<TraceParent>,
 ) -> bool {
     let module = wanted.module;
     let Ok(digest) = artifact.sha256.parse::<Digest>() else {
@@ -287,7 +303,7 @@ async fn send(
             size_bytes: i64::try_from(artifact.size_bytes).unwrap_or(i64::MAX),
         });
         let payload = controller_message::Payload::ModuleInstall(Box::new(install));
-        let sent = session.with(|session, _| session.send(payload));
+        let sent = session.with(|session, _| session.send_traced(payload, trace));
         match &sent {
             Ok(()) => tracing::info!(%node, %module, "a daemon may fetch a module"),
             Err(error) => tracing::debug!(%node, %module, %error, "a module was not sent"),
@@ -315,7 +331,7 @@ async fn send(
         let mut install = install.clone();
         install.jar_bytes = jar.into();
         let payload = controller_message::Payload::ModuleInstall(Box::new(install));
-        match session.with(|session, _| is_next(session).then(|| session.send(payload))) {
+        match session.with(|session, _| is_next(session).then(|| session.send_traced(payload, trace))) {
             None => {}
             Some(Ok(())) => {
                 tracing::info!(%node, %module, "a module is sent");

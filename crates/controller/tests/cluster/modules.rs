@@ -22,6 +22,10 @@ fn linked(id: &str, provides: &str, requires: &str) -> String {
 }
 
 pub async fn form(cluster: &Cluster, parts: &[(&str, &str, &str)]) -> (u16, Value) {
+    form_with(cluster, "", parts).await
+}
+
+async fn form_with(cluster: &Cluster, headers: &str, parts: &[(&str, &str, &str)]) -> (u16, Value) {
     let mut body = String::new();
     for (name, file, content) in parts {
         body += &format!(
@@ -29,9 +33,9 @@ pub async fn form(cluster: &Cluster, parts: &[(&str, &str, &str)]) -> (u16, Valu
         );
     }
     body += "--b0undary--\r\n";
-    let headers = "Content-Type: multipart/form-data; boundary=b0undary\r\n";
+    let headers = format!("{headers}Content-Type: multipart/form-data; boundary=b0undary\r\n");
     let (status, _, answer) = cluster
-        .call_with(headers, "POST", "/modules/platform/upload", &body)
+        .call_with(&headers, "POST", "/modules/platform/upload", &body)
         .await;
     (status, answer)
 }
@@ -485,4 +489,39 @@ async fn a_failure_is_tried_again_when_an_operator_asks_for_it() {
     assert_eq!(retry("stats").await.1["nodes"], 1);
     assert_eq!(install(&mut puppet).await.sha256, sha256);
     assert_eq!(retry("other").await.0, 404);
+}
+
+#[tokio::test]
+async fn orders_about_a_module_belong_to_the_trace_of_the_request() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-";
+    const PARENT: &str = "b7ad6b7169203331";
+    let header = format!("traceparent: {TRACE}{PARENT}-01\r\n");
+    let is_traced =
+        |puppet: &Puppet| puppet.traceparent.starts_with(TRACE) && !puppet.traceparent.contains(PARENT);
+    let cluster = cluster().await;
+    let (here, away) = (cluster.enrol("node-1").await, cluster.enrol("node-2").await);
+    let mut first = join(&cluster, &here, "node-1", &[]).await;
+    let (status, answer) = form_with(
+        &cluster,
+        &header,
+        &[("file", "module.jar", &module("stats", "1.0.0"))],
+    )
+    .await;
+    assert_eq!(status, 201, "{answer}");
+    install(&mut first).await;
+    assert!(is_traced(&first), "{:?}", first.traceparent);
+    // One that was away is given its jar in a message, of the same trace.
+    let mut second = connect(&cluster, &away, "node-2", Capabilities::NONE).await;
+    install(&mut second).await;
+    assert!(is_traced(&second), "{:?}", second.traceparent);
+
+    installed(&cluster, &module("stats", "1.1.0")).await;
+    install(&mut first).await;
+    assert_eq!(first.traceparent, "", "this request named none");
+    let (status, _, answer) = cluster
+        .call_with(&header, "DELETE", "/modules/platform/stats", "")
+        .await;
+    assert_eq!(status, 204, "{answer}");
+    uninstall(&mut first).await;
+    assert!(is_traced(&first), "{:?}", first.traceparent);
 }

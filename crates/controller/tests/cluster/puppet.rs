@@ -18,6 +18,8 @@ pub struct Puppet {
     pub connection: Connection,
     outgoing: Option<mpsc::Sender<DaemonMessage>>,
     incoming: Streaming<ControllerMessage>,
+    /// That of the last message
+    pub traceparent: String,
 }
 
 pub fn handshake(node: &str) -> Handshake {
@@ -48,6 +50,7 @@ impl Puppet {
             connection,
             outgoing: Some(outgoing),
             incoming,
+            traceparent: String::new(),
         })
     }
 
@@ -101,6 +104,7 @@ impl Puppet {
         loop {
             let message = within(self.incoming.message()).await?;
             let message = message.ok_or_else(|| Status::ok("the stream ended"))?;
+            self.traceparent = message.traceparent;
             let Some(payload) = message.payload else { continue };
             if let ToDaemon::Ping(ping) = &payload {
                 let sequence = ping.sequence;

@@ -38,6 +38,7 @@ use prexorcloud_transport::SessionHandle;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
+use tracing::Span;
 
 use crate::cache::templates::Source;
 use crate::control::{read_record, write_record};
@@ -47,7 +48,7 @@ use host::Host;
 use host::machine::{ModuleState, Patience};
 use ledger::{Entry as State, Ledger, Wants};
 use store::{Paths, Store, Version};
-use worker::{Order, Worker};
+use worker::{Given, Order, Worker};
 
 /// Modules of one node
 const MODULES: usize = 64;
@@ -99,7 +100,7 @@ struct Inner {
     /// Something is to be noted of them
     events_changed: Notify,
     hosts: Mutex<BTreeMap<String, Arc<Host>>>,
-    workers: Mutex<BTreeMap<String, (mpsc::Sender<Order>, AbortHandle)>>,
+    workers: Mutex<BTreeMap<String, (mpsc::Sender<Given>, AbortHandle)>>,
     installations: Arc<Semaphore>,
     tasks: Mutex<Vec<AbortHandle>>,
     noting: Mutex<Option<AbortHandle>>,
@@ -257,11 +258,16 @@ impl Inner {
             let task = tokio::spawn(worker.run()).abort_handle();
             workers.insert(id.to_owned(), (orders, task));
         }
-        let given = workers
+        // What is logged about it belongs to the trace that it came in.
+        let given = Given {
+            order,
+            span: Span::current(),
+        };
+        let is_given = workers
             .get(id)
-            .is_some_and(|(orders, _)| orders.try_send(order).is_ok());
+            .is_some_and(|(orders, _)| orders.try_send(given).is_ok());
         drop(workers);
-        if !given {
+        if !is_given {
             self.busy(
                 id,
                 &format!("{ORDERS} orders about it wait already; this one may be given again"),
@@ -283,7 +289,7 @@ impl Inner {
     }
 
     /// Whether the task of a module is not needed any more; it has no orders then, and gets none
-    fn retire(&self, id: &str, orders: &mpsc::Receiver<Order>) -> bool {
+    fn retire(&self, id: &str, orders: &mpsc::Receiver<Given>) -> bool {
         let mut workers = lock(&self.workers);
         let is_needed = !orders.is_empty()
             || self.host(id).is_some()

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use prexorcloud_content::module::Manifest;
 use prexorcloud_proto::{ArtifactKind, ModuleInstall};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::{Instrument as _, Span};
 
 use super::Inner;
 use super::host::machine::{Greeting, ModuleState, Report};
@@ -27,7 +28,13 @@ const IN_PROCESS: &str = "it is a module for the Java daemon's own process, whic
 /// Writable memory of a host beside its heap, in MiB: the JVM itself, its threads and its code
 const BESIDE_THE_HEAP_MB: u64 = 384;
 
-/// What a module's task is to do
+/// What a module's task is to do, and the span to do it in
+pub(super) struct Given {
+    pub(super) order: Order,
+    pub(super) span: Span,
+}
+
+/// What it is
 pub(super) enum Order {
     /// Run what is stored
     Begin,
@@ -39,23 +46,37 @@ pub(super) enum Order {
 pub(super) struct Worker {
     inner: Arc<Inner>,
     id: String,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Given>,
 }
 
 impl Worker {
-    pub(super) fn new(inner: Arc<Inner>, id: String, orders: mpsc::Receiver<Order>) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, id: String, orders: mpsc::Receiver<Given>) -> Self {
         Self { inner, id, orders }
     }
 
     pub(super) async fn run(mut self) {
-        while let Some(order) = self.orders.recv().await {
-            match order {
-                Order::Begin => self.begin().await,
-                Order::Install(order, _permit) => self.install(*order).await,
-                Order::Uninstall => self.uninstall().await,
-            }
+        while let Some(Given { order, span }) = self.orders.recv().await {
+            self.carry_out(order).instrument(span).await;
             if self.inner.retire(&self.id, &self.orders) {
                 return;
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, order: Order) {
+        match order {
+            Order::Begin => self.begin().await,
+            Order::Install(order, _permit) => {
+                tracing::info!(
+                    module = self.id,
+                    version = order.version,
+                    "the module is to be installed"
+                );
+                self.install(*order).await;
+            }
+            Order::Uninstall => {
+                tracing::info!(module = self.id, "the module is to be removed");
+                self.uninstall().await;
             }
         }
     }

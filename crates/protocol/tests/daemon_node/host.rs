@@ -327,6 +327,8 @@ impl Host {
                 | DaemonEvent::Stop { .. }
                 | DaemonEvent::Command { .. }
                 | DaemonEvent::Shutdown { .. }
+                | DaemonEvent::InstallModule { .. }
+                | DaemonEvent::UninstallModule { .. }
                 | DaemonEvent::Request(_)
         );
         assert!(

@@ -101,6 +101,8 @@ impl DaemonFacts {
             DaemonEvent::Start(_)
                 | DaemonEvent::Stop { .. }
                 | DaemonEvent::Command { .. }
+                | DaemonEvent::InstallModule { .. }
+                | DaemonEvent::UninstallModule { .. }
                 | DaemonEvent::Request(_)
         );
         if is_order && epoch.is_fenced() && epoch < obeyed {

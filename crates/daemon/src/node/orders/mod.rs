@@ -230,12 +230,8 @@ impl Orders {
                 self.look_at_files(Asked::Read(*asked));
             }
             Some(DaemonEvent::Request(controller_message::Payload::PreWarmCache(order))) => self.warm(order),
-            Some(DaemonEvent::Request(controller_message::Payload::ModuleInstall(order))) => {
-                self.modules.install(order);
-            }
-            Some(DaemonEvent::Request(controller_message::Payload::ModuleUninstall(order))) => {
-                self.modules.uninstall(&order.module_id);
-            }
+            Some(DaemonEvent::InstallModule { order, .. }) => self.modules.install(order),
+            Some(DaemonEvent::UninstallModule { order, .. }) => self.modules.uninstall(&order.module_id),
             Some(DaemonEvent::Request(controller_message::Payload::ModuleEvent(event))) => {
                 self.modules.event(&event);
             }

@@ -21,7 +21,9 @@ impl Traces {
         let (instance, order) = match event {
             DaemonEvent::Start(order) => (Some(order.instance), order.trace),
             DaemonEvent::Stop { instance, trace, .. } => (Some(*instance), *trace),
-            DaemonEvent::Command { trace, .. } => (None, *trace),
+            DaemonEvent::Command { trace, .. }
+            | DaemonEvent::InstallModule { trace, .. }
+            | DaemonEvent::UninstallModule { trace, .. } => (None, *trace),
             _ => return None,
         };
         let child = order.as_ref().map(trace::child);

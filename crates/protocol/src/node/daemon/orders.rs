@@ -42,6 +42,8 @@ impl<L> DaemonNode<L> {
             }
             event @ (DaemonEvent::Command { .. }
             | DaemonEvent::PluginReady { .. }
+            | DaemonEvent::InstallModule { .. }
+            | DaemonEvent::UninstallModule { .. }
             | DaemonEvent::Request(_)
             | DaemonEvent::NodeStatusDue
             | DaemonEvent::ConsoleArrived { .. }

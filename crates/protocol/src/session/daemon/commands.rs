@@ -118,6 +118,15 @@ impl DaemonSession {
                 let what = kind::ERROR_REPORT;
                 self.note(Anomaly::Flood { what }, None, what);
             }
+            Payload::ModuleInstall(order) => {
+                let trace = TraceParent::parse(traceparent);
+                self.events.push_back(DaemonEvent::InstallModule { order, trace });
+            }
+            Payload::ModuleUninstall(order) => {
+                let trace = TraceParent::parse(traceparent);
+                self.events
+                    .push_back(DaemonEvent::UninstallModule { order, trace });
+            }
             other => self.events.push_back(DaemonEvent::Request(other)),
         }
     }

@@ -14,7 +14,8 @@ use crate::session::{Anomaly, wire_seconds};
 use crate::trace::TraceParent;
 use crate::verdict::StopMode;
 use prexorcloud_proto::{
-    StartFailureDisposition, StartInstance, StartInstanceAck, StartPreparationStage, controller_message,
+    ModuleInstall, ModuleUninstall, StartFailureDisposition, StartInstance, StartInstanceAck,
+    StartPreparationStage, controller_message,
 };
 
 /// An order to start an instance: fenced, valid and not a repetition
@@ -101,6 +102,20 @@ pub enum DaemonEvent {
         incarnation: Incarnation,
         /// The number.
         sequence: u64,
+    },
+    /// The controller wants a module installed, or another version of it; valid by the contract's rules.
+    InstallModule {
+        /// The order.
+        order: Box<ModuleInstall>,
+        /// The trace it belongs to.
+        trace: Option<TraceParent>,
+    },
+    /// The controller wants a module removed; valid by the contract's rules.
+    UninstallModule {
+        /// The order.
+        order: ModuleUninstall,
+        /// The trace it belongs to.
+        trace: Option<TraceParent>,
     },
     /// Any other request of the controller, valid by the contract's rules.
     Request(controller_message::Payload),
