@@ -49,6 +49,10 @@ pub(crate) struct Outline {
     pub(crate) running_since_ms: i64,
     pub(crate) updated_at_ms: i64,
     pub(crate) last_error: String,
+    /// Values that were given at its start are kept for when it comes back
+    pub(crate) keeps_values: bool,
+    /// Why its group has started it; empty = somebody has
+    pub(crate) started_because: String,
 }
 
 impl Outline {
@@ -71,6 +75,8 @@ impl Outline {
             running_since_ms: record.running_since_ms,
             updated_at_ms: record.updated_at_ms,
             last_error: record.last_error,
+            keeps_values: !record.sealed_given.is_empty(),
+            started_because: record.started_because,
         })
     }
 

@@ -71,6 +71,7 @@ mod logs;
 mod maintenance;
 pub mod modules;
 mod nodes;
+mod origin;
 pub mod rate_limit;
 mod readiness;
 pub mod records;

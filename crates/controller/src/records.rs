@@ -364,6 +364,12 @@ pub struct InstanceRecord {
     /// Who may call as the plugin inside of it, as long as it lives
     #[prost(message, repeated, tag = "14")]
     pub plugin_credentials: Vec<PluginCredential>,
+    /// The values of variables that somebody gave at its start, sealed; empty = none, or nobody wants it any more
+    #[prost(bytes = "vec", tag = "15")]
+    pub sealed_given: Vec<u8>,
+    /// Why its group has started it, for people; empty = somebody has
+    #[prost(string, tag = "16")]
+    pub started_because: String,
 }
 
 impl Record for InstanceRecord {

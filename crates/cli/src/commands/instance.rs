@@ -404,6 +404,13 @@ fn show(instance: &Instance, output: &Output) -> Result<(), Failure> {
         ),
         ("created", output.moment(instance.created_at.as_deref())),
         ("started", output.moment(instance.started_at.as_deref())),
+        ("started because", instance.started_because.clone()),
+        (
+            "values",
+            instance
+                .keeps_values
+                .then(|| "those of its start are kept, for when its group brings it back".to_owned()),
+        ),
         ("last error", instance.last_error.clone()),
     ])
 }

@@ -45,6 +45,12 @@ pub struct Instance {
     /// Why it did not start, if it did not
     #[serde(default)]
     pub last_error: Option<String>,
+    /// Why its group started it, if that was not somebody
+    #[serde(default)]
+    pub started_because: Option<String>,
+    /// Whether it comes back with the values that were given at its start
+    #[serde(default)]
+    pub keeps_values: bool,
 }
 
 /// A crash, with the end of the log when asked for alone

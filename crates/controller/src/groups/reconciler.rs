@@ -20,15 +20,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GroupError, GroupHealthRecord, GroupRecord,
-    scaling::{Mode, Step, StepKind},
-    upkeep::{LONGEST_RETRY, Outlook, Upkeep},
+    scaling::{Mode, Standing, Step, StepKind},
+    upkeep::{LONGEST_RETRY, Outlook, Upkeep, ended_with_values},
 };
 use crate::{
     catalog::CatalogRecord,
+    events::state_name,
     fleet::Request,
-    nodes::OrderError,
-    records::{InstanceRecord, NodeRecord},
-    store::{Change, ChangeSet, Query, Record as _, StoreError, Stored, Watch, WatchError},
+    nodes::{OrderError, StartOrder},
+    records::{InstanceRecord, NodeRecord, Wanted},
+    store::{self, Change, ChangeSet, Query, Record as _, StoreError, Stored, Watch, WatchError},
     templates::TemplateRecord,
     wall_clock::now_millis,
 };
@@ -293,6 +294,8 @@ impl Reconciler {
             Ok(group) => group,
             Err(GroupError::Unknown(_)) => {
                 self.upkeep.forget(name);
+                let members = self.upkeep.fleet.members(name).await?;
+                self.upkeep.give_up_values(ended_with_values(&members)).await?;
                 return Ok(Look {
                     group: name,
                     rank: rank(0, 0),
@@ -325,6 +328,12 @@ impl Reconciler {
         if let Some(looped) = &outlook.looped {
             let until = crate::events::instant(looped.until_ms);
             tracing::warn!(group = %name, crashes = looped.crashes, %until, "servers of a group crash again and again; it is paused");
+        }
+        if outlook.plan.standing == Standing::Settled {
+            // What has ended by itself is not missed.
+            self.upkeep
+                .give_up_values(std::mem::take(&mut outlook.ended))
+                .await?;
         }
         let is_whole = self.carry_out(&group, &meaning, &outlook, &mut look).await?;
         let Outlook { plan, wish, .. } = &outlook;
@@ -386,35 +395,41 @@ impl Reconciler {
             is_whole = false;
         }
         let mut refused = None;
-        let order = self.upkeep.groups.order(group, meaning, &BTreeMap::new()).await;
-        match order {
-            Err(error @ GroupError::Store(_)) => return Err(error),
-            Err(error) => refused = Some(error.to_string()),
-            Ok(order) => {
-                for Step { instance, why, .. } in starts.into_iter().take(room) {
-                    let request = Request {
-                        node: None,
-                        instance: Some(*instance),
-                        order: order.clone(),
-                    };
-                    match self.upkeep.fleet.start(request).await {
-                        Ok(seen) => {
-                            self.coming_up().insert(*instance, now_millis());
-                            let node = seen.record.node;
-                            tracing::info!(group = %name, %instance, %node, %why, "a server is started");
-                        }
-                        // It may have been started: the next look will see.
-                        Err(error @ OrderError::Unanswered) => {
-                            refused = Some(error.to_string());
-                            break;
-                        }
-                        Err(error) => {
-                            refused = Some(error.to_string());
-                            // Another one would fare no better, unless each has a place of its own.
-                            if !outlook.wish.keeps_files {
-                                break;
-                            }
-                        }
+        let mut plain = None;
+        for step in starts.into_iter().take(room) {
+            let Step { instance, why, .. } = step;
+            let known_since_ms = outlook.health.record.known_since_ms;
+            let order = match self.order(group, meaning, step, known_since_ms, &mut plain).await {
+                Err(error @ GroupError::Store(_)) => return Err(error),
+                Err(error) => {
+                    // Another one may have other values.
+                    refused.get_or_insert(error.to_string());
+                    continue;
+                }
+                Ok(order) => order,
+            };
+            let because = order.origin.reason.clone();
+            let request = Request {
+                node: None,
+                instance: Some(*instance),
+                order,
+            };
+            match self.upkeep.fleet.start(request).await {
+                Ok(seen) => {
+                    self.coming_up().insert(*instance, now_millis());
+                    let node = seen.record.node;
+                    tracing::info!(group = %name, %instance, %node, %why, %because, "a server is started");
+                }
+                // It may have been started: the next look will see.
+                Err(error @ OrderError::Unanswered) => {
+                    refused = Some(error.to_string());
+                    break;
+                }
+                Err(error) => {
+                    refused = Some(error.to_string());
+                    // Another one would fare no better, unless each has a place of its own.
+                    if !outlook.wish.keeps_files {
+                        break;
                     }
                 }
             }
@@ -427,6 +442,50 @@ impl Reconciler {
         look.is_refused = refusal.is_some();
         look.due_at_ms = refusal.map(|refusal| refusal.retry_at_ms);
         Ok(is_whole || look.is_refused)
+    }
+
+    /// What a server is started with: what its group says, and the values that were given for it if it comes back
+    ///
+    /// Those without such values have the same order, which is kept for the next one.
+    async fn order(
+        &self,
+        group: &super::Group,
+        meaning: &super::Meaning,
+        step: &Step,
+        known_since_ms: i64,
+        plain: &mut Option<StartOrder>,
+    ) -> Result<StartOrder, GroupError> {
+        let Upkeep { store, groups, .. } = &*self.upkeep;
+        let known = store::load::<InstanceRecord>(&**store, step.instance.as_str()).await?;
+        // What was of an earlier group with this name, or was stopped, does not come back.
+        let returning = known.map(|stored| stored.record).filter(|record| {
+            let is_of = record
+                .start
+                .as_ref()
+                .is_some_and(|start| start.group == group.name.as_str());
+            is_of && record.wanted() == Wanted::Run && record.updated_at_ms >= known_since_ms
+        });
+        let mut reason = step.why.to_string();
+        if let Some(record) = &returning {
+            reason.push_str(&ending(record));
+        }
+        let given = returning
+            .as_ref()
+            .map(|record| groups.given(record))
+            .transpose()?;
+        if let Some(given) = given.filter(|given| !given.0.is_empty()) {
+            return groups
+                .order_again(group, meaning, step.instance, given, reason)
+                .await;
+        }
+        let mut order = match plain {
+            Some(order) => order.clone(),
+            None => plain
+                .insert(groups.order(group, meaning, &BTreeMap::new()).await?)
+                .clone(),
+        };
+        order.origin.reason = reason;
+        Ok(order)
     }
 
     /// How many more servers may come up at the same time
@@ -459,6 +518,19 @@ impl Reconciler {
     fn coming_up(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, i64>> {
         self.coming_up.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How the start of a server that comes back has ended
+fn ending(record: &InstanceRecord) -> String {
+    let incarnation = record.start.as_ref().map_or(0, |start| start.incarnation);
+    let state = state_name(record.state());
+    let node = &record.node_id;
+    let mut ending = format!("; its start {incarnation} on {node} was {state}");
+    if !record.last_error.is_empty() {
+        ending.push_str(": ");
+        ending.push_str(&record.last_error);
+    }
+    ending
 }
 
 fn rank(priority: i64, weight: i64) -> (Reverse<i64>, i64) {

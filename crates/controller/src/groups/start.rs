@@ -10,6 +10,8 @@ use crate::{
     catalog::CatalogRecord,
     fleet::{Fleet, Request, Seen},
     nodes::{GroupSays, OrderError, Ready, StartOrder},
+    origin::{self, GivenValues, Origin},
+    records::InstanceRecord,
     store::StoreError,
     templates::{Composition, Layer, variables::Definitions},
 };
@@ -68,7 +70,8 @@ impl Groups {
                 meaning.min_instances
             )));
         }
-        let order = self.order(&group, &meaning, variables).await?;
+        let mut order = self.order(&group, &meaning, variables).await?;
+        order.origin.given = GivenValues(variables.clone());
         let mut started = Started {
             instances: Vec::with_capacity(count),
             refused: None,
@@ -114,6 +117,60 @@ impl Groups {
             }
         }
         Ok(order)
+    }
+
+    /// The same for a server that comes back, with the values that it was started with
+    ///
+    /// Those of variables that no template of the group defines any more are left out, which the reason then says; they stay
+    /// with the server, for the definition may return.
+    ///
+    /// # Errors
+    /// [`GroupError`] with what keeps it from being started anywhere. No value is quoted.
+    pub(super) async fn order_again(
+        &self,
+        group: &Group,
+        meaning: &Meaning,
+        instance: InstanceId,
+        given: GivenValues,
+        mut reason: String,
+    ) -> Result<StartOrder, GroupError> {
+        let layers = self.layers(group.name, meaning).await?;
+        let defined = self.templates.definitions(&layers)?;
+        let definitions = Definitions::of(&defined);
+        let is_known = |key: &String| definitions.knows(key) || key == MOTD;
+        let (used, left_out): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            given.0.clone().into_iter().partition(|(key, _)| is_known(key));
+        definitions.check_kept(&used).map_err(|wrong| {
+            let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+            GroupError::Invalid(format!(
+                "{instance} cannot come back with the values that it was started with: {}; mend the variables of its templates, or give the values up: prexorctl instance delete {instance}",
+                wrong.join("; ")
+            ))
+        })?;
+        let mut order = self.order(group, meaning, &used).await?;
+        if !left_out.is_empty() {
+            let keys: Vec<&str> = left_out.keys().map(String::as_str).collect();
+            let keys = keys.join(", ");
+            let name = group.name;
+            reason = format!(
+                "{reason}; without its values of {keys}, which no template of {name} defines any more"
+            );
+        }
+        order.origin = Origin { given, reason };
+        Ok(order)
+    }
+
+    /// The values that a server was started with, if that is recorded and it is still wanted
+    ///
+    /// # Errors
+    /// [`GroupError::Conflict`] if they were sealed with another key.
+    pub(super) fn given(&self, record: &InstanceRecord) -> Result<GivenValues, GroupError> {
+        origin::given(&self.sealing, record).map_err(|_| {
+            let instance = &record.instance_id;
+            GroupError::Conflict(format!(
+                "the values that {instance} was started with were sealed with another key: restore ca/records.key, or give them up: prexorctl instance delete {instance}"
+            ))
+        })
     }
 
     /// A group that names no jar, with the one that the catalog has for its platform and version
@@ -241,6 +298,7 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
             .map_err(GroupError::Invalid)?,
         templates: composition.templates,
         variables: composition.variables,
+        origin: Origin::default(),
         group_says: GroupSays {
             jar_file: meaning.jar_file.clone(),
             platform: platform.clone(),

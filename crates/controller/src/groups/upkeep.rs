@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use prexorcloud_proto::StartInstance;
 use prexorcloud_protocol::{GroupName, InstanceId, instance::State};
 use serde_json::{Map, Value};
 
@@ -21,8 +22,9 @@ use crate::{
     audit,
     events::{Event, instant},
     fleet::{Fleet, Member},
-    records::Wanted,
-    store::{self, Expect, Record as _, Revision, Store, Stored, Txn},
+    nodes::is_live,
+    records::{InstanceRecord, Wanted},
+    store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
     wall_clock::now_millis,
 };
 
@@ -84,6 +86,8 @@ pub(crate) struct Outlook {
     pub(super) looped: Option<CrashLoop>,
     /// There is something to record
     pub(super) is_news: bool,
+    /// What has ended and has values kept for when it comes back, and which start of it that was
+    pub(super) ended: Vec<(InstanceId, u64)>,
     pub(crate) plan: Plan,
 }
 
@@ -126,6 +130,7 @@ impl Upkeep {
             revision: Revision::ZERO,
         });
         let members = self.fleet.members(group.name).await?;
+        let ended = ended_with_values(&members);
         let observed = self.observe(group.name, now_ms, members);
         let mut noted = health.record.health();
         let looped = noted.note(now_ms, &observed);
@@ -141,8 +146,33 @@ impl Upkeep {
             health,
             looped,
             is_news,
+            ended,
             plan,
         })
+    }
+
+    /// Removes the values that are kept for servers that their group does not bring back
+    ///
+    /// # Errors
+    /// What the storage reported.
+    pub(super) async fn give_up_values(&self, ended: Vec<(InstanceId, u64)>) -> Result<(), StoreError> {
+        for (instance, incarnation) in ended {
+            let found = store::load::<InstanceRecord>(&*self.store, instance.as_str()).await?;
+            let is_it = |record: &InstanceRecord| {
+                let is_of = |start: &StartInstance| start.incarnation == incarnation;
+                record.start.as_ref().is_some_and(is_of) && !is_live(record) && !record.lost
+            };
+            let Some(mut found) = found.filter(|found| is_it(&found.record)) else {
+                continue;
+            };
+            found.record.sealed_given.clear();
+            let txn = Txn::new().replace(found.revision, &found.record);
+            // If somebody was faster, that is looked at as well.
+            if self.store.txn(txn).await?.committed().is_some() {
+                tracing::info!(%instance, incarnation, "a server is not brought back; the values of its start are removed");
+            }
+        }
+        Ok(())
     }
 
     /// What would be done if these fields were changed; nothing is
@@ -388,6 +418,15 @@ impl Upkeep {
     fn sightings(&self) -> MutexGuard<'_, HashMap<GroupName, Sighting>> {
         self.sightings.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Those that have ended and have values kept for when they come back; what only counts as ended may be taken back itself
+pub(super) fn ended_with_values(members: &[Member]) -> Vec<(InstanceId, u64)> {
+    let outlines = members.iter().map(|member| &member.record);
+    let ended = outlines.filter(|outline| outline.keeps_values && !outline.is_live() && !outline.is_lost);
+    ended
+        .map(|outline| (outline.instance, outline.incarnation))
+        .collect()
 }
 
 /// The same as [`LONGEST_RETRY_MS`], for those who sleep

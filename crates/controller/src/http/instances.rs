@@ -27,6 +27,7 @@ use crate::{
     nodes::{
         CommandResult, GroupSays, Ready, StartOrder, StopAnswer, check_jar, check_sha256, check_stop_command,
     },
+    origin::Origin,
     records::Wanted,
     store::Txn,
     templates::Composition,
@@ -94,6 +95,10 @@ pub(super) struct Instance {
     started_at: Option<String>,
     updated_at: String,
     last_error: Option<String>,
+    /// Why its group has started it, and how its start before has ended; null = somebody has started it
+    started_because: Option<String>,
+    /// Its group starts it with the values again that somebody gave at its start, as long as nobody stops it
+    keeps_values: bool,
 }
 
 impl From<Seen> for Instance {
@@ -130,6 +135,8 @@ impl From<Seen> for Instance {
             started_at: time_unless_never(record.running_since_ms),
             updated_at: time(record.updated_at_ms),
             last_error: Some(record.last_error.clone()).filter(|error| !error.is_empty()),
+            keeps_values: record.keeps_values,
+            started_because: Some(record.started_because.clone()).filter(|reason| !reason.is_empty()),
         }
     }
 }
@@ -231,6 +238,8 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         templates: composition.templates,
         variables: composition.variables,
         group_says: GroupSays::default(),
+        // No group would know what to do with them: the templates are those of this start.
+        origin: Origin::default(),
     };
     Ok(Request {
         node,

@@ -1,6 +1,6 @@
 //! Writes what the machine wants recorded, all of a commit or none of it
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use prexorcloud_proto::{CrashReport, StartInstance};
 use prexorcloud_protocol::{
@@ -17,6 +17,7 @@ use super::{NodeContext, crashes, starts::is_live};
 use crate::{
     crash,
     events::{Event, SCHEDULED, state_name},
+    origin::{self, Origin},
     records::{IncarnationRecord, InstanceRecord, Wanted},
     secrets,
     store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
@@ -35,6 +36,14 @@ const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Crash records that may be stored beyond the bound before the oldest are deleted
 const CRASHES_BETWEEN_PRUNING: usize = 16;
 
+/// Where starts come from, by the id of their instance
+pub(super) type Origins = HashMap<String, Origin>;
+
+/// Whether both are the same start of an instance
+pub(super) fn is_same(one: &StartInstance, other: &StartInstance) -> bool {
+    one.incarnation == other.incarnation && one.instance_id == other.instance_id
+}
+
 /// Writes all changes in one transaction
 ///
 /// A storage that does not answer in time may still write them, so it is asked until it says what became of them:
@@ -43,6 +52,7 @@ pub(super) async fn write(
     context: &NodeContext,
     node: NodeId,
     changes: &[Change],
+    origins: &Origins,
 ) -> Result<(), CommitFailure> {
     let store = &*context.store;
     let mut attempts = ATTEMPTS;
@@ -50,7 +60,7 @@ pub(super) async fn write(
     let changes: Vec<_> = changes.iter().zip(&crash_ids).collect();
     let mut is_open = false;
     loop {
-        match attempt(store, &context.sealing, node, &changes).await {
+        match attempt(store, &context.sealing, node, &changes, origins).await {
             Ok(true) => break,
             Ok(false) => {
                 attempts -= 1;
@@ -111,8 +121,9 @@ async fn attempt(
     sealing: &SealingKey,
     node: NodeId,
     changes: &[(&Change, &String)],
+    origins: &Origins,
 ) -> Result<bool, Failed> {
-    let txn = transaction(store, sealing, node, changes).await?;
+    let txn = transaction(store, sealing, node, changes, origins).await?;
     if txn.is_read_only() {
         return Ok(true);
     }
@@ -129,11 +140,15 @@ async fn transaction(
     sealing: &SealingKey,
     node: NodeId,
     changes: &[(&Change, &String)],
+    origins: &Origins,
 ) -> Result<Txn, Failed> {
     let mut txn = Txn::new();
     for &(change, crash_id) in changes {
         txn = match change {
-            Change::Start(start) => add_start(store, sealing, node, start, txn).await?,
+            Change::Start(start) => {
+                let origin = origins.get(&start.instance_id);
+                add_start(store, sealing, node, start, origin, txn).await?
+            }
             Change::Instance(snapshot) => {
                 let reason = changes.iter().find_map(|(change, _)| reason_of(change, snapshot));
                 add_instance(store, node, snapshot, reason, txn).await?
@@ -160,6 +175,7 @@ async fn add_start(
     sealing: &SealingKey,
     node: NodeId,
     start: &StartInstance,
+    origin: Option<&Origin>,
     txn: Txn,
 ) -> Result<Txn, Failed> {
     let conflict = Failed::Conflict;
@@ -192,10 +208,13 @@ async fn add_start(
         ..InstanceRecord::default()
     };
     record.keep_plugin_hash();
-    secrets::seal(sealing, &mut record).map_err(|error| {
-        let detail = error.to_string();
-        Failed::Refused(StoreError::Io { detail })
-    })?;
+    let noted = origin.map_or(Ok(()), |origin| origin::note(sealing, &mut record, origin));
+    noted
+        .and_then(|()| secrets::seal(sealing, &mut record))
+        .map_err(|error| {
+            let detail = error.to_string();
+            Failed::Refused(StoreError::Io { detail })
+        })?;
     let txn = count(txn, instance, start.incarnation, counter);
     let before = known.as_ref().map(|known| &known.record);
     let txn = txn.tell_all(&state_changed(before, &record));
@@ -342,6 +361,7 @@ fn updated(
     if known < incarnation {
         // They are of the start before.
         secrets::remove(&mut record);
+        origin::forget(&mut record);
         record.node_id = node.to_string();
         record.running_since_ms = 0;
         record.last_error.clear();
@@ -354,6 +374,10 @@ fn updated(
     record.state = snapshot.state.to_wire();
     record.lost = snapshot.lost;
     record.set_wanted(wanted_of(snapshot.desired));
+    if record.wanted() != Wanted::Run {
+        // Nobody brings it back.
+        record.sealed_given.clear();
+    }
     if matches!(snapshot.state, State::Running | State::Stopped) && was != snapshot.state.to_wire() {
         // What went wrong before did not keep it from running, or from ending well.
         record.last_error.clear();
@@ -522,169 +546,4 @@ fn wanted_of(desired: Desired) -> Wanted {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    use prexorcloud_proto::{CompositionPlan, RuntimeArtifact};
-    use prexorcloud_protocol::Incarnation;
-
-    use super::*;
-    use crate::store::{Entry, Listing, Query, SqliteOptions, SqliteStore, StoreFuture, TxnOutcome, Watch};
-
-    /// Writes what it is given, and at first does not get round to saying so.
-    struct Absent {
-        store: SqliteStore,
-        unanswered: AtomicUsize,
-    }
-
-    impl Store for Absent {
-        fn get<'a>(&'a self, key: &'a str) -> StoreFuture<'a, Option<Entry>> {
-            self.store.get(key)
-        }
-
-        fn list(&self, query: Query) -> StoreFuture<'_, Listing> {
-            self.store.list(query)
-        }
-
-        fn count<'a>(&'a self, prefix: &'a str) -> StoreFuture<'a, usize> {
-            self.store.count(prefix)
-        }
-
-        fn txn(&self, txn: Txn) -> StoreFuture<'_, TxnOutcome> {
-            Box::pin(async move {
-                let outcome = self.store.txn(txn).await;
-                let is_silent = self
-                    .unanswered
-                    .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
-                if is_silent.is_ok() {
-                    Err(StoreError::Timeout)
-                } else {
-                    outcome
-                }
-            })
-        }
-
-        fn probe(&self) -> StoreFuture<'_, ()> {
-            self.store.probe()
-        }
-
-        fn watch(&self, prefix: &str, from: Revision) -> Watch {
-            self.store.watch(prefix, from)
-        }
-
-        fn close(&self) -> StoreFuture<'_, ()> {
-            self.store.close()
-        }
-    }
-
-    #[tokio::test]
-    async fn what_a_storage_took_without_an_answer_is_recorded_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("controller.db");
-        let store = Absent {
-            store: SqliteStore::open(file, &SqliteOptions::default()).unwrap(),
-            unanswered: AtomicUsize::new(1),
-        };
-        let context = NodeContext::of(Arc::new(store), folder.path());
-        let node: NodeId = "node-1".parse().unwrap();
-        let start = |incarnation| {
-            let start = StartInstance {
-                instance_id: "lobby-1".into(),
-                group: "lobby".into(),
-                incarnation,
-                ..StartInstance::default()
-            };
-            [Change::Start(Box::new(start))]
-        };
-        assert_eq!(write(&context, node, &start(1)).await, Ok(()));
-        let record = store::load::<InstanceRecord>(&*context.store, "lobby-1").await;
-        assert!(record.unwrap().unwrap().record.is_of(node, 1));
-
-        // Somebody else's start of the id is still a conflict, on this node and on another.
-        for (node, incarnation) in [("node-1", 2), ("node-2", 1)] {
-            let refused = write(&context, node.parse().unwrap(), &start(incarnation)).await;
-            assert!(matches!(refused, Err(CommitFailure::Conflict(_))), "{refused:?}");
-        }
-    }
-
-    #[test]
-    fn a_download_that_failed_says_what_was_asked() {
-        let runtime = RuntimeArtifact {
-            download_url: "https://me:secret@jars.example/paper.jar?token=secret".into(),
-            platform_version: "unpinned".into(),
-            ..RuntimeArtifact::default()
-        };
-        let start = StartInstance {
-            composition_plan: Some(CompositionPlan {
-                runtime: Some(runtime),
-                ..CompositionPlan::default()
-            }),
-            ..StartInstance::default()
-        };
-        let note = "RUNTIME_PROVISION_FAILED: Failed to provision runtime artifact for lobby-1";
-        let asked = asked_for(&start, note).unwrap();
-        assert_eq!(asked, "asked for https://jars.example/paper.jar");
-        assert_eq!(asked_for(&start, "START_FAILED: no"), None);
-        let told = "RUNTIME_PROVISION_FAILED: https://jars.example/paper.jar returned HTTP 404";
-        assert_eq!(asked_for(&start, told), None);
-        assert_eq!(asked_for(&StartInstance::default(), note), None);
-    }
-
-    #[test]
-    fn what_went_wrong_before_does_not_stay_on_an_instance_that_runs() {
-        let node: NodeId = "node-1".parse().unwrap();
-        let mut record = InstanceRecord {
-            instance_id: "lobby-1".into(),
-            node_id: "node-1".into(),
-            state: State::Starting.to_wire(),
-            last_error: "PORT_IN_USE: port 30000 is in use".into(),
-            ..InstanceRecord::default()
-        };
-        let snapshot = |state, note: Option<&str>| InstanceSnapshot {
-            instance: "lobby-1".parse().unwrap(),
-            group: "lobby".parse().unwrap(),
-            incarnation: Incarnation::default(),
-            port: 0,
-            state,
-            desired: Desired::Run,
-            lost: false,
-            note: note.map(str::to_owned),
-        };
-        record = updated(node, Some(&record), &snapshot(State::Running, None), None).unwrap();
-        assert_eq!(record.last_error, "");
-        record.last_error = "noted while it ran".into();
-        let again = updated(node, Some(&record), &snapshot(State::Running, None), None);
-        assert_eq!(again, None, "what is noted of a running instance stays");
-        let crashed = snapshot(State::Crashed, None);
-        record = updated(node, Some(&record), &crashed, Some("it crashed".into())).unwrap();
-        assert_eq!(record.last_error, "it crashed");
-        let mut refused = InstanceRecord {
-            state: State::Stopping.to_wire(),
-            last_error: "its daemon refuses to stop it".into(),
-            ..record.clone()
-        };
-        refused.set_wanted(Wanted::Stop);
-        let ended = updated(node, Some(&refused), &snapshot(State::Stopped, None), None).unwrap();
-        assert_eq!(ended.last_error, "", "it was stopped in the end");
-        let starting = InstanceRecord {
-            state: State::Starting.to_wire(),
-            ..refused.clone()
-        };
-        let ended = updated(node, Some(&starting), &snapshot(State::Stopped, None), None).unwrap();
-        assert_eq!(ended.last_error, "", "an order to stop was on its way");
-        let mut alone = starting;
-        alone.set_wanted(Wanted::Run);
-        let ended = updated(node, Some(&alone), &snapshot(State::Stopped, None), None).unwrap();
-        assert_eq!(ended.last_error, ENDED_EARLY);
-        let again = updated(node, Some(&ended), &snapshot(State::Stopped, None), None);
-        assert_eq!(again, None, "what is noted of an end stays");
-        let told = snapshot(State::Crashed, Some("not ready"));
-        record = updated(node, Some(&record), &told, Some("it crashed".into())).unwrap();
-        assert_eq!(record.last_error, "not ready", "the machine knows better");
-    }
-}
+mod tests;

@@ -255,8 +255,9 @@ impl Node {
                 }
                 ControllerWork::Commit(Commit { id, changes }) => {
                     let (context, node) = (Arc::clone(&self.context), self.id);
+                    let origins = self.origins(&changes);
                     self.committing = Some(Box::pin(async move {
-                        (id, commits::write(&context, node, &changes).await)
+                        (id, commits::write(&context, node, &changes, &origins).await)
                     }));
                 }
                 ControllerWork::Answer { order, result } => self.answer(order, result),

@@ -13,7 +13,7 @@ use prexorcloud_proto::{
 use prexorcloud_protocol::{
     Close, ControllerSession, DeniedReason, GroupName, Incarnation, InstanceId, ModuleId, StopMode,
     handshake::controller::Hello,
-    node::controller::{CommitFailure, OrderId, OrderOutcome, OrderRefusal},
+    node::controller::{Change, CommitFailure, OrderId, OrderOutcome, OrderRefusal},
     session::controller::CommandError,
     trace::TraceParent,
 };
@@ -21,9 +21,14 @@ use prexorcloud_transport::{Peer, SessionHandle};
 use tokio::sync::oneshot;
 
 use super::{
-    FilesAnswer, FilesAsked, NodeSummary, pacing::Turn, task::Node, typed::CommandResult, view::StreamNotes,
+    FilesAnswer, FilesAsked, NodeSummary,
+    commits::{self, Origins},
+    pacing::Turn,
+    task::Node,
+    typed::CommandResult,
+    view::StreamNotes,
 };
-use crate::{store::StoreError, trace};
+use crate::{origin::Origin, store::StoreError, trace};
 
 /// The least that a daemon is told in seconds
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -177,7 +182,7 @@ impl NodeRequest {
 pub(super) enum Waiting {
     Done(Reply<()>),
     /// The start that the plugin may call from, once it is recorded
-    Start(Box<StartInstance>, Reply<()>),
+    Start(Box<StartInstance>, Origin, Reply<()>),
     Stop(Reply<StopAnswer>),
     Forget(InstanceId, Reply<()>),
 }
@@ -185,7 +190,7 @@ pub(super) enum Waiting {
 impl Waiting {
     fn is_abandoned(&self) -> bool {
         match self {
-            Self::Done(reply) | Self::Start(_, reply) | Self::Forget(_, reply) => reply.is_closed(),
+            Self::Done(reply) | Self::Start(_, _, reply) | Self::Forget(_, reply) => reply.is_closed(),
             Self::Stop(reply) => reply.is_closed(),
         }
     }
@@ -216,7 +221,7 @@ impl Node {
             NodeRequest::LoadRecord { reply } => answer(reply, self.load_record().await),
             NodeRequest::Start { order, reply } => match self.prepare_start(&order).await {
                 Ok(start) => {
-                    let id = self.wait(Waiting::Start(start.clone(), reply));
+                    let id = self.wait(Waiting::Start(start.clone(), order.origin, reply));
                     self.machine
                         .start_traced(Instant::now(), id, start, trace::current());
                 }
@@ -302,6 +307,21 @@ impl Node {
         Ok(())
     }
 
+    /// Where the starts come from that are about to be recorded
+    pub(super) fn origins(&self, changes: &[Change]) -> Origins {
+        let of = |start: &StartInstance| {
+            self.waiting.values().find_map(|waiting| match waiting {
+                Waiting::Start(known, origin, _) if commits::is_same(known, start) => Some(origin.clone()),
+                _ => None,
+            })
+        };
+        let starts = changes.iter().filter_map(|change| match change {
+            Change::Start(start) => Some((start.instance_id.clone(), of(start)?)),
+            _ => None,
+        });
+        starts.collect()
+    }
+
     /// Gives up the orders that have not been begun and that nobody waits for any more
     pub(super) fn give_up_abandoned(&mut self) {
         let machine = &mut self.machine;
@@ -331,7 +351,7 @@ impl Node {
         let result = result.map_err(OrderError::from);
         match self.waiting.remove(&order) {
             Some(Waiting::Done(reply)) => answer(reply, result.map(drop)),
-            Some(Waiting::Start(start, reply)) => {
+            Some(Waiting::Start(start, _, reply)) => {
                 if result.is_ok() {
                     self.admit_plugin(&start);
                 }
@@ -389,6 +409,7 @@ pub(crate) struct StartOrder {
     /// What the files of templates may ask for
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) group_says: GroupSays,
+    pub(crate) origin: Origin,
 }
 
 /// What only groups say about a start; [`Default`] is what a start without a group is

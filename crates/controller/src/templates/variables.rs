@@ -287,11 +287,28 @@ impl<'a> Definitions<'a> {
         values: &BTreeMap<String, String>,
         from: Scope,
     ) -> Result<(), Vec<VariableError>> {
+        self.check(values, from, |key| self.hides(key))
+    }
+
+    /// Whether the values of an earlier start of an instance may be given again; a key that no template knows passes
+    ///
+    /// # Errors
+    /// Every value of the wrong kind, or that the scope does not reach. None is quoted, since nobody is there who has just said it.
+    pub fn check_kept(&self, values: &BTreeMap<String, String>) -> Result<(), Vec<VariableError>> {
+        self.check(values, Scope::Instance, |_| true)
+    }
+
+    fn check(
+        &self,
+        values: &BTreeMap<String, String>,
+        from: Scope,
+        hides: impl Fn(&str) -> bool,
+    ) -> Result<(), Vec<VariableError>> {
         let mut wrong = Vec::new();
         for (key, value) in values {
             if let Some(variable) = self.defined.get(key.as_str()) {
                 wrong.extend(reached(variable, from).err());
-                wrong.extend(variable.check_quoting(value, self.hides(key)).err());
+                wrong.extend(variable.check_quoting(value, hides(key)).err());
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -394,6 +411,21 @@ mod tests {
         assert!(wrong(&given("key")) && wrong(&given("MOTD")));
         text.validation.regex = Some("(?s).*".to_owned());
         text.check_value(lines).unwrap();
+    }
+
+    #[test]
+    fn a_kept_value_is_checked_and_quoted_in_no_error() {
+        let templates = [vec![variable(VariableType::Int)]];
+        let given = |value: &str| BTreeMap::from([("key".to_owned(), value.to_owned())]);
+        let definitions = Definitions::of(&templates);
+        assert_eq!(definitions.check_kept(&given("7")), Ok(()));
+        let wrong = definitions.check_kept(&given("hunter2")).unwrap_err();
+        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        assert_eq!(wrong, ["variable key: the value is no whole number"]);
+        let mut fixed = variable(VariableType::Int);
+        fixed.scope = Scope::Template;
+        let templates = [vec![fixed]];
+        assert!(Definitions::of(&templates).check_kept(&given("7")).is_err());
     }
 
     #[test]

@@ -27,3 +27,4 @@ mod start;
 mod support;
 mod templates;
 mod traces;
+mod values;

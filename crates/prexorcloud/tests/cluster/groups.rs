@@ -259,3 +259,60 @@ fn a_group_is_healed_through_kills_of_its_servers_and_of_the_controller() {
     done(&rig, &["group", "stop", "app"]);
     eventually("all have ended", || programs(&rig).is_empty().then_some(()));
 }
+
+#[test]
+fn a_killed_server_comes_back_with_the_value_of_its_start() {
+    let mut rig = Rig::with_java(PROGRAM);
+    push(&rig, "app", &[("app.jar", "a jar"), ("motd.txt", "word %WORD%.")]);
+    done(
+        &rig,
+        &["template", "var", "set", "app", "WORD", "--type", "SECRET"],
+    );
+    done(
+        &rig,
+        &[
+            "group",
+            "create",
+            "app",
+            "--jar-file",
+            "app.jar",
+            "--ready",
+            "line:ready to serve",
+            "--scaling-mode",
+            "MANUAL",
+        ],
+    );
+    done(
+        &rig,
+        &["instance", "start", "app", "--var", "WORD=hunter2", "--wait"],
+    );
+    // The first time with its controller there, then while nobody is there to see it.
+    for incarnation in 2..=3 {
+        if incarnation == 3 {
+            rig.kill_controller();
+        }
+        kill_process(programs(&rig)[0], Signal::KILL).unwrap();
+        if incarnation == 3 {
+            rig.start_controller();
+            rig.await_node("ONLINE");
+        }
+        eventually("the killed server is back", || {
+            let seen = rig.instance("app-1");
+            (seen["incarnation"] == incarnation && seen["state"] == "RUNNING").then_some(())
+        });
+        let motd = rig.ctl(&["instance", "files", "cat", "app-1", "motd.txt"]);
+        assert_eq!(motd.stdout.trim(), "word hunter2.", "{motd:?}");
+    }
+    let shown = rig.ctl(&["instance", "info", "app-1"]);
+    let why = "it was started by hand and ended by itself; its start 2 on node-1 was CRASHED";
+    assert!(
+        shown.stdout.contains(why) && !shown.stdout.contains("hunter2"),
+        "{shown:?}"
+    );
+    for log in ["controller", "daemon"] {
+        assert!(!rig.log_text(log).contains("hunter2"), "{log}");
+    }
+    done(&rig, &["instance", "stop", "app-1", "--wait"]);
+    let kept = rig.instance("app-1")["keepsValues"].clone();
+    assert_eq!(kept, false);
+}
