@@ -1,7 +1,7 @@
 //! The instances of all nodes: where a new one goes, and where an existing one is
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -12,9 +12,10 @@ use tokio::sync::OnceCell;
 use crate::{
     inventory::{Inventory, Outline},
     nodes::{
-        CommandResult, FilesAnswer, FilesAsked, GroupSays, NodeSummary, NodeView, Nodes, OrderError,
-        StartOrder, StopAnswer, Vitals,
+        CommandResult, FilesAnswer, FilesAsked, NodeSummary, NodeView, Nodes, OrderError, StartOrder,
+        StopAnswer, Vitals,
     },
+    placement::{self, Booked, Candidate, NoPlace, Wish},
     store::StoreError,
     trace,
     wall_clock::now_millis,
@@ -140,11 +141,12 @@ impl Fleet {
         }
     }
 
-    /// Starts an instance on the node that was asked for, or on the least loaded one that is ready
+    /// Starts an instance on the node that was asked for, or on the best one that has room
     pub(crate) async fn start(&self, request: Request) -> Result<Seen, OrderError> {
         let mut refused = OrderError::NotConnected;
         for _ in 0..ATTEMPTS {
             let mut order = request.order.clone();
+            order.is_hand_placed = request.node.is_some();
             let reserved = match request.instance {
                 Some(_) => None,
                 None => Some(self.free_id(order.group).await?),
@@ -156,7 +158,7 @@ impl Fleet {
                 Some(node) => vec![node],
                 None => match self.home_of(&order).await? {
                     Some(node) => vec![node],
-                    None => by_load(&self.nodes, &order)?,
+                    None => self.by_room(&order).await?,
                 },
             };
             let mut contended = false;
@@ -187,6 +189,30 @@ impl Fleet {
             }
         }
         Err(refused)
+    }
+
+    /// The nodes that have room for an instance, the best first
+    async fn by_room(&self, order: &StartOrder) -> Result<Vec<NodeId>, OrderError> {
+        let booked = self.inventory.booked(order.group).await?;
+        let mut candidates = self.nodes.survey(candidate);
+        for one in &mut candidates {
+            one.booked = booked.get(&one.node).copied().unwrap_or_default();
+        }
+        let group = &order.group_says;
+        let isolation = group.isolation.unwrap_or_default();
+        let configured = &self.nodes.context().config.instances.port_range;
+        let wish = Wish {
+            memory_mb: order.memory_mb.into(),
+            cpu: isolation.cpu_reservation,
+            disk_mb: isolation.disk_reservation_mb,
+            affinity: &group.affinity,
+            anti_affinity: &group.anti_affinity,
+            ports: group.ports.as_ref().unwrap_or(configured).len(),
+        };
+        placement::rank(&wish, &candidates).map_err(|none| match none {
+            NoPlace::Full(why) => OrderError::NoCapacity(why),
+            NoPlace::Never(why) => OrderError::Unsuitable(why),
+        })
     }
 
     /// Where the files of a static instance are, if it has been started before
@@ -433,55 +459,19 @@ impl Fleet {
     }
 }
 
-/// The nodes that take this instance, the least loaded first
-fn by_load(nodes: &Nodes, order: &StartOrder) -> Result<Vec<NodeId>, OrderError> {
-    let ready = nodes.survey(|view| {
-        if view.status() != NodeSummary::Online {
-            return None;
-        }
-        let node: NodeId = view.record.node_id.parse().ok()?;
-        Some((
-            view.live_instances,
-            std::cmp::Reverse(view.free_memory_mb()),
-            node,
-            view.total_memory_mb(),
-            suits(&view.record.labels, &order.group_says),
-        ))
-    });
-    if ready.is_empty() {
-        return Err(OrderError::NoNode);
-    }
-    let (mut fitting, mut largest) = (Vec::new(), None);
-    for (live, free, node, total, _) in ready.into_iter().filter(|(.., suits)| *suits) {
-        // What says nothing of its memory is asked.
-        if total <= 0 || total >= i64::from(order.memory_mb) {
-            fitting.push((live, free, node));
-        }
-        largest = largest.max(Some((total, node)));
-    }
-    let Some((total, node)) = largest else {
-        return Err(OrderError::Unsuitable(format!(
-            "no node that is ready has the labels that {} asks for with nodeAffinity and nodeAntiAffinity",
-            order.group
-        )));
-    };
-    if fitting.is_empty() {
-        return Err(OrderError::Unsuitable(format!(
-            "{} MiB of memory are more than any node that is ready has: the largest, {node}, has {total} MiB for instances. Ask for less, or add a node",
-            order.memory_mb
-        )));
-    }
-    fitting.sort_unstable();
-    Ok(fitting.into_iter().map(|(.., node)| node).collect())
-}
-
-/// Whether a node has the labels that are asked for, and none of those that are not wanted
-fn suits(labels: &HashMap<String, String>, group: &GroupSays) -> bool {
-    let has = |label: &String| match label.split_once('=') {
-        Some((key, value)) => labels.get(key).is_some_and(|has| has == value),
-        None => labels.contains_key(label),
-    };
-    group.affinity.iter().all(has) && !group.anti_affinity.iter().any(has)
+/// What is known of a node, for whoever looks for a place
+fn candidate(view: &NodeView) -> Option<Candidate> {
+    let load = view.load.as_ref();
+    Some(Candidate {
+        node: view.record.node_id.parse().ok()?,
+        status: view.status(),
+        labels: view.record.labels.clone(),
+        total_memory_mb: view.total_memory_mb(),
+        used_memory_mb: load.map_or(0, |load| load.used_memory_mb),
+        cpu: load.map(|load| load.cpu_usage),
+        free_disk_mb: load.map_or(0, |load| load.free_disk_mb),
+        booked: Booked::default(),
+    })
 }
 
 /// Where the daemon has the files of an instance depends on its group

@@ -18,6 +18,7 @@ use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    placement::{Booked, millionths},
     records::{InstanceRecord, Wanted},
     store::{Change, Query, Record as _, Store, StoreError, Stored, Watch, WatchError},
 };
@@ -39,6 +40,8 @@ pub(crate) struct Outline {
     pub(crate) port: i32,
     pub(crate) incarnation: u64,
     pub(crate) memory_mb: i32,
+    /// Share of its node's processors that is reserved
+    pub(crate) cpu_millionths: i64,
     /// Only its daemon knew of it
     pub(crate) is_adopted: bool,
     /// Its folder is kept, on its node
@@ -68,6 +71,10 @@ impl Outline {
             port: start.port,
             incarnation: start.incarnation,
             memory_mb: start.memory_mb,
+            cpu_millionths: start
+                .isolation
+                .as_ref()
+                .map_or(0, |one| millionths(one.cpu_reservation)),
             is_adopted: start.jar_file.is_empty(),
             is_static: start.static_instance,
             is_lost: record.lost,
@@ -99,6 +106,8 @@ struct Tables {
     outlines: BTreeMap<InstanceId, Arc<Outline>>,
     by_node: BTreeMap<NodeId, BTreeSet<InstanceId>>,
     by_group: BTreeMap<GroupName, BTreeSet<InstanceId>>,
+    /// What the live instances of each node were promised
+    booked: HashMap<NodeId, Booked>,
     /// By what an id has before its last hyphen: below this number none is free
     lowest: HashMap<String, u32>,
     /// What happens after what is in the tables; `None` = they have to be read anew
@@ -174,6 +183,23 @@ impl Inventory {
         self.with(|tables| {
             let ids = tables.by_group.get(&group).into_iter().flatten();
             ids.filter_map(|id| tables.outlines.get(id)).cloned().collect()
+        })
+        .await
+    }
+
+    /// What the live instances of each node were promised, and how many of them are of a group; nodes without any are left out
+    pub(crate) async fn booked(&self, group: GroupName) -> Result<HashMap<NodeId, Booked>, StoreError> {
+        self.with(|tables| {
+            let mut booked = tables.booked.clone();
+            let ids = tables.by_group.get(&group).into_iter().flatten();
+            for outline in ids.filter_map(|id| tables.outlines.get(id)) {
+                if outline.is_live()
+                    && let Some(booked) = booked.get_mut(&outline.node)
+                {
+                    booked.of_group += 1;
+                }
+            }
+            booked
         })
         .await
     }
@@ -303,7 +329,10 @@ impl Tables {
         if let Some(group) = outline.group {
             self.by_group.entry(group).or_default().insert(instance);
         }
-        if !outline.is_live() {
+        if outline.is_live() {
+            let booked = self.booked.entry(outline.node).or_default();
+            booked.add(outline.memory_mb, outline.cpu_millionths);
+        } else {
             self.release_number(instance.as_str());
         }
         self.outlines.insert(instance, Arc::new(outline));
@@ -318,6 +347,14 @@ impl Tables {
         else {
             return;
         };
+        if outline.is_live()
+            && let Some(booked) = self.booked.get_mut(&outline.node)
+        {
+            booked.remove(outline.memory_mb, outline.cpu_millionths);
+            if booked.instances == 0 {
+                self.booked.remove(&outline.node);
+            }
+        }
         if let Some(ids) = self.by_node.get_mut(&outline.node) {
             ids.remove(&outline.instance);
             if ids.is_empty() {

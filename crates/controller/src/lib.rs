@@ -34,7 +34,8 @@
 //! | `rotation` | puts another authority in its place |
 //! | `certificates` | revokes nodes, renews the server's certificate |
 //! | `inventory` | knows in memory what is recorded of every instance |
-//! | `nodes`, `fleet` | one task per node: sessions, instances, drains; placement over all of them |
+//! | `nodes`, `fleet` | one task per node: sessions, instances, drains; what is asked of all of them |
+//! | `placement` | where a new instance goes |
 //! | `groups` | what servers of a kind are started with |
 //! | [`content`], [`templates`] | keeps bytes by their digest, and folders in versions made of them |
 //! | [`modules`] | what is installed on nodes: jars, who vouches for them, what they need |
@@ -72,6 +73,7 @@ mod maintenance;
 pub mod modules;
 mod nodes;
 mod origin;
+mod placement;
 pub mod rate_limit;
 mod readiness;
 pub mod records;

@@ -287,6 +287,7 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
         stop_command: meaning.stop_command.clone(),
         env: meaning.env.clone(),
         port: None,
+        is_hand_placed: false,
         startup_timeout: duration(meaning.startup_timeout_seconds),
         shutdown_grace: duration(meaning.shutdown_grace_seconds),
         max_lifetime: duration(meaning.max_lifetime_seconds),

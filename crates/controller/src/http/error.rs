@@ -145,7 +145,7 @@ impl From<OrderError> for ApiError {
             OrderError::UnknownNode | OrderError::UnknownInstance => Self::not_found(message),
             OrderError::NotConnected => Self::new(StatusCode::CONFLICT, "NODE_NOT_CONNECTED", message),
             OrderError::NotSchedulable(_) | OrderError::Conflict(_) => Self::conflict(message),
-            OrderError::NoNode | OrderError::NoFreePort { .. } => {
+            OrderError::NoCapacity(_) | OrderError::NoFreePort { .. } => {
                 Self::new(StatusCode::CONFLICT, "NO_CAPACITY", message)
             }
             OrderError::Invalid(_) | OrderError::Unsuitable(_) => Self::invalid(message),

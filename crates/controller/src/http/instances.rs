@@ -227,6 +227,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         stop_command: start.stop_command,
         env: start.env,
         port: start.port,
+        is_hand_placed: false,
         startup_timeout: duration(start.startup_timeout_seconds),
         shutdown_grace: duration(start.shutdown_grace_seconds),
         max_lifetime: duration(start.max_lifetime_seconds),

@@ -399,6 +399,8 @@ pub(crate) struct StartOrder {
     pub(crate) env: HashMap<String, String>,
     /// `None` = one of the configured range
     pub(crate) port: Option<u16>,
+    /// Somebody has chosen the node, and answers for its memory
+    pub(crate) is_hand_placed: bool,
     pub(crate) startup_timeout: Option<Duration>,
     pub(crate) shutdown_grace: Option<Duration>,
     pub(crate) max_lifetime: Option<Duration>,
@@ -460,8 +462,9 @@ pub(crate) enum OrderError {
     /// This node cannot do it, and another one may
     #[error("{0}")]
     Unsuitable(String),
-    #[error("no node is ready")]
-    NoNode,
+    /// No node has room for it, for now
+    #[error("{0}")]
+    NoCapacity(String),
     #[error("no free port from {first} to {last}")]
     NoFreePort { first: u16, last: u16 },
     #[error("{0}")]

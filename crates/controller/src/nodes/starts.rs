@@ -1,6 +1,10 @@
 //! What a start consists of
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use prexorcloud_proto::{CompositionPlan, InstanceCategory, RuntimeArtifact, StartInstance};
 use prexorcloud_protocol::{instance::State, peer::DaemonPeer, readiness::Rule, validate};
@@ -11,7 +15,7 @@ use super::{
     jar::{file_name, file_url, is_path},
     task::Node,
 };
-use crate::{records::InstanceRecord, workloads::Workloads};
+use crate::{inventory::Outline, records::InstanceRecord, workloads::Workloads};
 
 impl Node {
     /// The start of an instance under the next incarnation of its id
@@ -23,8 +27,13 @@ impl Node {
         let counted = commits::last_incarnation(&*context.store, order.instance);
         // What is looked at below may change until then.
         let counted = self.meanwhile(counted).await;
+        let recorded = context
+            .inventory
+            .page(Some(self.id), None, usize::MAX, Outline::is_live);
+        let recorded = self.meanwhile(recorded).await;
         self.require_schedulable()?;
         self.require_suitable(order)?;
+        self.require_memory(order, &recorded?.0)?;
         let port = self.choose_port(order)?;
         let (last, _) = counted?;
         let mut start = self.start_instance(order, port, last + 1);
@@ -70,6 +79,30 @@ impl Node {
         };
         Err(OrderError::Unsuitable(format!(
             "the daemon of {} {problem}",
+            self.id
+        )))
+    }
+
+    /// No more memory is promised than there is. Whoever names the node may do so all the same.
+    fn require_memory(&self, order: &StartOrder, recorded: &[Arc<Outline>]) -> Result<(), OrderError> {
+        let total = self.with_view(|view| view.total_memory_mb());
+        if order.is_hand_placed || total <= 0 {
+            return Ok(());
+        }
+        let mut booked: HashMap<&str, i32> = self
+            .machine
+            .unrecorded_starts()
+            .map(|start| (start.instance_id.as_str(), start.memory_mb))
+            .collect();
+        booked.extend(recorded.iter().map(|one| (one.instance.as_str(), one.memory_mb)));
+        let left = total - booked.values().map(|mb| i64::from(*mb)).sum::<i64>();
+        if left >= i64::from(order.memory_mb) {
+            return Ok(());
+        }
+        Err(OrderError::NoCapacity(format!(
+            "{} of {} MiB are left on {}. Stop something, ask for less, or add a node",
+            left.max(0),
+            order.memory_mb,
             self.id
         )))
     }

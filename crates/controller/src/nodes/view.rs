@@ -149,12 +149,6 @@ impl NodeView {
         }
     }
 
-    /// What is left of it
-    pub(crate) fn free_memory_mb(&self) -> i64 {
-        let used = self.load.as_ref().map_or(0, |load| load.used_memory_mb);
-        self.total_memory_mb() - used
-    }
-
     pub(crate) fn status(&self) -> NodeSummary {
         match &self.session {
             None => NodeSummary::Offline,
@@ -179,7 +173,6 @@ mod tests {
             },
             load: reported.map(|total_memory_mb| proto::NodeStatus {
                 total_memory_mb,
-                used_memory_mb: 1_000,
                 ..proto::NodeStatus::default()
             }),
             ..NodeView::default()
@@ -193,6 +186,5 @@ mod tests {
         ] {
             assert_eq!(view(offered, reported).total_memory_mb(), total);
         }
-        assert_eq!(view(19_284, Some(24_105)).free_memory_mb(), 18_284);
     }
 }

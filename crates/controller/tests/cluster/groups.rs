@@ -293,7 +293,7 @@ async fn an_instance_is_started_with_what_its_group_says() {
             "env": { "MODE": "demo" }, "portRangeStart": 31000, "portRangeEnd": 31001, "maxInstances": 3, "arguments": ["serve", "%PORT%"], "stopCommand": "shutdown",
             "maxPlayers": 7, "startupTimeoutSeconds": 11, "shutdownGraceSeconds": 12, "maxLifetimeSeconds": 13,
             "configPatches": { "velocity.toml": { "bind": "0.0.0.0:1", "motd": "hi" } },
-            "protectedPaths": ["world/**"], "ready": { "line": "Done" }, "cpuReservation": 0.5,
+            "protectedPaths": ["world/**"], "ready": { "line": "Done" }, "cpuReservation": 0.25,
         }),
     )
     .await;
@@ -367,7 +367,7 @@ async fn an_instance_is_started_with_what_its_group_says() {
         .map(|patch| (patch.key.as_str(), patch.value.as_str()))
         .collect();
     assert_eq!(patches, [("bind", "0.0.0.0:1"), ("motd", "hi")]);
-    assert!((plan.isolation.unwrap().cpu_reservation - 0.5).abs() < f64::EPSILON);
+    assert!((plan.isolation.unwrap().cpu_reservation - 0.25).abs() < f64::EPSILON);
     puppet.bring_up(&start).await;
     cluster.instance_state("lobby-1", "RUNNING").await;
     let (_, group) = cluster.get("/groups/lobby").await;
@@ -482,7 +482,8 @@ async fn a_start_that_cannot_be_says_what_to_do() {
     let cluster = Cluster::start().await;
     create(&cluster, json!({ "name": "a", "jar": JAR })).await;
     let answer = cluster.act("/groups/a/start").await;
-    assert_eq!(error(&answer), (409, "NO_CAPACITY", "no node is ready"));
+    let none = "no node is ready: there is none yet. Make a token with prexorctl token create, and start a daemon with it";
+    assert_eq!(error(&answer), (409, "NO_CAPACITY", none));
     let credential = cluster.enrol("node-1").await;
     let mut puppet = Puppet::open(&cluster, &credential).await.unwrap();
     let mut greeting = handshake("node-1");

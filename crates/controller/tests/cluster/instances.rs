@@ -481,9 +481,8 @@ async fn ports_are_never_booked_twice_and_nodes_share_the_load() {
         .map(|_| {
             let cluster = Arc::clone(&cluster);
             tokio::spawn(async move {
-                cluster
-                    .post("/instances", &json!({ "group": "lobby", "jar": JAR }))
-                    .await
+                let start = json!({ "group": "lobby", "jar": JAR, "memoryMb": 64 });
+                cluster.post("/instances", &start).await
             })
         })
         .collect();
@@ -520,7 +519,12 @@ async fn bad_requests_are_refused_and_start_nothing() {
         .await;
     assert_eq!(
         (status, &body["error"]["message"]),
-        (409, &json!("no node is ready"))
+        (
+            409,
+            &json!(
+                "no node is ready: there is none yet. Make a token with prexorctl token create, and start a daemon with it"
+            )
+        )
     );
     let credential = cluster.enrol("node-1").await;
     let _puppet = Puppet::join(&cluster, &credential, "node-1").await;

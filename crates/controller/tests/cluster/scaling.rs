@@ -156,6 +156,8 @@ async fn a_crash_loop_pauses_is_told_survives_a_restart_and_ends_by_hand() {
         loops.contains("GROUP_CRASH_LOOP") && loops.contains("\"crashCount\":3"),
         "{loops}"
     );
+    // Recorded together with the event.
+    let paused = stands(&cluster, "lobby", "PAUSED").await;
 
     cluster.restart().await;
     let (mut puppet, _) = Puppet::join_with(&cluster, &credential, "node-1", Vec::new()).await;

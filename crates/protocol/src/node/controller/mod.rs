@@ -258,6 +258,11 @@ impl ControllerNode {
             .chain(self.roster.used_ports())
     }
 
+    /// Starts that were accepted and are not recorded yet: what they take of the node is taken.
+    pub fn unrecorded_starts(&self) -> impl Iterator<Item = &prexorcloud_proto::StartInstance> {
+        self.records.starts()
+    }
+
     /// Whether everything is recorded, and no order or admission waits.
     #[must_use]
     pub fn is_settled(&self) -> bool {

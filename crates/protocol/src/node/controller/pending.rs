@@ -78,7 +78,8 @@ impl Records {
         self.pending().any(is_that)
     }
 
-    fn starts(&self) -> impl Iterator<Item = &StartInstance> {
+    /// Starts that wait to be recorded.
+    pub(super) fn starts(&self) -> impl Iterator<Item = &StartInstance> {
         self.pending().filter_map(|pending| match pending {
             Pending::Start { start, .. } => Some(&**start),
             _ => None,
