@@ -39,6 +39,8 @@ pub(crate) struct Outline {
     pub(crate) port: i32,
     pub(crate) incarnation: u64,
     pub(crate) memory_mb: i32,
+    /// The deployment that has brought what it is made of; 0 = none
+    pub(crate) deployment_revision: u32,
     /// Only its daemon knew of it
     pub(crate) is_adopted: bool,
     /// Its folder is kept, on its node
@@ -64,6 +66,7 @@ impl Outline {
             port: start.port,
             incarnation: start.incarnation,
             memory_mb: start.memory_mb,
+            deployment_revision: u32::try_from(start.deployment_revision).unwrap_or(0),
             is_adopted: start.jar_file.is_empty(),
             is_static: start.static_instance,
             is_lost: record.lost,

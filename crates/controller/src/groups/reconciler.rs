@@ -20,13 +20,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GroupError, GroupHealthRecord, GroupRecord,
+    deployments::{Blueprint, Progress},
+    rollout::{Phase, record::RolloutRecord},
     scaling::{Mode, Step, StepKind},
     upkeep::{LONGEST_RETRY, Outlook, Upkeep},
 };
 use crate::{
     catalog::CatalogRecord,
     fleet::Request,
-    nodes::OrderError,
+    nodes::{OrderError, StartOrder},
     records::{InstanceRecord, NodeRecord},
     store::{Change, ChangeSet, Query, Record as _, StoreError, Stored, Watch, WatchError},
     templates::TemplateRecord,
@@ -239,7 +241,7 @@ impl Reconciler {
             return;
         };
         let is_of = |prefix: &str| prefix.strip_suffix('/') == Some(kind);
-        if is_of(GroupRecord::PREFIX) || is_of(GroupHealthRecord::PREFIX) {
+        if is_of(GroupRecord::PREFIX) || is_of(GroupHealthRecord::PREFIX) || is_of(RolloutRecord::PREFIX) {
             if let Ok(group) = id.parse() {
                 self.retry(agenda, [group]);
             }
@@ -322,11 +324,14 @@ impl Reconciler {
             look.due_at_ms = Some(now_ms);
             return Ok(look);
         }
+        if let Some(progress) = &outlook.progress {
+            report(name, progress);
+        }
         if let Some(looped) = &outlook.looped {
             let until = crate::events::instant(looped.until_ms);
             tracing::warn!(group = %name, crashes = looped.crashes, %until, "servers of a group crash again and again; it is paused");
         }
-        let is_whole = self.carry_out(&group, &meaning, &outlook, &mut look).await?;
+        let is_whole = self.carry_out(&group, &outlook, &mut look).await?;
         let Outlook { plan, wish, .. } = &outlook;
         let counts = wish.mode == Mode::Dynamic && plan.serving > 0;
         let regular = match counts {
@@ -343,7 +348,6 @@ impl Reconciler {
     async fn carry_out(
         &self,
         group: &super::Group,
-        meaning: &super::Meaning,
         outlook: &Outlook,
         look: &mut Look,
     ) -> Result<bool, GroupError> {
@@ -386,35 +390,37 @@ impl Reconciler {
             is_whole = false;
         }
         let mut refused = None;
-        let order = self.upkeep.groups.order(group, meaning, &BTreeMap::new()).await;
-        match order {
-            Err(error @ GroupError::Store(_)) => return Err(error),
-            Err(error) => refused = Some(error.to_string()),
-            Ok(order) => {
-                for Step { instance, why, .. } in starts.into_iter().take(room) {
-                    let request = Request {
-                        node: None,
-                        instance: Some(*instance),
-                        order: order.clone(),
-                    };
-                    match self.upkeep.fleet.start(request).await {
-                        Ok(seen) => {
-                            self.coming_up().insert(*instance, now_millis());
-                            let node = seen.record.node;
-                            tracing::info!(group = %name, %instance, %node, %why, "a server is started");
-                        }
-                        // It may have been started: the next look will see.
-                        Err(error @ OrderError::Unanswered) => {
-                            refused = Some(error.to_string());
-                            break;
-                        }
-                        Err(error) => {
-                            refused = Some(error.to_string());
-                            // Another one would fare no better, unless each has a place of its own.
-                            if !outlook.wish.keeps_files {
-                                break;
-                            }
-                        }
+        let mut orders = Orders::of(&self.upkeep, group, outlook);
+        for Step { instance, why, .. } in starts.into_iter().take(room) {
+            let order = match orders.next(*instance).await {
+                Ok(order) => order,
+                Err(error @ GroupError::Store(_)) => return Err(error),
+                Err(error) => {
+                    refused = Some(error.to_string());
+                    break;
+                }
+            };
+            let request = Request {
+                node: None,
+                instance: Some(*instance),
+                order,
+            };
+            match self.upkeep.fleet.start(request).await {
+                Ok(seen) => {
+                    self.coming_up().insert(*instance, now_millis());
+                    let node = seen.record.node;
+                    tracing::info!(group = %name, %instance, %node, %why, "a server is started");
+                }
+                // It may have been started: the next look will see.
+                Err(error @ OrderError::Unanswered) => {
+                    refused = Some(error.to_string());
+                    break;
+                }
+                Err(error) => {
+                    refused = Some(error.to_string());
+                    // Another one would fare no better, unless each has a place of its own.
+                    if !outlook.wish.keeps_files {
+                        break;
                     }
                 }
             }
@@ -458,6 +464,62 @@ impl Reconciler {
 
     fn coming_up(&self) -> std::sync::MutexGuard<'_, HashMap<InstanceId, i64>> {
         self.coming_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the servers are started with that one look starts
+struct Orders<'a> {
+    upkeep: &'a Upkeep,
+    group: &'a super::Group,
+    outlook: &'a Outlook,
+    /// How many more may come up with what is being rolled out
+    room: usize,
+    known: BTreeMap<Option<u32>, StartOrder>,
+}
+
+impl<'a> Orders<'a> {
+    fn of(upkeep: &'a Upkeep, group: &'a super::Group, outlook: &'a Outlook) -> Self {
+        Self {
+            upkeep,
+            group,
+            outlook,
+            room: outlook.progress.as_ref().map_or(0, |progress| progress.room),
+            known: BTreeMap::new(),
+        }
+    }
+
+    async fn next(&mut self, instance: InstanceId) -> Result<StartOrder, GroupError> {
+        let content = self.outlook.progress.as_ref().map(|progress| {
+            let last = self.outlook.contents.get(&instance).copied();
+            progress.after().content_of(instance, last, &mut self.room)
+        });
+        if let Some(known) = self.known.get(&content) {
+            return Ok(known.clone());
+        }
+        let blueprint: Blueprint = match content {
+            Some(content) => self.upkeep.groups.blueprint(self.group, content).await?,
+            None => self.upkeep.groups.blueprint_now(self.group).await?,
+        };
+        let order = self.upkeep.groups.order(&blueprint, &BTreeMap::new()).await?;
+        self.known.insert(content, order.clone());
+        Ok(order)
+    }
+}
+
+/// Says how a rollout has ended, if it has now
+fn report(group: GroupName, progress: &Progress) {
+    let Some(active) = progress.active.as_ref().filter(|_| progress.has_ended) else {
+        return;
+    };
+    let record = &active.record;
+    let (deployment, servers) = (record.revision, record.total);
+    match progress.after().phase {
+        Phase::Halted => {
+            tracing::warn!(%group, deployment, reason = %record.reason, "a deployment is halted; go back: prexorctl deploy rollback {group} {deployment}");
+        }
+        Phase::Active | Phase::Paused | Phase::Over => {
+            tracing::info!(%group, deployment, servers, "all servers have what was deployed");
+        }
     }
 }
 

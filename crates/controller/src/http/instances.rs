@@ -87,6 +87,7 @@ pub(super) struct Instance {
     desired: &'static str,
     port: i32,
     incarnation: u64,
+    deployment_revision: u32,
     player_count: i32,
     uptime_ms: i64,
     memory_mb: i32,
@@ -123,6 +124,7 @@ impl From<Seen> for Instance {
             desired,
             port: record.port,
             incarnation: record.incarnation,
+            deployment_revision: record.deployment_revision,
             player_count: vitals.map_or(0, |vitals| vitals.player_count),
             uptime_ms,
             memory_mb: record.memory_mb,
@@ -231,6 +233,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         templates: composition.templates,
         variables: composition.variables,
         group_says: GroupSays::default(),
+        deployment_revision: 0,
     };
     Ok(Request {
         node,
