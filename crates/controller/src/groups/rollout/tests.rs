@@ -103,6 +103,18 @@ fn what_is_being_replaced_goes_through_every_stage() {
 }
 
 #[test]
+fn what_is_missing_already_leaves_less_to_be_stopped() {
+    let servers = [
+        server(1, 1, Stage::Serving),
+        server(2, 1, Stage::Serving),
+        server(3, 1, Stage::Ended),
+    ];
+    let stopped = |min| decide(2000, &to(2, 1), &servers, min).stop;
+    assert_eq!(stopped(3), []);
+    assert_eq!(stopped(2), [name(1)]);
+}
+
+#[test]
 fn a_failure_of_before_counts_for_nothing_and_one_of_now_halts() {
     let servers = |at_ms| {
         vec![
