@@ -115,6 +115,21 @@ fn what_is_missing_already_leaves_less_to_be_stopped() {
 }
 
 #[test]
+fn it_is_not_done_before_what_comes_up_with_it_is_ready() {
+    let of = |stage| {
+        decide(
+            2000,
+            &to(2, 1),
+            &[server(1, 2, stage), server(2, 2, Stage::Serving)],
+            2,
+        )
+        .end
+    };
+    assert_eq!(of(Stage::ComingUp), None);
+    assert_eq!(of(Stage::Serving), Some(End::Done));
+}
+
+#[test]
 fn a_failure_of_before_counts_for_nothing_and_one_of_now_halts() {
     let servers = |at_ms| {
         vec![
