@@ -3,6 +3,7 @@
 mod cache;
 mod catalog;
 mod cert;
+mod deploy;
 mod group;
 mod instance;
 mod logs;
@@ -22,6 +23,7 @@ use crate::settings::Overrides;
 pub use self::cache::CacheCommand;
 pub use self::catalog::CatalogCommand;
 pub use self::cert::{CertCommand, Step};
+pub use self::deploy::{DeployArguments, DeployCommand, DeploymentArguments};
 pub use self::group::{GroupCommand, GroupFields};
 pub use self::instance::{ConsoleArguments, FilesCommand, InstanceCommand, ReadyRule, StartArguments};
 pub use self::logs::{LogsArguments, LogsCommand};
@@ -136,6 +138,9 @@ pub enum Command {
     /// Groups, what servers of a kind are started with
     #[command(subcommand)]
     Group(GroupCommand),
+    /// Deployments, which bring what a group says to its servers, and take it back
+    #[command(subcommand)]
+    Deploy(DeployCommand),
     /// The catalog, which jar a version of a platform is
     #[command(subcommand)]
     Catalog(CatalogCommand),

@@ -6,6 +6,7 @@
 mod cache;
 mod catalog;
 mod controller;
+mod deployment;
 mod files;
 mod group;
 mod instance;
@@ -16,6 +17,7 @@ mod token;
 pub use self::cache::{CachedBootstrap, CachedJar, CachedTemplate, NodeCache, WarmFailure, Warming};
 pub use self::catalog::{CatalogEntry, CatalogPage};
 pub use self::controller::{AuditEntry, AuditPage, ControllerVersion};
+pub use self::deployment::{Deployment, DeploymentPage, Pace};
 pub use self::files::{FileContent, FileEntry, FileTree};
 pub use self::group::{Group, GroupPage, Scaling, Step, StoppedGroup};
 pub use self::instance::{Crash, Instance, Started};

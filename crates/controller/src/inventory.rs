@@ -42,6 +42,8 @@ pub(crate) struct Outline {
     pub(crate) memory_mb: i32,
     /// Share of its node's processors that is reserved
     pub(crate) cpu_millionths: i64,
+    /// The deployment that has brought what it is made of; 0 = none
+    pub(crate) deployment_revision: u32,
     /// Only its daemon knew of it
     pub(crate) is_adopted: bool,
     /// Its folder is kept, on its node
@@ -75,6 +77,7 @@ impl Outline {
                 .isolation
                 .as_ref()
                 .map_or(0, |one| millionths(one.cpu_reservation)),
+            deployment_revision: u32::try_from(start.deployment_revision).unwrap_or(0),
             is_adopted: start.jar_file.is_empty(),
             is_static: start.static_instance,
             is_lost: record.lost,

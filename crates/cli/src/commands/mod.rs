@@ -7,6 +7,7 @@ mod cert;
 mod confirm;
 mod console;
 mod crash;
+mod deploy;
 mod event;
 mod files;
 mod group;
@@ -60,6 +61,7 @@ pub async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Node(command) => node::run(command, &client(target)?, &output).await,
         Command::Instance(command) => instance::run(command, &client(target)?, &output).await,
         Command::Catalog(command) => catalog::run(command, &client(target)?, &output).await,
+        Command::Deploy(command) => deploy::run(command, &client(target)?, &output).await,
         Command::Group(command) => group::run(command, &client(target)?, &output).await,
         Command::Template(command) => template::run(command, &client(target)?, &output).await,
         Command::Crash(command) => crash::run(command, &client(target)?, &output).await,

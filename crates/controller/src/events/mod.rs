@@ -70,6 +70,8 @@ events! {
     GroupUpdated "GROUP_UPDATED" { group_name: String }
     GroupDeleted "GROUP_DELETED" { group_name: String }
     GroupCrashLoop "GROUP_CRASH_LOOP" { group: String, crash_count: usize, window_start: String }
+    DeploymentCreated "DEPLOYMENT_CREATED" { group_name: String, revision: u32, strategy: String }
+    DeploymentCompleted "DEPLOYMENT_COMPLETED" { group_name: String, revision: u32, outcome: String }
     TemplateUpdated "TEMPLATE_UPDATED" { template_name: String, old_hash: String, new_hash: String }
     ModuleLoaded "MODULE_LOADED" { module_name: String, has_frontend: bool }
     ModuleUnloaded "MODULE_UNLOADED" { module_name: String }

@@ -186,7 +186,30 @@ pub(crate) const FIELDS: &[Field] = &[
     refused("enabledExtensions", Kind::Texts, "[]", NO_MODULES),
 ];
 
+/// What acts at once, and not by what a server is made of: how many there are, in which order, and under which names
+const AT_ONCE: [&str; 14] = [
+    "maxInstances",
+    "minInstances",
+    "scalingMode",
+    "scaleUpThreshold",
+    "scaleUpMargin",
+    "scaleDownAfterSeconds",
+    "scaleCooldownSeconds",
+    "onCleanExit",
+    "onNodeLoss",
+    "nodeLossGraceSeconds",
+    "priority",
+    "startupWeight",
+    "static",
+    "staticInstanceNames",
+];
+
 impl Field {
+    /// Whether a server is made of it, so that a deployment brings it and a rollback takes it back
+    pub(crate) fn is_deployed(&self) -> bool {
+        self.effect == Effect::Acts && !AT_ONCE.contains(&self.name)
+    }
+
     /// The field with this name, or with the one that the Java controller's requests have for it
     pub(crate) fn named(name: &str) -> Result<&'static Self, FieldError> {
         let name = match name {

@@ -1,13 +1,15 @@
 //! Groups: what servers of a kind are started with
 //!
-//! A group is a record that operators write and that starts read. How many servers it should have is decided by [`scaling`], which performs
-//! nothing; [`upkeep`] says what a group is to be seen as, and [`reconciler`] carries out what follows. Its fields are those of the Java
+//! A group is a record that operators write and that starts read. How many servers it should have is decided by [`scaling`], and which are replaced
+//! next when what they are made of changes by [`rollout`]; neither performs anything. [`upkeep`] says what a group is to be seen as, and [`reconciler`] carries out what follows. Its fields are those of the Java
 //! controller ([`fields`]). Environment and variables may hold passwords, so both are sealed as a whole, and a variable that is or was a
 //! SECRET is shown to nobody. A write compares with what was read, so of two at once the second is told or is made on top of the first.
 
+mod deployments;
 mod fields;
 mod reconciler;
 mod record;
+mod rollout;
 mod scaling;
 mod settings;
 mod start;
@@ -25,16 +27,18 @@ use prexorcloud_transport::Locks;
 use prost::Message as _;
 use serde_json::{Map, Value};
 
+pub(crate) use self::{
+    deployments::{Deployed, Pace, STRATEGY, Trial},
+    reconciler::Reconciler,
+    rollout::{MAX_BATCH, record::DeploymentRecord},
+    scaling::Plan,
+    start::Started,
+    upkeep::{Outlook, Refusal, Upkeep},
+};
 use self::{
     fields::FieldError,
     record::{GroupHealthRecord, GroupRecord, GroupSecrets},
     settings::{Meaning, Settings},
-};
-pub(crate) use self::{
-    reconciler::Reconciler,
-    scaling::Plan,
-    start::Started,
-    upkeep::{Outlook, Refusal, Upkeep},
 };
 use crate::{
     audit,
@@ -62,6 +66,8 @@ const MOTD: &str = "MOTD";
 pub(crate) enum GroupError {
     #[error("Group not found: {0}")]
     Unknown(String),
+    #[error("Deployment not found: {group}/{revision}")]
+    UnknownDeployment { group: String, revision: u32 },
     #[error("Group already exists: {0}")]
     Exists(String),
     /// No such field, or another type
@@ -290,7 +296,9 @@ impl Groups {
             }
             let key = GroupRecord::key_of(group.name.as_str());
             let audit = audit::entry(actor, "group.delete", name, "");
-            let txn = Txn::new()
+            let txn = self
+                .forget_deployments(group.name)
+                .await?
                 .expect(&key, Expect::At(Revision(group.revision)))
                 .delete(&key)
                 .delete(GroupHealthRecord::key_of(group.name.as_str()))

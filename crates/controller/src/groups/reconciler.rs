@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     GroupError, GroupHealthRecord, GroupRecord,
+    deployments::{Blueprint, Progress},
+    rollout::{Phase, record::RolloutRecord},
     scaling::{Mode, Standing, Step, StepKind},
     upkeep::{LONGEST_RETRY, Outlook, Upkeep, ended_with_values},
 };
@@ -240,7 +242,7 @@ impl Reconciler {
             return;
         };
         let is_of = |prefix: &str| prefix.strip_suffix('/') == Some(kind);
-        if is_of(GroupRecord::PREFIX) || is_of(GroupHealthRecord::PREFIX) {
+        if is_of(GroupRecord::PREFIX) || is_of(GroupHealthRecord::PREFIX) || is_of(RolloutRecord::PREFIX) {
             if let Ok(group) = id.parse() {
                 self.retry(agenda, [group]);
             }
@@ -325,6 +327,9 @@ impl Reconciler {
             look.due_at_ms = Some(now_ms);
             return Ok(look);
         }
+        if let Some(progress) = &outlook.progress {
+            report(name, progress);
+        }
         if let Some(looped) = &outlook.looped {
             let until = crate::events::instant(looped.until_ms);
             tracing::warn!(group = %name, crashes = looped.crashes, %until, "servers of a group crash again and again; it is paused");
@@ -335,7 +340,7 @@ impl Reconciler {
                 .give_up_values(std::mem::take(&mut outlook.ended))
                 .await?;
         }
-        let is_whole = self.carry_out(&group, &meaning, &outlook, &mut look).await?;
+        let is_whole = self.carry_out(&group, &outlook, &mut look).await?;
         let Outlook { plan, wish, .. } = &outlook;
         let counts = wish.mode == Mode::Dynamic && plan.serving > 0;
         let regular = match counts {
@@ -352,7 +357,6 @@ impl Reconciler {
     async fn carry_out(
         &self,
         group: &super::Group,
-        meaning: &super::Meaning,
         outlook: &Outlook,
         look: &mut Look,
     ) -> Result<bool, GroupError> {
@@ -395,11 +399,10 @@ impl Reconciler {
             is_whole = false;
         }
         let mut refused = None;
-        let mut plain = None;
+        let mut orders = Orders::of(&self.upkeep, group, outlook);
         for step in starts.into_iter().take(room) {
             let Step { instance, why, .. } = step;
-            let known_since_ms = outlook.health.record.known_since_ms;
-            let order = match self.order(group, meaning, step, known_since_ms, &mut plain).await {
+            let order = match orders.next(step).await {
                 Err(error @ GroupError::Store(_)) => return Err(error),
                 Err(error) => {
                     // Another one may have other values.
@@ -442,50 +445,6 @@ impl Reconciler {
         look.is_refused = refusal.is_some();
         look.due_at_ms = refusal.map(|refusal| refusal.retry_at_ms);
         Ok(is_whole || look.is_refused)
-    }
-
-    /// What a server is started with: what its group says, and the values that were given for it if it comes back
-    ///
-    /// Those without such values have the same order, which is kept for the next one.
-    async fn order(
-        &self,
-        group: &super::Group,
-        meaning: &super::Meaning,
-        step: &Step,
-        known_since_ms: i64,
-        plain: &mut Option<StartOrder>,
-    ) -> Result<StartOrder, GroupError> {
-        let Upkeep { store, groups, .. } = &*self.upkeep;
-        let known = store::load::<InstanceRecord>(&**store, step.instance.as_str()).await?;
-        // What was of an earlier group with this name, or was stopped, does not come back.
-        let returning = known.map(|stored| stored.record).filter(|record| {
-            let is_of = record
-                .start
-                .as_ref()
-                .is_some_and(|start| start.group == group.name.as_str());
-            is_of && record.wanted() == Wanted::Run && record.updated_at_ms >= known_since_ms
-        });
-        let mut reason = step.why.to_string();
-        if let Some(record) = &returning {
-            reason.push_str(&ending(record));
-        }
-        let given = returning
-            .as_ref()
-            .map(|record| groups.given(record))
-            .transpose()?;
-        if let Some(given) = given.filter(|given| !given.0.is_empty()) {
-            return groups
-                .order_again(group, meaning, step.instance, given, reason)
-                .await;
-        }
-        let mut order = match plain {
-            Some(order) => order.clone(),
-            None => plain
-                .insert(groups.order(group, meaning, &BTreeMap::new()).await?)
-                .clone(),
-        };
-        order.origin.reason = reason;
-        Ok(order)
     }
 
     /// How many more servers may come up at the same time
@@ -531,6 +490,96 @@ fn ending(record: &InstanceRecord) -> String {
         ending.push_str(&record.last_error);
     }
     ending
+}
+
+/// What the servers are started with that one look starts
+struct Orders<'a> {
+    upkeep: &'a Upkeep,
+    group: &'a super::Group,
+    outlook: &'a Outlook,
+    /// How many more may come up with what is being rolled out
+    room: usize,
+    known: BTreeMap<Option<u32>, StartOrder>,
+}
+
+impl<'a> Orders<'a> {
+    fn of(upkeep: &'a Upkeep, group: &'a super::Group, outlook: &'a Outlook) -> Self {
+        Self {
+            upkeep,
+            group,
+            outlook,
+            room: outlook.progress.as_ref().map_or(0, |progress| progress.room),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// What a server is started with: what its group says, and the values that were given for it if it comes back
+    ///
+    /// Those without such values and of the same content have the same order, which is kept for the next one.
+    async fn next(&mut self, step: &Step) -> Result<StartOrder, GroupError> {
+        let Upkeep { store, groups, .. } = self.upkeep;
+        let instance = step.instance;
+        let content = self.outlook.progress.as_ref().map(|progress| {
+            let last = self.outlook.contents.get(&instance).copied();
+            progress.after().content_of(instance, last, &mut self.room)
+        });
+        let known = store::load::<InstanceRecord>(&**store, instance.as_str()).await?;
+        let known_since_ms = self.outlook.health.record.known_since_ms;
+        // What was of an earlier group with this name, or was stopped, does not come back.
+        let returning = known.map(|stored| stored.record).filter(|record| {
+            let of = record.start.as_ref().map(|start| start.group.as_str());
+            let is_of = of == Some(self.group.name.as_str());
+            is_of && record.wanted() == Wanted::Run && record.updated_at_ms >= known_since_ms
+        });
+        let mut reason = step.why.to_string();
+        if let Some(record) = &returning {
+            reason.push_str(&ending(record));
+        }
+        let given = returning
+            .as_ref()
+            .map(|record| groups.given(record))
+            .transpose()?;
+        if let Some(given) = given.filter(|given| !given.0.is_empty()) {
+            let blueprint = self.blueprint(content).await?;
+            return groups.order_again(&blueprint, instance, given, reason).await;
+        }
+        let mut order = match self.known.get(&content) {
+            Some(known) => known.clone(),
+            None => {
+                let order = groups
+                    .order(&self.blueprint(content).await?, &BTreeMap::new())
+                    .await?;
+                self.known.insert(content, order.clone());
+                order
+            }
+        };
+        order.origin.reason = reason;
+        Ok(order)
+    }
+
+    async fn blueprint(&self, content: Option<u32>) -> Result<Blueprint, GroupError> {
+        match content {
+            Some(content) => self.upkeep.groups.blueprint(self.group, content).await,
+            None => self.upkeep.groups.blueprint_now(self.group).await,
+        }
+    }
+}
+
+/// Says how a rollout has ended, if it has now
+fn report(group: GroupName, progress: &Progress) {
+    let Some(active) = progress.active.as_ref().filter(|_| progress.has_ended) else {
+        return;
+    };
+    let record = &active.record;
+    let (deployment, servers) = (record.revision, record.total);
+    match progress.after().phase {
+        Phase::Halted => {
+            tracing::warn!(%group, deployment, reason = %record.reason, "a deployment is halted; go back: prexorctl deploy rollback {group} {deployment}");
+        }
+        Phase::Active | Phase::Paused | Phase::Over => {
+            tracing::info!(%group, deployment, servers, "all servers have what was deployed");
+        }
+    }
 }
 
 fn rank(priority: i64, weight: i64) -> (Reverse<i64>, i64) {

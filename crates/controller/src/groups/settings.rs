@@ -106,6 +106,19 @@ impl Settings {
         self.0
     }
 
+    /// What a server is made of as it was pinned, and all else as it is now
+    pub(super) fn made_of(pinned: &Self, now: &Self) -> Self {
+        let deployed = |name: &String| Field::named(name).is_ok_and(Field::is_deployed);
+        let pinned = pinned.0.iter().filter(|(name, _)| deployed(name));
+        let now = now.0.iter().filter(|(name, _)| !deployed(name));
+        Self(
+            pinned
+                .chain(now)
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect(),
+        )
+    }
+
     /// Takes changes in; says which fields they are of
     ///
     /// # Errors

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use prexorcloud_proto::{ConfigFormat, ConfigPatch, ProgramArguments, RuntimeIsolation};
 use prexorcloud_protocol::InstanceId;
 
-use super::{Group, GroupError, Groups, MOTD, named, scaling::Mode, settings::Meaning, unreadable};
+use super::{
+    Group, GroupError, Groups, MOTD, deployments::Blueprint, named, scaling::Mode, settings::Meaning,
+    unreadable,
+};
 use crate::{
     catalog::CatalogRecord,
     fleet::{Fleet, Request, Seen},
@@ -29,7 +32,7 @@ pub(crate) struct Started {
 }
 
 impl Groups {
-    /// Starts so many instances of a group, with the versions of its templates that count now
+    /// Starts so many instances of a group, with what is in force of it
     ///
     /// # Errors
     /// [`GroupError`] if none was started.
@@ -50,6 +53,7 @@ impl Groups {
         if group.is_unreadable {
             return Err(unreadable(group.name));
         }
+        let blueprint = self.blueprint_in_force(&group).await?;
         let meaning = self.meaning(&group)?;
         let live = fleet.live_of(group.name).await?;
         let max = meaning.max_instances;
@@ -70,7 +74,7 @@ impl Groups {
                 meaning.min_instances
             )));
         }
-        let mut order = self.order(&group, &meaning, variables).await?;
+        let mut order = self.order(&blueprint, variables).await?;
         order.origin.given = GivenValues(variables.clone());
         let mut started = Started {
             instances: Vec::with_capacity(count),
@@ -97,19 +101,22 @@ impl Groups {
         Ok(started)
     }
 
-    /// What a server of a group is started with, by the versions of its templates that count now
+    /// What a server of a group is started with
     ///
     /// # Errors
     /// [`GroupError`] with what keeps it from being started anywhere.
     pub(super) async fn order(
         &self,
-        group: &Group,
-        meaning: &Meaning,
+        blueprint: &Blueprint,
         variables: &BTreeMap<String, String>,
     ) -> Result<StartOrder, GroupError> {
-        let (meaning, known) = self.resolved(meaning).await?;
-        let composition = self.compose(group, &meaning, variables).await?;
+        let group = &blueprint.group;
+        let (meaning, known) = self.resolved(&blueprint.meaning).await?;
+        let composition = self
+            .compose(group, &meaning, &blueprint.layers, variables)
+            .await?;
         let mut order = order(group, &meaning, composition)?;
+        order.deployment_revision = blueprint.content;
         if let Some(known) = known {
             order.group_says.is_proxy |= known.is_proxy();
             if let Some(format) = known.format() {
@@ -128,14 +135,12 @@ impl Groups {
     /// [`GroupError`] with what keeps it from being started anywhere. No value is quoted.
     pub(super) async fn order_again(
         &self,
-        group: &Group,
-        meaning: &Meaning,
+        blueprint: &Blueprint,
         instance: InstanceId,
         given: GivenValues,
         mut reason: String,
     ) -> Result<StartOrder, GroupError> {
-        let layers = self.layers(group.name, meaning).await?;
-        let defined = self.templates.definitions(&layers)?;
+        let defined = self.templates.definitions(&blueprint.layers)?;
         let definitions = Definitions::of(&defined);
         let is_known = |key: &String| definitions.knows(key) || key == MOTD;
         let (used, left_out): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -147,11 +152,11 @@ impl Groups {
                 wrong.join("; ")
             ))
         })?;
-        let mut order = self.order(group, meaning, &used).await?;
+        let mut order = self.order(blueprint, &used).await?;
         if !left_out.is_empty() {
             let keys: Vec<&str> = left_out.keys().map(String::as_str).collect();
             let keys = keys.join(", ");
-            let name = group.name;
+            let name = blueprint.group.name;
             reason = format!(
                 "{reason}; without its values of {keys}, which no template of {name} defines any more"
             );
@@ -218,11 +223,11 @@ impl Groups {
         &self,
         group: &Group,
         meaning: &Meaning,
+        layers: &[Layer],
         variables: &BTreeMap<String, String>,
     ) -> Result<Composition, GroupError> {
-        let layers = self.layers(group.name, meaning).await?;
         if !variables.is_empty() {
-            let defined = self.templates.definitions(&layers)?;
+            let defined = self.templates.definitions(layers)?;
             let definitions = Definitions::of(&defined);
             let is_unknown = |key: &&String| !definitions.knows(key) && key.as_str() != MOTD;
             if let Some(key) = variables.keys().find(is_unknown) {
@@ -233,9 +238,9 @@ impl Groups {
         }
         let composed = self
             .templates
-            .composed(&layers, &meaning.variable_values, variables)?;
+            .composed(layers, &meaning.variable_values, variables)?;
         let is_brought = meaning.is_static || !meaning.jar.is_empty();
-        if !is_brought && !self.templates.bring(&layers, &meaning.jar_file).await? {
+        if !is_brought && !self.templates.bring(layers, &meaning.jar_file).await? {
             let (name, file) = (group.name, &meaning.jar_file);
             let templates = match layers.is_empty() {
                 true => "it has no template that could bring one".to_owned(),
@@ -315,6 +320,7 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
             affinity: meaning.node_affinity.clone(),
             anti_affinity: meaning.node_anti_affinity.clone(),
         },
+        deployment_revision: 0,
     })
 }
 

@@ -4,7 +4,7 @@
 //! refused, is forgotten with the process.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,8 +14,11 @@ use prexorcloud_protocol::{GroupName, InstanceId, instance::State};
 use serde_json::{Map, Value};
 
 use super::{
-    ATTEMPTS, Group, GroupError, Groups, changed_by_many, named,
+    ATTEMPTS, Group, GroupError, Groups, changed_by_many,
+    deployments::{Progress, completed},
+    named,
     record::GroupHealthRecord,
+    rollout::{self, Server, Verdict},
     scaling::{Mode, Observed, Plan, StepKind, Wish, decide::decide, health::CrashLoop},
 };
 use crate::{
@@ -89,6 +92,10 @@ pub(crate) struct Outlook {
     /// What has ended and has values kept for when it comes back, and which start of it that was
     pub(super) ended: Vec<(InstanceId, u64)>,
     pub(crate) plan: Plan,
+    /// How far a change of what servers are made of has come
+    pub(super) progress: Option<Progress>,
+    /// What the servers that are known were made of
+    pub(super) contents: BTreeMap<InstanceId, u32>,
 }
 
 impl Outlook {
@@ -131,16 +138,40 @@ impl Upkeep {
         });
         let members = self.fleet.members(group.name).await?;
         let ended = ended_with_values(&members);
-        let observed = self.observe(group.name, now_ms, members);
+        let contents = contents(&members);
+        let mut observed = self.observe(group.name, now_ms, members);
         let mut noted = health.record.health();
         let looped = noted.note(now_ms, &observed);
         let before = health.record.clone();
         health.record.set_health(noted);
         health.record.counts_players |= observed.iter().any(|one| one.players > 0);
         let settled_at_ms = self.settled_at(now_ms);
-        let plan = decide(now_ms, &wish, &observed, &health.record.history(settled_at_ms));
+        let history = health.record.history(settled_at_ms);
+        let is_known = !observed.is_empty();
+        let known = self.groups.rollout(group.name).await?;
+        let mut progress = known.map(|(rollout, active)| Progress {
+            rollout,
+            active,
+            has_ended: false,
+            is_news: false,
+            room: 0,
+        });
+        let plan = match &mut progress {
+            Some(progress) if settled_at_ms <= now_ms && history.held_by.is_none() => {
+                let servers = servers(&observed, &contents);
+                let verdict = rollout::decide(now_ms, &progress.after(), &servers, wish.min);
+                let placed = stand_ins(&wish, &verdict, &mut observed, now_ms);
+                let mut plan = decide(now_ms, &wish, &observed, &history);
+                let verdict = plan.replace(verdict, progress.after().content, placed);
+                progress.note(now_ms, &verdict);
+                plan
+            }
+            _ => decide(now_ms, &wish, &observed, &history),
+        };
         // Groups of which there is nothing to say are not written about.
-        let is_news = is_first && (plan.desired > 0 || !observed.is_empty()) || before != health.record;
+        let is_news = is_first && (plan.desired > 0 || is_known)
+            || before != health.record
+            || progress.as_ref().is_some_and(|progress| progress.is_news);
         Ok(Outlook {
             wish,
             health,
@@ -148,6 +179,8 @@ impl Upkeep {
             is_news,
             ended,
             plan,
+            progress,
+            contents,
         })
     }
 
@@ -173,6 +206,15 @@ impl Upkeep {
             }
         }
         Ok(())
+    }
+
+    /// The servers of a group as a rollout sees them
+    pub(super) async fn servers(&self, group: &Group) -> Result<(Vec<Server>, Wish), GroupError> {
+        let wish = self.groups.meaning(group)?.wish(group.name);
+        let members = self.fleet.members(group.name).await?;
+        let contents = contents(&members);
+        let observed = self.observe(group.name, now_millis(), members);
+        Ok((servers(&observed, &contents), wish))
     }
 
     /// What would be done if these fields were changed; nothing is
@@ -233,6 +275,15 @@ impl Upkeep {
                 crash_count: looped.crashes,
                 window_start: instant(looped.since_ms),
             });
+        }
+        if let Some(progress) = outlook.progress.as_ref().filter(|progress| progress.is_news) {
+            txn = txn.replace(progress.rollout.revision, &progress.rollout.record);
+            if let Some(active) = &progress.active {
+                txn = txn.replace(active.revision, &active.record);
+                if progress.has_ended {
+                    txn = txn.tell(&completed(&active.record));
+                }
+            }
         }
         let Some(revision) = self.store.txn(txn).await?.committed() else {
             return Ok(false);
@@ -429,7 +480,67 @@ pub(super) fn ended_with_values(members: &[Member]) -> Vec<(InstanceId, u64)> {
         .collect()
 }
 
-/// The same as [`LONGEST_RETRY_MS`], for those who sleep
+/// What the servers that are known were made of
+fn contents(members: &[Member]) -> BTreeMap<InstanceId, u32> {
+    let contents = members.iter();
+    contents
+        .map(|member| (member.record.instance, member.record.deployment_revision))
+        .collect()
+}
+
+fn servers(observed: &[Observed], contents: &BTreeMap<InstanceId, u32>) -> Vec<Server> {
+    let servers = observed.iter().map(|one| Server {
+        instance: one.instance,
+        content: contents.get(&one.instance).copied().unwrap_or(0),
+        stage: one.stage(),
+        players: one.players,
+    });
+    servers.collect()
+}
+
+/// Lets those that are being replaced stand for what they will be, so that nothing else is started in their place
+///
+/// Says how many of them serve nobody meanwhile.
+fn stand_ins(wish: &Wish, verdict: &Verdict, observed: &mut Vec<Observed>, now_ms: i64) -> usize {
+    let mut placed = 0;
+    for instance in verdict.replacing.keys() {
+        let known = observed.iter_mut().find(|one| one.instance == *instance);
+        match known {
+            Some(one) if one.serves() => {}
+            Some(one) => {
+                placed += 1;
+                one.is_wanted = true;
+                one.is_lost = false;
+                one.state = State::Starting;
+                one.away_since_ms = None;
+                one.players = 0;
+            }
+            // It was forgotten while it was away; which node it had does not matter.
+            None => {
+                placed += 1;
+                let Ok(node) = wish.group.as_str().parse() else {
+                    continue;
+                };
+                observed.push(Observed {
+                    instance: *instance,
+                    incarnation: 0,
+                    node,
+                    state: State::Starting,
+                    is_wanted: true,
+                    is_lost: false,
+                    players: 0,
+                    empty_since_ms: None,
+                    away_since_ms: None,
+                    ready_at_ms: 0,
+                    ended_at_ms: now_ms,
+                    cause: String::new(),
+                });
+            }
+        }
+    }
+    placed
+}
+
 pub(super) const LONGEST_RETRY: Duration = Duration::from_millis(60_000);
 
 #[cfg(test)]

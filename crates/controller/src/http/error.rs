@@ -212,7 +212,7 @@ impl From<GroupError> for ApiError {
     fn from(error: GroupError) -> Self {
         let message = error.to_string();
         match error {
-            GroupError::Unknown(_) => Self::not_found(message),
+            GroupError::Unknown(_) | GroupError::UnknownDeployment { .. } => Self::not_found(message),
             GroupError::Malformed(_) => Self::bad_request(message),
             // As the Java controller answers.
             GroupError::Exists(_) | GroupError::Invalid(_) => Self::invalid(message),

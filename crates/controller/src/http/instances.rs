@@ -88,6 +88,7 @@ pub(super) struct Instance {
     desired: &'static str,
     port: i32,
     incarnation: u64,
+    deployment_revision: u32,
     player_count: i32,
     uptime_ms: i64,
     memory_mb: i32,
@@ -128,6 +129,7 @@ impl From<Seen> for Instance {
             desired,
             port: record.port,
             incarnation: record.incarnation,
+            deployment_revision: record.deployment_revision,
             player_count: vitals.map_or(0, |vitals| vitals.player_count),
             uptime_ms,
             memory_mb: record.memory_mb,
@@ -241,6 +243,7 @@ fn placeable(start: Start, composition: Composition) -> Result<Request, ApiError
         group_says: GroupSays::default(),
         // No group would know what to do with them: the templates are those of this start.
         origin: Origin::default(),
+        deployment_revision: 0,
     };
     Ok(Request {
         node,

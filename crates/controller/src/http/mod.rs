@@ -14,6 +14,7 @@ mod connections;
 mod console;
 mod content;
 mod crashes;
+mod deployments;
 mod error;
 mod events;
 mod files;
@@ -159,6 +160,21 @@ pub(crate) fn router(api: Arc<Api>, config: &HttpConfig) -> Router {
         .route("/groups/{name}/scale", post(upkeep::scale))
         .route("/groups/{name}/pause", post(upkeep::pause))
         .route("/groups/{name}/resume", post(upkeep::resume))
+        .route("/groups/{name}/deploy", post(deployments::deploy))
+        .route("/groups/{name}/deployments", get(deployments::list))
+        .route("/groups/{name}/deployments/{revision}", get(deployments::show))
+        .route(
+            "/groups/{name}/deployments/{revision}/pause",
+            post(deployments::pause),
+        )
+        .route(
+            "/groups/{name}/deployments/{revision}/resume",
+            post(deployments::resume),
+        )
+        .route(
+            "/groups/{name}/deployments/{revision}/rollback",
+            post(deployments::rollback),
+        )
         .route("/groups/{name}/plan", get(upkeep::plan).post(upkeep::plan_with))
         .route("/events", get(events::list))
         .route("/events/stream", get(events::stream))

@@ -412,6 +412,8 @@ pub(crate) struct StartOrder {
     pub(crate) variables: BTreeMap<String, String>,
     pub(crate) group_says: GroupSays,
     pub(crate) origin: Origin,
+    /// The deployment of its group that has brought all this; 0 = none
+    pub(crate) deployment_revision: u32,
 }
 
 /// What only groups say about a start; [`Default`] is what a start without a group is

@@ -185,6 +185,7 @@ impl Node {
             isolation: group.isolation,
             incarnation,
             readiness: order.readiness.clone(),
+            deployment_revision: i32::try_from(order.deployment_revision).unwrap_or(i32::MAX),
             resolved_variables: order.variables.clone().into_iter().collect(),
             ..StartInstance::default()
         };

@@ -7,6 +7,7 @@ use prexorcloud_content::Digest;
 use super::{TemplateError, TemplateVersionRecord, Templates, digests, layers};
 use crate::{
     content::{Collected, KEPT_UNREFERENCED, Referenced},
+    groups::DeploymentRecord,
     modules,
     nodes::is_live,
     records::InstanceRecord,
@@ -35,6 +36,16 @@ impl Templates {
             return Ok(Collected::default());
         }
         let (versions, _): (_, Revision) = store::load_all::<TemplateVersionRecord>(&*self.store).await?;
+        let mut versions: Vec<TemplateVersionRecord> =
+            versions.into_iter().map(|version| version.record).collect();
+        let (deployments, _): (_, Revision) = store::load_all::<DeploymentRecord>(&*self.store).await?;
+        // What a deployment has pinned is started again after a rollback, whatever became of the template.
+        let pinned = deployments
+            .into_iter()
+            .flat_map(|deployment| deployment.record.layers);
+        let mut known: HashSet<String> = versions.iter().map(|version| version.manifest.clone()).collect();
+        let gone = pinned.filter_map(|layer| layer.version);
+        versions.extend(gone.filter(|version| known.insert(version.manifest.clone())));
         let mut referenced = Referenced::new();
         referenced.extend(modules::referenced(&*self.store).await?);
         let (instances, _): (_, Revision) = store::load_all::<InstanceRecord>(&*self.store).await?;
@@ -47,11 +58,11 @@ impl Templates {
         }
         let own: HashSet<Digest> = versions
             .iter()
-            .filter_map(|version| version.record.manifest.parse().ok())
+            .filter_map(|version| version.manifest.parse().ok())
             .collect();
         self.manifests.retain(&own);
         let mut damaged = Vec::new();
-        for Stored { record, .. } in versions {
+        for record in versions {
             referenced.extend(digests(std::slice::from_ref(&record)));
             match self.manifest(&record).await {
                 Ok(manifest) => referenced.extend(manifest.files().map(|(_, blob)| blob.sha256)),

@@ -55,6 +55,34 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// What it is of, for a record
+    pub(crate) fn parts(&self) -> (Option<&TemplateRecord>, Option<&TemplateVersionRecord>) {
+        (self.record.as_ref(), self.current.as_ref())
+    }
+
+    /// The one that such parts were of
+    pub(crate) fn from_parts(
+        name: String,
+        record: Option<TemplateRecord>,
+        current: Option<TemplateVersionRecord>,
+    ) -> Self {
+        Self {
+            name,
+            record,
+            current,
+        }
+    }
+
+    /// The same with another version of it
+    pub(crate) fn with_version(self, version: TemplateVersionRecord) -> Self {
+        Self {
+            current: Some(version),
+            ..self
+        }
+    }
+}
+
 impl Templates {
     /// The versions of these templates that count now, and what their variables are for an instance with the values of its
     /// group and its own

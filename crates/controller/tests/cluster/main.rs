@@ -6,6 +6,7 @@ mod artifacts;
 mod bootstrap;
 mod cache;
 mod catalog;
+mod deployments;
 mod events;
 mod files;
 mod groups;

@@ -5,6 +5,7 @@ mod access;
 mod capacity;
 mod commands;
 mod delivery;
+mod deployments;
 mod diagnostics;
 mod endings;
 mod enrolment;

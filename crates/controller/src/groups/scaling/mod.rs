@@ -21,6 +21,8 @@ use std::fmt;
 use prexorcloud_protocol::{GroupName, InstanceId, NodeId, instance::State};
 use serde::Deserialize;
 
+use super::rollout::{Stage, Verdict};
+
 /// What decides over the number of servers
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -85,8 +87,30 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// How far it is, for whoever replaces it
+    pub(super) const fn stage(&self) -> Stage {
+        if self.state.is_terminal() {
+            let is_bad = matches!(self.state, State::Crashed) || self.ready_at_ms == 0;
+            return match self.is_wanted && !self.is_lost && is_bad {
+                true => Stage::Failed {
+                    at_ms: self.ended_at_ms,
+                },
+                false => Stage::Ended,
+            };
+        }
+        if self.away_since_ms.is_some() {
+            Stage::Away
+        } else if !self.serves() {
+            Stage::Ending
+        } else if self.state.is_coming_up() {
+            Stage::ComingUp
+        } else {
+            Stage::Serving
+        }
+    }
+
     /// Whether it serves, or is on its way to
-    const fn serves(&self) -> bool {
+    pub(super) const fn serves(&self) -> bool {
         self.is_wanted && (self.state.is_coming_up() || matches!(self.state, State::Running))
     }
 
@@ -172,6 +196,8 @@ pub(crate) enum Why {
     PlayersUnknown,
     /// Its files are on a node that is away
     WaitsForNode { node: NodeId },
+    /// What servers are made of has changed
+    Deployed { content: u32 },
 }
 
 impl fmt::Display for Why {
@@ -217,6 +243,9 @@ impl fmt::Display for Why {
             Self::PlayersUnknown => f.write_str(
                 "its servers have never said that somebody plays, so none is stopped because nobody does",
             ),
+            Self::Deployed { content } => {
+                write!(f, "it is replaced by what deployment {content} has brought")
+            }
             Self::WaitsForNode { node } => write!(
                 f,
                 "{node} is away, and has files that are nowhere else: what runs there is waited for"
@@ -274,6 +303,47 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Takes in which servers are replaced, `placed` of which were counted in their stead; gives back what is left of it
+    pub(super) fn replace(&mut self, mut verdict: Verdict, content: u32, placed: usize) -> Verdict {
+        self.serving = self.serving.saturating_sub(placed);
+        let is_held_up = matches!(
+            self.standing,
+            Standing::Paused | Standing::Held | Standing::Waiting
+        );
+        if is_held_up {
+            // What was not begun is not begun.
+            let begun = |instance: &InstanceId| !verdict.stop.contains(instance);
+            verdict.replacing.retain(|instance, _| begun(instance));
+            verdict.stop.clear();
+            verdict.start.clear();
+        }
+        // One that is too many is not replaced.
+        for step in &self.steps {
+            if matches!(step.kind, StepKind::Stop | StepKind::GiveUp) {
+                verdict.replacing.remove(&step.instance);
+                verdict.stop.retain(|instance| *instance != step.instance);
+            }
+        }
+        let Verdict { start, .. } = &verdict;
+        let is_over = |step: &Step| step.kind == StepKind::Stop && start.contains(&step.instance);
+        self.steps.retain(|step| !is_over(step));
+        verdict
+            .start
+            .retain(|instance| verdict.replacing.contains_key(instance));
+        let stops = verdict.stop.iter().map(|instance| (*instance, StepKind::Stop));
+        let starts = verdict.start.iter().map(|instance| (*instance, StepKind::Start));
+        for (instance, kind) in stops.chain(starts) {
+            let why = Why::Deployed { content };
+            self.steps.push(Step { instance, kind, why });
+        }
+        if !verdict.replacing.is_empty() && self.standing == Standing::Settled {
+            self.standing = Standing::Changing;
+        }
+        let due = [self.due_at_ms, verdict.due_at_ms];
+        self.due_at_ms = due.into_iter().flatten().min();
+        verdict
+    }
+
     /// What counts as ended from now on
     fn give_ups(&self) -> impl Iterator<Item = InstanceId> + '_ {
         let steps = self.steps.iter().filter(|step| step.kind == StepKind::GiveUp);
