@@ -559,12 +559,14 @@ impl Rig {
     /// Waits until the daemon has the controller's receipt of the end of `id`: no later daemon adopts it
     pub fn await_settled(&self, id: &str) {
         let of_id = format!("{id}@");
+        // Its place is kept with blanks.
+        let is_marked = |mark: &Path| fs::read(mark).is_ok_and(|mark| !mark.trim_ascii().is_empty());
         eventually("the end being settled", || {
             let folders = fs::read_dir(self.path("daemon/run")).unwrap();
             let open = folders
                 .map(|entry| entry.unwrap().path())
                 .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(&of_id))
-                .any(|path| path.exists() && !path.join("settled").exists());
+                .any(|path| path.exists() && !is_marked(&path.join("settled")));
             (!open).then_some(())
         });
     }

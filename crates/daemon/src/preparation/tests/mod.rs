@@ -6,7 +6,10 @@ mod moments;
 mod pinned;
 mod templates;
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use prexorcloud_proto::{
     CompositionPlan, ConfigPatch, ExtensionArtifact, RuntimeArtifact, StartFailureDisposition,
@@ -42,12 +45,18 @@ fn node() -> Node {
     Node { folder, preparer }
 }
 
+/// A port that stays free: below those that the system gives to whoever connects meanwhile
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 2_000).unwrap();
+    (0..2_000)
+        .map(|_| 18_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 2_000)
+        .find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok())
+        .unwrap()
+}
+
 fn start(node: &Node) -> StartInstance {
-    let port = TcpListener::bind("0.0.0.0:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     StartInstance {
         instance_id: "lobby-1".into(),
         group: "lobby".into(),
