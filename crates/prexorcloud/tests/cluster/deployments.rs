@@ -102,8 +102,8 @@ fn a_broken_version_halts_a_good_one_goes_on_after_a_kill_and_one_command_takes_
 
     // A good one, whose controller is killed when the first server has it.
     push(&rig, &[("app.jar", "a jar"), ("map", "three")]);
-    done(&rig, &["deploy", "start", "app", "--yes"]);
     let before = incarnations(&rig);
+    done(&rig, &["deploy", "start", "app", "--yes"]);
     eventually("one server is replaced", || {
         (incarnations(&rig)[0] > before[0] || incarnations(&rig)[1] > before[1]).then_some(())
     });
