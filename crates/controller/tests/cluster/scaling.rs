@@ -150,12 +150,13 @@ async fn a_crash_loop_pauses_is_told_survives_a_restart_and_ends_by_hand() {
         "{paused}"
     );
     assert!(paused["pausedUntil"].is_string(), "{paused}");
-    let (_, events) = cluster.get("/events?type=GROUP_CRASH_LOOP").await;
-    let loops = events.to_string();
-    assert!(
-        loops.contains("GROUP_CRASH_LOOP") && loops.contains("\"crashCount\":3"),
-        "{loops}"
-    );
+    // What is planned is shown at once, and recorded then.
+    eventually("the loop is told", async || {
+        let (_, events) = cluster.get("/events?type=GROUP_CRASH_LOOP").await;
+        let loops = events.to_string();
+        (loops.contains("GROUP_CRASH_LOOP") && loops.contains("\"crashCount\":3")).then_some(())
+    })
+    .await;
     // Recorded together with the event.
     let paused = stands(&cluster, "lobby", "PAUSED").await;
 
