@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use prexorcloud_proto::StartInstance;
 use prexorcloud_security::{NoRandomness, seal::SealingKey};
 use prost::Message as _;
 
@@ -60,7 +59,10 @@ pub(crate) fn note(
         let values = Values {
             by_key: origin.given.0.clone(),
         };
-        record.sealed_given = key.seal(&context(start), &values.encode_to_vec())?;
+        record.sealed_given = key.seal(
+            &context(&start.instance_id, start.incarnation),
+            &values.encode_to_vec(),
+        )?;
     }
     record.started_because = shortened(&origin.reason);
     Ok(())
@@ -77,8 +79,21 @@ pub(crate) fn given(key: &SealingKey, record: &InstanceRecord) -> Result<GivenVa
     if record.sealed_given.is_empty() || record.wanted() != Wanted::Run {
         return Ok(GivenValues::default());
     }
+    opened(key, &start.instance_id, start.incarnation, &record.sealed_given)
+}
+
+/// Values that were taken from the record of a start before it was stopped
+///
+/// # Errors
+/// [`Unreadable`] when they were sealed with another key, or for another start.
+pub(crate) fn opened(
+    key: &SealingKey,
+    instance: &str,
+    incarnation: u64,
+    sealed: &[u8],
+) -> Result<GivenValues, Unreadable> {
     let opened = key
-        .open(&context(start), &record.sealed_given)
+        .open(&context(instance, incarnation), sealed)
         .map_err(|_| Unreadable)?;
     let values = Values::decode(opened.as_slice()).map_err(|_| Unreadable)?;
     Ok(GivenValues(values.by_key))
@@ -91,8 +106,8 @@ pub(crate) fn forget(record: &mut InstanceRecord) {
 }
 
 /// What is sealed is of one start of one instance, and is no other secret of it
-fn context(start: &StartInstance) -> Vec<u8> {
-    format!("given\n{}#{}", start.instance_id, start.incarnation).into_bytes()
+fn context(instance: &str, incarnation: u64) -> Vec<u8> {
+    format!("given\n{instance}#{incarnation}").into_bytes()
 }
 
 fn shortened(reason: &str) -> String {
@@ -104,6 +119,8 @@ fn shortened(reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use prexorcloud_proto::StartInstance;
 
     use super::*;
     use crate::secrets;

@@ -535,10 +535,14 @@ impl<'a> Orders<'a> {
         if let Some(record) = &returning {
             reason.push_str(&ending(record));
         }
-        let given = returning
-            .as_ref()
-            .map(|record| groups.given(record))
-            .transpose()?;
+        let rollout = self.outlook.progress.as_ref();
+        let kept = rollout.and_then(|progress| progress.rollout.record.kept.get(instance.as_str()));
+        let given = match (&returning, kept) {
+            (Some(record), _) => Some(groups.given(record)?),
+            // It was stopped to be replaced.
+            (None, Some(kept)) => Some(groups.kept(instance, kept)?),
+            (None, None) => None,
+        };
         if let Some(given) = given.filter(|given| !given.0.is_empty()) {
             let blueprint = self.blueprint(content).await?;
             return groups.order_again(&blueprint, instance, given, reason).await;

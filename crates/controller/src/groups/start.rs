@@ -6,8 +6,8 @@ use prexorcloud_proto::{ConfigFormat, ConfigPatch, ProgramArguments, RuntimeIsol
 use prexorcloud_protocol::InstanceId;
 
 use super::{
-    Group, GroupError, Groups, MOTD, deployments::Blueprint, named, scaling::Mode, settings::Meaning,
-    unreadable,
+    Group, GroupError, Groups, MOTD, deployments::Blueprint, named, rollout::record::KeptValues,
+    scaling::Mode, settings::Meaning, unreadable,
 };
 use crate::{
     catalog::CatalogRecord,
@@ -170,12 +170,17 @@ impl Groups {
     /// # Errors
     /// [`GroupError::Conflict`] if they were sealed with another key.
     pub(super) fn given(&self, record: &InstanceRecord) -> Result<GivenValues, GroupError> {
-        origin::given(&self.sealing, record).map_err(|_| {
-            let instance = &record.instance_id;
-            GroupError::Conflict(format!(
-                "the values that {instance} was started with were sealed with another key: restore ca/records.key, or give them up: prexorctl instance delete {instance}"
-            ))
-        })
+        origin::given(&self.sealing, record).map_err(|_| sealed_otherwise(&record.instance_id))
+    }
+
+    /// The same of a server that is replaced
+    ///
+    /// # Errors
+    /// [`GroupError::Conflict`] if they were sealed with another key.
+    pub(super) fn kept(&self, instance: InstanceId, kept: &KeptValues) -> Result<GivenValues, GroupError> {
+        let instance = instance.as_str();
+        origin::opened(&self.sealing, instance, kept.incarnation, &kept.sealed)
+            .map_err(|_| sealed_otherwise(instance))
     }
 
     /// A group that names no jar, with the one that the catalog has for its platform and version
@@ -322,6 +327,12 @@ fn order(group: &Group, meaning: &Meaning, composition: Composition) -> Result<S
         },
         deployment_revision: 0,
     })
+}
+
+fn sealed_otherwise(instance: &str) -> GroupError {
+    GroupError::Conflict(format!(
+        "the values that {instance} was started with were sealed with another key: restore ca/records.key, or give them up: prexorctl instance delete {instance}"
+    ))
 }
 
 /// The family of configuration files of software with this name

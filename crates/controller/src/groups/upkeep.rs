@@ -18,13 +18,17 @@ use super::{
     deployments::{Progress, completed},
     named,
     record::GroupHealthRecord,
-    rollout::{self, Server, Verdict},
-    scaling::{Mode, Observed, Plan, StepKind, Wish, decide::decide, health::CrashLoop},
+    rollout::{
+        self, Server, Verdict,
+        record::{KeptValues, RolloutRecord},
+    },
+    scaling::{Mode, Observed, Plan, Standing, StepKind, Wish, decide::decide, health::CrashLoop},
 };
 use crate::{
     audit,
     events::{Event, instant},
     fleet::{Fleet, Member},
+    inventory::Outline,
     nodes::is_live,
     records::{InstanceRecord, Wanted},
     store::{self, Expect, Record as _, Revision, Store, StoreError, Stored, Txn},
@@ -139,6 +143,8 @@ impl Upkeep {
         let members = self.fleet.members(group.name).await?;
         let ended = ended_with_values(&members);
         let contents = contents(&members);
+        let starts = members.iter().map(|member| Arc::clone(&member.record));
+        let starts: BTreeMap<_, _> = starts.map(|record| (record.instance, record)).collect();
         let mut observed = self.observe(group.name, now_ms, members);
         let mut noted = health.record.health();
         let looped = noted.note(now_ms, &observed);
@@ -164,6 +170,7 @@ impl Upkeep {
                 let mut plan = decide(now_ms, &wish, &observed, &history);
                 let verdict = plan.replace(verdict, progress.after().content, placed);
                 progress.note(now_ms, &verdict);
+                self.keep_values(progress, &starts, plan.standing).await?;
                 plan
             }
             _ => decide(now_ms, &wish, &observed, &history),
@@ -182,6 +189,43 @@ impl Upkeep {
             progress,
             contents,
         })
+    }
+
+    /// Keeps the values that servers were started with which are about to be stopped to be replaced, and lets those go that are back
+    async fn keep_values(
+        &self,
+        progress: &mut Progress,
+        starts: &BTreeMap<InstanceId, Arc<Outline>>,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
+        let RolloutRecord { replacing, kept, .. } = &mut progress.rollout.record;
+        let before = kept.len();
+        kept.retain(|instance, kept| {
+            let instance = instance.parse::<InstanceId>().ok();
+            let start = instance.and_then(|instance| starts.get(&instance));
+            let is_of = start.is_some_and(|start| start.incarnation == kept.incarnation);
+            is_of
+                && (standing != Standing::Settled
+                    || instance.is_some_and(|id| replacing.contains_key(id.as_str())))
+        });
+        progress.is_news |= kept.len() != before;
+        for start in starts.values() {
+            let id = start.instance.as_str();
+            if !start.keeps_values || !replacing.contains_key(id) || kept.contains_key(id) {
+                continue;
+            }
+            let found = store::load::<InstanceRecord>(&*self.store, id).await?;
+            let Some(record) = found.map(|found| found.record) else {
+                continue;
+            };
+            let incarnation = record.start.as_ref().map_or(0, |start| start.incarnation);
+            if incarnation == start.incarnation && !record.sealed_given.is_empty() {
+                let sealed = record.sealed_given;
+                kept.insert(id.to_owned(), KeptValues { incarnation, sealed });
+                progress.is_news = true;
+            }
+        }
+        Ok(())
     }
 
     /// Removes the values that are kept for servers that their group does not bring back

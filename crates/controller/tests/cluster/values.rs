@@ -262,3 +262,46 @@ async fn values_go_with_the_wish_for_their_server() {
     assert_eq!(cluster.call("DELETE", "/groups/m", None).await.0, 204);
     keeps(&cluster, &last.instance_id, false).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_a_deployment_replaces_has_the_values_of_its_start() {
+    let mut cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    prepare(&cluster, json!({ "scalingMode": "MANUAL" })).await;
+    let expected = BTreeMap::from([("PW", "hunter2-start"), ("SEED", "9")]);
+    let given = json!({ "PW": "hunter2-start", "SEED": "9" });
+    let first = start_with(&cluster, &mut puppet, given).await;
+    assert_eq!(values(&first), expected);
+
+    push(&cluster, "t", &[("x", "%PW% %SEED% again")]).await;
+    let (status, begun) = cluster.post("/groups/m/deploy", &json!({})).await;
+    assert_eq!(status, 202, "{begun}");
+    let stop = puppet.stop().await;
+    assert_eq!(stop.instance_id, "m-1");
+    // The record of the instance has lost them, and the controller its memory.
+    cluster.restart().await;
+    let (mut puppet, _) = Puppet::join_with(&cluster, &credential, "node-1", Vec::new()).await;
+    let second = puppet.start().await;
+    assert_eq!(
+        (second.instance_id.as_str(), second.deployment_revision),
+        ("m-1", 1)
+    );
+    assert_eq!(values(&second), expected);
+    puppet.bring_up(&second).await;
+    eventually("the deployment is over", async || {
+        let (_, seen) = cluster.get("/groups/m/deployments/1").await;
+        (seen["state"] == "COMPLETED").then_some(())
+    })
+    .await;
+    keeps(&cluster, "m-1", true).await;
+
+    // Who stops it does not want it back, nor its values.
+    let (status, _) = cluster.act("/instances/m-1/stop").await;
+    assert!((200..300).contains(&status), "{status}");
+    let stop = puppet.stop().await;
+    puppet.bring_down(&stop).await;
+    keeps(&cluster, "m-1", false).await;
+    let third = start_with(&cluster, &mut puppet, json!({ "PW": "other" })).await;
+    assert_eq!(values(&third), BTreeMap::from([("PW", "other"), ("SEED", "1")]));
+}

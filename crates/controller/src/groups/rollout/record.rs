@@ -30,6 +30,20 @@ pub struct RolloutRecord {
     /// Failures before this count for nothing
     #[prost(int64, tag = "6")]
     pub since_ms: i64,
+    /// What servers that are replaced were started with by hand, until they are there again: their own records lose it when they are stopped
+    #[prost(btree_map = "string, message", tag = "7")]
+    pub kept: BTreeMap<String, KeptValues>,
+}
+
+/// The values that were given at the start of a server
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct KeptValues {
+    /// The start that they were given for, and are sealed for
+    #[prost(uint64, tag = "1")]
+    pub incarnation: u64,
+    /// As they were sealed in the record of the instance
+    #[prost(bytes = "vec", tag = "2")]
+    pub sealed: Vec<u8>,
 }
 
 impl Record for RolloutRecord {
