@@ -86,10 +86,12 @@ pub(crate) fn millionths(share: f64) -> i64 {
 }
 
 impl Candidate {
-    /// Memory that is neither promised nor used; `None` = the node does not say how much it has
+    /// Memory that is promised to nobody; `None` = the node does not say how much it has
+    ///
+    /// What is used does not count: a server that uses more than it was promised, or that ends just now, would be kept from
+    /// coming back, and Java daemons tell what the whole machine uses.
     fn free_memory_mb(&self) -> Option<i64> {
-        let taken = self.booked.memory_mb.max(self.used_memory_mb);
-        (self.total_memory_mb > 0).then(|| self.total_memory_mb.saturating_sub(taken))
+        (self.total_memory_mb > 0).then(|| self.total_memory_mb.saturating_sub(self.booked.memory_mb))
     }
 
     /// Share of the processors that is neither promised nor busy; a node that has not said counts as `unsaid` busy
@@ -102,7 +104,10 @@ impl Candidate {
     /// Better is more: Java's weights, so that a fleet looks alike behind either controller
     fn score(&self, wish: &Wish<'_>) -> f64 {
         let memory = match self.free_memory_mb() {
-            Some(free) => ratio(free.max(0), self.total_memory_mb),
+            Some(free) => {
+                let unused = self.total_memory_mb.saturating_sub(self.used_memory_mb.max(0));
+                ratio(free.min(unused).max(0), self.total_memory_mb)
+            }
             None => 0.5,
         };
         let ports = 1.0 - ratio(self.booked.instances, wish.ports).min(1.0);
@@ -175,6 +180,12 @@ pub(crate) fn rank(wish: &Wish<'_>, candidates: &[Candidate]) -> Result<Vec<Node
         .filter(|one| one.obstacle(wish).is_none())
         .map(|one| (one.score(wish), one.node))
         .collect();
+    if fitting.is_empty() && wish.cpu > 1.0 - CPU_LEFT_ALONE {
+        return Err(NoPlace::Never(format!(
+            "no node can keep {:.0} % of its processors for one server: cpuReservation is a share of all of them, 0.95 at most",
+            wish.cpu * 100.0
+        )));
+    }
     if fitting.is_empty() {
         return Err(reasons::why_none(wish, candidates));
     }

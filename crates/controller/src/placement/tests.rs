@@ -65,13 +65,13 @@ fn servers_of_a_group_are_spread() {
 }
 
 #[test]
-fn memory_is_booked_before_it_is_used_and_what_others_use_counts() {
+fn memory_is_booked_before_it_is_used() {
     let promised = Candidate {
         booked: booked(7, 0, 7169),
         ..node("a")
     };
-    let used = Candidate {
-        used_memory_mb: 7900,
+    let fuller = Candidate {
+        booked: booked(8, 0, 8000),
         ..node("b")
     };
     let exact = Candidate {
@@ -79,16 +79,34 @@ fn memory_is_booked_before_it_is_used_and_what_others_use_counts() {
         ..node("c")
     };
     assert_eq!(
-        names(rank(&wish(), &[promised.clone(), used.clone(), exact])),
+        names(rank(&wish(), &[promised.clone(), fuller.clone(), exact])),
         ["c"]
     );
     assert_eq!(
-        rank(&wish(), &[promised, used]),
+        rank(&wish(), &[promised, fuller]),
         Err(NoPlace::Full(
             "no node has room: 1023 of 1024 MiB are left on a, and less on another node. Stop something, ask for less, or add a node"
                 .to_owned()
         ))
     );
+}
+
+#[test]
+fn what_is_used_makes_a_node_worse_and_keeps_nobody_away() {
+    let used = Candidate {
+        used_memory_mb: 8_192,
+        ..node("a")
+    };
+    assert_eq!(names(rank(&wish(), &[used.clone(), node("b")])), ["b", "a"]);
+    let mut last = used;
+    last.booked = booked(7, 0, 7_168);
+    assert_eq!(names(rank(&wish(), &[last])), ["a"], "a server comes back to it");
+}
+
+#[test]
+fn more_than_all_processors_but_a_few_is_never_there() {
+    let all = Wish { cpu: 1.0, ..wish() };
+    assert!(matches!(rank(&all, &[node("a")]), Err(NoPlace::Never(why)) if why.contains("cpuReservation")));
 }
 
 #[test]
@@ -213,8 +231,7 @@ proptest! {
             let total = one.total_memory_mb;
             let fits = one.status == NodeSummary::Online
                 && (affinity.is_empty() || !one.labels.is_empty())
-                && (total <= 0 || (i128::from(one.booked.memory_mb) + i128::from(memory_mb) <= i128::from(total)
-                    && i128::from(one.used_memory_mb) + i128::from(memory_mb) <= i128::from(total)))
+                && (total <= 0 || (i128::from(one.booked.memory_mb) + i128::from(memory_mb) <= i128::from(total)))
                 && (cpu == 0.0 || one.idle_cpu(0.0) >= cpu + CPU_LEFT_ALONE);
             let is_ranked = ranked.as_ref().is_ok_and(|ranked| ranked.contains(&one.node));
             let twins = nodes.iter().filter(|other| other.node == one.node).count();
