@@ -295,8 +295,11 @@ impl Tables {
             match tokio::task::unconstrained(changes.next()).now_or_never() {
                 None => return Ok(true),
                 Some(Some(Ok(set))) => {
-                    for change in set.changes {
-                        self.apply(change)?;
+                    let applied = set.changes.into_iter().try_for_each(|change| self.apply(change));
+                    if let Err(error) = applied {
+                        // The rest of the set is missing.
+                        self.changes = None;
+                        return Err(error);
                     }
                 }
                 Some(Some(Err(WatchError::Lagged { .. }))) => self.changes = None,

@@ -60,6 +60,9 @@ const LOOKED_AT_EVERY_MS: i64 = 30_000;
 /// Before a group is looked at again that had to wait for others
 const ROOM_AFTER_MS: i64 = 500;
 
+/// Before all groups are looked at anew because a look has died, as the next one may, too
+const AFTER_A_PANIC: Duration = Duration::from_secs(1);
+
 /// What a look at a group came to
 struct Look {
     group: GroupName,
@@ -191,9 +194,10 @@ impl Reconciler {
                     Err(error) => {
                         // Which one it was is not known: all are looked at again.
                         tracing::error!(%error, "a look at a group has died");
-                        looks.abort_all();
+                        looks.shutdown().await;
                         agenda = Agenda::default();
                         changes = None;
+                        tokio::time::sleep(AFTER_A_PANIC).await;
                     }
                 },
                 () = tokio::time::sleep(rest) => {}

@@ -87,6 +87,9 @@ pub struct GroupHealthRecord {
     /// One of its servers has said that somebody plays
     #[prost(bool, tag = "11")]
     pub counts_players: bool,
+    /// When somebody has resumed it last
+    #[prost(int64, tag = "12")]
+    pub resumed_at_ms: i64,
 }
 
 impl Record for GroupHealthRecord {

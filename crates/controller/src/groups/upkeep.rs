@@ -165,7 +165,16 @@ impl Upkeep {
         let plan = match &mut progress {
             Some(progress) if settled_at_ms <= now_ms && history.held_by.is_none() => {
                 let servers = servers(&observed, &contents);
-                let verdict = rollout::decide(now_ms, &progress.after(), &servers, wish.min);
+                let mut rollout = progress.after();
+                // Nobody is late for what nobody was allowed to start.
+                let free_since_ms = self
+                    .started_at_ms
+                    .max(history.paused_until_ms)
+                    .max(health.record.resumed_at_ms);
+                for since in rollout.replacing.values_mut() {
+                    *since = free_since_ms.max(*since);
+                }
+                let verdict = rollout::decide(now_ms, &rollout, &servers, wish.min);
                 let placed = stand_ins(&wish, &verdict, &mut observed, now_ms);
                 let mut plan = decide(now_ms, &wish, &observed, &history);
                 let verdict = plan.replace(verdict, progress.after().content, placed);
@@ -313,13 +322,7 @@ impl Upkeep {
             Revision::ZERO => Txn::new().create(record),
             revision => Txn::new().replace(revision, record),
         };
-        if let Some(looped) = &outlook.looped {
-            txn = txn.tell(&Event::GroupCrashLoop {
-                group: record.name.clone(),
-                crash_count: looped.crashes,
-                window_start: instant(looped.since_ms),
-            });
-        }
+        txn = tell_loop(txn, &record.name, outlook.looped.as_ref());
         if let Some(progress) = outlook.progress.as_ref().filter(|progress| progress.is_news) {
             txn = txn.replace(progress.rollout.revision, &progress.rollout.record);
             if let Some(active) = &progress.active {
@@ -360,6 +363,7 @@ impl Upkeep {
                 health.resume();
                 record.set_health(health);
                 record.held_by.clear();
+                record.resumed_at_ms = now_millis();
             })
             .await?;
         self.note_refusal(group.name, None);
@@ -377,7 +381,7 @@ impl Upkeep {
             let group = self.groups.show(name).await?;
             let mut outlook = self.outlook(&group).await?;
             change(&mut outlook.health.record);
-            let Outlook { health, .. } = outlook;
+            let Outlook { health, looped, .. } = outlook;
             let key = super::GroupRecord::key_of(group.name.as_str());
             let txn = match health.revision {
                 Revision::ZERO => Txn::new().create(&health.record),
@@ -389,6 +393,7 @@ impl Upkeep {
                 .tell(&Event::GroupUpdated {
                     group_name: name.to_owned(),
                 });
+            let txn = tell_loop(txn, name, looped.as_ref());
             if self.store.txn(txn).await?.committed().is_some() {
                 return Ok(group);
             }
@@ -403,16 +408,26 @@ impl Upkeep {
     pub(crate) async fn stop_all(&self, actor: &str, name: &str) -> Result<Vec<InstanceId>, GroupError> {
         let group = self.hold(actor, name).await?;
         let _turn = self.groups.turns.of(&named(name)?).lock_owned().await;
-        let mut stopped = Vec::new();
+        let (mut stopped, mut failed) = (Vec::new(), None);
         for member in self.fleet.members(group.name).await? {
             let Member { record, .. } = member;
             if !record.is_live() || record.wanted != Wanted::Run {
                 continue;
             }
-            self.fleet.stop(record.instance, false).await?;
-            stopped.push(record.instance);
+            let instance = record.instance;
+            match self.fleet.stop(instance, false).await {
+                Ok(_) => stopped.push(instance),
+                // The others are to end all the same.
+                Err(error) => {
+                    tracing::warn!(group = %name, %instance, %error, "a server of a group that is stopped could not be stopped");
+                    failed.get_or_insert(error);
+                }
+            }
         }
-        Ok(stopped)
+        match failed {
+            Some(error) if stopped.is_empty() => Err(error.into()),
+            _ => Ok(stopped),
+        }
     }
 
     /// Changes the least number of servers; where only people stop servers, what is more than that is stopped
@@ -522,6 +537,18 @@ pub(super) fn ended_with_values(members: &[Member]) -> Vec<(InstanceId, u64)> {
     ended
         .map(|outline| (outline.instance, outline.incarnation))
         .collect()
+}
+
+/// Whoever records that servers end too often tells it
+fn tell_loop(txn: Txn, group: &str, looped: Option<&CrashLoop>) -> Txn {
+    match looped {
+        None => txn,
+        Some(looped) => txn.tell(&Event::GroupCrashLoop {
+            group: group.to_owned(),
+            crash_count: looped.crashes,
+            window_start: instant(looped.since_ms),
+        }),
+    }
 }
 
 /// What the servers that are known were made of

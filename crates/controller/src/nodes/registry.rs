@@ -241,8 +241,9 @@ impl Nodes {
             reply,
         })
         .await?;
-        let found = self.context.inventory.get(instance).await?;
-        found.ok_or(OrderError::UnknownInstance)
+        // It is recorded: whatever fails from here on does not mean that it was not started.
+        let found = self.context.inventory.get(instance).await;
+        found.ok().flatten().ok_or(OrderError::Unanswered)
     }
 
     pub(crate) async fn stop(

@@ -285,3 +285,23 @@ async fn what_is_wrong_with_a_deployment_is_said() {
     create(&cluster, json!({ "name": "lobby" })).await;
     assert_eq!(cluster.get("/groups/lobby/deployments").await.1["total"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_late_for_what_nobody_was_allowed_to_start() {
+    let cluster = Cluster::start().await;
+    let credential = cluster.enrol("node-1").await;
+    let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
+    create(&cluster, json!({ "name": "lobby", "minInstances": 1 })).await;
+    bring_up(&mut puppet, 1).await;
+    deploy(&cluster, json!({ "rollout": { "replacementTimeoutSeconds": 1 } })).await;
+    let stop = puppet.stop().await;
+    assert_eq!(cluster.act("/groups/lobby/pause").await.0, 200);
+    puppet.bring_down(&stop).await;
+    // Longer than a replacement may take.
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(cluster.act("/groups/lobby/resume").await.0, 200);
+    let start = puppet.start().await;
+    assert_eq!(start.deployment_revision, 1);
+    puppet.bring_up(&start).await;
+    is(&cluster, 1, "COMPLETED").await;
+}

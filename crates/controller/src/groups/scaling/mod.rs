@@ -98,7 +98,10 @@ impl Observed {
                 false => Stage::Ended,
             };
         }
-        if self.away_since_ms.is_some() {
+        if !self.is_wanted {
+            // Also while its node is away: it is told to end when that is back.
+            Stage::Ending
+        } else if self.away_since_ms.is_some() {
             Stage::Away
         } else if !self.serves() {
             Stage::Ending
