@@ -537,7 +537,9 @@ impl Rig {
 
     pub fn await_instance(&self, id: &str, state: &str) -> Value {
         eventually(&format!("{id} becoming {state}"), || {
-            let instance = self.instance(id);
+            let shown = self.ctl(&["instance", "show", id, "-o", "json"]);
+            // Whoever starts it may not have done so yet.
+            let instance = (shown.code != 4).then(|| shown.json())?;
             (instance["state"] == state).then_some(instance)
         })
     }
