@@ -39,17 +39,6 @@ async fn is(cluster: &Cluster, revision: u32, state: &str) -> Value {
     .await
 }
 
-async fn bring_up(puppet: &mut Puppet, count: usize) -> Vec<StartInstance> {
-    let mut starts = Vec::new();
-    for _ in 0..count {
-        let start = puppet.start().await;
-        puppet.bring_up(&start).await;
-        starts.push(start);
-    }
-    starts.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
-    starts
-}
-
 /// One server is stopped and comes back; what it is started with
 async fn replaced(puppet: &mut Puppet) -> StartInstance {
     let stop = puppet.stop().await;
@@ -69,7 +58,7 @@ async fn a_change_is_brought_to_servers_one_after_the_other_and_pinned() {
     let credential = cluster.enrol("node-1").await;
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
     create(&cluster, json!({ "name": "lobby", "minInstances": 2 })).await;
-    let old = bring_up(&mut puppet, 2).await;
+    let old = puppet.bring_up_next(2).await;
     assert_eq!((old[0].deployment_revision, old[0].memory_mb), (0, 1));
     patch(&cluster, json!({ "memoryMb": 2 })).await;
 
@@ -182,7 +171,7 @@ async fn a_failure_halts_it_and_the_versions_of_before_come_back() {
         json!({ "name": "lobby", "minInstances": 2, "templates": ["maps"] }),
     )
     .await;
-    let old = bring_up(&mut puppet, 2).await;
+    let old = puppet.bring_up_next(2).await;
     push(&cluster, "maps", &[("map", "broken")]).await;
     deploy(&cluster, json!({ "rollout": { "batchSize": 1 } })).await;
     let start = replaced(&mut puppet).await;
@@ -292,7 +281,7 @@ async fn nobody_is_late_for_what_nobody_was_allowed_to_start() {
     let credential = cluster.enrol("node-1").await;
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
     create(&cluster, json!({ "name": "lobby", "minInstances": 1 })).await;
-    bring_up(&mut puppet, 1).await;
+    puppet.bring_up_next(1).await;
     deploy(&cluster, json!({ "rollout": { "replacementTimeoutSeconds": 1 } })).await;
     let stop = puppet.stop().await;
     assert_eq!(cluster.act("/groups/lobby/pause").await.0, 200);

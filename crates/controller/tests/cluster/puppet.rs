@@ -176,6 +176,18 @@ impl Puppet {
         }
     }
 
+    /// Takes so many starts, and brings them up; in the order of their names
+    pub async fn bring_up_next(&mut self, count: usize) -> Vec<StartInstance> {
+        let mut starts = Vec::new();
+        for _ in 0..count {
+            let start = self.start().await;
+            self.bring_up(&start).await;
+            starts.push(start);
+        }
+        starts.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+        starts
+    }
+
     /// Obeys a stop
     pub async fn bring_down(&self, stop: &StopInstance) {
         self.report(&stop.instance_id, stop.incarnation, InstanceState::Stopping)

@@ -55,18 +55,6 @@ async fn node(cluster: &Cluster, name: &str) -> Puppet {
     Puppet::join(cluster, &credential, name).await
 }
 
-/// Takes so many starts, and brings them up; in the order of their names
-async fn bring_up(puppet: &mut Puppet, count: usize) -> Vec<StartInstance> {
-    let mut starts = Vec::new();
-    for _ in 0..count {
-        let start = puppet.start().await;
-        puppet.bring_up(&start).await;
-        starts.push(start);
-    }
-    starts.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
-    starts
-}
-
 fn names(starts: &[StartInstance]) -> Vec<&str> {
     starts.iter().map(|start| start.instance_id.as_str()).collect()
 }
@@ -95,13 +83,13 @@ async fn the_minimum_is_kept_after_crashes_and_restarts_and_settings() {
     let credential = cluster.enrol("node-1").await;
     let mut puppet = Puppet::join(&cluster, &credential, "node-1").await;
     create(&cluster, json!({ "name": "lobby", "minInstances": 2 })).await;
-    let starts = bring_up(&mut puppet, 2).await;
+    let starts = puppet.bring_up_next(2).await;
     assert_eq!(names(&starts), ["lobby-1", "lobby-2"]);
     let seen = stands(&cluster, "lobby", "SETTLED").await;
     assert_eq!((&seen["desired"], &seen["serving"]), (&json!(2), &json!(2)));
 
     crash(&puppet, &starts[1]).await;
-    let again = bring_up(&mut puppet, 1).await;
+    let again = puppet.bring_up_next(1).await;
     assert_eq!((names(&again), again[0].incarnation), (vec!["lobby-2"], 2));
     stands(&cluster, "lobby", "SETTLED").await;
 
@@ -117,7 +105,7 @@ async fn the_minimum_is_kept_after_crashes_and_restarts_and_settings() {
     stands(&cluster, "lobby", "SETTLED").await;
     patch(&cluster, "lobby", json!({ "minInstances": 3 })).await;
     // The very next order is the third server: nothing was started twice.
-    let third = bring_up(&mut puppet, 1).await;
+    let third = puppet.bring_up_next(1).await;
     assert_eq!(names(&third), ["lobby-3"]);
     for (instance, incarnation) in [("lobby-1", 1), ("lobby-2", 2)] {
         let seen = cluster.instance(instance).await;
@@ -139,7 +127,7 @@ async fn a_crash_loop_pauses_is_told_survives_a_restart_and_ends_by_hand() {
     )
     .await;
     for incarnation in 1..=3 {
-        let start = bring_up(&mut puppet, 1).await.remove(0);
+        let start = puppet.bring_up_next(1).await.remove(0);
         assert_eq!(start.incarnation, incarnation);
         crash(&puppet, &start).await;
     }
@@ -167,7 +155,7 @@ async fn a_crash_loop_pauses_is_told_survives_a_restart_and_ends_by_hand() {
     let (status, resumed) = cluster.act("/groups/lobby/resume").await;
     assert_eq!((status, &resumed["scaling"]["pausedUntil"]), (200, &Value::Null));
     // The next start of it: none was ordered meanwhile, by either controller.
-    let start = bring_up(&mut puppet, 1).await.remove(0);
+    let start = puppet.bring_up_next(1).await.remove(0);
     assert_eq!((start.instance_id.as_str(), start.incarnation), ("lobby-1", 4));
     stands(&cluster, "lobby", "SETTLED").await;
     let (_, audit) = cluster.get("/admin/audit").await;
@@ -186,9 +174,9 @@ async fn players_bring_servers_and_take_them_along() {
         }),
     )
     .await;
-    let first = bring_up(&mut puppet, 1).await.remove(0);
+    let first = puppet.bring_up_next(1).await.remove(0);
     count(&puppet, &first, 9).await;
-    let second = bring_up(&mut puppet, 1).await.remove(0);
+    let second = puppet.bring_up_next(1).await.remove(0);
     assert_eq!(second.instance_id, "game-2");
     count(&puppet, &first, 10).await;
     count(&puppet, &second, 10).await;
@@ -216,7 +204,7 @@ async fn what_cannot_be_started_says_why_and_is_tried_again_when_something_chang
     create(&cluster, json!({ "name": "a", "minInstances": 1 })).await;
     refused(&cluster, "a", "no node is ready").await;
     let mut puppet = node(&cluster, "node-1").await;
-    assert_eq!(names(&bring_up(&mut puppet, 1).await), ["a-1"]);
+    assert_eq!(names(&puppet.bring_up_next(1).await), ["a-1"]);
     eventually("nothing is refused any more", async || {
         scaling(&cluster, "a").await["refused"].is_null().then_some(())
     })
@@ -228,11 +216,11 @@ async fn what_cannot_be_started_says_why_and_is_tried_again_when_something_chang
         json!({ "name": "b", "minInstances": 2, "portRangeStart": 31000, "portRangeEnd": 31000 }),
     )
     .await;
-    assert_eq!(names(&bring_up(&mut puppet, 1).await), ["b-1"]);
+    assert_eq!(names(&puppet.bring_up_next(1).await), ["b-1"]);
     let seen = refused(&cluster, "b", "no free port from 31000 to 31000").await;
     assert_eq!((&seen["desired"], &seen["serving"]), (&json!(2), &json!(1)));
     patch(&cluster, "b", json!({ "portRangeEnd": 31001 })).await;
-    let second = bring_up(&mut puppet, 1).await;
+    let second = puppet.bring_up_next(1).await;
     assert_eq!((names(&second), second[0].port), (vec!["b-2"], 31001));
 
     create(
@@ -247,7 +235,7 @@ async fn what_cannot_be_started_says_why_and_is_tried_again_when_something_chang
     )
     .await;
     patch(&cluster, "c", json!({ "memoryMb": 1 })).await;
-    assert_eq!(names(&bring_up(&mut puppet, 1).await), ["c-1"]);
+    assert_eq!(names(&puppet.bring_up_next(1).await), ["c-1"]);
 
     let (status, _) = cluster.post("/templates", &json!({ "name": "gone" })).await;
     assert_eq!(status, 201);
@@ -267,7 +255,7 @@ async fn a_plan_can_be_seen_without_being_carried_out() {
         json!({ "name": "a", "minInstances": 1, "maxInstances": 3, "scalingMode": "STATIC" }),
     )
     .await;
-    bring_up(&mut puppet, 1).await;
+    puppet.bring_up_next(1).await;
     stands(&cluster, "a", "SETTLED").await;
     let (status, would) = cluster
         .post("/groups/a/plan", &json!({ "minInstances": 3 }))
@@ -321,7 +309,7 @@ async fn people_scale_pause_and_stop_and_two_of_them_are_told() {
         .call_with(&seen, "POST", "/groups/m/scale", r#"{"instances":1}"#)
         .await;
     assert_eq!(status, 412, "{late}");
-    let starts = bring_up(&mut puppet, 3).await;
+    let starts = puppet.bring_up_next(3).await;
     stands(&cluster, "m", "SETTLED").await;
     let (status, scaled) = cluster.post("/groups/m/scale", &json!({ "instances": 2 })).await;
     assert_eq!((status, &scaled["minInstances"]), (200, &json!(2)));
@@ -332,10 +320,10 @@ async fn people_scale_pause_and_stop_and_two_of_them_are_told() {
 
     // What somebody starts beyond it comes back when it crashes, under its name.
     assert_eq!(cluster.act("/groups/m/start").await.0, 200);
-    let third = bring_up(&mut puppet, 1).await.remove(0);
+    let third = puppet.bring_up_next(1).await.remove(0);
     assert_eq!(third.instance_id, "m-3");
     crash(&puppet, &third).await;
-    let third = bring_up(&mut puppet, 1).await.remove(0);
+    let third = puppet.bring_up_next(1).await.remove(0);
     assert_eq!((third.instance_id.as_str(), third.incarnation), ("m-3", 3));
 
     let (status, held) = cluster.act("/groups/m/pause").await;
@@ -346,7 +334,7 @@ async fn people_scale_pause_and_stop_and_two_of_them_are_told() {
     let (_, plan) = cluster.get("/groups/m/plan").await;
     assert_eq!(plan["steps"], json!([]));
     assert_eq!(cluster.act("/groups/m/resume").await.0, 200);
-    let first = bring_up(&mut puppet, 1).await.remove(0);
+    let first = puppet.bring_up_next(1).await.remove(0);
     assert_eq!((first.instance_id.as_str(), first.incarnation), ("m-1", 2));
 
     let (status, stopped) = cluster.act("/groups/m/stop").await;
@@ -384,14 +372,14 @@ async fn what_is_lost_with_its_node_is_started_elsewhere_and_its_other_copy_is_s
         json!({ "name": "w", "minInstances": 1, "nodeLossGraceSeconds": 1, "onNodeLoss": "WAIT" }),
     )
     .await;
-    let starts = bring_up(&mut first, 2).await;
+    let starts = first.bring_up_next(2).await;
     assert_eq!(names(&starts), ["a-1", "w-1"]);
     for group in ["a", "w"] {
         stands(&cluster, group, "SETTLED").await;
     }
     let mut second = node(&cluster, "node-2").await;
     first.vanish(&cluster, "node-1").await;
-    let replaced = bring_up(&mut second, 1).await.remove(0);
+    let replaced = second.bring_up_next(1).await.remove(0);
     assert_eq!((replaced.instance_id.as_str(), replaced.incarnation), ("a-1", 2));
     cluster.instance_state("a-1", "RUNNING").await;
     let waiting = scaling(&cluster, "w").await;
