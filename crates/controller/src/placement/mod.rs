@@ -180,12 +180,6 @@ pub(crate) fn rank(wish: &Wish<'_>, candidates: &[Candidate]) -> Result<Vec<Node
         .filter(|one| one.obstacle(wish).is_none())
         .map(|one| (one.score(wish), one.node))
         .collect();
-    if fitting.is_empty() && wish.cpu > 1.0 - CPU_LEFT_ALONE {
-        return Err(NoPlace::Never(format!(
-            "no node can keep {:.0} % of its processors for one server: cpuReservation is a share of all of them, 0.95 at most",
-            wish.cpu * 100.0
-        )));
-    }
     if fitting.is_empty() {
         return Err(reasons::why_none(wish, candidates));
     }

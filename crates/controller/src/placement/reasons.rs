@@ -2,12 +2,18 @@
 
 use std::fmt::Write as _;
 
-use super::{Candidate, NoPlace, Obstacle, Wish};
+use super::{CPU_LEFT_ALONE, Candidate, NoPlace, Obstacle, Wish};
 
 /// Names that a sentence lists
 const NAMED: usize = 3;
 
 pub(super) fn why_none(wish: &Wish<'_>, candidates: &[Candidate]) -> NoPlace {
+    if wish.cpu > 1.0 - CPU_LEFT_ALONE {
+        return NoPlace::Never(format!(
+            "no node can keep {:.0} % of its processors for one server: cpuReservation is a share of all of them, 0.95 at most",
+            wish.cpu * 100.0
+        ));
+    }
     if candidates.is_empty() {
         return NoPlace::Full(
             "no node is ready: there is none yet. Make a token with prexorctl token create, and start a daemon with it"
