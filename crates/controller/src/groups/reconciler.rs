@@ -524,7 +524,8 @@ impl<'a> Orders<'a> {
         let Upkeep { store, groups, .. } = self.upkeep;
         let instance = step.instance;
         let content = self.outlook.progress.as_ref().map(|progress| {
-            let last = self.outlook.contents.get(&instance).copied();
+            let outline = self.outlook.outlines.get(&instance);
+            let last = outline.map(|outline| outline.deployment_revision);
             progress.after().content_of(instance, last, &mut self.room)
         });
         let known = store::load::<InstanceRecord>(&**store, instance.as_str()).await?;

@@ -98,8 +98,8 @@ pub(crate) struct Outlook {
     pub(crate) plan: Plan,
     /// How far a change of what servers are made of has come
     pub(super) progress: Option<Progress>,
-    /// What the servers that are known were made of
-    pub(super) contents: BTreeMap<InstanceId, u32>,
+    /// The servers that are known
+    pub(super) outlines: BTreeMap<InstanceId, Arc<Outline>>,
 }
 
 impl Outlook {
@@ -142,9 +142,7 @@ impl Upkeep {
         });
         let members = self.fleet.members(group.name).await?;
         let ended = ended_with_values(&members);
-        let contents = contents(&members);
-        let starts = members.iter().map(|member| Arc::clone(&member.record));
-        let starts: BTreeMap<_, _> = starts.map(|record| (record.instance, record)).collect();
+        let outlines = outlines(&members);
         let mut observed = self.observe(group.name, now_ms, members);
         let mut noted = health.record.health();
         let looped = noted.note(now_ms, &observed);
@@ -164,7 +162,7 @@ impl Upkeep {
         });
         let plan = match &mut progress {
             Some(progress) if settled_at_ms <= now_ms && history.held_by.is_none() => {
-                let servers = servers(&observed, &contents);
+                let servers = servers(&observed, &outlines);
                 let mut rollout = progress.after();
                 // Nobody is late for what nobody was allowed to start.
                 let free_since_ms = self
@@ -179,7 +177,7 @@ impl Upkeep {
                 let mut plan = decide(now_ms, &wish, &observed, &history);
                 let verdict = plan.replace(verdict, progress.after().content, placed);
                 progress.note(now_ms, &verdict);
-                self.keep_values(progress, &starts, plan.standing).await?;
+                self.keep_values(progress, &outlines, plan.standing).await?;
                 plan
             }
             _ => decide(now_ms, &wish, &observed, &history),
@@ -196,7 +194,7 @@ impl Upkeep {
             ended,
             plan,
             progress,
-            contents,
+            outlines,
         })
     }
 
@@ -204,21 +202,21 @@ impl Upkeep {
     async fn keep_values(
         &self,
         progress: &mut Progress,
-        starts: &BTreeMap<InstanceId, Arc<Outline>>,
+        outlines: &BTreeMap<InstanceId, Arc<Outline>>,
         standing: Standing,
     ) -> Result<(), StoreError> {
         let RolloutRecord { replacing, kept, .. } = &mut progress.rollout.record;
         let before = kept.len();
         kept.retain(|instance, kept| {
             let instance = instance.parse::<InstanceId>().ok();
-            let start = instance.and_then(|instance| starts.get(&instance));
+            let start = instance.and_then(|instance| outlines.get(&instance));
             let is_of = start.is_some_and(|start| start.incarnation == kept.incarnation);
             is_of
                 && (standing != Standing::Settled
                     || instance.is_some_and(|id| replacing.contains_key(id.as_str())))
         });
         progress.is_news |= kept.len() != before;
-        for start in starts.values() {
+        for start in outlines.values() {
             let id = start.instance.as_str();
             if !start.keeps_values || !replacing.contains_key(id) || kept.contains_key(id) {
                 continue;
@@ -265,9 +263,9 @@ impl Upkeep {
     pub(super) async fn servers(&self, group: &Group) -> Result<(Vec<Server>, Wish), GroupError> {
         let wish = self.groups.meaning(group)?.wish(group.name);
         let members = self.fleet.members(group.name).await?;
-        let contents = contents(&members);
+        let outlines = outlines(&members);
         let observed = self.observe(group.name, now_millis(), members);
-        Ok((servers(&observed, &contents), wish))
+        Ok((servers(&observed, &outlines), wish))
     }
 
     /// What would be done if these fields were changed; nothing is
@@ -551,18 +549,18 @@ fn tell_loop(txn: Txn, group: &str, looped: Option<&CrashLoop>) -> Txn {
     }
 }
 
-/// What the servers that are known were made of
-fn contents(members: &[Member]) -> BTreeMap<InstanceId, u32> {
-    let contents = members.iter();
-    contents
-        .map(|member| (member.record.instance, member.record.deployment_revision))
-        .collect()
+/// The servers that are known, by their names
+fn outlines(members: &[Member]) -> BTreeMap<InstanceId, Arc<Outline>> {
+    let outlines = members.iter().map(|member| Arc::clone(&member.record));
+    outlines.map(|outline| (outline.instance, outline)).collect()
 }
 
-fn servers(observed: &[Observed], contents: &BTreeMap<InstanceId, u32>) -> Vec<Server> {
+fn servers(observed: &[Observed], outlines: &BTreeMap<InstanceId, Arc<Outline>>) -> Vec<Server> {
     let servers = observed.iter().map(|one| Server {
         instance: one.instance,
-        content: contents.get(&one.instance).copied().unwrap_or(0),
+        content: outlines
+            .get(&one.instance)
+            .map_or(0, |outline| outline.deployment_revision),
         stage: one.stage(),
         players: one.players,
     });
